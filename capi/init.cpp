@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// The init functions: the _INIT macros for callers that see no macros.
+#include "structs.hpp"
+
+namespace {
+
+kvappend_status init(const char *name, void *s, std::size_t struct_size) {
+    if (s == nullptr) {
+        return kvappend::fail(KVAPPEND_ERROR_NULL_ARGUMENT, "%s is NULL: expected a struct to initialise", name);
+    }
+    if (const auto status = kvappend::check_struct_size(name, struct_size); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    std::memset(s, 0, struct_size);
+    std::memcpy(s, &struct_size, sizeof struct_size);
+    return KVAPPEND_SUCCESS;
+}
+
+} // namespace
+
+kvappend_status kvappend_descriptor_init(kvappend_descriptor *s, size_t struct_size) {
+    return init("descriptor", s, struct_size);
+}
+
+kvappend_status kvappend_preference_init(kvappend_preference *s, size_t struct_size) {
+    return init("preference", s, struct_size);
+}
+
+kvappend_status kvappend_args_init(kvappend_args *s, size_t struct_size) {
+    return init("args", s, struct_size);
+}
+
+kvappend_status kvappend_sku_init(kvappend_sku *s, size_t struct_size) {
+    return init("sku", s, struct_size);
+}
+
+kvappend_status kvappend_precision_guarantee_init(kvappend_precision_guarantee *s, size_t struct_size) {
+    return init("guarantee", s, struct_size);
+}

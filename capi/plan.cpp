@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// The plan's functions: structs in, statuses out.
+#include "../src/plan.hpp"
+#include "structs.hpp"
+
+#include <memory>
+#include <new>
+
+struct kvappend_plan {
+    kvappend::Plan plan;
+};
+
+namespace {
+
+using kvappend::fail;
+
+kvappend_status need(const void *pointer, const char *name) {
+    return pointer != nullptr ? KVAPPEND_SUCCESS
+                              : fail(KVAPPEND_ERROR_NULL_ARGUMENT, "%s is NULL: expected a pointer", name);
+}
+
+// Clears the result, so that a call which fails leaves nothing behind, and then fills it if there is a plan.
+template <class Struct, class Fill>
+kvappend_status answer(const char *name, const kvappend_plan *plan, Struct *result, Fill fill) {
+    if (const auto status = need(result, name); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    if (const auto status = kvappend::check_struct_size(name, kvappend::struct_size_of(result));
+        status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    Struct local{};
+    kvappend::write_struct(local, result);
+    if (const auto status = need(plan, "plan"); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    fill(local);
+    kvappend::write_struct(local, result);
+    return KVAPPEND_SUCCESS;
+}
+
+} // namespace
+
+kvappend_status kvappend_plan_create(const kvappend_descriptor *descriptor, const kvappend_preference *preference,
+                                     kvappend_plan **plan) {
+    if (const auto status = need(static_cast<const void *>(plan), "plan"); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    *plan = nullptr;
+    kvappend_descriptor d;
+    if (const auto status = kvappend::read_struct("descriptor", descriptor, d); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
+    if (preference != nullptr) {
+        if (const auto status = kvappend::read_struct("preference", preference, p); status != KVAPPEND_SUCCESS) {
+            return status;
+        }
+    }
+    auto created = std::unique_ptr<kvappend_plan>(new (std::nothrow) kvappend_plan);
+    if (created == nullptr) {
+        return fail(KVAPPEND_ERROR_OUT_OF_MEMORY, "plan: there is no memory for its %zu bytes", sizeof(kvappend_plan));
+    }
+    if (const auto status = kvappend::Plan::create(d, p, created->plan); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    *plan = created.release();
+    return KVAPPEND_SUCCESS;
+}
+
+kvappend_status kvappend_plan_workspace_size(const kvappend_plan *plan, size_t *bytes) {
+    if (const auto status = need(bytes, "bytes"); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    *bytes = 0;
+    if (const auto status = need(plan, "plan"); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    *bytes = kvappend::Plan::needed_workspace;
+    return KVAPPEND_SUCCESS;
+}
+
+kvappend_status kvappend_plan_can_implement(const kvappend_plan *plan, const kvappend_args *args) {
+    if (const auto status = need(plan, "plan"); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    kvappend_args a;
+    if (const auto status = kvappend::read_struct("args", args, a); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    return plan->plan.can_implement(a);
+}
+
+kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
+                                  size_t workspace_bytes, struct CUstream_st *stream) {
+    if (const auto status = need(plan, "plan"); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    kvappend_args a;
+    if (const auto status = kvappend::read_struct("args", args, a); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    return plan->plan.run(a, workspace, workspace_bytes, stream);
+}
+
+kvappend_status kvappend_plan_destroy(kvappend_plan *plan) {
+    delete plan;
+    return KVAPPEND_SUCCESS;
+}
+
+kvappend_status kvappend_plan_get_sku(const kvappend_plan *plan, kvappend_sku *sku) {
+    return answer("sku", plan, sku, [plan](kvappend_sku &s) {
+        const kvappend::Plan &p = plan->plan;
+        const auto access = [&p](const kvappend::TensorCopy &copy) {
+            return copy.empty() ? 0 : static_cast<std::int32_t>(std::min(copy.alignment, p.kernel().access_bytes));
+        };
+        s.operation = KVAPPEND_OPERATION_DENSE_APPEND;
+        s.backend = p.problem().backend;
+        s.element_type = p.problem().element_type;
+        s.architecture = p.target().architecture;
+        s.k_vector_bytes = access(p.problem().k);
+        s.v_vector_bytes = access(p.problem().v);
+        s.kernel_name = p.kernel().name;
+    });
+}
+
+kvappend_status kvappend_plan_get_precision_guarantee(const kvappend_plan *plan,
+                                                      kvappend_precision_guarantee *guarantee) {
+    return answer("guarantee", plan, guarantee, [](kvappend_precision_guarantee &g) {
+        g.bit_exact = 1;
+        g.deterministic = 1;
+    });
+}
+
+const char *kvappend_kernel_name(size_t index) {
+    const kvappend::Kernel *const kernel = kvappend::kernel_at(index);
+    return kernel != nullptr ? kernel->name : nullptr;
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device.hpp"
+
+namespace kvappend {
+
+namespace {
+
+Status failure_of(const char *call, cudaError_t error, Status status, const char *meaning) {
+    return fail(status, "%s: %s returned %s (%s)", meaning, call, cudaGetErrorName(error), cudaGetErrorString(error));
+}
+
+} // namespace
+
+Status cuda_failure(const char *call, cudaError_t error) {
+    switch (error) {
+    case cudaErrorNoDevice:
+        return failure_of(call, error, KVAPPEND_ERROR_NO_DEVICE, "there is no CUDA device");
+    case cudaErrorInsufficientDriver: {
+        // CUDA says the same of a driver that is too old and of one that is not there.
+        int version = 0;
+        if (cudaDriverGetVersion(&version) != cudaSuccess || version == 0) {
+            return failure_of(call, error, KVAPPEND_ERROR_NO_DEVICE, "there is no CUDA driver, hence no CUDA device");
+        }
+        return failure_of(call, error, KVAPPEND_ERROR_DRIVER, "the CUDA driver is too old for this library");
+    }
+    case cudaErrorStubLibrary:
+        return failure_of(call, error, KVAPPEND_ERROR_NO_DEVICE, "there is only a stub of the CUDA driver");
+    case cudaErrorSystemDriverMismatch:
+    case cudaErrorCompatNotSupportedOnDevice:
+    case cudaErrorUnsupportedPtxVersion:
+        return failure_of(call, error, KVAPPEND_ERROR_DRIVER,
+                          "the CUDA driver does not fit this library or the device");
+    case cudaErrorNoKernelImageForDevice:
+        return failure_of(call, error, KVAPPEND_ERROR_UNSUPPORTED, "this library has no kernel for the current device");
+    case cudaErrorInvalidResourceHandle:
+        return failure_of(call, error, KVAPPEND_ERROR_CUDA,
+                          "stream is no stream of the plan's device, or of another context");
+    default:
+        return failure_of(call, error, KVAPPEND_ERROR_CUDA, "a CUDA call failed");
+    }
+}
+
+Status open_device(Target &target) {
+    target = {};
+    if (const cudaError_t error = cudaGetDevice(&target.device); error != cudaSuccess) {
+        return cuda_failure("cudaGetDevice", error);
+    }
+    int major = 0;
+    int minor = 0;
+    const struct {
+        cudaDeviceAttr attribute;
+        int *value;
+    } queries[] = {{cudaDevAttrComputeCapabilityMajor, &major},
+                   {cudaDevAttrComputeCapabilityMinor, &minor},
+                   {cudaDevAttrMultiProcessorCount, &target.multiprocessors}};
+    for (const auto &query : queries) {
+        if (const cudaError_t error = cudaDeviceGetAttribute(query.value, query.attribute, target.device);
+            error != cudaSuccess) {
+            return cuda_failure("cudaDeviceGetAttribute", error);
+        }
+    }
+    target.architecture = major * 10 + minor;
+    return KVAPPEND_SUCCESS;
+}
+
+Status enter_device(const Target &target, CUstream_st * /*stream*/) {
+    int device = 0;
+    if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) {
+        return cuda_failure("cudaGetDevice", error);
+    }
+    if (device != target.device) {
+        return fail(KVAPPEND_ERROR_WRONG_DEVICE,
+                    "the current device is %d: expected device %d, which was current when the plan was created", device,
+                    target.device);
+    }
+    return KVAPPEND_SUCCESS;
+}
+
+} // namespace kvappend

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// The device that a plan belongs to, and what CUDA's errors mean to a caller of this library.
+#pragma once
+
+#include "../kernel.hpp"
+
+#include <cuda_runtime.h>
+
+namespace kvappend {
+
+// The failure of a CUDA call as a status of this library, with a sentence that names both.
+Status cuda_failure(const char *call, cudaError_t error);
+
+// Finds out which device is current, and what it is.
+Status open_device(Target &target);
+
+// Refuses to go on when another device than the target's is current.
+Status enter_device(const Target &target, CUstream_st *stream);
+
+} // namespace kvappend

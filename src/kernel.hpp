@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every backend offers: a table of kernels, and for each whether it serves a problem, how wide its accesses are,
+// and how it is launched.
+#pragma once
+
+#include "failure.hpp"
+#include "problem.hpp"
+
+#include <cstdint>
+#include <span>
+
+namespace kvappend {
+
+// What a plan runs on. The host leaves all of it zero.
+struct Target {
+    int device;
+    int architecture; // ten times the compute capability
+    int multiprocessors;
+};
+
+struct Kernel {
+    // Backend, operation and widest access, as in "cuda_dense_b16".
+    const char *name;
+    // The widest load or store in bytes; 0 where that is left to the C library.
+    std::uint32_t access_bytes;
+    // The least architecture that it runs on.
+    int architecture;
+    bool (*supports)(const Kernel &kernel, const Problem &problem);
+    // Does what must not happen during a launch, such as loading machine code. Called once a plan.
+    Status (*load)();
+    // Copies, or arranges the copy in the stream. The buffers have been checked and there is something to copy.
+    Status (*launch)(const Problem &problem, const Target &target, const kvappend_args &args, CUstream_st *stream);
+};
+
+struct Backend {
+    // In the order of preference.
+    std::span<const Kernel> kernels;
+    // Finds out what a plan created now would run on.
+    Status (*open)(Target &target);
+    // Refuses a stream, or a device that is current now, which is not the plan's.
+    Status (*enter)(const Target &target, CUstream_st *stream);
+};
+
+const Backend &host_backend();
+const Backend &cuda_backend();
+
+} // namespace kvappend

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "overlap.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+
+namespace kvappend {
+
+namespace {
+
+// Sums of up to six 63-bit numbers do not fit in 64 bits.
+__extension__ using Wide = __int128;
+
+Wide divide_down(Wide a, Wide b) {
+    return a / b - (a % b != 0 && a < 0 ? 1 : 0);
+}
+Wide divide_up(Wide a, Wide b) {
+    return -divide_down(-a, b);
+}
+
+// A depth-first search, largest stride first. At each level only those factors are tried from which the smaller strides
+// can still reach the window. Where strides nest (each at least what the smaller ones span, as in every layout in use)
+// that leaves two or three factors a level, so the limit is far out of reach.
+class Search {
+public:
+    explicit Search(std::span<const Summand> summands) : summands_(summands) {}
+
+    Reach run(std::size_t level, Wide low, Wide high) {
+        if (level == summands_.size()) {
+            return low <= 0 && 0 <= high ? Reach::yes : Reach::no;
+        }
+        if (--steps_left_ < 0) {
+            return Reach::unknown;
+        }
+        Wide rest_least = 0;
+        Wide rest_most = 0;
+        for (const Summand &s : summands_.subspan(level + 1)) {
+            rest_least += Wide{s.stride} * s.least;
+            rest_most += Wide{s.stride} * s.most;
+        }
+        const Summand &s = summands_[level];
+        const Wide first = std::max(Wide{s.least}, divide_up(low - rest_most, s.stride));
+        const Wide last = std::min(Wide{s.most}, divide_down(high - rest_least, s.stride));
+        for (Wide factor = first; factor <= last; ++factor) {
+            const Reach reach = run(level + 1, low - factor * s.stride, high - factor * s.stride);
+            if (reach != Reach::no) {
+                return reach;
+            }
+        }
+        return Reach::no;
+    }
+
+private:
+    std::span<const Summand> summands_;
+    int steps_left_ = 1 << 16;
+};
+
+} // namespace
+
+Reach reaches(std::span<Summand> summands, std::int64_t low, std::int64_t high) {
+    if (std::ranges::any_of(summands, [](const Summand &s) { return s.least > s.most; })) {
+        return Reach::no;
+    }
+    std::ranges::sort(summands, std::ranges::greater{}, &Summand::stride);
+    // A stride of 0 adds nothing, whatever its factor.
+    const auto zeros = std::ranges::find(summands, 0, &Summand::stride);
+    return Search({summands.begin(), zeros}).run(0, low, high);
+}
+
+Reach rows_overlap(std::span<const Axis> axes, std::int64_t row_bytes) {
+    // The distance of two rows is a sum over the axes. Either row may come first, so let the first axis in which they
+    // differ be ahead, for each choice of that axis.
+    for (std::size_t first = 0; first < axes.size(); ++first) {
+        std::array<Summand, 3> summands{};
+        std::size_t count = 0;
+        for (std::size_t i = first; i < axes.size(); ++i) {
+            const std::int64_t most = axes[i].extent - 1;
+            summands[count++] = {axes[i].stride, i == first ? 1 : -most, most};
+        }
+        const Reach reach = reaches(std::span(summands).first(count), 1 - row_bytes, row_bytes - 1);
+        if (reach != Reach::no) {
+            return reach;
+        }
+    }
+    return Reach::no;
+}
+
+Reach rows_overlap(std::span<const Axis> a, std::int64_t a_row_bytes, std::span<const Axis> b, std::int64_t b_row_bytes,
+                   std::int64_t distance) {
+    std::array<Summand, 6> summands{};
+    std::size_t count = 0;
+    for (const Axis &axis : a) {
+        summands[count++] = {axis.stride, 0, axis.extent - 1};
+    }
+    for (const Axis &axis : b) {
+        // Equal strides make one summand, which keeps the search short: one pool for both tensors is such a case.
+        const std::int64_t least = 1 - axis.extent;
+        const auto same = std::find_if(summands.begin(), summands.begin() + count,
+                                       [&](const Summand &s) { return s.stride == axis.stride && s.least == 0; });
+        if (same != summands.begin() + count) {
+            same->least = least;
+        } else {
+            summands[count++] = {axis.stride, least, 0};
+        }
+    }
+    return reaches(std::span(summands).first(count), distance - (a_row_bytes - 1), distance + (b_row_bytes - 1));
+}
+
+} // namespace kvappend

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whether rows that lie at strided places can share memory.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace kvappend {
+
+// One summand of a distance: stride times a factor that may be any whole number from least to most.
+struct Summand {
+    std::int64_t stride;
+    std::int64_t least;
+    std::int64_t most;
+};
+
+enum class Reach {
+    no,
+    yes,
+    unknown // The strides are so irregular that the search was given up.
+};
+
+// Whether some choice of factors gives a sum from low to high. Reorders the summands. Strides must not be negative.
+Reach reaches(std::span<Summand> summands, std::int64_t low, std::int64_t high);
+
+// An axis of a tensor of rows: how many entries, and the bytes from one to the next.
+struct Axis {
+    std::int64_t extent;
+    std::int64_t stride;
+};
+
+// Whether two different rows of row_bytes bytes share a byte. At most three axes.
+Reach rows_overlap(std::span<const Axis> axes, std::int64_t row_bytes);
+
+// Whether a row of tensor a and a row of tensor b share a byte, the first row of b lying `distance` bytes after the
+// first row of a. At most three axes each.
+Reach rows_overlap(std::span<const Axis> a, std::int64_t a_row_bytes, std::span<const Axis> b, std::int64_t b_row_bytes,
+                   std::int64_t distance);
+
+} // namespace kvappend

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plan.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace kvappend {
+
+namespace {
+
+Status choose(const Backend &backend, const Target &target, const Problem &problem, const char *wanted,
+              const Kernel *&chosen) {
+    const auto serves = [&](const Kernel &kernel) {
+        return target.architecture >= kernel.architecture && kernel.supports(kernel, problem);
+    };
+    const auto kernels = backend.kernels;
+    if (wanted == nullptr) {
+        const auto found = std::ranges::find_if(kernels, serves);
+        if (found == kernels.end()) {
+            return fail(KVAPPEND_ERROR_UNSUPPORTED,
+                        "device %d has compute capability %d.%d: no kernel of this library serves it", target.device,
+                        target.architecture / 10, target.architecture % 10);
+        }
+        chosen = &*found;
+        return KVAPPEND_SUCCESS;
+    }
+    const auto named =
+        std::ranges::find_if(kernels, [wanted](const Kernel &kernel) { return std::strcmp(kernel.name, wanted) == 0; });
+    if (named == kernels.end()) {
+        return fail(
+            KVAPPEND_ERROR_KERNEL,
+            "preference.kernel_name is \"%.64s\": expected a kernel of the descriptor's backend, by a name that "
+            "kvappend_kernel_name gives",
+            wanted);
+    }
+    if (!serves(*named)) {
+        return fail(KVAPPEND_ERROR_KERNEL,
+                    "preference.kernel_name is \"%s\": expected a kernel that serves this problem, whose strides and "
+                    "row bytes allow accesses of at most %u bytes",
+                    wanted, std::max(problem.k.alignment, problem.v.alignment));
+    }
+    chosen = &*named;
+    return KVAPPEND_SUCCESS;
+}
+
+} // namespace
+
+Status Plan::create(const kvappend_descriptor &descriptor, const kvappend_preference &preference, Plan &plan) {
+    if (const Status status = Problem::create(descriptor, plan.problem_); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    plan.backend_ = descriptor.backend == KVAPPEND_BACKEND_CUDA ? &cuda_backend() : &host_backend();
+    if (const Status status = plan.backend_->open(plan.target_); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    if (const Status status = choose(*plan.backend_, plan.target_, plan.problem_, preference.kernel_name, plan.kernel_);
+        status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    return plan.kernel_->load();
+}
+
+Status Plan::run(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
+                 CUstream_st *stream) const {
+    if (workspace == nullptr && workspace_bytes != 0) {
+        return fail(KVAPPEND_ERROR_WORKSPACE,
+                    "workspace is NULL and workspace_bytes is %zu: expected memory of that size, or 0 bytes",
+                    workspace_bytes);
+    }
+    if (const Status status = problem_.check(args); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    if (const Status status = backend_->enter(target_, stream); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    return problem_.empty() ? KVAPPEND_SUCCESS : kernel_->launch(problem_, target_, args, stream);
+}
+
+const Kernel *kernel_at(std::size_t index) {
+    for (const Backend *backend : {&cuda_backend(), &host_backend()}) {
+        if (index < backend->kernels.size()) {
+            return &backend->kernels[index];
+        }
+        index -= backend->kernels.size();
+    }
+    return nullptr;
+}
+
+} // namespace kvappend
