@@ -72,7 +72,7 @@ struct CUstream_st;
 
 /* What a call came to. In brackets: which functions can say it. */
 typedef int32_t kvappend_status;
-enum {
+enum kvappend_status_code {
     KVAPPEND_SUCCESS = 0,
     /* A struct, plan or result pointer that must be given is NULL. [all that take one] */
     KVAPPEND_ERROR_NULL_ARGUMENT = 1,
@@ -141,13 +141,13 @@ KVAPPEND_API const char *kvappend_last_error_message(void);
 /* ---- what is copied ---- */
 
 /* Where a plan runs. */
-enum {
+enum kvappend_backend {
     KVAPPEND_BACKEND_HOST = 0, /* On the calling thread, in host memory; run returns when the rows are written. */
     KVAPPEND_BACKEND_CUDA = 1  /* On a CUDA device, in the order of a stream; run returns when that is arranged. */
 };
 
 /* The type of one element of K and V. Only its width matters to the copy. */
-enum {
+enum kvappend_element_type {
     KVAPPEND_ELEMENT_F32 = 0, /* 4 bytes, IEEE 754 binary32 */
     KVAPPEND_ELEMENT_F64 = 1, /* 8 bytes, IEEE 754 binary64 */
     KVAPPEND_ELEMENT_F16 = 2, /* 2 bytes, IEEE 754 binary16 */
@@ -155,18 +155,18 @@ enum {
 };
 
 /* The type of one element of cache_offsets. */
-enum {
+enum kvappend_offset_type {
     KVAPPEND_OFFSET_INT64 = 0,
     KVAPPEND_OFFSET_INT32 = 1
 };
 
 /* How a destination row is found. */
-enum {
+enum kvappend_addressing {
     KVAPPEND_ADDRESSING_DENSE = 0 /* Row cache_offsets[b] + l of a cache [B, H, L_max, D]. */
 };
 
 /* The meaning of the three entries of a stride array. */
-enum {
+enum kvappend_axis {
     KVAPPEND_AXIS_BATCH = 0,
     KVAPPEND_AXIS_HEAD = 1,
     KVAPPEND_AXIS_ROW = 2
@@ -299,7 +299,7 @@ KVAPPEND_API kvappend_status kvappend_plan_destroy(kvappend_plan *plan);
 
 /* ---- what was chosen ---- */
 
-enum {
+enum kvappend_operation {
     KVAPPEND_OPERATION_DENSE_APPEND = 1 /* The append of KVAPPEND_ADDRESSING_DENSE. */
 };
 

@@ -4,10 +4,10 @@
 
 #include "../memory/memory.hpp"
 
-#include <string>
+#include <memory>
 
 // The memory and stream of the backend under test. Throws std::runtime_error, which says why, where there is none.
 Memory &subject();
 
-// Whether `subject` is emulated, so that it may be slow, and may be told to fail.
-extern const bool subject_is_emulated;
+// The same with a stream of its own, for a thread that works beside others.
+std::unique_ptr<Memory> another_subject();

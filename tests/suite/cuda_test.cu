@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a CUDA program relies on besides the copy: stream capture and replay, the default stream, and devices.
+// Compiled against the CUDA runtime, or as plain C++ against the emulated one.
+#include "plan.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <cuda_runtime.h>
+
+#include <cstring>
+#include <vector>
+
+namespace {
+
+constexpr std::int64_t heads = 4, cache_rows = 16, dim = 64;
+constexpr std::size_t row_bytes = dim * 2;
+constexpr std::size_t new_bytes = heads * row_bytes;
+constexpr std::size_t cache_bytes = heads * cache_rows * row_bytes;
+
+// One sample, one row: K and V are the same source.
+struct Step {
+    PlanPointer plan;
+    void *source = subject().allocate(new_bytes);
+    void *k = subject().allocate(cache_bytes);
+    void *v = subject().allocate(cache_bytes);
+    void *offset = subject().allocate(sizeof(std::int64_t));
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    std::vector<unsigned char> expected = std::vector<unsigned char>(cache_bytes);
+
+    Step() {
+        kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+        d.backend = KVAPPEND_BACKEND_CUDA;
+        d.element_type = KVAPPEND_ELEMENT_F16;
+        d.batch = 1;
+        d.heads = heads;
+        d.new_rows = 1;
+        d.cache_rows = cache_rows;
+        d.k_dim = d.v_dim = dim;
+        plan = make_plan(d);
+        subject().upload(k, expected.data(), cache_bytes);
+        subject().upload(v, expected.data(), cache_bytes);
+        args.k_new = args.v_new = source;
+        args.k_cache = k;
+        args.v_cache = v;
+        args.cache_offsets = offset;
+    }
+    Step(const Step &) = delete;
+    Step &operator=(const Step &) = delete;
+    ~Step() {
+        for (void *const pointer : {source, k, v, offset}) {
+            subject().release(pointer);
+        }
+    }
+
+    // Puts new rows and the place they go to where the next run, or replay, finds them.
+    void prepare(std::int64_t row, unsigned char mark) {
+        std::vector<unsigned char> rows(new_bytes);
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+            rows[i] = static_cast<unsigned char>(mark + i);
+        }
+        subject().upload(source, rows.data(), rows.size());
+        subject().upload(offset, &row, sizeof row);
+        for (std::size_t h = 0; h < heads && row < cache_rows; ++h) {
+            std::memcpy(expected.data() + (h * cache_rows + static_cast<std::size_t>(row)) * row_bytes,
+                        rows.data() + h * row_bytes, row_bytes);
+        }
+    }
+    bool as_expected() const {
+        std::vector<unsigned char> found_k(cache_bytes);
+        std::vector<unsigned char> found_v(cache_bytes);
+        subject().download(found_k.data(), k, cache_bytes);
+        subject().download(found_v.data(), v, cache_bytes);
+        return found_k == expected && found_v == expected;
+    }
+};
+
+} // namespace
+
+TEST_CASE("a captured run replays with what memory holds at each replay", "[cuda]") {
+    Step step;
+    cudaStream_t const stream = subject().stream();
+    cudaGraph_t graph = nullptr;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+    CHECK(told(kvappend_plan_can_implement(step.plan.get(), &step.args)) == "KVAPPEND_SUCCESS");
+    CHECK(told(kvappend_plan_run(step.plan.get(), &step.args, nullptr, 0, stream)) == "KVAPPEND_SUCCESS");
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    CHECK(step.as_expected()); // Nothing has run yet.
+
+    // Neither the plan nor the arguments are needed any more.
+    step.plan.reset();
+    step.args = KVAPPEND_ARGS_INIT;
+
+    cudaGraphExec_t executable = nullptr;
+    REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+    for (const std::int64_t row : {0, 1, 2, 9, 15, 16}) {
+        step.prepare(row, static_cast<unsigned char>(row * 40 + 3));
+        REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
+        subject().synchronize();
+        CHECK(step.as_expected());
+    }
+    CHECK(cudaGraphExecDestroy(executable) == cudaSuccess);
+    CHECK(cudaGraphDestroy(graph) == cudaSuccess);
+}
+
+TEST_CASE("the default stream is a stream like others", "[cuda]") {
+    Step step;
+    step.prepare(3, 77);
+    CHECK(told(kvappend_plan_run(step.plan.get(), &step.args, nullptr, 0, nullptr)) == "KVAPPEND_SUCCESS");
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(step.as_expected());
+}
+
+TEST_CASE("the plan may be destroyed while its launch is still under way", "[cuda]") {
+    Step step;
+    step.prepare(5, 99);
+    CHECK(told(kvappend_plan_run(step.plan.get(), &step.args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    step.plan.reset();
+    subject().synchronize();
+    CHECK(step.as_expected());
+}
+
+TEST_CASE("a plan runs on its own device only", "[cuda]") {
+    int count = 0;
+    REQUIRE(cudaGetDeviceCount(&count) == cudaSuccess);
+    if (count < 2) {
+        SKIP("there is one device only");
+    }
+    Step step;
+    step.prepare(3, 5);
+    const std::vector<unsigned char> untouched(cache_bytes);
+    REQUIRE(cudaSetDevice(1) == cudaSuccess);
+    const kvappend_status elsewhere = kvappend_plan_run(step.plan.get(), &step.args, nullptr, 0, subject().stream());
+    const std::string message = kvappend_last_error_message();
+    cudaStream_t foreign = nullptr;
+    REQUIRE(cudaStreamCreate(&foreign) == cudaSuccess);
+    REQUIRE(cudaSetDevice(0) == cudaSuccess);
+    CHECK(elsewhere == KVAPPEND_ERROR_WRONG_DEVICE);
+    CHECK(message == "the current device is 1: expected device 0, which was current when the plan was created");
+
+    // The right device is current, but the stream is the other one's.
+    CHECK(kvappend_plan_run(step.plan.get(), &step.args, nullptr, 0, foreign) == KVAPPEND_ERROR_CUDA);
+    CHECK(std::string(kvappend_last_error_message()).starts_with("stream is no stream of the plan's device"));
+    subject().synchronize();
+    const auto expected = std::exchange(step.expected, untouched);
+    CHECK(step.as_expected());
+    step.expected = expected;
+    CHECK(told(kvappend_plan_run(step.plan.get(), &step.args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    subject().synchronize();
+    CHECK(step.as_expected());
+    REQUIRE(cudaSetDevice(1) == cudaSuccess);
+    CHECK(cudaStreamDestroy(foreign) == cudaSuccess);
+    REQUIRE(cudaSetDevice(0) == cudaSuccess);
+}

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+// What only the emulated runtime can show: that each failing CUDA call becomes the right status, which calls a run
+// makes, and what a launch looks like.
+#include "case.hpp"
+#include "plan.hpp"
+
+#include "../emulation/emulation.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <string>
+#include <vector>
+
+namespace {
+
+using emulation::Call;
+
+kvappend_descriptor decode_step() {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = KVAPPEND_BACKEND_CUDA;
+    d.element_type = KVAPPEND_ELEMENT_F16;
+    d.batch = 1;
+    d.heads = 8;
+    d.new_rows = 1;
+    d.cache_rows = 16;
+    d.k_dim = d.v_dim = 128;
+    return d;
+}
+
+// The emulated machine starts anew with each test and is left as it was found.
+struct Machine {
+    Machine() { emulation::reset(); }
+    ~Machine() { emulation::reset(); }
+    Machine(const Machine &) = delete;
+    Machine &operator=(const Machine &) = delete;
+};
+
+// Buffers for a problem with contiguous tensors of f16.
+struct Buffers {
+    explicit Buffers(const kvappend_descriptor &d)
+        : new_bytes(static_cast<std::size_t>(d.batch * d.heads * d.new_rows * d.k_dim) * 2),
+          cache_bytes(static_cast<std::size_t>(d.batch * d.heads * d.cache_rows * d.k_dim) * 2) {
+        args.k_new = source = subject().allocate(new_bytes);
+        args.v_new = source;
+        args.k_cache = subject().allocate(cache_bytes);
+        args.v_cache = subject().allocate(cache_bytes);
+        const std::vector<std::int64_t> at(static_cast<std::size_t>(d.batch));
+        args.cache_offsets = offsets = subject().allocate(at.size() * 8);
+        subject().upload(offsets, at.data(), at.size() * 8);
+    }
+    Buffers(const Buffers &) = delete;
+    Buffers &operator=(const Buffers &) = delete;
+    ~Buffers() {
+        for (void *const pointer : {source, args.k_cache, args.v_cache, offsets}) {
+            subject().release(pointer);
+        }
+    }
+    std::size_t new_bytes;
+    std::size_t cache_bytes;
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    void *source = nullptr;
+    void *offsets = nullptr;
+};
+
+void check_creation_fails(kvappend_status expected, const std::string &words) {
+    kvappend_descriptor d = decode_step();
+    auto *plan = reinterpret_cast<kvappend_plan *>(&d); // not NULL
+    CHECK(kvappend_plan_create(&d, nullptr, &plan) == expected);
+    CHECK(plan == nullptr);
+    const std::string message = kvappend_last_error_message();
+    INFO(message);
+    CHECK(message.find(words) != std::string::npos);
+}
+
+} // namespace
+
+TEST_CASE("without device or driver a plan is refused with the reason", "[faults]") {
+    const Machine machine;
+    SECTION("no device") {
+        emulation::set_device_count(0);
+        check_creation_fails(KVAPPEND_ERROR_NO_DEVICE, "there is no CUDA device: cudaGetDevice returned");
+    }
+    SECTION("no driver") {
+        emulation::set_driver_version(0);
+        check_creation_fails(KVAPPEND_ERROR_NO_DEVICE, "there is no CUDA driver");
+    }
+    SECTION("a driver that is too old") {
+        emulation::set_driver_version(11000);
+        check_creation_fails(KVAPPEND_ERROR_DRIVER, "the CUDA driver is too old");
+    }
+    SECTION("a device older than every kernel") {
+        emulation::set_architecture(0, 7, 0);
+        check_creation_fails(KVAPPEND_ERROR_UNSUPPORTED, "device 0 has compute capability 7.0");
+    }
+}
+
+TEST_CASE("each failing call of plan creation becomes a status and names itself", "[faults]") {
+    const Machine machine;
+    const struct {
+        Call call;
+        int skip;
+        cudaError_t error;
+        kvappend_status status;
+        const char *words;
+    } faults[] = {
+        {Call::GetDevice, 0, cudaErrorUnknown, KVAPPEND_ERROR_CUDA, "cudaGetDevice returned cudaErrorUnknown"},
+        {Call::GetDevice, 0, cudaErrorStubLibrary, KVAPPEND_ERROR_NO_DEVICE, "cudaErrorStubLibrary"},
+        {Call::GetDevice, 0, cudaErrorSystemDriverMismatch, KVAPPEND_ERROR_DRIVER, "cudaErrorSystemDriverMismatch"},
+        {Call::DeviceGetAttribute, 0, cudaErrorInvalidDevice, KVAPPEND_ERROR_CUDA, "cudaDeviceGetAttribute"},
+        {Call::DeviceGetAttribute, 1, cudaErrorInvalidDevice, KVAPPEND_ERROR_CUDA, "cudaDeviceGetAttribute"},
+        {Call::DeviceGetAttribute, 2, cudaErrorInvalidDevice, KVAPPEND_ERROR_CUDA, "cudaDeviceGetAttribute"},
+        {Call::FuncGetAttributes, 0, cudaErrorNoKernelImageForDevice, KVAPPEND_ERROR_UNSUPPORTED,
+         "no kernel for the current device: cudaFuncGetAttributes"},
+        {Call::FuncGetAttributes, 0, cudaErrorUnsupportedPtxVersion, KVAPPEND_ERROR_DRIVER, "does not fit"},
+        {Call::FuncGetAttributes, 0, cudaErrorMemoryAllocation, KVAPPEND_ERROR_CUDA, "cudaErrorMemoryAllocation"},
+    };
+    for (const auto &fault : faults) {
+        emulation::reset();
+        emulation::fail_next(fault.call, fault.error, fault.skip);
+        check_creation_fails(fault.status, fault.words);
+    }
+}
+
+TEST_CASE("a failing launch writes nothing, is reported, and leaves the plan usable", "[faults]") {
+    const Machine machine;
+    const kvappend_descriptor d = decode_step();
+    const PlanPointer plan = make_plan(d);
+    const Buffers buffers(d);
+    const auto run = [&] { return kvappend_plan_run(plan.get(), &buffers.args, nullptr, 0, subject().stream()); };
+
+    emulation::fail_next(Call::LaunchKernelEx, cudaErrorLaunchOutOfResources);
+    CHECK(run() == KVAPPEND_ERROR_CUDA);
+    CHECK(
+        std::string(kvappend_last_error_message()).find("cudaLaunchKernelEx returned cudaErrorLaunchOutOfResources") !=
+        std::string::npos);
+    emulation::fail_next(Call::GetDevice, cudaErrorUnknown);
+    CHECK(run() == KVAPPEND_ERROR_CUDA);
+    CHECK(std::string(kvappend_last_error_message()).find("cudaGetDevice") != std::string::npos);
+    CHECK(emulation::launches() == 0);
+    CHECK(told(run()) == "KVAPPEND_SUCCESS");
+    subject().synchronize();
+    CHECK(emulation::executions() == 1);
+}
+
+TEST_CASE("can_implement makes no CUDA call, run asks for the device and launches once", "[faults]") {
+    const Machine machine;
+    const kvappend_descriptor d = decode_step();
+    const PlanPointer plan = make_plan(d);
+    const Buffers buffers(d);
+    const auto before = emulation::total_calls();
+    CHECK(told(kvappend_plan_can_implement(plan.get(), &buffers.args)) == "KVAPPEND_SUCCESS");
+    CHECK(emulation::total_calls() == before);
+
+    const auto asked = emulation::calls(Call::GetDevice);
+    CHECK(told(kvappend_plan_run(plan.get(), &buffers.args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    CHECK(emulation::total_calls() == before + 2);
+    CHECK(emulation::calls(Call::GetDevice) == asked + 1);
+    CHECK(emulation::launches() == 1);
+    CHECK(emulation::lazy_loads() == 0);
+    CHECK(emulation::executions() == 0); // Not run yet, so run did not synchronise.
+    subject().synchronize();
+    CHECK(emulation::executions() == 1);
+}
+
+TEST_CASE("nothing to do is no launch", "[faults]") {
+    const Machine machine;
+    for (const int zero : {0, 1, 2, 3, 4}) {
+        kvappend_descriptor d = decode_step();
+        std::int64_t *const extents[] = {&d.batch, &d.heads, &d.new_rows, &d.cache_rows, &d.k_dim};
+        *extents[zero] = 0;
+        if (zero == 4) {
+            d.v_dim = 0;
+        }
+        const PlanPointer plan = make_plan(d);
+        const kvappend_args args = KVAPPEND_ARGS_INIT;
+        CHECK(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    }
+    CHECK(emulation::launches() == 0);
+}
+
+TEST_CASE("the widest access that pointers, strides and rows allow is the one made", "[faults]") {
+    // Elements that each pointer is off from a multiple of 16 bytes, the row's dimension, and the bytes per access.
+    const struct {
+        std::int64_t dim;
+        std::size_t source_shift, cache_shift, width;
+    } rows[] = {{128, 0, 0, 16}, {128, 4, 0, 8}, {128, 0, 2, 4}, {128, 1, 1, 2}, {128, 3, 5, 2},
+                {4, 0, 0, 8},    {6, 0, 0, 4},   {7, 0, 0, 2},   {72, 8, 8, 16}};
+    for (const auto &row : rows) {
+        INFO("dimension " << row.dim << ", shifts " << row.source_shift << " and " << row.cache_shift);
+        const Machine machine;
+        kvappend_descriptor d = decode_step();
+        d.k_dim = row.dim;
+        d.v_dim = 0;
+        const PlanPointer plan = make_plan(d);
+        const Buffers buffers(d);
+        auto *const source = static_cast<unsigned char *>(subject().allocate(buffers.new_bytes + 16));
+        auto *const cache = static_cast<unsigned char *>(subject().allocate(buffers.cache_bytes + 16));
+        kvappend_args args = buffers.args;
+        args.k_new = source + row.source_shift * 2;
+        args.k_cache = cache + row.cache_shift * 2;
+        REQUIRE(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+        subject().synchronize();
+        for (const std::size_t width : {1u, 2u, 4u, 8u, 16u}) {
+            INFO("accesses of " << width << " bytes");
+            const std::size_t moved = width == row.width ? buffers.new_bytes / width : 0;
+            CHECK(emulation::stores(width) == moved);
+            // The offset is one load of 8 bytes for each thread, besides the rows.
+            CHECK((width == 8 ? emulation::loads(width) > moved : emulation::loads(width) == moved));
+        }
+        subject().release(source);
+        subject().release(cache);
+    }
+}
+
+TEST_CASE("the commonest call uses more than one multiprocessor", "[faults]") {
+    const Machine machine;
+    const kvappend_descriptor d = decode_step();
+    const PlanPointer plan = make_plan(d);
+    const Buffers buffers(d);
+    REQUIRE(told(kvappend_plan_run(plan.get(), &buffers.args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    const dim3 grid = emulation::last_launch().grid;
+    CHECK(grid.x * grid.y * grid.z >= 2);
+    subject().synchronize();
+}
+
+TEST_CASE("extents beyond the limits of a grid are covered by the threads going on", "[faults]") {
+    const Machine machine;
+    auto random = seeded_random();
+    Case c;
+    kvappend_descriptor &d = c.descriptor;
+    d.element_type = KVAPPEND_ELEMENT_F16;
+    d.batch = d.heads = d.k_dim = d.v_dim = 1;
+    d.new_rows = 2;
+    d.cache_rows = 3;
+    SECTION("more samples than the z axis has blocks") {
+        d.batch = 70000;
+    }
+    SECTION("more samples than that, K alone") {
+        d.batch = 70000;
+        d.v_dim = 0;
+    }
+    SECTION("more groups of heads than the y axis has blocks") {
+        // 128 rows that are not adjacent fill a block, so each head needs one of its own.
+        d.heads = 66000;
+        d.new_rows = d.cache_rows = 128;
+        d.v_dim = 0;
+        d.k_new_strides[KVAPPEND_AXIS_BATCH] = d.k_new_strides[KVAPPEND_AXIS_HEAD] = 256;
+        d.k_new_strides[KVAPPEND_AXIS_ROW] = 2;
+    }
+    c.offsets.assign(static_cast<std::size_t>(d.batch), 1);
+    place_apart(c, 0, 0);
+    check_case(c, random);
+    const dim3 grid = emulation::last_launch().grid;
+    CHECK((grid.y == 65535 || grid.z == 65535 || grid.z == 65534));
+}

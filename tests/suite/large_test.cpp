@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// Caches and sources beyond 2^31 elements and 2^31 rows: no address is computed in 32 bits. Only the rows concerned are
+// touched, so on the host the rest of these gigabytes is never backed by memory.
+#include "plan.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+namespace {
+
+// Appends `rows` rows of `dim` f16 elements at `offset` of a cache of `cache_rows`, and requires all else to stay zero.
+void check_large(std::int64_t heads, std::int64_t dim, std::int64_t cache_rows, std::int64_t rows,
+                 std::int64_t offset) {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.element_type = KVAPPEND_ELEMENT_F16;
+    d.batch = 1;
+    d.heads = heads;
+    d.new_rows = rows;
+    d.cache_rows = cache_rows;
+    d.k_dim = dim;
+    const PlanPointer plan = make_plan(d);
+
+    const auto row_bytes = static_cast<std::size_t>(dim) * 2;
+    const auto run_bytes = static_cast<std::size_t>(rows) * row_bytes;
+    const auto head_bytes = static_cast<std::size_t>(cache_rows) * row_bytes;
+    std::vector<unsigned char> source(static_cast<std::size_t>(heads) * run_bytes);
+    std::iota(source.begin(), source.end(), static_cast<unsigned char>(1));
+    std::ranges::replace(source, static_cast<unsigned char>(0), static_cast<unsigned char>(255));
+
+    const auto cache_bytes = static_cast<std::size_t>(heads) * head_bytes;
+    auto *const k_new = static_cast<unsigned char *>(subject().allocate(source.size()));
+    auto *const k_cache = static_cast<unsigned char *>(subject().allocate(cache_bytes));
+    auto *const offsets = static_cast<unsigned char *>(subject().allocate(sizeof offset));
+    subject().upload(k_new, source.data(), source.size());
+    subject().upload(offsets, &offset, sizeof offset);
+    constexpr std::size_t piece = std::size_t{1} << 26;
+    std::vector<unsigned char> found(piece);
+    if (subject().backend() == KVAPPEND_BACKEND_CUDA) {
+        // A device's memory is not zero at first; the emulated one is, and this leaves its pages alone.
+        for (std::size_t at = 0; at < cache_bytes; at += piece) {
+            const std::size_t count = std::min(piece, cache_bytes - at);
+            subject().download(found.data(), k_cache + at, count);
+            if (std::any_of(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(count),
+                            [](unsigned char c) { return c != 0; })) {
+                const std::vector<unsigned char> zeros(count);
+                subject().upload(k_cache + at, zeros.data(), count);
+            }
+        }
+    }
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = k_new;
+    args.k_new_bytes = source.size();
+    args.k_cache = k_cache;
+    args.k_cache_bytes = cache_bytes;
+    args.cache_offsets = offsets;
+    REQUIRE(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    subject().synchronize();
+
+    std::size_t differences = 0;
+    std::size_t written = 0;
+    for (std::size_t at = 0; at < cache_bytes; at += piece) {
+        const std::size_t count = std::min(piece, cache_bytes - at);
+        subject().download(found.data(), k_cache + at, count);
+        for (std::size_t i = 0; i < count; ++i) {
+            if (found[i] == 0) {
+                continue;
+            }
+            const std::size_t head = (at + i) / head_bytes;
+            const std::size_t in_run = (at + i) % head_bytes - static_cast<std::size_t>(offset) * row_bytes;
+            differences += in_run >= run_bytes || found[i] != source[head * run_bytes + in_run];
+            ++written;
+        }
+    }
+    CHECK(differences == 0);
+    CHECK(written == source.size());
+    subject().release(k_new);
+    subject().release(k_cache);
+    subject().release(offsets);
+}
+
+} // namespace
+
+TEST_CASE("a cache of more than 2^31 elements", "[large]") {
+    const std::int64_t rows = (std::int64_t{1} << 25) + 100;
+    check_large(1, 64, rows, 5, rows - 5);
+}
+
+TEST_CASE("a cache of more than 2^31 rows", "[large]") {
+    const std::int64_t rows = (std::int64_t{1} << 31) + 100;
+    check_large(1, 1, rows, 9, rows - 10);
+}
+
+TEST_CASE("a head stride of more than 2^31 bytes", "[large]") {
+    check_large(3, 8, (std::int64_t{1} << 27) + 10, 2, (std::int64_t{1} << 27) + 1);
+}
