@@ -1,0 +1,675 @@
+// SPDX-License-Identifier: Apache-2.0
+// The emulated CUDA runtime refuses what a GPU refuses, and lets right programs pass.
+#include "emulation.hpp"
+
+#include <catch2/catch_template_test_macros.hpp>
+#include <catch2/catch_test_macros.hpp>
+
+#include <atomic>
+#include <cstring>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+using emulation::Call;
+
+namespace {
+
+template <typename T>
+struct Copy {
+    const T *from;
+    T *to;
+    long long count;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(1024) copy_kernel(const __grid_constant__ Copy<T> copy) {
+    const long long stride = static_cast<long long>(gridDim.x) * blockDim.x;
+    for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < copy.count; i += stride) {
+        __stcs(copy.to + i, __ldcs(copy.from + i));
+    }
+}
+
+// Every load and store instruction.
+__global__ void all_instructions(unsigned int *values) {
+    __stwb(values, __ldg(values) + 1);
+    __stcg(values, __ldca(values) + 1);
+    __stcs(values, __ldcg(values) + 1);
+    __stwt(values, __ldcs(values) + 1);
+    __stwb(values, __ldcv(values) + 1);
+    __stwb(values, __ldlu(values) + 1);
+}
+
+// Each thread writes down who it is.
+__global__ void identify(unsigned int *ids) {
+    const unsigned int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+    const unsigned int thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+    const unsigned int id = block * (blockDim.x * blockDim.y * blockDim.z) + thread;
+    __stwb(ids + id, __ldg(ids + id) + id);
+}
+
+__global__ void nothing() {}
+
+// What no kernel can do, but another thread of the host may: free the memory that the kernel is reading.
+__global__ void free_and_write(unsigned int *value) {
+    const unsigned int before = __ldg(value);
+    cudaFree(value);
+    __stwb(value, before);
+}
+
+cudaLaunchConfig_t config(dim3 grid, dim3 block, cudaStream_t stream) {
+    cudaLaunchConfig_t result{};
+    result.gridDim = grid;
+    result.blockDim = block;
+    result.stream = stream;
+    return result;
+}
+
+// A stream and device memory, on a machine just reset.
+class Machine {
+public:
+    Machine() {
+        emulation::reset();
+        REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
+    }
+    Machine(const Machine &) = delete;
+    Machine &operator=(const Machine &) = delete;
+    ~Machine() {
+        emulation::reset();
+        for (void *pointer : pointers_) {
+            CHECK(cudaFree(pointer) == cudaSuccess);
+        }
+        CHECK(cudaStreamDestroy(stream) == cudaSuccess);
+        CHECK(emulation::live_allocations() == 0);
+        CHECK(emulation::live_streams() == 0);
+    }
+    template <typename T>
+    T *allocate(std::size_t count) {
+        T *pointer = nullptr;
+        REQUIRE(cudaMalloc(&pointer, count * sizeof(T)) == cudaSuccess);
+        pointers_.push_back(pointer);
+        return pointer;
+    }
+    void release(void *pointer) {
+        REQUIRE(cudaFree(pointer) == cudaSuccess);
+        std::erase(pointers_, pointer);
+    }
+    template <typename T>
+    cudaError_t launch_copy(const T *from, T *to, long long count) const {
+        const cudaLaunchConfig_t one = config(2, 32, stream);
+        return cudaLaunchKernelEx(&one, copy_kernel<T>, Copy<T>{from, to, count});
+    }
+    // Launches a copy that must end with the error, and sees the error stick.
+    template <typename T>
+    void expect_fault(const T *from, T *to, long long count, cudaError_t error) const {
+        CHECK(launch_copy(from, to, count) == cudaSuccess);
+        CHECK(emulation::last_fault().empty());
+        CHECK(cudaStreamSynchronize(stream) == error);
+        CHECK_FALSE(emulation::last_fault().empty());
+        CHECK(launch_copy(from, to, count) == error);
+        CHECK(cudaDeviceSynchronize() == error);
+        void *pointer = nullptr;
+        CHECK(cudaMalloc(&pointer, 16) == error);
+        CHECK(cudaGetLastError() == error);
+        CHECK(cudaGetLastError() == error);
+    }
+
+    cudaStream_t stream = nullptr;
+
+private:
+    std::vector<void *> pointers_;
+};
+
+template <typename T>
+T *shifted(T *pointer, std::ptrdiff_t bytes) {
+    return reinterpret_cast<T *>(reinterpret_cast<std::intptr_t>(pointer) + bytes);
+}
+
+} // namespace
+
+TEMPLATE_TEST_CASE("a right copy of each width passes", "[emulation]", unsigned char, unsigned short, int, unsigned int,
+                   long, unsigned long, long long, unsigned long long, int2, uint2, int4, uint4, longlong2) {
+    Machine machine;
+    constexpr std::size_t count = 1001;
+    std::vector<unsigned char> bytes(count * sizeof(TestType));
+    std::iota(bytes.begin(), bytes.end(), static_cast<unsigned char>(1));
+    auto *from = machine.allocate<TestType>(count);
+    auto *to = machine.allocate<TestType>(count);
+    REQUIRE(cudaMemcpy(from, bytes.data(), bytes.size(), cudaMemcpyHostToDevice) == cudaSuccess);
+    REQUIRE(machine.launch_copy(from, to, count) == cudaSuccess);
+    std::vector<unsigned char> result(bytes.size());
+    REQUIRE(cudaMemcpy(result.data(), to, bytes.size(), cudaMemcpyDeviceToHost) == cudaSuccess);
+    CHECK(result == bytes);
+    CHECK(emulation::last_fault().empty());
+    for (const std::size_t width : {1U, 2U, 4U, 8U, 16U}) {
+        CHECK(emulation::loads(width) == (width == sizeof(TestType) ? count : 0));
+        CHECK(emulation::stores(width) == (width == sizeof(TestType) ? count : 0));
+    }
+}
+
+TEST_CASE("every load and store instruction works", "[emulation]") {
+    Machine machine;
+    auto *value = machine.allocate<unsigned int>(1);
+    const cudaLaunchConfig_t one = config(1, 1, machine.stream);
+    REQUIRE(cudaLaunchKernelEx(&one, all_instructions, value) == cudaSuccess);
+    unsigned int result = 0;
+    REQUIRE(cudaMemcpy(&result, value, sizeof result, cudaMemcpyDeviceToHost) == cudaSuccess);
+    CHECK(result == 6);
+    CHECK(emulation::loads(4) == 6);
+    CHECK(emulation::stores(4) == 6);
+}
+
+TEST_CASE("every thread of the grid runs once", "[emulation]") {
+    Machine machine;
+    constexpr std::size_t count = std::size_t{2} * 3 * 4 * 5 * 6 * 7;
+    auto *ids = machine.allocate<unsigned int>(count);
+    const cudaLaunchConfig_t one = config({2, 3, 4}, {5, 6, 7}, machine.stream);
+    REQUIRE(cudaLaunchKernelEx(&one, identify, ids) == cudaSuccess);
+    CHECK(emulation::last_launch().grid.y == 3);
+    CHECK(emulation::last_launch().block.z == 7);
+    CHECK(emulation::last_launch().stream == machine.stream);
+    CHECK(emulation::last_launch().kernel == reinterpret_cast<const void *>(identify));
+    std::vector<unsigned int> result(count);
+    REQUIRE(cudaMemcpy(result.data(), ids, count * 4, cudaMemcpyDeviceToHost) == cudaSuccess);
+    std::vector<unsigned int> expected(count);
+    std::iota(expected.begin(), expected.end(), 0U);
+    CHECK(result == expected);
+}
+
+TEST_CASE("accesses outside an allocation are caught", "[emulation]") {
+    Machine machine;
+    auto *from = machine.allocate<unsigned char>(100);
+    auto *to = machine.allocate<unsigned char>(100);
+    auto *wide = machine.allocate<uint4>(4);
+
+    SECTION("one byte read past the end") {
+        machine.expect_fault(from, to, 101, cudaErrorIllegalAddress);
+        CHECK(emulation::last_fault().find("load of 1 bytes") == 0);
+        CHECK(emulation::last_fault().find("thread (4,0,0) of block (1,0,0)") != std::string::npos);
+    }
+    SECTION("one byte written before the start") {
+        machine.expect_fault(from, to - 1, 1, cudaErrorIllegalAddress);
+        CHECK(emulation::last_fault().find("store of 1 bytes") == 0);
+    }
+    SECTION("a wide load that only begins inside") {
+        machine.expect_fault(reinterpret_cast<const uint4 *>(from + 96), wide, 1, cudaErrorIllegalAddress);
+    }
+    SECTION("memory of the host") {
+        const unsigned char local = 1;
+        machine.expect_fault(&local, to, 1, cudaErrorIllegalAddress);
+    }
+    SECTION("a null pointer") {
+        machine.expect_fault(from, static_cast<unsigned char *>(nullptr), 1, cudaErrorIllegalAddress);
+    }
+    SECTION("memory freed before the launch") {
+        machine.release(from);
+        machine.expect_fault(from, to, 1, cudaErrorIllegalAddress);
+    }
+    SECTION("memory freed after the launch") {
+        CHECK(machine.launch_copy(from, to, 1) == cudaSuccess);
+        machine.release(from);
+        CHECK(cudaStreamSynchronize(machine.stream) == cudaErrorIllegalAddress);
+    }
+    SECTION("memory freed between two launches, the first of which has found it") {
+        CHECK(machine.launch_copy(from, to, 100) == cudaSuccess);
+        CHECK(cudaStreamSynchronize(machine.stream) == cudaSuccess);
+        machine.release(from);
+        machine.expect_fault(from, to, 1, cudaErrorIllegalAddress);
+    }
+    SECTION("memory freed while the kernel runs") {
+        unsigned int *value = nullptr;
+        REQUIRE(cudaMalloc(&value, sizeof *value) == cudaSuccess);
+        const cudaLaunchConfig_t one = config(1, 1, machine.stream);
+        CHECK(cudaLaunchKernelEx(&one, free_and_write, value) == cudaSuccess);
+        CHECK(cudaStreamSynchronize(machine.stream) == cudaErrorIllegalAddress);
+    }
+    SECTION("memory of another device") {
+        REQUIRE(cudaSetDevice(1) == cudaSuccess);
+        auto *other = machine.allocate<unsigned char>(100);
+        REQUIRE(cudaSetDevice(0) == cudaSuccess);
+        machine.expect_fault(other, to, 1, cudaErrorIllegalAddress);
+        CHECK(cudaSetDevice(1) == cudaSuccess);
+        CHECK(cudaDeviceSynchronize() == cudaSuccess); // only device 0 is broken
+    }
+    CHECK(emulation::last_fault().find("not in memory of the device") != std::string::npos);
+}
+
+TEMPLATE_TEST_CASE("misaligned accesses are caught", "[emulation]", unsigned short, unsigned int, unsigned long long,
+                   uint2, uint4) {
+    Machine machine;
+    auto *from = machine.allocate<TestType>(8);
+    auto *to = machine.allocate<TestType>(8);
+    const auto half = static_cast<std::ptrdiff_t>(sizeof(TestType) / 2);
+    SECTION("load") {
+        machine.expect_fault(shifted(from, half), to, 1, cudaErrorMisalignedAddress);
+    }
+    SECTION("store") {
+        machine.expect_fault(from, shifted(to, half), 1, cudaErrorMisalignedAddress);
+    }
+    SECTION("store by one byte") {
+        machine.expect_fault(from, shifted(to, 1), 1, cudaErrorMisalignedAddress);
+    }
+    CHECK(emulation::last_fault().find("misaligned") != std::string::npos);
+}
+
+TEST_CASE("what comes before the fault in a stream is done, what comes after is not", "[emulation]") {
+    Machine machine;
+    auto *values = machine.allocate<unsigned int>(3);
+    const cudaLaunchConfig_t one = config(1, 1, machine.stream);
+    CHECK(cudaLaunchKernelEx(&one, all_instructions, values) == cudaSuccess);
+    CHECK(cudaLaunchKernelEx(&one, all_instructions, values + 3) == cudaSuccess);
+    CHECK(cudaLaunchKernelEx(&one, all_instructions, values + 1) == cudaSuccess);
+    CHECK(cudaStreamSynchronize(machine.stream) == cudaErrorIllegalAddress);
+    CHECK(emulation::executions() == 1);
+    emulation::reset();
+    unsigned int result[3] = {};
+    REQUIRE(cudaMemcpy(result, values, sizeof result, cudaMemcpyDeviceToHost) == cudaSuccess);
+    CHECK(result[0] == 6);
+    CHECK(result[1] == 0);
+}
+
+TEST_CASE("launches that a GPU refuses are refused", "[emulation]") {
+    Machine machine;
+    const auto launched = [&](dim3 grid, dim3 block, std::size_t shared = 0) {
+        cudaLaunchConfig_t one = config(grid, block, machine.stream);
+        one.dynamicSmemBytes = shared;
+        return cudaLaunchKernelEx(&one, nothing);
+    };
+    CHECK(launched({0, 1, 1}, 1) == cudaErrorInvalidConfiguration);
+    CHECK(cudaPeekAtLastError() == cudaErrorInvalidConfiguration);
+    CHECK(cudaGetLastError() == cudaErrorInvalidConfiguration);
+    CHECK(cudaGetLastError() == cudaSuccess);
+    CHECK(launched({1, 0, 1}, 1) == cudaErrorInvalidConfiguration);
+    CHECK(launched({1, 1, 0}, 1) == cudaErrorInvalidConfiguration);
+    CHECK(launched(1, {0, 1, 1}) == cudaErrorInvalidConfiguration);
+    CHECK(launched({0x80000000U, 1, 1}, 1) == cudaErrorInvalidConfiguration);
+    CHECK(launched({1, 65536, 1}, 1) == cudaErrorInvalidConfiguration);
+    CHECK(launched({1, 1, 65536}, 1) == cudaErrorInvalidConfiguration);
+    CHECK(launched(1, {1025, 1, 1}) == cudaErrorInvalidConfiguration);
+    CHECK(launched(1, {1, 1, 65}) == cudaErrorInvalidConfiguration);
+    CHECK(launched(1, {32, 33, 1}) == cudaErrorInvalidConfiguration);
+    CHECK(launched(1, 1, 48 * 1024 + 1) == cudaErrorInvalidValue);
+    CHECK(emulation::launches() == 0);
+    CHECK(launched(1, 1, 48 * 1024) == cudaSuccess);
+    CHECK(launched(1, {16, 1, 64}) == cudaSuccess);
+    emulation::set_discard_launches(true);
+    CHECK(launched({0x7fffffffU, 65535, 65535}, 1) == cudaSuccess);
+    emulation::set_discard_launches(false);
+    CHECK(emulation::launches() == 3);
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(emulation::executions() == 2);
+    CHECK(cudaLaunchKernelEx(nullptr, nothing) == cudaErrorInvalidValue);
+
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t one = config(1, 1, machine.stream);
+    one.attrs = &attribute;
+    one.numAttrs = 1;
+    CHECK(cudaLaunchKernelEx(&one, nothing) == cudaSuccess);
+    CHECK(emulation::last_launch().programmatic);
+    attribute.id = static_cast<cudaLaunchAttributeID>(4);
+    CHECK(cudaLaunchKernelEx(&one, nothing) == cudaErrorNotSupported);
+}
+
+TEST_CASE("wrong streams and devices are refused", "[emulation]") {
+    Machine machine;
+    cudaLaunchConfig_t one = config(1, 1, machine.stream);
+    REQUIRE(cudaSetDevice(1) == cudaSuccess);
+    CHECK(cudaLaunchKernelEx(&one, nothing) == cudaErrorInvalidResourceHandle);
+    cudaStream_t gone = nullptr;
+    REQUIRE(cudaStreamCreateWithFlags(&gone, cudaStreamNonBlocking) == cudaSuccess);
+    one.stream = gone;
+    CHECK(cudaLaunchKernelEx(&one, nothing) == cudaSuccess);
+    REQUIRE(cudaStreamDestroy(gone) == cudaSuccess);
+    CHECK(emulation::executions() == 1);
+    CHECK(cudaLaunchKernelEx(&one, nothing) == cudaErrorInvalidResourceHandle);
+    CHECK(cudaStreamSynchronize(gone) == cudaErrorInvalidResourceHandle);
+    one.stream = reinterpret_cast<cudaStream_t>(&one);
+    CHECK(cudaLaunchKernelEx(&one, nothing) == cudaErrorInvalidResourceHandle);
+    one.stream = nullptr;
+    CHECK(cudaLaunchKernelEx(&one, nothing) == cudaSuccess);
+    CHECK(emulation::last_launch().device == 1);
+
+    CHECK(cudaSetDevice(2) == cudaErrorInvalidDevice);
+    CHECK(cudaSetDevice(-1) == cudaErrorInvalidDevice);
+    int device = -1;
+    std::thread([&] { CHECK(cudaGetDevice(&device) == cudaSuccess); }).join();
+    CHECK(device == 0); // the current device is each thread's own
+    CHECK(cudaGetDevice(&device) == cudaSuccess);
+    CHECK(device == 1);
+}
+
+TEST_CASE("launches are deferred, with their parameters as they were", "[emulation]") {
+    Machine machine;
+    auto *from = machine.allocate<unsigned int>(4);
+    auto *to = machine.allocate<unsigned int>(4);
+    Copy<unsigned int> copy{from, to, 4};
+    const cudaLaunchConfig_t one = config(1, 4, machine.stream);
+    REQUIRE(cudaLaunchKernelEx(&one, copy_kernel<unsigned int>, copy) == cudaSuccess);
+    copy = {nullptr, nullptr, 1000};
+    CHECK(emulation::executions() == 0);
+    CHECK(cudaStreamQuery(machine.stream) == cudaErrorNotReady);
+    CHECK(cudaGetLastError() == cudaSuccess);
+    CHECK(cudaStreamQuery(machine.stream) == cudaSuccess);
+    CHECK(emulation::executions() == 1);
+    CHECK(emulation::last_fault().empty());
+}
+
+TEST_CASE("copies and fills are in order and checked", "[emulation]") {
+    Machine machine;
+    auto *a = machine.allocate<unsigned char>(8);
+    auto *b = machine.allocate<unsigned char>(8);
+    unsigned char source[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    unsigned char result[8] = {};
+    CHECK(cudaMemcpyAsync(a, source, 8, cudaMemcpyHostToDevice, machine.stream) == cudaSuccess);
+    CHECK(cudaMemsetAsync(a, 9, 1, machine.stream) == cudaSuccess);
+    CHECK(cudaMemcpyAsync(b, a, 8, cudaMemcpyDeviceToDevice, machine.stream) == cudaSuccess);
+    CHECK(cudaMemcpyAsync(result, b, 8, cudaMemcpyDefault, machine.stream) == cudaSuccess);
+    CHECK(result[0] == 0);
+    CHECK(cudaStreamSynchronize(machine.stream) == cudaSuccess);
+    CHECK(result[0] == 9);
+    CHECK(std::memcmp(result + 1, source + 1, 7) == 0);
+    CHECK(cudaMemset(b, 1, 8) == cudaSuccess);
+    CHECK(cudaMemcpy(result, b, 8, cudaMemcpyDeviceToHost) == cudaSuccess);
+    CHECK(result[7] == 1);
+
+    CHECK(cudaMemcpy(a, source, 9, cudaMemcpyHostToDevice) == cudaErrorInvalidValue);
+    CHECK(cudaMemcpy(a + 1, source, 8, cudaMemcpyHostToDevice) == cudaErrorInvalidValue);
+    CHECK(cudaMemcpy(source, a, 8, cudaMemcpyHostToDevice) == cudaErrorInvalidValue);
+    CHECK(cudaMemcpy(result, source, 8, cudaMemcpyDeviceToHost) == cudaErrorInvalidValue);
+    CHECK(cudaMemcpy(b, a, 8, cudaMemcpyDeviceToHost) == cudaErrorInvalidValue);
+    CHECK(cudaMemcpy(b + 7, a, 2, cudaMemcpyDeviceToHost) == cudaErrorInvalidValue);
+    CHECK(cudaMemcpy(nullptr, a, 8, cudaMemcpyDeviceToHost) == cudaErrorInvalidValue);
+    CHECK(cudaMemcpy(nullptr, nullptr, 0, cudaMemcpyDeviceToHost) == cudaSuccess);
+    CHECK(cudaMemcpy(result, source, 8, cudaMemcpyHostToHost) == cudaSuccess);
+    CHECK(cudaMemset(source, 0, 8) == cudaErrorInvalidValue);
+    CHECK(cudaMemcpyAsync(a, source, 8, cudaMemcpyHostToDevice, machine.stream) == cudaSuccess);
+    machine.release(a);
+    CHECK(cudaDeviceSynchronize() == cudaErrorIllegalAddress);
+}
+
+TEST_CASE("memory is aligned, exact, and free where untouched", "[emulation]") {
+    Machine machine;
+    for (const std::size_t bytes : {std::size_t{1}, std::size_t{255}, std::size_t{1} << 34}) {
+        auto *memory = machine.allocate<unsigned char>(bytes);
+        CHECK(reinterpret_cast<std::uintptr_t>(memory) % 256 == 0);
+        unsigned char last = 1;
+        CHECK(cudaMemcpy(&last, memory + bytes - 1, 1, cudaMemcpyDeviceToHost) == cudaSuccess);
+        CHECK(last == 0);
+        CHECK(cudaMemcpy(&last, memory + bytes, 1, cudaMemcpyDeviceToHost) == cudaErrorInvalidValue);
+        CHECK(cudaFree(memory + 1) == cudaErrorInvalidValue);
+    }
+    CHECK(emulation::live_allocations() == 3);
+    CHECK(cudaFree(nullptr) == cudaSuccess);
+    void *pointer = &machine;
+    CHECK(cudaMalloc(&pointer, 0) == cudaSuccess);
+    CHECK(pointer == nullptr);
+}
+
+TEST_CASE("a captured graph replays the launch", "[emulation]") {
+    Machine machine;
+    auto *values = machine.allocate<unsigned int>(1);
+    cudaFuncAttributes attributes{};
+    REQUIRE(cudaFuncGetAttributes(&attributes, all_instructions) == cudaSuccess);
+    CHECK(attributes.maxThreadsPerBlock == 1024);
+    REQUIRE(cudaStreamBeginCapture(machine.stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+    CHECK(cudaStreamBeginCapture(machine.stream, cudaStreamCaptureModeGlobal) == cudaErrorIllegalState);
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    CHECK(cudaStreamIsCapturing(machine.stream, &status) == cudaSuccess);
+    CHECK(status == cudaStreamCaptureStatusActive);
+    const cudaLaunchConfig_t one = config(1, 1, machine.stream);
+    REQUIRE(cudaLaunchKernelEx(&one, all_instructions, values) == cudaSuccess);
+    cudaGraph_t graph = nullptr;
+    REQUIRE(cudaStreamEndCapture(machine.stream, &graph) == cudaSuccess);
+    cudaGraphExec_t executable = nullptr;
+    REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+    CHECK(cudaGraphDestroy(graph) == cudaSuccess);
+    CHECK(cudaGraphDestroy(graph) == cudaErrorInvalidValue);
+    CHECK(cudaStreamSynchronize(machine.stream) == cudaSuccess);
+    CHECK(emulation::executions() == 0); // capturing runs nothing
+    unsigned int result = 0;
+    for (unsigned int replay = 1; replay <= 3; ++replay) {
+        REQUIRE(cudaGraphLaunch(executable, machine.stream) == cudaSuccess);
+        CHECK(cudaMemcpy(&result, values, sizeof result, cudaMemcpyDeviceToHost) == cudaSuccess);
+        CHECK(result == 6 * replay);
+    }
+    CHECK(emulation::launches() == 1);
+    CHECK(emulation::executions() == 3);
+    CHECK(emulation::lazy_loads() == 0);
+    CHECK(cudaGraphExecDestroy(executable) == cudaSuccess);
+    CHECK(cudaGraphLaunch(executable, machine.stream) == cudaErrorInvalidValue);
+    CHECK(cudaStreamEndCapture(machine.stream, &graph) == cudaErrorIllegalState);
+}
+
+TEST_CASE("what must not be done during a capture invalidates it", "[emulation]") {
+    Machine machine;
+    auto *memory = machine.allocate<unsigned char>(8);
+    unsigned char host[8] = {};
+    void *pointer = nullptr;
+    const cudaLaunchConfig_t one = config(1, 1, machine.stream);
+    const cudaLaunchConfig_t other = config(1, 1, nullptr);
+    cudaError_t expected = cudaErrorStreamCaptureUnsupported;
+    REQUIRE(cudaStreamBeginCapture(machine.stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+    SECTION("cudaMalloc") {
+        CHECK(cudaMalloc(&pointer, 8) == expected);
+    }
+    SECTION("cudaFree") {
+        CHECK(cudaFree(memory) == expected);
+    }
+    SECTION("cudaMemcpy") {
+        CHECK(cudaMemcpy(host, memory, 8, cudaMemcpyDeviceToHost) == expected);
+    }
+    SECTION("cudaMemset") {
+        CHECK(cudaMemset(memory, 0, 8) == expected);
+    }
+    SECTION("cudaStreamSynchronize") {
+        CHECK(cudaStreamSynchronize(machine.stream) == expected);
+    }
+    SECTION("cudaStreamQuery") {
+        CHECK(cudaStreamQuery(machine.stream) == expected);
+    }
+    SECTION("cudaDeviceSynchronize") {
+        CHECK(cudaDeviceSynchronize() == expected);
+    }
+    SECTION("first launch of a kernel") {
+        CHECK(cudaLaunchKernelEx(&one, nothing) == expected);
+    }
+    SECTION("cudaFuncGetAttributes of a new kernel") {
+        cudaFuncAttributes attributes{};
+        CHECK(cudaFuncGetAttributes(&attributes, nothing) == expected);
+    }
+    SECTION("a launch into the default stream") {
+        expected = cudaErrorStreamCaptureImplicit;
+        CHECK(cudaLaunchKernelEx(&other, nothing) == expected);
+    }
+    SECTION("cudaMalloc by another thread") {
+        std::thread([&] { CHECK(cudaMalloc(&pointer, 8) == expected); }).join();
+        CHECK(cudaGetLastError() == cudaSuccess); // the last error is each thread's own
+        CHECK(cudaMalloc(&pointer, 8) == expected);
+    }
+    CHECK(cudaGetLastError() == expected);
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    CHECK(cudaStreamIsCapturing(machine.stream, &status) == cudaSuccess);
+    CHECK(status == cudaStreamCaptureStatusInvalidated);
+    CHECK(cudaMemsetAsync(memory, 0, 8, machine.stream) == cudaErrorStreamCaptureInvalidated);
+    cudaGraph_t graph = nullptr;
+    CHECK(cudaStreamEndCapture(machine.stream, &graph) == cudaErrorStreamCaptureInvalidated);
+    CHECK(graph == nullptr);
+    CHECK(emulation::live_allocations() == 1);
+    CHECK(cudaDeviceSynchronize() == cudaSuccess); // and all is well afterwards
+}
+
+TEST_CASE("captures know their thread and mode", "[emulation]") {
+    Machine machine;
+    void *pointer = nullptr;
+    cudaGraph_t graph = nullptr;
+    CHECK(cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeGlobal) == cudaErrorStreamCaptureUnsupported);
+    REQUIRE(cudaStreamBeginCapture(machine.stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    std::thread([&] {
+        CHECK(cudaMalloc(&pointer, 8) == cudaSuccess);
+        CHECK(cudaFree(pointer) == cudaSuccess);
+        CHECK(cudaStreamEndCapture(machine.stream, &graph) == cudaErrorStreamCaptureWrongThread);
+    }).join();
+    CHECK(cudaStreamEndCapture(machine.stream, &graph) == cudaSuccess);
+    CHECK(cudaGraphDestroy(graph) == cudaSuccess);
+    REQUIRE(cudaStreamBeginCapture(machine.stream, cudaStreamCaptureModeRelaxed) == cudaSuccess);
+    CHECK(cudaMalloc(&pointer, 8) == cudaSuccess);
+    CHECK(cudaFree(pointer) == cudaSuccess);
+    CHECK(cudaStreamEndCapture(machine.stream, &graph) == cudaSuccess);
+    CHECK(cudaGraphDestroy(graph) == cudaSuccess);
+}
+
+TEST_CASE("lazy loads are counted for each device", "[emulation]") {
+    Machine machine;
+    const cudaLaunchConfig_t one = config(1, 1, nullptr);
+    CHECK(cudaLaunchKernelEx(&one, nothing) == cudaSuccess);
+    CHECK(cudaLaunchKernelEx(&one, nothing) == cudaSuccess);
+    CHECK(emulation::lazy_loads() == 1);
+    CHECK(cudaSetDevice(1) == cudaSuccess);
+    CHECK(cudaLaunchKernelEx(&one, nothing) == cudaSuccess);
+    CHECK(emulation::lazy_loads() == 2);
+}
+
+TEST_CASE("failures come as ordered, and calls are counted", "[emulation]") {
+    Machine machine;
+    void *pointer = nullptr;
+    const std::uint64_t before = emulation::total_calls();
+    emulation::fail_next(Call::Malloc, cudaErrorMemoryAllocation);
+    CHECK(cudaMalloc(&pointer, 8) == cudaErrorMemoryAllocation);
+    CHECK(pointer == nullptr);
+    CHECK(cudaGetLastError() == cudaErrorMemoryAllocation);
+    pointer = machine.allocate<unsigned char>(8);
+    emulation::fail_next(Call::DeviceSynchronize, cudaErrorUnknown, 2);
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(cudaDeviceSynchronize() == cudaErrorUnknown);
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
+    const cudaLaunchConfig_t one = config(1, 1, nullptr);
+    emulation::fail_always(Call::LaunchKernelEx, cudaErrorLaunchOutOfResources);
+    CHECK(cudaLaunchKernelEx(&one, nothing) == cudaErrorLaunchOutOfResources);
+    CHECK(cudaLaunchKernelEx(&one, nothing) == cudaErrorLaunchOutOfResources);
+    emulation::clear_failures();
+    CHECK(cudaLaunchKernelEx(&one, nothing) == cudaSuccess);
+    CHECK(emulation::calls(Call::Malloc) == 2);
+    CHECK(emulation::calls(Call::LaunchKernelEx) == 3);
+    CHECK(emulation::launches() == 1);
+    CHECK(emulation::total_calls() - before == 10);
+}
+
+TEST_CASE("machines without a device or driver", "[emulation]") {
+    int count = -1;
+    int version = -1;
+    int device = -1;
+    void *pointer = nullptr;
+    cudaError_t expected = cudaErrorInsufficientDriver;
+    emulation::reset();
+    CHECK(cudaRuntimeGetVersion(&version) == cudaSuccess);
+    CHECK(version == CUDART_VERSION);
+    SECTION("no driver") {
+        emulation::set_driver_version(0);
+        CHECK(cudaDriverGetVersion(&version) == cudaSuccess);
+        CHECK(version == 0);
+    }
+    SECTION("an old driver") {
+        emulation::set_driver_version(12080);
+    }
+    SECTION("no device") {
+        emulation::set_device_count(0);
+        expected = cudaErrorNoDevice;
+    }
+    CHECK(cudaGetDeviceCount(&count) == expected);
+    CHECK(count == 0);
+    CHECK(cudaGetDevice(&device) == expected);
+    CHECK(cudaMalloc(&pointer, 8) == expected);
+    CHECK(cudaGetLastError() == expected);
+    emulation::reset();
+    CHECK(cudaGetDeviceCount(&count) == cudaSuccess);
+    CHECK(count == 2);
+}
+
+TEST_CASE("devices are as the test sets them", "[emulation]") {
+    emulation::reset();
+    emulation::set_architecture(1, 12, 0);
+    emulation::set_multiprocessors(1, 170);
+    const auto attribute = [](cudaDeviceAttr which, int device) {
+        int value = -1;
+        CHECK(cudaDeviceGetAttribute(&value, which, device) == cudaSuccess);
+        return value;
+    };
+    CHECK(attribute(cudaDevAttrComputeCapabilityMajor, 0) == 9);
+    CHECK(attribute(cudaDevAttrComputeCapabilityMajor, 1) == 12);
+    CHECK(attribute(cudaDevAttrMultiProcessorCount, 1) == 170);
+    CHECK(attribute(cudaDevAttrMaxGridDimX, 0) == 0x7fffffff);
+    int value = 0;
+    CHECK(cudaDeviceGetAttribute(&value, cudaDevAttrWarpSize, 2) == cudaErrorInvalidDevice);
+    CHECK(cudaDeviceGetAttribute(&value, static_cast<cudaDeviceAttr>(127), 0) == cudaErrorInvalidValue);
+    emulation::reset();
+}
+
+TEST_CASE("errors have names", "[emulation]") {
+    CHECK(std::strcmp(cudaGetErrorName(cudaErrorIllegalAddress), "cudaErrorIllegalAddress") == 0);
+    CHECK(std::strlen(cudaGetErrorString(cudaErrorIllegalAddress)) != 0);
+    CHECK(std::strcmp(cudaGetErrorName(static_cast<cudaError_t>(1023)), "unrecognized error code") == 0);
+}
+
+TEST_CASE("many threads work in their own streams at once", "[emulation]") {
+    Machine machine;
+    std::atomic<int> right{0};
+    std::vector<std::thread> threads;
+    for (unsigned int number = 0; number < 8; ++number) {
+        threads.emplace_back([&right, number] {
+            cudaStream_t stream = nullptr;
+            bool ok = cudaSetDevice(static_cast<int>(number % 2)) == cudaSuccess &&
+                      cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess;
+            const cudaLaunchConfig_t one = config(2, 32, stream);
+            for (unsigned int round = 0; round < 50; ++round) {
+                unsigned int values[100] = {number, round};
+                unsigned int result[100] = {};
+                unsigned int *from = nullptr;
+                unsigned int *to = nullptr;
+                ok = ok && cudaMalloc(&from, sizeof values) == cudaSuccess;
+                ok = ok && cudaMalloc(&to, sizeof values) == cudaSuccess;
+                ok = ok && cudaMemcpyAsync(from, values, sizeof values, cudaMemcpyDefault, stream) == cudaSuccess;
+                ok = ok && cudaLaunchKernelEx(&one, copy_kernel<unsigned int>, Copy<unsigned int>{from, to, 100}) ==
+                               cudaSuccess;
+                if (round % 2 == 0) {
+                    ok = ok && cudaStreamSynchronize(stream) == cudaSuccess;
+                }
+                ok = ok && cudaMemcpy(result, to, sizeof result, cudaMemcpyDeviceToHost) == cudaSuccess;
+                ok = ok && std::memcmp(values, result, sizeof result) == 0;
+                ok = ok && cudaFree(from) == cudaSuccess && cudaFree(to) == cudaSuccess;
+            }
+            ok = ok && cudaStreamDestroy(stream) == cudaSuccess;
+            right += ok ? 1 : 0;
+        });
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    CHECK(right == 8);
+    CHECK(emulation::executions() == 8 * 50);
+    CHECK(emulation::loads(4) == 8 * 50 * 100);
+    CHECK(emulation::last_fault().empty());
+}
+
+TEST_CASE("many threads launch into one stream at once", "[emulation]") {
+    Machine machine;
+    auto *value = machine.allocate<unsigned int>(1);
+    const cudaLaunchConfig_t one = config(1, 1, machine.stream);
+    std::vector<std::thread> threads;
+    for (int number = 0; number < 4; ++number) {
+        threads.emplace_back([&] {
+            for (int round = 0; round < 50; ++round) {
+                cudaLaunchKernelEx(&one, all_instructions, value);
+                cudaStreamSynchronize(machine.stream);
+            }
+        });
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    unsigned int result = 0;
+    CHECK(cudaMemcpy(&result, value, sizeof result, cudaMemcpyDeviceToHost) == cudaSuccess);
+    CHECK(result == 4 * 50 * 6);
+}

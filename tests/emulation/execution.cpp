@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// Running a kernel for every thread of a grid, one after the other, and checking each of its accesses.
+#include "internal.hpp"
+
+#include <array>
+#include <bit>
+#include <cstdio>
+#include <cstring>
+#include <stdexcept>
+
+constinit thread_local uint3 threadIdx{};
+constinit thread_local uint3 blockIdx{};
+constinit thread_local dim3 blockDim{};
+constinit thread_local dim3 gridDim{};
+
+namespace emulation {
+
+namespace {
+
+constexpr std::size_t widths = 5; // 1, 2, 4, 8 and 16 bytes
+
+struct Totals {
+    std::array<std::atomic<std::uint64_t>, widths> loads{};
+    std::array<std::atomic<std::uint64_t>, widths> stores{};
+    std::atomic<std::uint64_t> executions{0};
+};
+Totals totals;
+
+// The kernel that the calling thread is running.
+struct Execution {
+    bool running = false;
+    int device = 0;
+    std::uint64_t generation = 0;                // of the memory when `found` was last empty
+    std::array<internal::Allocation, 8> found{}; // what was accessed lately, to spare a search each time
+    std::size_t oldest = 0;
+    std::array<std::uint64_t, widths> loads{};
+    std::array<std::uint64_t, widths> stores{};
+};
+constinit thread_local Execution execution{};
+
+// Thrown through a kernel to end it.
+struct Fault {
+    cudaError_t error;
+    const char *kind;
+    std::uintptr_t address;
+    std::size_t bytes;
+};
+
+bool reachable(std::uintptr_t address, std::size_t bytes) {
+    Execution &now = execution;
+    if (const std::uint64_t generation = internal::memory_generation(); now.generation != generation) {
+        now.found = {};
+        now.generation = generation;
+    }
+    for (const internal::Allocation &allocation : now.found) {
+        if (allocation.contains(address, bytes)) {
+            return true;
+        }
+    }
+    const internal::Allocation allocation = internal::find_allocation(address);
+    if (!allocation.contains(address, bytes) || allocation.device != now.device) {
+        return false;
+    }
+    now.found[now.oldest++ % now.found.size()] = allocation;
+    return true;
+}
+
+void check(const void *pointer, std::size_t bytes, const char *kind) {
+    if (!execution.running) {
+        throw std::logic_error("device memory accessed outside a kernel");
+    }
+    const auto address = reinterpret_cast<std::uintptr_t>(pointer);
+    if (address % bytes != 0) {
+        throw Fault{cudaErrorMisalignedAddress, kind, address, bytes};
+    }
+    if (!reachable(address, bytes)) {
+        throw Fault{cudaErrorIllegalAddress, kind, address, bytes};
+    }
+}
+
+std::size_t width_index(std::size_t bytes) {
+    return static_cast<std::size_t>(std::countr_zero(bytes));
+}
+
+std::string describe(const Fault &fault) {
+    std::array<char, 256> text{};
+    std::snprintf(text.data(), text.size(), "%s of %zu bytes at 0x%zx, %s, by thread (%u,%u,%u) of block (%u,%u,%u)",
+                  fault.kind, fault.bytes, static_cast<std::size_t>(fault.address),
+                  fault.error == cudaErrorMisalignedAddress ? "misaligned" : "not in memory of the device", threadIdx.x,
+                  threadIdx.y, threadIdx.z, blockIdx.x, blockIdx.y, blockIdx.z);
+    return text.data();
+}
+
+template <typename Body>
+void for_each(uint3 &index, dim3 extent, const Body &body) {
+    for (index.z = 0; index.z < extent.z; ++index.z) {
+        for (index.y = 0; index.y < extent.y; ++index.y) {
+            for (index.x = 0; index.x < extent.x; ++index.x) {
+                body();
+            }
+        }
+    }
+}
+
+} // namespace
+
+void detail::load(void *value, const void *address, std::size_t bytes) {
+    check(address, bytes, "load");
+    std::memcpy(value, address, bytes);
+    ++execution.loads[width_index(bytes)];
+}
+
+void detail::store(void *address, const void *value, std::size_t bytes) {
+    check(address, bytes, "store");
+    std::memcpy(address, value, bytes);
+    ++execution.stores[width_index(bytes)];
+}
+
+cudaError_t internal::execute(int device, dim3 grid, dim3 block, const detail::ThreadBody &body) {
+    execution = {};
+    execution.running = true;
+    execution.device = device;
+    gridDim = grid;
+    blockDim = block;
+    cudaError_t error = cudaSuccess;
+    try {
+        for_each(blockIdx, grid, [&] { for_each(threadIdx, block, body); });
+        ++totals.executions;
+    } catch (const Fault &fault) {
+        record_fault(describe(fault));
+        error = fault.error;
+    }
+    execution.running = false;
+    for (std::size_t index = 0; index < widths; ++index) {
+        totals.loads[index] += execution.loads[index];
+        totals.stores[index] += execution.stores[index];
+    }
+    return error;
+}
+
+void internal::forget_executions() {
+    for (std::size_t index = 0; index < widths; ++index) {
+        totals.loads[index] = totals.stores[index] = 0;
+    }
+    totals.executions = 0;
+}
+
+std::uint64_t executions() {
+    return totals.executions;
+}
+
+std::uint64_t loads(std::size_t bytes) {
+    return totals.loads.at(width_index(bytes));
+}
+
+std::uint64_t stores(std::size_t bytes) {
+    return totals.stores.at(width_index(bytes));
+}
+
+} // namespace emulation
