@@ -41,6 +41,9 @@ public:
     void download(void *to, const void *from, std::size_t bytes) override {
         require(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "cudaMemcpy");
     }
+    void copy(void *to, const void *from, std::size_t bytes) override {
+        require(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "cudaMemcpyAsync");
+    }
     CUstream_st *stream() const override { return stream_; }
     void synchronize() override { require(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
 

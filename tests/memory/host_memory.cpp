@@ -23,6 +23,7 @@ public:
     void release(void *pointer) override { std::free(pointer); }
     void upload(void *to, const void *from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
     void download(void *to, const void *from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
+    void copy(void *to, const void *from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
     CUstream_st *stream() const override { return nullptr; }
     void synchronize() override {}
 };

@@ -16,6 +16,8 @@ public:
     virtual void release(void *pointer) = 0;
     virtual void upload(void *to, const void *from, std::size_t bytes) = 0;
     virtual void download(void *to, const void *from, std::size_t bytes) = 0;
+    // Copies within the backend's memory, in the stream, as a plan does.
+    virtual void copy(void *to, const void *from, std::size_t bytes) = 0;
     // The stream to run plans in.
     virtual CUstream_st *stream() const = 0;
     // Waits until what was started in the stream is done.

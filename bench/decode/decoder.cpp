@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every sum is taken in one fixed order, so equal inputs give equal bits. Do not compile this with -ffast-math.
+#include "decoder.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace {
+
+// Splitmix64 as a function of a counter, mapped to [-1, 1).
+class Random {
+public:
+    explicit Random(std::uint64_t seed) : state_(seed) {}
+    float operator()() {
+        state_ += 0x9e3779b97f4a7c15u;
+        std::uint64_t z = state_;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        z ^= z >> 31;
+        return static_cast<float>(z >> 40) * 0x1p-23f - 1.0f;
+    }
+
+private:
+    std::uint64_t state_;
+};
+
+// The variance of 1 / in keeps the size of what passes through.
+std::vector<float> random_matrix(std::size_t in, std::size_t out, Random &random) {
+    const float scale = std::sqrt(3.0f / static_cast<float>(in));
+    std::vector<float> matrix(in * out);
+    std::generate(matrix.begin(), matrix.end(), [&] { return scale * random(); });
+    return matrix;
+}
+
+// Goes over the outputs in the inner loop: these are independent, so a compiler can vectorise without reordering a sum.
+std::vector<float> multiply(std::span<const float> x, std::span<const float> matrix) {
+    const std::size_t out = matrix.size() / x.size();
+    std::vector<float> y(out, 0.0f);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+        for (std::size_t j = 0; j < out; ++j) {
+            y[j] += x[i] * matrix[i * out + j];
+        }
+    }
+    return y;
+}
+
+void add(std::span<float> x, std::span<const float> y) {
+    std::transform(x.begin(), x.end(), y.begin(), x.begin(), [](float a, float b) { return a + b; });
+}
+
+std::vector<float> rms_norm(std::span<const float> x) {
+    float squares = 0.0f;
+    for (const float value : x) {
+        squares += value * value;
+    }
+    const float scale = 1.0f / std::sqrt(squares / static_cast<float>(x.size()) + 1e-5f);
+    std::vector<float> y(x.begin(), x.end());
+    for (float &value : y) {
+        value *= scale;
+    }
+    return y;
+}
+
+// Rotary position embedding of consecutive heads.
+void rotate(std::span<float> heads, std::size_t dim, std::size_t position) {
+    for (std::size_t i = 0; i < dim / 2; ++i) {
+        const float frequency = std::pow(10000.0f, -2.0f * static_cast<float>(i) / static_cast<float>(dim));
+        const float angle = static_cast<float>(position) * frequency;
+        const float cosine = std::cos(angle);
+        const float sine = std::sin(angle);
+        for (std::size_t head = 0; head < heads.size(); head += dim) {
+            float &a = heads[head + i];
+            float &b = heads[head + i + dim / 2];
+            const float rotated = a * cosine - b * sine;
+            b = a * sine + b * cosine;
+            a = rotated;
+        }
+    }
+}
+
+void softmax(std::span<float> scores) {
+    const float most = *std::max_element(scores.begin(), scores.end());
+    float sum = 0.0f;
+    for (float &score : scores) {
+        score = std::exp(score - most);
+        sum += score;
+    }
+    for (float &score : scores) {
+        score /= sum;
+    }
+}
+
+// Rows 0 to count - 1 of one head as floats [count, dim].
+std::vector<float> head_rows(const Element &element, const Rows &rows, std::size_t head, std::size_t count,
+                             std::size_t dim) {
+    std::vector<float> wide(count * dim);
+    for (std::size_t row = 0; row < count; ++row) {
+        const std::byte *const from = rows.base + (head * rows.head_stride + row * rows.row_stride) * element.width;
+        element.widen(from, std::span(wide).subspan(row * dim, dim));
+    }
+    return wide;
+}
+
+} // namespace
+
+Decoder::Decoder(const Shape &shape, const Element &element, std::uint64_t seed) : shape_(shape), element_(element) {
+    Random random(seed);
+    // The embedding's entries have variance 1, as if each were a sum of one term.
+    embedding_ = random_matrix(1, shape.vocabulary * shape.model, random);
+    for (std::size_t i = 0; i < shape.layers; ++i) {
+        Layer layer;
+        layer.fused = random_matrix(shape.model, shape.fused(), random);
+        layer.output = random_matrix(shape.query_heads * shape.v_dim, shape.model, random);
+        layer.gate = random_matrix(shape.model, shape.hidden, random);
+        layer.up = random_matrix(shape.model, shape.hidden, random);
+        layer.down = random_matrix(shape.hidden, shape.model, random);
+        layers_.push_back(std::move(layer));
+    }
+    unembedding_ = random_matrix(shape.model, shape.vocabulary, random);
+}
+
+std::vector<float> Decoder::forward(std::span<const Feed> batch, RowStore &store) const {
+    std::size_t longest = 0;
+    for (const Feed &feed : batch) {
+        longest = std::max(longest, feed.tokens.size());
+    }
+    std::vector<float> stream(batch.size() * longest * shape_.model, 0.0f);
+    const auto x = [&](std::size_t sample, std::size_t token) {
+        return std::span(stream).subspan((sample * longest + token) * shape_.model, shape_.model);
+    };
+    // All bits set are a NaN of every element type, so padding cannot be read without being noticed.
+    std::vector<std::byte> fused(batch.size() * longest * shape_.fused() * element_.width, std::byte{0xff});
+    const auto fused_row = [&](std::size_t sample, std::size_t token) {
+        return fused.data() + (sample * longest + token) * shape_.fused() * element_.width;
+    };
+    const auto for_each_token = [&](const auto &body) {
+        for (std::size_t sample = 0; sample < batch.size(); ++sample) {
+            for (std::size_t token = 0; token < batch[sample].tokens.size(); ++token) {
+                body(sample, token);
+            }
+        }
+    };
+
+    for_each_token([&](std::size_t sample, std::size_t token) {
+        add(x(sample, token), std::span(embedding_).subspan(batch[sample].tokens[token] * shape_.model, shape_.model));
+    });
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+        for_each_token([&](std::size_t sample, std::size_t token) {
+            project(layers_[i], x(sample, token), batch[sample].position + token, fused_row(sample, token));
+        });
+        store.append(i, fused);
+        for_each_token([&](std::size_t sample, std::size_t token) {
+            const std::size_t count = batch[sample].position + token + 1;
+            attend(layers_[i], fused_row(sample, token), store.rows(i, sample), count, x(sample, token));
+            feed_forward(layers_[i], x(sample, token));
+        });
+    }
+    return stream;
+}
+
+std::vector<float> Decoder::logits(std::span<const float> row) const {
+    return multiply(rms_norm(row), unembedding_);
+}
+
+void Decoder::project(const Layer &layer, std::span<const float> x, std::size_t position, std::byte *fused) const {
+    std::vector<float> wide = multiply(rms_norm(x), layer.fused);
+    rotate(std::span(wide).first(shape_.v_begin()), shape_.k_dim, position); // Q and K
+    element_.narrow(wide, fused);
+}
+
+void Decoder::attend(const Layer &layer, const std::byte *fused, const KeysAndValues &rows, std::size_t count,
+                     std::span<float> x) const {
+    const std::size_t k_dim = shape_.k_dim;
+    const std::size_t v_dim = shape_.v_dim;
+    const std::size_t group = shape_.query_heads / shape_.kv_heads;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(k_dim));
+    std::vector<float> queries(shape_.k_begin());
+    element_.widen(fused, queries);
+    std::vector<float> mixed(shape_.query_heads * v_dim, 0.0f);
+    std::vector<float> scores(count);
+    for (std::size_t kv_head = 0; kv_head < shape_.kv_heads; ++kv_head) {
+        const std::vector<float> keys = head_rows(element_, rows.keys, kv_head, count, k_dim);
+        const std::vector<float> values = head_rows(element_, rows.values, kv_head, count, v_dim);
+        for (std::size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+            for (std::size_t row = 0; row < count; ++row) {
+                float score = 0.0f;
+                for (std::size_t d = 0; d < k_dim; ++d) {
+                    score += queries[head * k_dim + d] * keys[row * k_dim + d];
+                }
+                scores[row] = score * scale;
+            }
+            softmax(scores);
+            for (std::size_t row = 0; row < count; ++row) {
+                for (std::size_t d = 0; d < v_dim; ++d) {
+                    mixed[head * v_dim + d] += scores[row] * values[row * v_dim + d];
+                }
+            }
+        }
+    }
+    add(x, multiply(mixed, layer.output));
+}
+
+void Decoder::feed_forward(const Layer &layer, std::span<float> x) const {
+    const std::vector<float> normal = rms_norm(x);
+    std::vector<float> gate = multiply(normal, layer.gate);
+    const std::vector<float> up = multiply(normal, layer.up);
+    for (std::size_t i = 0; i < gate.size(); ++i) {
+        gate[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+    }
+    add(x, multiply(gate, layer.down));
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Greedy generation with a cache, and the proof of it without one.
+#pragma once
+
+#include "cache.hpp"
+#include "decoder.hpp"
+#include "progress.hpp"
+#include "prompts.hpp"
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+struct Sample {
+    Bytes tokens; // the prompt, then one token for each step
+    std::size_t prompt;
+    std::vector<float> logits; // [1 + steps, vocabulary]: of the prompt's last token, then of each step
+};
+
+// What came of one phase: the prefill, or all steps of the generation.
+struct Phase {
+    Appended appended;
+    double seconds; // of everything, but for the memcpy calls
+    std::string kernel;
+};
+
+struct Generation {
+    std::vector<Sample> samples;
+    Phase prefill;
+    Phase steps;
+};
+
+Generation generate(const Decoder &decoder, Cache &cache, const std::vector<Bytes> &prompts, std::size_t steps,
+                    Progress &progress);
+
+// Computes all logits anew, each sample in one pass over its tokens, without caches and without libkvappend. Returns ""
+// if they are the same bytes, or else what differs.
+std::string disprove(const Decoder &decoder, const std::vector<Sample> &samples, Progress &progress);

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decodes text with libkvappend holding the KV caches, proves the result by computing it again without caches, and says
+// what the appends cost.
+#include "generate.hpp"
+#include "stopwatch.hpp"
+
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <new>
+#include <numeric>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace {
+
+constexpr int exit_error = 1;
+constexpr int exit_disproved = 2;
+
+struct Options {
+    std::string file;
+    std::string backend = "host";
+    std::string element = "f32";
+    std::string layout = "bhsd";
+    std::size_t batch = 4;
+    std::size_t prompt = 256;
+    std::size_t steps = 192;
+    std::size_t cache_rows = 512;
+    std::size_t layers = 4;
+    std::uint64_t seed = 1;
+};
+
+void declare(CLI::App &app, Options &options) {
+    app.add_option("FILE", options.file, "The text that the prompts are cut from")->required();
+    const auto one_of = [&](const char *name, std::string &value, const char *help, std::vector<std::string> values) {
+        app.add_option(name, value, help)->check(CLI::IsMember(std::move(values)))->capture_default_str();
+    };
+    const auto count = [&](const char *name, std::size_t &value, const char *help, int most) {
+        app.add_option(name, value, help)->check(CLI::Range(1, most))->capture_default_str();
+    };
+    one_of("--backend", options.backend, "Where the caches are and the appends run", {"host", "cuda"});
+    one_of("--element", options.element, "What the caches store", {"f32", "bf16", "f16", "f64"});
+    one_of("--layout", options.layout, "The axes of the caches: batch, head, row (s), dim", {"bhsd", "bshd"});
+    count("--batch", options.batch, "Samples", 4096);
+    count("--prompt", options.prompt, "Bytes of the longest prompt", 1 << 20);
+    count("--steps", options.steps, "Tokens to generate for each sample", 1 << 20);
+    count("--cache-rows", options.cache_rows, "Rows that the cache of a sample holds", 1 << 24);
+    count("--layers", options.layers, "Layers of the decoder", 1024);
+    app.add_option("--seed", options.seed, "Seed of the weights")->capture_default_str();
+}
+
+std::unique_ptr<Memory> backend_memory(const std::string &name) {
+    if (name == "host") {
+        return host_memory();
+    }
+#if KVAPPEND_BENCH_CUDA
+    return cuda_memory();
+#else
+    throw std::runtime_error("this build has no CUDA backend");
+#endif
+}
+
+double median(std::vector<double> values) {
+    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+    std::nth_element(values.begin(), middle, values.end());
+    return *middle;
+}
+
+// What two readings of the clock cost, which every measured time contains.
+double clock_seconds() {
+    std::vector<double> seconds(1000);
+    std::generate(seconds.begin(), seconds.end(), [] { return Stopwatch().seconds(); });
+    return median(std::move(seconds));
+}
+
+std::string escaped(std::span<const std::uint8_t> bytes) {
+    std::string text;
+    for (const std::uint8_t byte : bytes) {
+        char code[5];
+        std::snprintf(code, sizeof code, byte < 0x20 || byte > 0x7e ? "\\x%02x" : "%c", byte);
+        text += byte == '\\' ? "\\\\" : code;
+    }
+    return text;
+}
+
+void print_phase(const char *name, std::size_t steps, const Phase &phase) {
+    const Appended &appended = phase.appended;
+    const std::size_t calls = appended.seconds.size();
+    const double seconds = std::accumulate(appended.seconds.begin(), appended.seconds.end(), 0.0);
+    const double gigabytes = static_cast<double>(appended.bytes) / static_cast<double>(calls) * 1e-9;
+    const double rate = gigabytes / median(appended.seconds);
+    std::printf("%-10s %6zu %7zu %9zu %11zu %10.3f %7.3f%% %8.2f", name, steps, calls, appended.rows, appended.bytes,
+                seconds * 1e3, seconds / phase.seconds * 100.0, rate);
+    const double memcpy_rate = gigabytes / median(appended.memcpy_seconds);
+    std::printf(" %8.2f %6.2f\n", memcpy_rate, rate / memcpy_rate);
+}
+
+void print(const Options &options, const Shape &shape, const Generation &generation) {
+    constexpr std::size_t shown = 48;
+    const Sample &sample = generation.samples.front();
+    const auto tokens = std::span(sample.tokens);
+    const auto prompt = tokens.first(sample.prompt);
+    const auto generated = tokens.subspan(sample.prompt);
+    std::printf("sample 0: ...\"%s\" -> \"%s\"...\n", escaped(prompt.last(std::min(shown, prompt.size()))).c_str(),
+                escaped(generated.first(std::min(shown, generated.size()))).c_str());
+    std::printf(
+        "%zu samples, %zu layers, %zu K/V heads, rows of %zu and %zu %s, caches of %zu rows (%s), kernel %s\n\n",
+        options.batch, shape.layers, shape.kv_heads, shape.k_dim, shape.v_dim, options.element.c_str(),
+        options.cache_rows, options.layout.c_str(), generation.steps.kernel.c_str());
+    std::printf("%-10s %6s %7s %9s %11s %10s %8s %8s %8s %6s\n", "", "steps", "appends", "rows", "bytes", "ms",
+                "of all", "GB/s", "memcpy", "ratio");
+    print_phase("prefill", 1, generation.prefill);
+    print_phase("generation", options.steps, generation.steps);
+    std::printf(
+        "\nOne append a layer and step. GB/s is of the median call and counts a copied byte once; memcpy (for CUDA\n"
+        "cudaMemcpyAsync) copies as many bytes in one piece, after each append. Both contain the clock's %.0f ns.\n\n",
+        clock_seconds() * 1e9);
+    std::printf("The logits of all %zu positions are bit-identical to those computed without a cache.\n",
+                generation.samples.size() * (options.steps + 1));
+}
+
+int decode(const Options &options) {
+    const std::vector<Bytes> prompts = cut_prompts(read_text(options.file), options.batch, options.prompt);
+    const std::size_t needed = prompts.front().size() + options.steps; // The first prompt is the longest.
+    if (needed > options.cache_rows) {
+        throw std::runtime_error("the longest prompt and the steps need " + std::to_string(needed) +
+                                 " cache rows, but --cache-rows is " + std::to_string(options.cache_rows));
+    }
+    Shape shape;
+    shape.layers = options.layers;
+    const Decoder decoder(shape, element_named(options.element), options.seed);
+    const std::unique_ptr<Memory> memory = backend_memory(options.backend);
+    Cache cache(*memory, decoder, options.batch, options.cache_rows,
+                options.layout == "bhsd" ? Layout::bhsd : Layout::bshd);
+    auto progress = std::make_unique<Progress>();
+    const Generation generation = generate(decoder, cache, prompts, options.steps, *progress);
+    const std::string difference = disprove(decoder, generation.samples, *progress);
+    progress.reset();
+    if (!difference.empty()) {
+        std::fprintf(stderr, "decode: %s\n", difference.c_str());
+        return exit_disproved;
+    }
+    print(options, shape, generation);
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+        throw std::runtime_error("cannot write to standard output");
+    }
+    return 0;
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    CLI::App app("Decodes text with libkvappend holding the KV caches, and proves that every logit is right.");
+    Options options;
+    declare(app, options);
+    CLI11_PARSE(app, argc, argv);
+    try {
+        return decode(options);
+    } catch (const std::bad_alloc &) {
+        std::fputs("decode: out of memory; fewer --cache-rows, --layers or a smaller --batch need less\n", stderr);
+    } catch (const std::exception &error) {
+        std::fprintf(stderr, "decode: %s\n", error.what());
+    }
+    return exit_error;
+}

@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What the demonstration cannot work on, it refuses: a sentence on stderr, nothing on stdout, and an exit code of 1."""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+
+def check(decode, arguments, words):
+    run = subprocess.run([decode, *arguments], capture_output=True, text=True, check=False)
+    assert run.returncode == 1, (arguments, run)
+    assert run.stdout == "", (arguments, run)
+    assert words in run.stderr, (arguments, run)
+
+
+def main():
+    decode = sys.argv[1]
+    with tempfile.TemporaryDirectory() as folder:
+        empty = os.path.join(folder, "empty")
+        open(empty, "wb").close()
+        text = os.path.join(folder, "text")
+        with open(text, "w", encoding="ascii") as file:
+            file.write("a text of some length, to be cut into prompts. " * 9)
+        check(decode, [os.path.join(folder, "missing")], "No such file")
+        check(decode, [folder], "directory")
+        check(decode, [empty], "empty")
+        check(decode, [text, "--steps", "8", "--prompt", "30", "--cache-rows", "20"], "--cache-rows is 20")
+    one_byte = tempfile.NamedTemporaryFile(delete=False)
+    one_byte.write(b"x")
+    one_byte.close()
+    run = subprocess.run([decode, one_byte.name, "--steps", "3"], capture_output=True, text=True, check=False)
+    os.unlink(one_byte.name)
+    assert run.returncode == 0 and "bit-identical" in run.stdout, run
+
+
+if __name__ == "__main__":
+    main()
