@@ -6,10 +6,17 @@
  * writes them into the caches, each sample at its own position. Describe the problem once (a plan), then run the plan
  * at every step:
  *
- *     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;      what is the same at every step
+ *     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;      what is the same at every step:
+ *     d.backend = KVAPPEND_BACKEND_CUDA;
+ *     d.element_type = KVAPPEND_ELEMENT_BF16;
+ *     d.batch = 64, d.heads = 8, d.new_rows = 1;
+ *     d.cache_rows = 4096, d.k_dim = d.v_dim = 128;
  *     kvappend_plan_create(&d, NULL, &plan);
- *     kvappend_args a = KVAPPEND_ARGS_INIT;                  the buffers of this step
- *     kvappend_plan_run(plan, &a, NULL, 0, stream);
+ *
+ *     kvappend_args a = KVAPPEND_ARGS_INIT;                  and the buffers of one step, all on the device:
+ *     a.k_new = ..., a.v_new = ..., a.k_cache = ..., a.v_cache = ..., a.cache_offsets = ...;
+ *     kvappend_plan_run(plan, &a, NULL, 0, stream);          for each layer, with that layer's buffers
+ *                                                            then add 1 to every offset, and so on
  *     kvappend_plan_destroy(plan);
  *
  * WHAT A RUN DOES. B samples, H heads, L_new new rows a sample, caches of L_max rows, rows of D_k and D_v elements:
@@ -21,6 +28,11 @@
  * A row whose pos is negative or not below L_max is skipped, and every other row of the call is still written. The sum
  * never wraps around: every 64-bit offset is legal. No other byte of the caches changes. The copy is of bits: the
  * payload of a NaN and the sign of a zero survive. cache_offsets is read and never written: the caller advances it.
+ *
+ * RAGGED BATCHES. Samples stand at positions of their own. To leave a sample out of a step, give it an offset of -L_new
+ * or less (the least value of the offset's type will do): then all its rows are skipped. L_new is one number for all
+ * samples. Where prompts differ in length, pad the shorter ones: their padding is written behind their rows, where it
+ * must not be read, and the rows of later steps overwrite it.
  *
  * MEMORY. With the CUDA backend every buffer, cache_offsets too, is memory which the kernel can reach (device, managed
  * or pinned memory); the host does not look at its contents. With the host backend every buffer is ordinary memory.
@@ -179,14 +191,18 @@ enum kvappend_axis {
  *
  * Strides are in elements, from one entry of an axis to the next; the elements of a row are adjacent (the head
  * dimension has stride 1). An array whose three entries are all zero means the contiguous tensor [B, H, L, D]. In any
- * other array each entry is taken as it is. So a tensor [B, L, H, D] has the strides { L*H*D, D, H*D }, and K inside
- * the rows of a fused projection [B, L, (H + H_k + H_v) * D] has { L*R, D, R } with R = (H + H_k + H_v) * D, its base
- * pointer being that of its first element. A stride of a new tensor may be 0 (one row repeated along that axis, as a
- * broadcast or expanded tensor has it). The rows of a cache must not overlap. The stride of an axis whose extent is 0
+ * other array each entry is taken as it is. So a tensor [B, L, H, D] has the strides { L*H*D, D, H*D }. In a fused
+ * projection, each token of which is one row of R = H_q*D_k + H*D_k + H*D_v elements (its queries, its K, its V), K has
+ * the strides { L*R, D_k, R } and a base pointer H_q*D_k elements into the row; V has { L*R, D_v, R } and a base
+ * pointer (H_q + H)*D_k elements into it.
+ *
+ * A stride of a new tensor may be 0: one row, repeated along that axis, as a broadcast or expanded tensor has it. (One
+ * row for all three axes at once cannot be said that way, as three zeros mean contiguous: give an axis of extent 1, if
+ * there is one, a stride other than 0.) The rows of a cache must not overlap. The stride of an axis whose extent is 0
  * or 1 does not matter, but must not be negative.
  *
- * With DLPack: a tensor [B, H, L, D] gives shape[] to the extents and strides[0..2] to the stride array, if
- * strides[3] is 1. */
+ * With DLPack: a tensor [B, H, L, D] gives shape[] to the extents and strides[0..2] to the stride array, if strides[3]
+ * is 1 and not all of strides[0..2] are 0. */
 typedef struct kvappend_descriptor {
     size_t struct_size;
     int32_t backend;      /* KVAPPEND_BACKEND_* */
@@ -259,6 +275,9 @@ typedef struct kvappend_plan kvappend_plan;
 
 /* Checks *descriptor, chooses a kernel by *preference (NULL: no wishes) and puts a new plan in *plan, which the caller
  * gives back with kvappend_plan_destroy. Neither struct is kept.
+ *
+ * A plan is small and quick to make, but not free: keep one for each shape that recurs, such as one for decoding steps
+ * and one for each padded length of prompts.
  *
  * CUDA backend: the plan belongs to the device that is current for the calling thread. All that CUDA does lazily
  * happens here (the context, loading the kernel), so this call may synchronise with the device, and must not be made
