@@ -64,7 +64,9 @@ std::string list(const std::int64_t (&values)[3]) {
 
 } // namespace
 
-std::mt19937_64 seeded_random() { return std::mt19937_64(Catch::getSeed()); }
+std::mt19937_64 seeded_random() {
+    return std::mt19937_64(Catch::getSeed());
+}
 
 std::string Case::text() const {
     std::ostringstream out;
@@ -72,8 +74,7 @@ std::string Case::text() const {
     out << "element type " << d.element_type << ", offset type " << d.offset_type << ", B " << d.batch << ", H "
         << d.heads << ", L_new " << d.new_rows << ", L_max " << d.cache_rows << ", D_k " << d.k_dim << ", D_v "
         << d.v_dim << ", strides k_new " << list(d.k_new_strides) << " v_new " << list(d.v_new_strides) << " k_cache "
-        << list(d.k_cache_strides) << " v_cache " << list(d.v_cache_strides) << ", kernel \"" << kernel
-        << "\", starts";
+        << list(d.k_cache_strides) << " v_cache " << list(d.v_cache_strides) << ", kernel \"" << kernel << "\", starts";
     for (const Place &place : places) {
         out << ' ' << place.block << ':' << place.start;
     }

@@ -11,7 +11,13 @@
 #include <string>
 #include <vector>
 
-enum TensorIndex { k_new, v_new, k_cache, v_cache, tensor_count };
+enum TensorIndex {
+    k_new,
+    v_new,
+    k_cache,
+    v_cache,
+    tensor_count
+};
 
 // The five buffers of a run, of which the first four are the tensors.
 constexpr std::size_t offsets_index = tensor_count;

@@ -66,8 +66,9 @@ TEST_CASE("more new rows than the cache holds, at both ends", "[dense]") {
 
 TEST_CASE("offsets for which a sum would overflow only skip", "[dense]") {
     auto random = seeded_random();
-    Case c = dense(2, 5, 6, 4, 12,
-                   {least, least + 1, least + 4, least + 5, least + 6, most, most - 1, most - 4, most - 5, most - 6, 2});
+    Case c =
+        dense(2, 5, 6, 4, 12,
+              {least, least + 1, least + 4, least + 5, least + 6, most, most - 1, most - 4, most - 5, most - 6, 2});
     place_apart(c, 128, 128);
     check_case(c, random);
 

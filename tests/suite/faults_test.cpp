@@ -94,6 +94,15 @@ TEST_CASE("without device or driver a plan is refused with the reason", "[faults
     }
 }
 
+TEST_CASE("a plan tells its device's architecture", "[faults]") {
+    const Machine machine;
+    emulation::set_architecture(0, 8, 6);
+    const PlanPointer plan = make_plan(decode_step());
+    kvappend_sku sku = KVAPPEND_SKU_INIT;
+    CHECK(told(kvappend_plan_get_sku(plan.get(), &sku)) == "KVAPPEND_SUCCESS");
+    CHECK(sku.architecture == 86);
+}
+
 TEST_CASE("each failing call of plan creation becomes a status and names itself", "[faults]") {
     const Machine machine;
     const struct {
@@ -209,6 +218,42 @@ TEST_CASE("the widest access that pointers, strides and rows allow is the one ma
         }
         subject().release(source);
         subject().release(cache);
+    }
+}
+
+TEST_CASE("each byte of K and of V is moved once, however unlike the two are", "[faults]") {
+    const struct {
+        std::int64_t batch, heads, new_rows, k_dim, v_dim;
+        bool strided;
+    } shapes[] = {{1, 8, 1, 128, 128, false}, {3, 5, 7, 576, 8, false},     {2, 3, 300, 8, 1024, false},
+                  {2, 3, 300, 8, 1024, true}, {1, 1, 5000, 64, 192, false}, {40, 9, 2, 16, 640, true}};
+    for (const auto &shape : shapes) {
+        const Machine machine;
+        kvappend_descriptor d = decode_step();
+        d.batch = shape.batch;
+        d.heads = shape.heads;
+        d.new_rows = d.cache_rows = shape.new_rows;
+        d.k_dim = shape.k_dim;
+        d.v_dim = shape.v_dim;
+        if (shape.strided) {
+            // Rows of the source are two apart.
+            const auto set = [&](std::int64_t(&strides)[3], std::int64_t dim) {
+                strides[KVAPPEND_AXIS_BATCH] = d.heads * d.new_rows * dim * 2;
+                strides[KVAPPEND_AXIS_HEAD] = d.new_rows * dim * 2;
+                strides[KVAPPEND_AXIS_ROW] = dim * 2;
+            };
+            set(d.k_new_strides, d.k_dim);
+            set(d.v_new_strides, d.v_dim);
+        }
+        Case c;
+        c.descriptor = d;
+        c.offsets.assign(static_cast<std::size_t>(d.batch), 0);
+        place_apart(c, 0, 0);
+        auto random = seeded_random();
+        check_case(c, random);
+        const auto bytes = static_cast<std::size_t>(d.batch * d.heads * d.new_rows * (d.k_dim + d.v_dim)) * 2;
+        CHECK(emulation::stores(16) == bytes / 16);
+        CHECK(emulation::loads(16) == bytes / 16);
     }
 }
 

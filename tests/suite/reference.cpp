@@ -66,7 +66,9 @@ std::size_t element_bytes(std::int32_t element_type) {
     return element_type == KVAPPEND_ELEMENT_F64 ? 8 : element_type == KVAPPEND_ELEMENT_F32 ? 4 : 2;
 }
 
-std::size_t offset_bytes(std::int32_t offset_type) { return offset_type == KVAPPEND_OFFSET_INT64 ? 8 : 4; }
+std::size_t offset_bytes(std::int32_t offset_type) {
+    return offset_type == KVAPPEND_OFFSET_INT64 ? 8 : 4;
+}
 
 std::size_t tensor_bytes(const kvappend_descriptor &d, TensorIndex tensor) {
     const std::int64_t rows = extent_rows(d, tensor);

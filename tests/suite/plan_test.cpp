@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a plan tells about itself, what it keeps (nothing of the caller's), and the library's numbers and function
+// table.
+#include "plan.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+#include <vector>
+
+namespace {
+
+kvappend_descriptor with_rows(std::int32_t element_type, std::int64_t k_dim, std::int64_t v_dim) {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.element_type = element_type;
+    d.batch = 2;
+    d.heads = 4;
+    d.new_rows = 1;
+    d.cache_rows = 8;
+    d.k_dim = k_dim;
+    d.v_dim = v_dim;
+    return d;
+}
+
+kvappend_sku sku_of(const PlanPointer &plan) {
+    kvappend_sku sku = KVAPPEND_SKU_INIT;
+    REQUIRE(told(kvappend_plan_get_sku(plan.get(), &sku)) == "KVAPPEND_SUCCESS");
+    return sku;
+}
+
+std::vector<std::string> kernel_names() {
+    std::vector<std::string> names;
+    while (const char *const name = kvappend_kernel_name(names.size())) {
+        names.emplace_back(name);
+    }
+    return names;
+}
+
+} // namespace
+
+TEST_CASE("a plan tells what it is made of", "[plan]") {
+    const bool cuda = subject().backend() == KVAPPEND_BACKEND_CUDA;
+    const struct {
+        std::int32_t type;
+        std::int64_t k_dim, v_dim;
+        std::int32_t k_bytes, v_bytes;
+        const char *kernel;
+    } rows[] = {{KVAPPEND_ELEMENT_F16, 128, 128, 16, 16, "cuda_dense_b16"},
+                {KVAPPEND_ELEMENT_BF16, 192, 4, 16, 8, "cuda_dense_b16"},
+                {KVAPPEND_ELEMENT_BF16, 46, 128, 4, 16, "cuda_dense_b16"},
+                {KVAPPEND_ELEMENT_F16, 4, 4, 8, 8, "cuda_dense_b8"},
+                {KVAPPEND_ELEMENT_F32, 5, 2, 4, 8, "cuda_dense_b8"},
+                {KVAPPEND_ELEMENT_F32, 5, 7, 4, 4, "cuda_dense_b4"},
+                {KVAPPEND_ELEMENT_F16, 5, 7, 2, 2, "cuda_dense_b2"},
+                {KVAPPEND_ELEMENT_F64, 3, 0, 8, 0, "cuda_dense_b8"},
+                {KVAPPEND_ELEMENT_F64, 0, 2, 0, 16, "cuda_dense_b16"},
+                {KVAPPEND_ELEMENT_F64, 0, 0, 0, 0, "cuda_dense_b16"}};
+    for (const auto &row : rows) {
+        const PlanPointer plan = make_plan(with_rows(row.type, row.k_dim, row.v_dim));
+        const kvappend_sku sku = sku_of(plan);
+        INFO("element type " << row.type << ", dimensions " << row.k_dim << " and " << row.v_dim);
+        CHECK(sku.struct_size == sizeof sku);
+        CHECK(sku.operation == KVAPPEND_OPERATION_DENSE_APPEND);
+        CHECK(sku.backend == subject().backend());
+        CHECK(sku.element_type == row.type);
+        CHECK(sku.k_vector_bytes == (cuda ? row.k_bytes : 0));
+        CHECK(sku.v_vector_bytes == (cuda ? row.v_bytes : 0));
+        CHECK(std::string(sku.kernel_name) == (cuda ? row.kernel : "host_dense"));
+        CHECK((sku.architecture >= 75) == cuda);
+        CHECK((sku.architecture == 0) == !cuda);
+
+        kvappend_precision_guarantee guarantee = KVAPPEND_PRECISION_GUARANTEE_INIT;
+        CHECK(told(kvappend_plan_get_precision_guarantee(plan.get(), &guarantee)) == "KVAPPEND_SUCCESS");
+        CHECK(guarantee.bit_exact == 1);
+        CHECK(guarantee.deterministic == 1);
+        std::size_t bytes = 1;
+        CHECK(told(kvappend_plan_workspace_size(plan.get(), &bytes)) == "KVAPPEND_SUCCESS");
+        CHECK(bytes == 0);
+    }
+}
+
+TEST_CASE("strides narrow the accesses, unless their axis has one entry", "[plan]") {
+    if (subject().backend() != KVAPPEND_BACKEND_CUDA) {
+        SKIP("the host backend has no vector width");
+    }
+    // Rows of 256 bytes of f16; each of the strides in turn is 4 elements off.
+    for (std::int64_t(kvappend_descriptor::*const strides)[3] :
+         {&kvappend_descriptor::k_new_strides, &kvappend_descriptor::k_cache_strides}) {
+        for (int axis = 0; axis < 3; ++axis) {
+            kvappend_descriptor d = with_rows(KVAPPEND_ELEMENT_F16, 128, 0);
+            d.new_rows = 2;
+            const std::int64_t contiguous[] = {4 * 8 * 128, 8 * 128, 128};
+            std::ranges::copy(contiguous, d.*strides);
+            CHECK(sku_of(make_plan(d)).k_vector_bytes == 16);
+            (d.*strides)[axis] += 4;
+            if (axis > 0) {
+                (d.*strides)[0] *= 2;
+            }
+            if (axis > 1) {
+                (d.*strides)[1] *= 2;
+            }
+            CHECK(sku_of(make_plan(d)).k_vector_bytes == 8);
+            std::int64_t *const extents[] = {&d.batch, &d.heads, &d.new_rows};
+            *extents[axis] = 1;
+            d.cache_rows = axis == 2 ? 1 : d.cache_rows;
+            CHECK(sku_of(make_plan(d)).k_vector_bytes == 16);
+        }
+    }
+}
+
+TEST_CASE("the kernel table names each kernel once, and each can be wished for", "[plan]") {
+    const std::vector<std::string> names = kernel_names();
+    CHECK(std::set(names.begin(), names.end()).size() == names.size());
+    CHECK(names.back() == "host_dense");
+    CHECK(kvappend_kernel_name(SIZE_MAX) == nullptr);
+    const std::string prefix = subject().backend() == KVAPPEND_BACKEND_CUDA ? "cuda_" : "host_";
+    int served = 0;
+    for (const std::string &name : names) {
+        if (!name.starts_with(prefix)) {
+            continue;
+        }
+        kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
+        p.kernel_name = name.c_str();
+        const kvappend_sku sku = sku_of(make_plan(with_rows(KVAPPEND_ELEMENT_F16, 64, 64), &p));
+        CHECK(sku.kernel_name == name);
+        if (prefix == "cuda_") {
+            CHECK(name == "cuda_dense_b" + std::to_string(sku.k_vector_bytes));
+            CHECK(sku.v_vector_bytes == sku.k_vector_bytes);
+        }
+        ++served;
+    }
+    CHECK(served == (prefix == "cuda_" ? 5 : 1));
+}
+
+TEST_CASE("a plan keeps nothing of what it was made from, and a run nothing of its arguments", "[plan]") {
+    const std::vector<float> rows(2 * 4 * 4, 1.5F);
+    std::vector<float> found(2 * 4 * 8 * 4);
+    const std::int64_t at[] = {7, 0};
+    void *const source = subject().allocate(rows.size() * 4);
+    void *const cache = subject().allocate(found.size() * 4);
+    void *const offsets = subject().allocate(sizeof at);
+    subject().upload(source, rows.data(), rows.size() * 4);
+    subject().upload(cache, found.data(), found.size() * 4);
+    subject().upload(offsets, at, sizeof at);
+
+    auto descriptor = std::make_unique<kvappend_descriptor>(with_rows(KVAPPEND_ELEMENT_F32, 4, 0));
+    auto name =
+        std::make_unique<std::string>(subject().backend() == KVAPPEND_BACKEND_CUDA ? "cuda_dense_b16" : "host_dense");
+    auto preference =
+        std::make_unique<kvappend_preference>(kvappend_preference{sizeof(kvappend_preference), name->c_str()});
+    const PlanPointer plan = make_plan(*descriptor, preference.get());
+    descriptor.reset();
+    preference.reset();
+    name.reset();
+    auto args = std::make_unique<kvappend_args>(kvappend_args KVAPPEND_ARGS_INIT);
+    args->k_new = source;
+    args->k_cache = cache;
+    args->cache_offsets = offsets;
+    REQUIRE(told(kvappend_plan_run(plan.get(), args.get(), nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    std::memset(args.get(), 0xff, sizeof *args);
+    args.reset();
+    subject().synchronize();
+
+    subject().download(found.data(), cache, found.size() * 4);
+    std::size_t wrong = 0;
+    for (std::size_t i = 0; i < found.size(); ++i) {
+        const std::size_t row = i / 4 % 8;
+        const bool written = i < found.size() / 2 ? row == 7 : row == 0;
+        wrong += found[i] != (written ? 1.5F : 0.0F);
+    }
+    CHECK(wrong == 0);
+    CHECK(std::string(sku_of(plan).kernel_name).find("_dense") != std::string::npos);
+    for (void *const pointer : {source, cache, offsets}) {
+        subject().release(pointer);
+    }
+}
+
+TEST_CASE("destroying NULL is fine", "[plan]") {
+    CHECK(kvappend_plan_destroy(nullptr) == KVAPPEND_SUCCESS);
+}
+
+TEST_CASE("every status has its name", "[plan]") {
+    const struct {
+        kvappend_status status;
+        const char *name;
+    } statuses[] = {{0, "KVAPPEND_SUCCESS"},
+                    {1, "KVAPPEND_ERROR_NULL_ARGUMENT"},
+                    {2, "KVAPPEND_ERROR_STRUCT_SIZE"},
+                    {3, "KVAPPEND_ERROR_ABI_VERSION"},
+                    {10, "KVAPPEND_ERROR_BACKEND"},
+                    {11, "KVAPPEND_ERROR_ELEMENT_TYPE"},
+                    {12, "KVAPPEND_ERROR_OFFSET_TYPE"},
+                    {13, "KVAPPEND_ERROR_ADDRESSING"},
+                    {14, "KVAPPEND_ERROR_EXTENT"},
+                    {15, "KVAPPEND_ERROR_STRIDE"},
+                    {16, "KVAPPEND_ERROR_OVERFLOW"},
+                    {17, "KVAPPEND_ERROR_CACHE_OVERLAP"},
+                    {18, "KVAPPEND_ERROR_KERNEL"},
+                    {20, "KVAPPEND_ERROR_UNSUPPORTED"},
+                    {21, "KVAPPEND_ERROR_NO_DEVICE"},
+                    {22, "KVAPPEND_ERROR_DRIVER"},
+                    {23, "KVAPPEND_ERROR_CUDA"},
+                    {24, "KVAPPEND_ERROR_WRONG_DEVICE"},
+                    {25, "KVAPPEND_ERROR_OUT_OF_MEMORY"},
+                    {30, "KVAPPEND_ERROR_NULL_BUFFER"},
+                    {31, "KVAPPEND_ERROR_BUFFER_TOO_SMALL"},
+                    {32, "KVAPPEND_ERROR_MISALIGNED"},
+                    {33, "KVAPPEND_ERROR_ALIAS"},
+                    {34, "KVAPPEND_ERROR_WORKSPACE"},
+                    {35, "KVAPPEND_ERROR_STREAM"}};
+    for (std::int32_t value = -5; value < 60; ++value) {
+        const auto *const known =
+            std::ranges::find(statuses, value, &std::remove_reference_t<decltype(*statuses)>::status);
+        CHECK(std::string(kvappend_status_name(value)) ==
+              (known == std::end(statuses) ? "unknown kvappend_status" : known->name));
+    }
+}
+
+TEST_CASE("the function table is the library's functions", "[plan]") {
+    CHECK(kvappend_version() == KVAPPEND_VERSION);
+    const kvappend_api *api = nullptr;
+    REQUIRE(told(kvappend_get_api(KVAPPEND_ABI_VERSION, &api)) == "KVAPPEND_SUCCESS");
+    REQUIRE(api != nullptr);
+    CHECK(api->struct_size == sizeof *api);
+    CHECK(api->abi_version == KVAPPEND_ABI_VERSION);
+    CHECK(api->version == KVAPPEND_VERSION);
+    CHECK(api->status_name == kvappend_status_name);
+    CHECK(api->last_error_message == kvappend_last_error_message);
+    CHECK(api->descriptor_init == kvappend_descriptor_init);
+    CHECK(api->preference_init == kvappend_preference_init);
+    CHECK(api->args_init == kvappend_args_init);
+    CHECK(api->sku_init == kvappend_sku_init);
+    CHECK(api->precision_guarantee_init == kvappend_precision_guarantee_init);
+    CHECK(api->plan_create == kvappend_plan_create);
+    CHECK(api->plan_workspace_size == kvappend_plan_workspace_size);
+    CHECK(api->plan_can_implement == kvappend_plan_can_implement);
+    CHECK(api->plan_run == kvappend_plan_run);
+    CHECK(api->plan_destroy == kvappend_plan_destroy);
+    CHECK(api->plan_get_sku == kvappend_plan_get_sku);
+    CHECK(api->plan_get_precision_guarantee == kvappend_plan_get_precision_guarantee);
+    CHECK(api->kernel_name == kvappend_kernel_name);
+    for (const std::uint32_t other : {0U, 2U, UINT32_MAX}) {
+        CHECK(kvappend_get_api(other, &api) == KVAPPEND_ERROR_ABI_VERSION);
+        CHECK(api == nullptr);
+    }
+}
