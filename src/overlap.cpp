@@ -91,13 +91,18 @@ Reach rows_overlap(std::span<const Axis> a, std::int64_t a_row_bytes, std::span<
     std::array<Summand, 6> summands{};
     std::size_t count = 0;
     for (const Axis &axis : a) {
-        summands[count++] = {axis.stride, 0, axis.extent - 1};
+        if (axis.extent > 1) {
+            summands[count++] = {axis.stride, 0, axis.extent - 1};
+        }
     }
     for (const Axis &axis : b) {
+        if (axis.extent <= 1) {
+            continue;
+        }
         // Equal strides make one summand, which keeps the search short: one pool for both tensors is such a case.
         const std::int64_t least = 1 - axis.extent;
         const auto same = std::find_if(summands.begin(), summands.begin() + count,
-                                       [&](const Summand &s) { return s.stride == axis.stride && s.least == 0; });
+                                       [&](const Summand &s) { return s.stride == axis.stride; });
         if (same != summands.begin() + count) {
             same->least = least;
         } else {

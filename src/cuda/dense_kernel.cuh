@@ -33,7 +33,7 @@ struct DenseTensor {
     std::int64_t lines;        // of a head
     std::int64_t row_vectors;  // of a row
     std::int64_t line_vectors; // of a line
-    // What the whole grid covers in one step; a thread that starts beyond that has nothing to do for this tensor.
+    // How far a thread goes on when the grid is smaller than the work.
     std::int64_t head_step, line_step, vector_step;
     // How block indices, and the bits of a thread's index, become the place where a thread starts.
     std::uint32_t lines_per_block;   // 0 where a head has one line: then x counts pieces of it
@@ -93,8 +93,8 @@ __device__ __forceinline__ void copy_dense(const DenseParameters &p, const Dense
     const std::int64_t first_vector = std::int64_t{blockIdx.x} * t.vectors_per_block + lane;
     const std::int64_t first_line = std::int64_t{blockIdx.x} * t.lines_per_block + line_in_block;
     const std::int64_t first_head = (std::int64_t{blockIdx.y} << heads_per_block_log2) + head_in_block;
-    if (first_vector >= t.vector_step || first_line >= t.line_step || first_head >= t.head_step ||
-        first_line >= t.lines || first_head >= t.heads) {
+    // The grid is as large as the larger of K and V needs.
+    if (first_vector >= t.vector_step || first_line >= t.lines || first_head >= t.heads) {
         return;
     }
 

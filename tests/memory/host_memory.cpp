@@ -21,9 +21,13 @@ public:
         return pointer;
     }
     void release(void *pointer) override { std::free(pointer); }
-    void upload(void *to, const void *from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
-    void download(void *to, const void *from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
-    void copy(void *to, const void *from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
+    void upload(void *to, const void *from, std::size_t bytes) override { copy(to, from, bytes); }
+    void download(void *to, const void *from, std::size_t bytes) override { copy(to, from, bytes); }
+    void copy(void *to, const void *from, std::size_t bytes) override {
+        if (bytes != 0) { // An empty vector's data may be NULL, which memcpy must not be given.
+            std::memcpy(to, from, bytes);
+        }
+    }
     CUstream_st *stream() const override { return nullptr; }
     void synchronize() override {}
 };

@@ -210,6 +210,12 @@ TEST_CASE("tensors that do not fit in 63 bits are refused", "[arguments]") {
         d.k_cache_strides[2] = 4;
         check_creation(d, KVAPPEND_ERROR_OVERFLOW, "k_cache [");
     }
+    SECTION("the sum of distances that fit one by one") {
+        d.batch = d.heads = 2;
+        d.k_cache_strides[0] = d.k_cache_strides[1] = std::int64_t{1} << 60;
+        d.k_cache_strides[2] = 4;
+        check_creation(d, KVAPPEND_ERROR_OVERFLOW, "k_cache [");
+    }
     SECTION("rows that a broadcast source repeats too often") {
         d.new_rows = most / 16;
         d.k_new_strides[0] = 8;

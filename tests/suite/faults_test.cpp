@@ -9,6 +9,7 @@
 #include <catch2/catch_test_macros.hpp>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -222,13 +223,21 @@ TEST_CASE("the widest access that pointers, strides and rows allow is the one ma
 }
 
 TEST_CASE("each byte of K and of V is moved once, however unlike the two are", "[faults]") {
-    const struct {
+    struct Shape {
         std::int64_t batch, heads, new_rows, k_dim, v_dim;
         bool strided;
-    } shapes[] = {{1, 8, 1, 128, 128, false}, {3, 5, 7, 576, 8, false},     {2, 3, 300, 8, 1024, false},
-                  {2, 3, 300, 8, 1024, true}, {1, 1, 5000, 64, 192, false}, {40, 9, 2, 16, 640, true}};
-    for (const auto &shape : shapes) {
+    };
+    const Shape shapes[] = {{1, 8, 1, 128, 128, false}, {3, 5, 7, 576, 8, false},     {2, 3, 300, 8, 1024, false},
+                            {2, 3, 300, 8, 1024, true}, {1, 1, 5000, 64, 192, false}, {40, 9, 2, 16, 640, true}};
+    // On a small device the same work keeps all of it busy, and each thread gets several vectors.
+    std::vector<std::pair<Shape, int>> cases;
+    for (const Shape &shape : shapes) {
+        cases.emplace_back(shape, 132);
+        cases.emplace_back(shape, 1);
+    }
+    for (const auto &[shape, multiprocessors] : cases) {
         const Machine machine;
+        emulation::set_multiprocessors(0, multiprocessors);
         kvappend_descriptor d = decode_step();
         d.batch = shape.batch;
         d.heads = shape.heads;
@@ -266,6 +275,22 @@ TEST_CASE("the commonest call uses more than one multiprocessor", "[faults]") {
     const dim3 grid = emulation::last_launch().grid;
     CHECK(grid.x * grid.y * grid.z >= 2);
     subject().synchronize();
+}
+
+TEST_CASE("work that does not fill the device is spread over more threads than work that does", "[faults]") {
+    const Machine machine;
+    kvappend_descriptor d = decode_step();
+    d.new_rows = 16;
+    const auto blocks = [&](int multiprocessors) {
+        emulation::set_multiprocessors(0, multiprocessors);
+        const PlanPointer plan = make_plan(d);
+        const Buffers buffers(d);
+        CHECK(told(kvappend_plan_run(plan.get(), &buffers.args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+        subject().synchronize();
+        const dim3 grid = emulation::last_launch().grid;
+        return grid.x * grid.y * grid.z;
+    };
+    CHECK(blocks(132) >= 3 * blocks(1));
 }
 
 TEST_CASE("extents beyond the limits of a grid are covered by the threads going on", "[faults]") {
