@@ -67,9 +67,8 @@ int append_and_compare(const kvappend_plan *plan, unsigned char mark) {
     return wrong;
 }
 
-} // namespace
-
-TEST_CASE("many threads run one plan at once", "[threads]") {
+// NULL if it fails, which each run then does as well.
+PlanPointer make_small_plan() {
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = subject().backend();
     d.batch = batch;
@@ -77,40 +76,38 @@ TEST_CASE("many threads run one plan at once", "[threads]") {
     d.new_rows = 1;
     d.cache_rows = cache_rows;
     d.k_dim = d.v_dim = dim;
-    const PlanPointer plan = make_plan(d);
-    std::atomic<int> wrong = 0;
+    kvappend_plan *plan = nullptr;
+    kvappend_plan_create(&d, nullptr, &plan);
+    return PlanPointer(plan);
+}
+
+// The sum of what eight threads count at once; each is given a mark of its own.
+template <class Count>
+int on_threads(Count count) {
+    std::atomic<int> sum = 0;
     std::vector<std::thread> threads;
     for (int i = 0; i < 8; ++i) {
-        threads.emplace_back([&, i] { wrong += append_and_compare(plan.get(), static_cast<unsigned char>(i * 16)); });
+        threads.emplace_back([&, i] { sum += count(static_cast<unsigned char>(i * 16)); });
     }
     for (auto &thread : threads) {
         thread.join();
     }
-    CHECK(wrong == 0);
+    return sum;
+}
+
+} // namespace
+
+TEST_CASE("many threads run one plan at once", "[threads]") {
+    const PlanPointer plan = make_small_plan();
+    CHECK(on_threads([&](unsigned char mark) { return append_and_compare(plan.get(), mark); }) == 0);
 }
 
 TEST_CASE("threads create, run and destroy plans of their own at once", "[threads]") {
-    std::atomic<int> wrong = 0;
-    std::vector<std::thread> threads;
-    for (int i = 0; i < 8; ++i) {
-        threads.emplace_back([&, i] {
-            for (int turn = 0; turn < 4; ++turn) {
-                kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
-                d.backend = subject().backend();
-                d.batch = batch;
-                d.heads = heads;
-                d.new_rows = 1;
-                d.cache_rows = cache_rows;
-                d.k_dim = d.v_dim = dim;
-                kvappend_plan *plan = nullptr;
-                wrong += kvappend_plan_create(&d, nullptr, &plan) != KVAPPEND_SUCCESS;
-                wrong += append_and_compare(plan, static_cast<unsigned char>(i * 16));
-                kvappend_plan_destroy(plan);
-            }
-        });
-    }
-    for (auto &thread : threads) {
-        thread.join();
-    }
-    CHECK(wrong == 0);
+    CHECK(on_threads([](unsigned char mark) {
+              int wrong = 0;
+              for (int turn = 0; turn < 4; ++turn) {
+                  wrong += append_and_compare(make_small_plan().get(), mark);
+              }
+              return wrong;
+          }) == 0);
 }
