@@ -109,7 +109,8 @@ enum kvappend_status_code {
     /* A tensor's bytes, or the distance between its first and last byte, do not fit in 63 bits. [plan_create] */
     KVAPPEND_ERROR_OVERFLOW = 16,
     /* Two rows of one cache share memory because of its strides [plan_create], or k_cache and v_cache share memory
-     * [can_implement, run]. */
+     * [can_implement, run]. This is exact for all strides of practice: those for which the search for a shared byte is
+     * given up, after 65536 steps, are refused as well, and the message says so. */
     KVAPPEND_ERROR_CACHE_OVERLAP = 17,
     /* preference.kernel_name names no kernel of the backend, or one that does not serve this problem. [plan_create] */
     KVAPPEND_ERROR_KERNEL = 18,

@@ -77,6 +77,20 @@ TEST_CASE("a cache is refused if and only if two of its rows overlap", "[strides
     CHECK(refused < all * 9 / 10);
 }
 
+TEST_CASE("strides too irregular to decide on are refused, and said to be that", "[strides]") {
+    // Multiples of these two primes meet nowhere in range, but only trying them all would show it.
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.batch = d.heads = 200000;
+    d.new_rows = d.cache_rows = d.k_dim = 1;
+    d.k_cache_strides[KVAPPEND_AXIS_BATCH] = 1000003;
+    d.k_cache_strides[KVAPPEND_AXIS_HEAD] = 1000033;
+    kvappend_plan *plan = nullptr;
+    CHECK(kvappend_plan_create(&d, nullptr, &plan) == KVAPPEND_ERROR_CACHE_OVERLAP);
+    CHECK(std::string(kvappend_last_error_message()).find("too irregular to tell") != std::string::npos);
+    CHECK(plan == nullptr);
+}
+
 TEST_CASE("two caches in one pool are refused if and only if an element belongs to both", "[strides]") {
     auto random = seeded_random();
     int refused = 0;
