@@ -157,11 +157,11 @@ int decode(const Options &options) {
 } // namespace
 
 int main(int argc, char **argv) {
-    CLI::App app("Decodes text with libkvappend holding the KV caches, and proves that every logit is right.");
-    Options options;
-    declare(app, options);
-    CLI11_PARSE(app, argc, argv);
     try {
+        CLI::App app("Decodes text with libkvappend holding the KV caches, and proves that every logit is right.");
+        Options options;
+        declare(app, options);
+        CLI11_PARSE(app, argc, argv);
         return decode(options);
     } catch (const std::bad_alloc &) {
         std::fputs("decode: out of memory; fewer --cache-rows, --layers or a smaller --batch need less\n", stderr);
