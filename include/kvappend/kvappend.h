@@ -45,6 +45,7 @@
  *
  * THREADS. Every function may be called from any thread at any time. A plan never changes after its creation: any
  * number of threads may run one plan at once. Only destroying a plan must not overlap another use of that plan.
+ * Apart from kvappend_plan_create, no function waits for a device, and each may be called while a stream is captured.
  *
  * STRUCTS. Each struct starts with struct_size, which the caller sets to the sizeof it was compiled with: use the
  * _INIT macro, or the init function where macros are not at hand. A field that is zero has its documented default.
