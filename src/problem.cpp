@@ -82,11 +82,12 @@ Status Tensor::measure(std::uint32_t element_bytes) {
         overflow |= __builtin_mul_overflow(all, extents[axis], &all);
     }
     if (overflow) {
-        return fail(KVAPPEND_ERROR_OVERFLOW,
-                    "%s [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "] with strides {%" PRId64 ", %" PRId64
-                    ", %" PRId64 "}: its bytes, or the bytes from its first to its last element, do not fit in 63 bits",
-                    name, batch, heads, rows, dim, strides_in_elements[0], strides_in_elements[1],
-                    strides_in_elements[2]);
+        return fail(
+            KVAPPEND_ERROR_OVERFLOW,
+            "%s [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "] with strides {%" PRId64 ", %" PRId64 ", %" PRId64
+            "}: its bytes, or the bytes from its first to its last element, do not fit in 63 bits; expected at "
+            "most 9223372036854775807",
+            name, batch, heads, rows, dim, strides_in_elements[0], strides_in_elements[1], strides_in_elements[2]);
     }
     strides = {in_bytes[KVAPPEND_AXIS_BATCH], in_bytes[KVAPPEND_AXIS_HEAD], in_bytes[KVAPPEND_AXIS_ROW]};
     bytes = std::max(span, row_bytes);
@@ -273,11 +274,13 @@ Status Problem::check(const kvappend_args &args) const {
     }
     if (writes == 2 && meet(written[0], written[1])) {
         const auto distance = static_cast<std::int64_t>(written[1].begin - written[0].begin);
-        if (rows_overlap(k.cache_axes, k.cache_row_bytes, v.cache_axes, v.cache_row_bytes, distance) != Reach::no) {
+        const Reach overlap = rows_overlap(k.cache_axes, k.cache_row_bytes, v.cache_axes, v.cache_row_bytes, distance);
+        if (overlap != Reach::no) {
             return fail(KVAPPEND_ERROR_CACHE_OVERLAP,
-                        "args.k_cache is %p and args.v_cache is %p: expected caches of which no row of one shares "
-                        "memory with a row of the other",
-                        args.k_cache, args.v_cache);
+                        "args.k_cache is %p and args.v_cache is %p: %s; expected caches that share no element",
+                        args.k_cache, args.v_cache,
+                        overlap == Reach::yes ? "a row of one shares memory with a row of the other"
+                                              : "their strides are too irregular to tell whether they share memory");
         }
     }
     return KVAPPEND_SUCCESS;

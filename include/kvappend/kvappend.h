@@ -107,7 +107,8 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_EXTENT = 14,
     /* A stride is negative. [plan_create] */
     KVAPPEND_ERROR_STRIDE = 15,
-    /* A tensor's bytes, or the distance between its first and last byte, do not fit in 63 bits. [plan_create] */
+    /* A tensor's bytes, the distance between its first and last byte, or the bytes of cache_offsets do not fit in 63
+     * bits. [plan_create] */
     KVAPPEND_ERROR_OVERFLOW = 16,
     /* Two rows of one cache share memory because of its strides [plan_create], or k_cache and v_cache share memory
      * [can_implement, run]. This is exact for all strides of practice: those for which the search for a shared byte is
@@ -131,7 +132,7 @@ enum kvappend_status_code {
 
     /* A buffer that is needed is NULL. [can_implement, run] */
     KVAPPEND_ERROR_NULL_BUFFER = 30,
-    /* A buffer is smaller than its tensor, or would run past the end of the address space. [can_implement, run] */
+    /* A buffer is smaller than its tensor, or would reach the end of the address space. [can_implement, run] */
     KVAPPEND_ERROR_BUFFER_TOO_SMALL = 31,
     /* A buffer is not aligned to its element. [can_implement, run] */
     KVAPPEND_ERROR_MISALIGNED = 32,
@@ -189,7 +190,8 @@ enum kvappend_axis {
 /* What is the same at every run of a plan. All zero is legal: a plan of the host backend with nothing to copy.
  *
  * Extents are counts and may be 0: then the tensors concerned are empty, and there is nothing to do for them, which is
- * success. L_new may exceed L_max. B * H * L * D times the bytes of an element must fit in 63 bits for each tensor.
+ * success. L_new may exceed L_max. B * H * L * D times the bytes of an element must fit in 63 bits for each tensor, and
+ * so must the bytes of cache_offsets.
  *
  * Strides are in elements, from one entry of an axis to the next; the elements of a row are adjacent (the head
  * dimension has stride 1). An array whose three entries are all zero means the contiguous tensor [B, H, L, D]. In any
@@ -200,8 +202,8 @@ enum kvappend_axis {
  *
  * A stride of a new tensor may be 0: one row, repeated along that axis, as a broadcast or expanded tensor has it. (One
  * row for all three axes at once cannot be said that way, as three zeros mean contiguous: give an axis of extent 1, if
- * there is one, a stride other than 0.) The rows of a cache must not overlap. The stride of an axis whose extent is 0
- * or 1 does not matter, but must not be negative.
+ * there is one, a stride other than 0.) The rows of a cache must not overlap (not checked where there is nothing to
+ * copy). The stride of an axis whose extent is 0 or 1 does not matter, but must not be negative.
  *
  * With DLPack: a tensor [B, H, L, D] gives shape[] to the extents and strides[0..2] to the stride array, if strides[3]
  * is 1 and not all of strides[0..2] are 0. */

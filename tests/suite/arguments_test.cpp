@@ -6,6 +6,9 @@
 #include <catch2/catch_test_macros.hpp>
 
 #include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <random>
@@ -15,6 +18,20 @@
 namespace {
 
 constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t least = std::numeric_limits<std::int64_t>::min();
+
+// The address as messages show it.
+std::string text(const void *pointer) {
+    std::array<char, 32> out{};
+    std::snprintf(out.data(), out.size(), "%p", pointer);
+    return out.data();
+}
+
+// Replaces the last failure, so that the next one must bring a message of its own.
+void forget() {
+    const kvappend_api *none = nullptr;
+    kvappend_get_api(7777, &none);
+}
 
 kvappend_descriptor ordinary() {
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
@@ -33,6 +50,10 @@ void check_refused(kvappend_status found, kvappend_status expected, const std::s
     INFO(kvappend_status_name(found) << ": " << message);
     CHECK(found == expected);
     CHECK(message.find(words) != std::string::npos);
+    // What was expected: what does not fit in 63 bits should.
+    CHECK(message.find(expected == KVAPPEND_ERROR_OVERFLOW ? "do not fit in 63 bits" : "expected") !=
+          std::string::npos);
+    forget();
 }
 
 void check_creation(const kvappend_descriptor &d, kvappend_status expected, const std::string &words,
@@ -77,12 +98,23 @@ public:
         check_refused(kvappend_plan_run(plan(), &args, nullptr, 0, subject().stream()), expected, words);
         check_untouched();
     }
-    void check_accepted() const { CHECK(told(kvappend_plan_can_implement(plan(), &args)) == "KVAPPEND_SUCCESS"); }
-    void check_untouched() const {
+    void check_accepted() const {
+        CHECK(told(kvappend_plan_can_implement(plan(), &args)) == "KVAPPEND_SUCCESS");
+        CHECK(told(kvappend_plan_run(plan(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+        check_untouched();
+    }
+    void check_untouched() const { CHECK(contents() == bytes_); }
+
+    // The block's bytes, as offsets, skip every row: so an accepted run writes nothing either, until these are set.
+    void set_offsets(std::int64_t first, std::int64_t second) const {
+        const std::int64_t offsets[] = {first, second};
+        subject().upload(at(4), offsets, sizeof offsets);
+    }
+    std::vector<unsigned char> contents() const {
         subject().synchronize();
         std::vector<unsigned char> found(bytes_.size());
         subject().download(found.data(), block_, found.size());
-        CHECK(found == bytes_);
+        return found;
     }
 
     kvappend_args args = KVAPPEND_ARGS_INIT;
@@ -134,7 +166,7 @@ TEST_CASE("unknown enumerations are refused", "[arguments]") {
                         {"offset_type", &kvappend_descriptor::offset_type, KVAPPEND_ERROR_OFFSET_TYPE, 2},
                         {"addressing", &kvappend_descriptor::addressing, KVAPPEND_ERROR_ADDRESSING, 1}};
     for (const auto &e : enumerations) {
-        for (const std::int32_t value : {-1, e.count, 1000000}) {
+        for (const std::int32_t value : {-1, e.count, INT32_MIN, INT32_MAX}) {
             kvappend_descriptor d = ordinary();
             d.*e.field = value;
             check_creation(d, e.status,
@@ -151,7 +183,7 @@ TEST_CASE("negative extents and strides are refused", "[arguments]") {
                    {"new_rows", &kvappend_descriptor::new_rows}, {"cache_rows", &kvappend_descriptor::cache_rows},
                    {"k_dim", &kvappend_descriptor::k_dim},       {"v_dim", &kvappend_descriptor::v_dim}};
     for (const auto &extent : extents) {
-        for (const std::int64_t value : {std::int64_t{-1}, -most - 1}) {
+        for (const std::int64_t value : {std::int64_t{-1}, least}) {
             kvappend_descriptor d = ordinary();
             d.*extent.field = value;
             check_creation(d, KVAPPEND_ERROR_EXTENT,
@@ -168,13 +200,18 @@ TEST_CASE("negative extents and strides are refused", "[arguments]") {
     const char *const axes[] = {"BATCH", "HEAD", "ROW"};
     for (const auto &stride : strides) {
         for (int axis = 0; axis < 3; ++axis) {
-            kvappend_descriptor d = ordinary();
-            (d.*stride.field)[axis] = -7;
-            const std::string words =
-                "descriptor." + std::string(stride.name) + "_strides[KVAPPEND_AXIS_" + axes[axis] + "] is -7: expected";
-            check_creation(d, KVAPPEND_ERROR_STRIDE, words);
-            d.batch = 0; // The stride is wrong also where there is nothing to copy.
-            check_creation(d, KVAPPEND_ERROR_STRIDE, words);
+            for (const std::int64_t value : {std::int64_t{-1}, least}) {
+                kvappend_descriptor d = ordinary();
+                (d.*stride.field)[axis] = value;
+                const std::string words = "descriptor." + std::string(stride.name) + "_strides[KVAPPEND_AXIS_" +
+                                          axes[axis] + "] is " + std::to_string(value) + ": expected 0 or more";
+                check_creation(d, KVAPPEND_ERROR_STRIDE, words);
+                // The stride is wrong also where it is not used, and where there is nothing to copy.
+                for (const std::int64_t extent : {1, 0}) {
+                    d.batch = d.heads = d.new_rows = d.cache_rows = extent;
+                    check_creation(d, KVAPPEND_ERROR_STRIDE, words);
+                }
+            }
         }
     }
 }
@@ -221,24 +258,58 @@ TEST_CASE("tensors that do not fit in 63 bits are refused", "[arguments]") {
         d.k_new_strides[0] = 8;
         check_creation(d, KVAPPEND_ERROR_OVERFLOW, "k_new [");
     }
+    SECTION("one element more than fits between the first and the last of each tensor") {
+        const struct {
+            const char *name;
+            std::int64_t (kvappend_descriptor::*strides)[3];
+        } tensors[] = {{"k_new", &kvappend_descriptor::k_new_strides},
+                       {"v_new", &kvappend_descriptor::v_new_strides},
+                       {"k_cache", &kvappend_descriptor::k_cache_strides},
+                       {"v_cache", &kvappend_descriptor::v_cache_strides}};
+        d.heads = d.new_rows = d.cache_rows = d.k_dim = d.v_dim = 1;
+        for (const auto &tensor : tensors) {
+            kvappend_descriptor far = d;
+            (far.*tensor.strides)[0] = most / 4 - 1;
+            CHECK(make_plan(far) != nullptr);
+            (far.*tensor.strides)[0] += 1;
+            check_creation(far, KVAPPEND_ERROR_OVERFLOW,
+                           std::string(tensor.name) + " [2, 1, 1, 1] with strides {2305843009213693951, 0, 0}");
+            far.batch = 1; // Then the stride does not matter.
+            (far.*tensor.strides)[0] = most;
+            CHECK(make_plan(far) != nullptr);
+        }
+    }
     SECTION("the offsets") {
         d.element_type = KVAPPEND_ELEMENT_F16;
-        d.batch = std::int64_t{1} << 61;
+        d.batch = (std::int64_t{1} << 60) - 1;
         d.heads = d.new_rows = d.cache_rows = d.k_dim = 1;
         d.v_dim = 0;
+        CHECK(make_plan(d) != nullptr);
+        d.batch += 1;
+        check_creation(d, KVAPPEND_ERROR_OVERFLOW, "descriptor.batch is 1152921504606846976");
+        d.offset_type = KVAPPEND_OFFSET_INT32;
+        CHECK(make_plan(d) != nullptr);
+        d.batch = std::int64_t{1} << 61;
         check_creation(d, KVAPPEND_ERROR_OVERFLOW, "descriptor.batch is 2305843009213693952");
     }
 }
 
 TEST_CASE("an unknown or unfit kernel is refused", "[arguments]") {
     kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
+    CHECK(make_plan(ordinary(), &p) != nullptr); // NULL is no wish.
     p.kernel_name = "dense";
     check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, "preference.kernel_name is \"dense\": expected", &p);
     p.kernel_name = "";
     check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, "preference.kernel_name is \"\": expected", &p);
     const bool cuda = subject().backend() == KVAPPEND_BACKEND_CUDA;
     p.kernel_name = cuda ? "host_dense" : "cuda_dense_b16";
-    check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, "expected a kernel of the descriptor's backend", &p);
+    check_creation(ordinary(), KVAPPEND_ERROR_KERNEL,
+                   "preference.kernel_name is \"" + std::string(p.kernel_name) +
+                       "\": expected a kernel of the descriptor's backend",
+                   &p);
+    const std::string cut = std::string(p.kernel_name).substr(0, 9);
+    p.kernel_name = cut.c_str();
+    check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, "is \"" + cut + "\": expected a kernel of", &p);
     if (cuda) {
         kvappend_descriptor d = ordinary();
         d.k_dim = d.v_dim = 3; // rows of 12 bytes
@@ -249,14 +320,18 @@ TEST_CASE("an unknown or unfit kernel is refused", "[arguments]") {
     // A message has room for 511 bytes, and a name that is longer does no harm.
     const std::string endless(100000, 'x');
     p.kernel_name = endless.c_str();
-    check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, "preference.kernel_name is \"xxxx", &p);
-    CHECK(std::string(kvappend_last_error_message()).size() <= 511);
+    kvappend_plan *plan = nullptr;
+    const kvappend_descriptor d = ordinary();
+    CHECK(kvappend_plan_create(&d, &p, &plan) == KVAPPEND_ERROR_KERNEL);
+    const std::string message = kvappend_last_error_message();
+    CHECK(message.starts_with("preference.kernel_name is \"xxxx"));
+    CHECK(message.size() <= 511);
 }
 
 TEST_CASE("a CUDA plan where there is no CUDA is refused with the reason", "[arguments]") {
     kvappend_descriptor d = ordinary();
     d.backend = KVAPPEND_BACKEND_CUDA;
-    kvappend_plan *plan = nullptr;
+    auto *plan = reinterpret_cast<kvappend_plan *>(&d); // must become NULL
     const kvappend_status status = kvappend_plan_create(&d, nullptr, &plan);
     const std::string message = kvappend_last_error_message();
     if (subject().backend() == KVAPPEND_BACKEND_CUDA || status == KVAPPEND_SUCCESS) {
@@ -279,8 +354,8 @@ TEST_CASE("NULL for a struct, plan or result is refused by name", "[arguments]")
     const Call call;
     std::size_t bytes = 77;
     kvappend_plan *plan = reinterpret_cast<kvappend_plan *>(&bytes);
-    const kvappend_api *api = nullptr;
-    kvappend_sku sku = KVAPPEND_SKU_INIT;
+    kvappend_sku sku = {sizeof(kvappend_sku), 9, 9, 9, 9, 9, 9, "garbage"};
+    kvappend_precision_guarantee guarantee = {sizeof(kvappend_precision_guarantee), 9, 9};
     constexpr auto null = KVAPPEND_ERROR_NULL_ARGUMENT;
     check_refused(kvappend_plan_create(nullptr, nullptr, &plan), null, "descriptor is NULL");
     CHECK(plan == nullptr);
@@ -293,12 +368,20 @@ TEST_CASE("NULL for a struct, plan or result is refused by name", "[arguments]")
     check_refused(kvappend_plan_run(nullptr, &call.args, nullptr, 0, subject().stream()), null, "plan is NULL");
     check_refused(kvappend_plan_run(call.plan(), nullptr, nullptr, 0, subject().stream()), null, "args is NULL");
     check_refused(kvappend_plan_get_sku(nullptr, &sku), null, "plan is NULL");
+    const kvappend_sku no_sku = KVAPPEND_SKU_INIT;
+    CHECK(std::memcmp(&sku, &no_sku, sizeof sku) == 0);
+    check_refused(kvappend_plan_get_precision_guarantee(nullptr, &guarantee), null, "plan is NULL");
+    const kvappend_precision_guarantee no_guarantee = KVAPPEND_PRECISION_GUARANTEE_INIT;
+    CHECK(std::memcmp(&guarantee, &no_guarantee, sizeof guarantee) == 0);
     check_refused(kvappend_plan_get_sku(call.plan(), nullptr), null, "sku is NULL");
     check_refused(kvappend_plan_get_precision_guarantee(call.plan(), nullptr), null, "guarantee is NULL");
     check_refused(kvappend_get_api(KVAPPEND_ABI_VERSION, nullptr), null, "api is NULL");
-    check_refused(kvappend_get_api(KVAPPEND_ABI_VERSION + 1, &api), KVAPPEND_ERROR_ABI_VERSION,
-                  "abi_version is 2: expected 1");
-    CHECK(api == nullptr);
+    for (const std::uint32_t other : {0U, KVAPPEND_ABI_VERSION + 1U, UINT32_MAX}) {
+        const auto *api = reinterpret_cast<const kvappend_api *>(&bytes);
+        check_refused(kvappend_get_api(other, &api), KVAPPEND_ERROR_ABI_VERSION,
+                      "abi_version is " + std::to_string(other) + ": expected 1");
+        CHECK(api == nullptr);
+    }
     call.check_untouched();
 }
 
@@ -332,17 +415,20 @@ TEST_CASE("NULL, undersized and misaligned buffers are refused by name", "[argum
             if (shift == 4 && !is_offsets) {
                 call.check_accepted();
             } else {
-                call.check(KVAPPEND_ERROR_MISALIGNED,
-                           is_offsets ? "that is a multiple of 8" : "that is a multiple of 4");
-                check_refused(kvappend_plan_can_implement(call.plan(), &call.args), KVAPPEND_ERROR_MISALIGNED,
-                              name + " is 0x");
+                call.check(KVAPPEND_ERROR_MISALIGNED, name + " is " + text(call.args.*buffer.pointer) +
+                                                          ": expected an address that is a multiple of " +
+                                                          (is_offsets ? "8" : "4"));
             }
         }
 
         // A buffer whose end wraps around the address space.
         call.args = good;
         call.args.*buffer.pointer = reinterpret_cast<unsigned char *>(UINTPTR_MAX - 7);
-        call.check(KVAPPEND_ERROR_BUFFER_TOO_SMALL, name + " is 0xfffffffffffffff8: expected an address with");
+        call.check(KVAPPEND_ERROR_BUFFER_TOO_SMALL, name + " is 0xfffffffffffffff8: expected an address with " +
+                                                        std::to_string(good.*buffer.bytes) + " bytes before the end");
+        // One that ends an element before it is nobody's to run with, but can_implement reads no buffer.
+        call.args.*buffer.pointer = reinterpret_cast<unsigned char *>(UINTPTR_MAX - 7 - good.*buffer.bytes);
+        CHECK(told(kvappend_plan_can_implement(call.plan(), &call.args)) == "KVAPPEND_SUCCESS");
     });
 }
 
@@ -399,14 +485,101 @@ TEST_CASE("a new tensor or offsets that share memory with a cache are refused", 
     call.check_accepted();
 }
 
+TEST_CASE("the least overlap there can be with a cache is refused, by one element of two bytes", "[arguments]") {
+    kvappend_descriptor d = ordinary();
+    d.element_type = KVAPPEND_ELEMENT_F16;
+    d.offset_type = KVAPPEND_OFFSET_INT32;
+    for (const auto &read : read_buffers) {
+        for (const auto &written : written_buffers) {
+            Call call(d);
+            for_each_buffer([&](const auto &buffer) { call.args.*buffer.bytes /= 2; });
+            // Offsets are aligned to 4 bytes, so with both ends of the cache in between they meet 2 bytes of it.
+            call.args.*written.pointer = moved(call.args.*written.pointer, 2);
+            const auto read_bytes = static_cast<std::int64_t>(call.args.*read.bytes);
+            const auto written_bytes = static_cast<std::int64_t>(call.args.*written.bytes);
+            for (const std::int64_t shift : {2 - read_bytes, written_bytes - 2}) {
+                call.args.*read.pointer = moved(call.args.*written.pointer, shift);
+                call.check(KVAPPEND_ERROR_ALIAS,
+                           std::string("args.") + read.name + " [" + text(call.args.*read.pointer) + ", ");
+            }
+        }
+    }
+}
+
+TEST_CASE("a cache in a gap of a new tensor is refused, and a new tensor or offsets in a gap of a cache",
+          "[arguments]") {
+    // 300 elements from one sample to the next leave a gap of at least 180 elements.
+    kvappend_descriptor d = ordinary();
+    for (std::int64_t(kvappend_descriptor::*const strides)[3] :
+         {&kvappend_descriptor::k_new_strides, &kvappend_descriptor::k_cache_strides}) {
+        (d.*strides)[0] = 300;
+        (d.*strides)[1] = 20;
+        (d.*strides)[2] = 4;
+    }
+    Call call(d);
+    for_each_buffer([&](const auto &buffer) { call.args.*buffer.bytes = 0; });
+    call.check_accepted();
+    const kvappend_args good = call.args;
+    call.args.v_cache = moved(good.k_new, 100 * 4);
+    call.check(KVAPPEND_ERROR_ALIAS, "args.k_new [" + text(good.k_new) + ", " + text(moved(good.k_new, 348 * 4)) +
+                                         ") and args.v_cache [" + text(call.args.v_cache) + ", ");
+    for (const auto &read : {read_buffers[1], read_buffers[2]}) {
+        call.args = good;
+        call.args.*read.pointer = moved(good.k_cache, 100 * 4);
+        call.check(KVAPPEND_ERROR_ALIAS, std::string("args.") + read.name + " [" + text(call.args.*read.pointer));
+    }
+    // New tensors may lie in each other's gaps, and so may the offsets in theirs.
+    call.args = good;
+    call.args.v_new = moved(good.k_new, 100 * 4);
+    call.args.cache_offsets = moved(good.k_new, 280 * 4);
+    call.check_accepted();
+}
+
 TEST_CASE("K and V caches that share an element are refused", "[arguments]") {
     Call call;
-    call.args.v_cache = call.args.k_cache;
-    call.check(KVAPPEND_ERROR_CACHE_OVERLAP, "args.k_cache is 0x");
-    call.args.v_cache = moved(call.args.k_cache, static_cast<std::int64_t>(call.args.k_cache_bytes) - 4);
-    call.check(KVAPPEND_ERROR_CACHE_OVERLAP, "and args.v_cache is 0x");
-    call.args.v_cache = moved(call.args.k_cache, static_cast<std::int64_t>(call.args.k_cache_bytes));
-    call.check_accepted();
+    const auto check = [&](std::int64_t shift) {
+        call.args.v_cache = moved(call.args.k_cache, shift);
+        call.check(KVAPPEND_ERROR_CACHE_OVERLAP, "args.k_cache is " + text(call.args.k_cache) +
+                                                     " and args.v_cache is " + text(call.args.v_cache) + ": ");
+    };
+    const auto k_bytes = static_cast<std::int64_t>(call.args.k_cache_bytes);
+    const auto v_bytes = static_cast<std::int64_t>(call.args.v_cache_bytes);
+    check(0);
+    check(k_bytes - 4);
+    check(4 - v_bytes);
+    for (const std::int64_t shift : {k_bytes, -v_bytes}) {
+        call.args.v_cache = moved(call.args.k_cache, shift);
+        call.check_accepted();
+    }
+}
+
+TEST_CASE("pools of K and V are accepted at their distance, and refused an element beside it", "[arguments]") {
+    constexpr std::int64_t heads = 3, rows = 5, dim = 4; // as the ordinary problem has them
+    const struct {
+        const char *name;
+        std::int64_t strides[3];
+        std::int64_t distance; // from K to V, in elements
+    } pools[] = {{"rows in turn", {heads * rows * 2 * dim, rows * 2 * dim, 2 * dim}, dim},
+                 {"heads in turn", {rows * heads * 2 * dim, 2 * dim, heads * 2 * dim}, dim},
+                 {"halves of a sample", {2 * heads * rows * dim, rows * dim, dim}, heads * rows * dim}};
+    for (const auto &pool : pools) {
+        INFO(pool.name);
+        kvappend_descriptor d = ordinary();
+        d.v_dim = dim;
+        std::ranges::copy(pool.strides, d.k_cache_strides);
+        std::ranges::copy(pool.strides, d.v_cache_strides);
+        Call call(d);
+        for_each_buffer([&](const auto &buffer) { call.args.*buffer.bytes = 0; });
+        // Behind K, and before it.
+        for (const std::int64_t distance : {pool.distance, -pool.distance}) {
+            call.args.v_cache = moved(call.args.k_cache, distance * 4);
+            call.check_accepted();
+            for (const std::int64_t beside : {distance - 1, distance + 1}) {
+                call.args.v_cache = moved(call.args.k_cache, beside * 4);
+                call.check(KVAPPEND_ERROR_CACHE_OVERLAP, "and args.v_cache is " + text(call.args.v_cache));
+            }
+        }
+    }
 }
 
 TEST_CASE("buffers of what is not there may be NULL", "[arguments]") {
@@ -423,12 +596,33 @@ TEST_CASE("buffers of what is not there may be NULL", "[arguments]") {
         call.args.k_new = call.args.k_cache = nullptr;
         call.check_accepted();
     }
+    SECTION("the sizes of what is not there do not matter either") {
+        d.v_dim = 0;
+        Call call(d);
+        call.args.v_new_bytes = call.args.v_cache_bytes = 1;
+        call.args.v_new = call.args.v_cache = moved(call.args.k_cache, 8);
+        call.check_accepted();
+    }
     SECTION("nothing to do") {
-        d.new_rows = 0;
-        const PlanPointer plan = make_plan(d);
-        const kvappend_args none = KVAPPEND_ARGS_INIT;
-        CHECK(told(kvappend_plan_can_implement(plan.get(), &none)) == "KVAPPEND_SUCCESS");
-        CHECK(told(kvappend_plan_run(plan.get(), &none, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+        for (std::int64_t kvappend_descriptor::*const extent :
+             {&kvappend_descriptor::batch, &kvappend_descriptor::heads, &kvappend_descriptor::new_rows,
+              &kvappend_descriptor::cache_rows, &kvappend_descriptor::k_dim}) {
+            kvappend_descriptor empty = ordinary();
+            empty.*extent = 0;
+            empty.v_dim = extent == &kvappend_descriptor::k_dim ? 0 : empty.v_dim;
+            const PlanPointer plan = make_plan(empty);
+            const kvappend_args none = KVAPPEND_ARGS_INIT;
+            CHECK(told(kvappend_plan_can_implement(plan.get(), &none)) == "KVAPPEND_SUCCESS");
+            CHECK(told(kvappend_plan_run(plan.get(), &none, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+            // What is not a buffer is checked all the same.
+            check_refused(kvappend_plan_run(plan.get(), &none, nullptr, 1, subject().stream()),
+                          KVAPPEND_ERROR_WORKSPACE, "workspace is NULL and workspace_bytes is 1: expected");
+            if (subject().backend() == KVAPPEND_BACKEND_HOST) {
+                auto *const stream = reinterpret_cast<CUstream_st *>(&empty);
+                check_refused(kvappend_plan_run(plan.get(), &none, nullptr, 0, stream), KVAPPEND_ERROR_STREAM,
+                              "stream is " + text(&empty) + ": expected NULL");
+            }
+        }
     }
 }
 
@@ -439,23 +633,60 @@ TEST_CASE("a workspace that is NULL but has a size is refused, and so is a strea
     if (subject().backend() == KVAPPEND_BACKEND_HOST) {
         auto *const stream = reinterpret_cast<CUstream_st *>(call.at(0));
         check_refused(kvappend_plan_run(call.plan(), &call.args, nullptr, 0, stream), KVAPPEND_ERROR_STREAM,
-                      "stream is 0x");
+                      "stream is " + text(stream) + ": expected NULL");
     }
     call.check_untouched();
+}
+
+TEST_CASE("a workspace that is given changes nothing", "[arguments]") {
+    const Call without;
+    without.set_offsets(3, -1);
+    const std::vector<unsigned char> before = without.contents();
+    CHECK(told(kvappend_plan_run(without.plan(), &without.args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    CHECK(without.contents() != before);
+    void *const workspace = subject().allocate(64);
+    for (const std::size_t bytes : {0, 1, 64}) {
+        const Call with;
+        with.set_offsets(3, -1);
+        CHECK(told(kvappend_plan_run(with.plan(), &with.args, workspace, bytes, subject().stream())) ==
+              "KVAPPEND_SUCCESS");
+        CHECK(with.contents() == without.contents());
+    }
+    subject().release(workspace);
+}
+
+TEST_CASE("arguments whose struct_size is at fault write nothing", "[arguments]") {
+    Call call;
+    call.set_offsets(0, 0);
+    const std::vector<unsigned char> before = call.contents();
+    for (const std::size_t size : {std::size_t{0}, std::size_t{4}, sizeof(kvappend_args) - 4, std::size_t{4104}}) {
+        call.args.struct_size = size;
+        const std::string words = "args.struct_size is " + std::to_string(size) + ": expected";
+        check_refused(kvappend_plan_can_implement(call.plan(), &call.args), KVAPPEND_ERROR_STRUCT_SIZE, words);
+        check_refused(kvappend_plan_run(call.plan(), &call.args, nullptr, 0, subject().stream()),
+                      KVAPPEND_ERROR_STRUCT_SIZE, words);
+    }
+    CHECK(call.contents() == before);
 }
 
 TEST_CASE("the last failure is the thread's own, and a success leaves it alone", "[arguments]") {
     std::string fresh = "not asked";
     std::string other;
-    check_refused(kvappend_plan_create(nullptr, nullptr, nullptr), KVAPPEND_ERROR_NULL_ARGUMENT, "plan is NULL");
+    CHECK(kvappend_plan_create(nullptr, nullptr, nullptr) == KVAPPEND_ERROR_NULL_ARGUMENT);
+    const std::string mine = "plan is NULL: expected a pointer";
+    CHECK(kvappend_last_error_message() == mine);
     std::thread([&] {
-        fresh = kvappend_last_error_message();
+        const char *const message = kvappend_last_error_message();
+        fresh = message != nullptr ? message : "NULL";
         kvappend_args_init(nullptr, 8);
         other = kvappend_last_error_message();
     }).join();
     CHECK(fresh.empty());
     CHECK(other == "args is NULL: expected a struct to initialise");
-    CHECK(std::string(kvappend_last_error_message()) == "plan is NULL: expected a pointer");
-    CHECK(make_plan(ordinary()) != nullptr);
-    CHECK(std::string(kvappend_last_error_message()) == "plan is NULL: expected a pointer");
+    CHECK(kvappend_last_error_message() == mine);
+    const Call call;
+    call.check_accepted();
+    kvappend_sku sku = KVAPPEND_SKU_INIT;
+    CHECK(kvappend_plan_get_sku(call.plan(), &sku) == KVAPPEND_SUCCESS);
+    CHECK(kvappend_last_error_message() == mine);
 }

@@ -36,6 +36,42 @@ bool mark(const Shape &s, std::size_t start, std::vector<bool> &marks) {
     return true;
 }
 
+// The descriptor of one cache, the strides and the dimension of which are `unit` times those of the shape.
+kvappend_descriptor describe(const Shape &s, bool is_k, std::int64_t unit) {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.batch = s.extents[0];
+    d.heads = s.extents[1];
+    d.cache_rows = s.extents[2];
+    d.new_rows = 1;
+    (is_k ? d.k_dim : d.v_dim) = s.dim * unit;
+    std::ranges::transform(s.strides, is_k ? d.k_cache_strides : d.v_cache_strides,
+                           [unit](std::int64_t stride) { return stride * unit; });
+    return d;
+}
+
+// The plan must come about, or else be refused because of this cache.
+void check_creation(const kvappend_descriptor &d, bool is_k, bool apart) {
+    std::size_t marker = 0;
+    auto *plan = reinterpret_cast<kvappend_plan *>(&marker); // must become a plan, or NULL
+    const kvappend_status status = kvappend_plan_create(&d, nullptr, &plan);
+    const std::string message = told(status);
+    const auto &strides = is_k ? d.k_cache_strides : d.v_cache_strides;
+    INFO("extents " << d.batch << ' ' << d.heads << ' ' << d.cache_rows << ", strides " << strides[0] << ' '
+                    << strides[1] << ' ' << strides[2] << ", dimension " << (is_k ? d.k_dim : d.v_dim) << ": "
+                    << message);
+    REQUIRE(status == (apart ? KVAPPEND_SUCCESS : KVAPPEND_ERROR_CACHE_OVERLAP));
+    if (apart) {
+        kvappend_plan_destroy(plan);
+    } else {
+        REQUIRE(plan == nullptr);
+        const std::string strides_text = '{' + std::to_string(strides[0]) + ", " + std::to_string(strides[1]) + ", " +
+                                         std::to_string(strides[2]) + '}';
+        REQUIRE(message.find(std::string(": ") + (is_k ? "k" : "v") + "_cache [") != std::string::npos);
+        REQUIRE(message.find("with strides " + strides_text + ": two of its rows share memory") != std::string::npos);
+    }
+}
+
 std::int64_t draw(std::mt19937_64 &random, std::int64_t low, std::int64_t high) {
     return std::uniform_int_distribution<std::int64_t>(low, high)(random);
 }
@@ -50,31 +86,27 @@ TEST_CASE("a cache is refused if and only if two of its rows overlap", "[strides
     constexpr int all = 6000;
     for (int i = 0; i < all; ++i) {
         const bool is_k = draw(random, 0, 1) == 0;
-        const Shape s{{draw(random, 1, 4), draw(random, 1, 4), draw(random, 1, 5)},
+        const Shape s{{draw(random, 1, 4), draw(random, 1, 4), draw(random, 1, 4)},
                       {draw(random, 0, 24), draw(random, 0, 24), draw(random, 0, 24)},
                       draw(random, 1, 5)};
-        kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
-        d.backend = subject().backend();
-        d.batch = s.extents[0];
-        d.heads = s.extents[1];
-        d.cache_rows = s.extents[2];
-        d.new_rows = 1;
-        (is_k ? d.k_dim : d.v_dim) = s.dim;
-        std::ranges::copy(s.strides, is_k ? d.k_cache_strides : d.v_cache_strides);
         std::vector<bool> marks(room);
         const bool apart = mark(s, 0, marks);
-        kvappend_plan *plan = nullptr;
-        const kvappend_status status = kvappend_plan_create(&d, nullptr, &plan);
-        const bool named = std::string(kvappend_last_error_message()).find(is_k ? "k_cache [" : "v_cache [") == 0;
-        kvappend_plan_destroy(plan);
-        INFO("extents " << s.extents[0] << ' ' << s.extents[1] << ' ' << s.extents[2] << ", strides " << s.strides[0]
-                        << ' ' << s.strides[1] << ' ' << s.strides[2] << ", dimension " << s.dim);
-        REQUIRE(status == (apart ? KVAPPEND_SUCCESS : KVAPPEND_ERROR_CACHE_OVERLAP));
-        REQUIRE((apart || named));
+        check_creation(describe(s, is_k, 1), is_k, apart);
+        // Everything 2^50 times as large lies in the same way, and needs no memory to ask for.
+        check_creation(describe(s, is_k, std::int64_t{1} << 50), is_k, apart);
         refused += apart ? 0 : 1;
     }
     CHECK(refused > all / 10);
     CHECK(refused < all * 9 / 10);
+}
+
+TEST_CASE("strides of a cache without rows may be any", "[strides]") {
+    for (int axis = 0; axis < 3; ++axis) {
+        Shape s{{2, 2, 2}, {1, 1, 1}, 4};
+        check_creation(describe(s, true, 1), true, false);
+        s.extents[axis] = 0;
+        check_creation(describe(s, true, 1), true, true);
+    }
 }
 
 TEST_CASE("strides too irregular to decide on are refused, and said to be that", "[strides]") {
@@ -85,10 +117,29 @@ TEST_CASE("strides too irregular to decide on are refused, and said to be that",
     d.new_rows = d.cache_rows = d.k_dim = 1;
     d.k_cache_strides[KVAPPEND_AXIS_BATCH] = 1000003;
     d.k_cache_strides[KVAPPEND_AXIS_HEAD] = 1000033;
-    kvappend_plan *plan = nullptr;
+    auto *plan = reinterpret_cast<kvappend_plan *>(&d); // must become NULL
     CHECK(kvappend_plan_create(&d, nullptr, &plan) == KVAPPEND_ERROR_CACHE_OVERLAP);
     CHECK(std::string(kvappend_last_error_message()).find("too irregular to tell") != std::string::npos);
     CHECK(plan == nullptr);
+}
+
+TEST_CASE("two caches with strides too irregular to decide on are refused, and said to be that", "[strides]") {
+    // Multiples i and j of these primes differ by 1 only from j = 233334 on, but only trying them all would show it.
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.heads = 200000;
+    d.batch = d.new_rows = d.cache_rows = d.k_dim = d.v_dim = 1;
+    d.k_cache_strides[KVAPPEND_AXIS_HEAD] = 1000003;
+    d.v_cache_strides[KVAPPEND_AXIS_HEAD] = 1000033;
+    const PlanPointer plan = make_plan(d);
+    const auto place = [](std::uintptr_t at) { return reinterpret_cast<void *>(at); }; // No buffer is read.
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = args.v_new = args.cache_offsets = place(4096);
+    args.k_cache = place(std::uintptr_t{1} << 60);
+    args.v_cache = place((std::uintptr_t{1} << 60) + 4);
+    const std::string message = told(kvappend_plan_can_implement(plan.get(), &args));
+    CHECK(message.starts_with("KVAPPEND_ERROR_CACHE_OVERLAP: args.k_cache is 0x1000000000000000 "));
+    CHECK(message.find("too irregular to tell") != std::string::npos);
 }
 
 TEST_CASE("two caches in one pool are refused if and only if an element belongs to both", "[strides]") {
@@ -140,12 +191,64 @@ TEST_CASE("two caches in one pool are refused if and only if an element belongs 
                         << d.v_cache_strides[1] << ' ' << d.v_cache_strides[2] << ", dimension " << d.v_dim);
         const kvappend_status status = kvappend_plan_can_implement(plan.get(), &args);
         REQUIRE(status == (apart ? KVAPPEND_SUCCESS : KVAPPEND_ERROR_CACHE_OVERLAP));
+        REQUIRE((apart || told(status).find("too irregular") == std::string::npos));
+
+        // Everything 2^50 times as large lies in the same way. No memory is needed, as can_implement reads no buffer;
+        // the new tensors are one row, repeated, far below the caches.
+        constexpr std::int64_t unit = std::int64_t{1} << 50;
+        d.k_dim *= unit;
+        d.v_dim *= unit;
+        for (int axis = 0; axis < 3; ++axis) {
+            d.k_cache_strides[axis] *= unit;
+            d.v_cache_strides[axis] *= unit;
+        }
+        d.k_new_strides[KVAPPEND_AXIS_ROW] = d.v_new_strides[KVAPPEND_AXIS_ROW] = 1;
+        const PlanPointer large = make_plan(d);
+        const auto place = [](std::size_t at) {
+            return reinterpret_cast<void *>((std::uintptr_t{1} << 62) + at * 4 * unit);
+        };
+        args.k_new = args.v_new = args.cache_offsets = reinterpret_cast<void *>(std::uintptr_t{64});
+        args.k_cache = place(k_at);
+        args.v_cache = place(v_at);
+        REQUIRE(kvappend_plan_can_implement(large.get(), &args) == status);
         ++(apart ? accepted : refused);
     }
     CHECK(refused > 300);
     CHECK(accepted > 300);
     subject().release(pool);
     subject().release(other);
+}
+
+TEST_CASE("an element in both caches is found over distances that do not fit in 63 bits", "[strides]") {
+    // Each cache spans more than 2^62 bytes. The last row of the lower one lies on the first row of the upper one, or
+    // an element beside it.
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.batch = d.heads = d.cache_rows = 2;
+    d.new_rows = d.k_dim = d.v_dim = 1;
+    for (int axis = 0; axis < 3; ++axis) {
+        d.k_cache_strides[axis] = std::int64_t{1} << (60 - axis);
+        d.v_cache_strides[axis] = (std::int64_t{1} << (60 - axis)) - 1;
+    }
+    const PlanPointer plan = make_plan(d);
+    const auto span = [](const std::int64_t(&strides)[3]) {
+        return 4 * static_cast<std::uintptr_t>(strides[0] + strides[1] + strides[2]);
+    };
+    const auto place = [](std::uintptr_t at) { return reinterpret_cast<void *>(at); }; // No buffer is read.
+    constexpr std::uintptr_t low = std::uintptr_t{1} << 20;
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = args.v_new = args.cache_offsets = place(4096);
+    for (const bool k_is_lower : {true, false}) {
+        for (const int beside : {-1, 0, 1}) {
+            const std::uintptr_t high = low + span(k_is_lower ? d.k_cache_strides : d.v_cache_strides) +
+                                        4 * static_cast<std::uintptr_t>(beside);
+            args.k_cache = place(k_is_lower ? low : high);
+            args.v_cache = place(k_is_lower ? high : low);
+            INFO((k_is_lower ? "K below, " : "V below, ") << beside << " elements beside");
+            CHECK(kvappend_plan_can_implement(plan.get(), &args) ==
+                  (beside == 0 ? KVAPPEND_ERROR_CACHE_OVERLAP : KVAPPEND_SUCCESS));
+        }
+    }
 }
 
 TEST_CASE("real pools of K and V work: by rows, by heads and by halves of a sample", "[strides]") {

@@ -87,14 +87,21 @@ TEST_CASE("strides narrow the accesses, unless their axis has one entry", "[plan
         SKIP("the host backend has no vector width");
     }
     // Rows of 256 bytes of f16; each of the strides in turn is 4 elements off.
-    for (std::int64_t(kvappend_descriptor::*const strides)[3] :
-         {&kvappend_descriptor::k_new_strides, &kvappend_descriptor::k_cache_strides}) {
+    const struct {
+        std::int64_t (kvappend_descriptor::*strides)[3];
+        std::int64_t k_dim, v_dim;
+        std::int32_t kvappend_sku::*bytes;
+    } tensors[] = {{&kvappend_descriptor::k_new_strides, 128, 0, &kvappend_sku::k_vector_bytes},
+                   {&kvappend_descriptor::k_cache_strides, 128, 0, &kvappend_sku::k_vector_bytes},
+                   {&kvappend_descriptor::v_new_strides, 0, 128, &kvappend_sku::v_vector_bytes},
+                   {&kvappend_descriptor::v_cache_strides, 0, 128, &kvappend_sku::v_vector_bytes}};
+    for (const auto &[strides, k_dim, v_dim, bytes] : tensors) {
         for (int axis = 0; axis < 3; ++axis) {
-            kvappend_descriptor d = with_rows(KVAPPEND_ELEMENT_F16, 128, 0);
+            kvappend_descriptor d = with_rows(KVAPPEND_ELEMENT_F16, k_dim, v_dim);
             d.new_rows = 2;
             const std::int64_t contiguous[] = {4 * 8 * 128, 8 * 128, 128};
             std::ranges::copy(contiguous, d.*strides);
-            CHECK(sku_of(make_plan(d)).k_vector_bytes == 16);
+            CHECK(sku_of(make_plan(d)).*bytes == 16);
             (d.*strides)[axis] += 4;
             if (axis > 0) {
                 (d.*strides)[0] *= 2;
@@ -102,13 +109,38 @@ TEST_CASE("strides narrow the accesses, unless their axis has one entry", "[plan
             if (axis > 1) {
                 (d.*strides)[1] *= 2;
             }
-            CHECK(sku_of(make_plan(d)).k_vector_bytes == 8);
+            CHECK(sku_of(make_plan(d)).*bytes == 8);
             std::int64_t *const extents[] = {&d.batch, &d.heads, &d.new_rows};
             *extents[axis] = 1;
             d.cache_rows = axis == 2 ? 1 : d.cache_rows;
-            CHECK(sku_of(make_plan(d)).k_vector_bytes == 16);
+            CHECK(sku_of(make_plan(d)).*bytes == 16);
         }
     }
+}
+
+TEST_CASE("the stride of the cache's rows narrows the accesses of a single new row", "[plan]") {
+    // It may go to any row of the cache.
+    const bool cuda = subject().backend() == KVAPPEND_BACKEND_CUDA;
+    kvappend_descriptor d = with_rows(KVAPPEND_ELEMENT_F16, 8, 8);
+    const std::int64_t rows_of_12[] = {4 * 8 * 12, 8 * 12, 12};
+    std::ranges::copy(rows_of_12, d.k_cache_strides);
+    const kvappend_sku sku = sku_of(make_plan(d));
+    CHECK(sku.k_vector_bytes == (cuda ? 8 : 0));
+    CHECK(sku.v_vector_bytes == (cuda ? 16 : 0));
+}
+
+TEST_CASE("heads that are adjacent in both tensors widen the accesses", "[plan]") {
+    // 4 heads of 8 bytes lie side by side in [B, L, H, D], but not in the K cache, which is [B, H, L, D].
+    const bool cuda = subject().backend() == KVAPPEND_BACKEND_CUDA;
+    kvappend_descriptor d = with_rows(KVAPPEND_ELEMENT_F16, 4, 4);
+    const std::int64_t of_new[] = {16, 4, 16};
+    const std::int64_t of_cache[] = {8 * 16, 4, 16};
+    std::ranges::copy(of_new, d.k_new_strides);
+    std::ranges::copy(of_new, d.v_new_strides);
+    std::ranges::copy(of_cache, d.v_cache_strides);
+    const kvappend_sku sku = sku_of(make_plan(d));
+    CHECK(sku.k_vector_bytes == (cuda ? 8 : 0));
+    CHECK(sku.v_vector_bytes == (cuda ? 16 : 0));
 }
 
 TEST_CASE("the kernel table names each kernel once, and each can be wished for", "[plan]") {
@@ -129,6 +161,10 @@ TEST_CASE("the kernel table names each kernel once, and each can be wished for",
         if (prefix == "cuda_") {
             CHECK(name == "cuda_dense_b" + std::to_string(sku.k_vector_bytes));
             CHECK(sku.v_vector_bytes == sku.k_vector_bytes);
+            // Rows of K that allow 4 bytes do not hinder those of V, nor are they read by more than that.
+            const kvappend_sku unlike = sku_of(make_plan(with_rows(KVAPPEND_ELEMENT_F16, 2, 64), &p));
+            CHECK(unlike.v_vector_bytes == sku.v_vector_bytes);
+            CHECK(unlike.k_vector_bytes == std::min(sku.k_vector_bytes, 4));
         }
         ++served;
     }
@@ -152,6 +188,10 @@ TEST_CASE("a plan keeps nothing of what it was made from, and a run nothing of i
     auto preference =
         std::make_unique<kvappend_preference>(kvappend_preference{sizeof(kvappend_preference), name->c_str()});
     const PlanPointer plan = make_plan(*descriptor, preference.get());
+    // Overwritten first, because freed memory may still hold what it did.
+    std::memset(descriptor.get(), 0xff, sizeof *descriptor);
+    std::memset(preference.get(), 0xff, sizeof *preference);
+    std::ranges::fill(*name, '?');
     descriptor.reset();
     preference.reset();
     name.reset();
@@ -172,7 +212,8 @@ TEST_CASE("a plan keeps nothing of what it was made from, and a run nothing of i
         wrong += found[i] != (written ? 1.5F : 0.0F);
     }
     CHECK(wrong == 0);
-    CHECK(std::string(sku_of(plan).kernel_name).find("_dense") != std::string::npos);
+    CHECK(std::string(sku_of(plan).kernel_name) ==
+          (subject().backend() == KVAPPEND_BACKEND_CUDA ? "cuda_dense_b16" : "host_dense"));
     for (void *const pointer : {source, cache, offsets}) {
         subject().release(pointer);
     }
@@ -217,6 +258,9 @@ TEST_CASE("every status has its name", "[plan]") {
         CHECK(std::string(kvappend_status_name(value)) ==
               (known == std::end(statuses) ? "unknown kvappend_status" : known->name));
     }
+    for (const std::int32_t value : {INT32_MIN, INT32_MAX, 256, 1 << 16}) {
+        CHECK(std::string(kvappend_status_name(value)) == "unknown kvappend_status");
+    }
 }
 
 TEST_CASE("the function table is the library's functions", "[plan]") {
@@ -243,7 +287,8 @@ TEST_CASE("the function table is the library's functions", "[plan]") {
     CHECK(api->plan_get_precision_guarantee == kvappend_plan_get_precision_guarantee);
     CHECK(api->kernel_name == kvappend_kernel_name);
     for (const std::uint32_t other : {0U, 2U, UINT32_MAX}) {
-        CHECK(kvappend_get_api(other, &api) == KVAPPEND_ERROR_ABI_VERSION);
-        CHECK(api == nullptr);
+        const kvappend_api *refused = api;
+        CHECK(kvappend_get_api(other, &refused) == KVAPPEND_ERROR_ABI_VERSION);
+        CHECK(refused == nullptr);
     }
 }
