@@ -645,7 +645,7 @@ TEST_CASE("a workspace that is given changes nothing", "[arguments]") {
     CHECK(told(kvappend_plan_run(without.plan(), &without.args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
     CHECK(without.contents() != before);
     void *const workspace = subject().allocate(64);
-    for (const std::size_t bytes : {0, 1, 64}) {
+    for (const std::size_t bytes : {std::size_t{0}, std::size_t{1}, std::size_t{64}}) {
         const Call with;
         with.set_offsets(3, -1);
         CHECK(told(kvappend_plan_run(with.plan(), &with.args, workspace, bytes, subject().stream())) ==
