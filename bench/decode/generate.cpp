@@ -111,10 +111,10 @@ std::string disprove(const Decoder &decoder, const std::vector<Sample> &samples,
             for (std::size_t j = 0; j < shape.vocabulary; ++j) {
                 // Logits that are no numbers would prove nothing.
                 const bool same = std::memcmp(&actual[j], &expected[j], sizeof(float)) == 0;
-                differing += same && std::isfinite(expected[j]) ? 0 : 1;
+                differing += same && std::isfinite(expected[j]) ? 0U : 1U;
             }
             ++compared;
-            wrong += differing != 0 ? 1 : 0;
+            wrong += differing != 0 ? 1U : 0U;
             if (differing != 0 && first.empty()) {
                 first = "first in sample " + std::to_string(i) + ", step " + std::to_string(step) + " (" +
                         std::to_string(differing) + " of " + std::to_string(shape.vocabulary) + " logits)";

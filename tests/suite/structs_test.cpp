@@ -140,7 +140,7 @@ void check_read_struct(const char *name, const Struct &model,
             const std::string start = std::string(name) + ".struct_size is " + std::to_string(size) + " and byte " +
                                       std::to_string(at) + " of it is not zero: expected zero in all but the first " +
                                       std::to_string(sizeof model) + " bytes";
-            wrong += refused && std::string(kvappend_last_error_message()).starts_with(start) ? 0 : 1;
+            wrong += refused && std::string(kvappend_last_error_message()).starts_with(start) ? 0U : 1U;
             s.bytes()[at] = 0;
         }
         INFO(name << " of " << size << " bytes");
@@ -237,7 +237,7 @@ TEST_CASE("a descriptor of any legal size has zero in the missing fields", "[str
         const std::string message = kvappend_last_error_message();
         const std::vector<std::string> expected_traits =
             expected == nullptr ? std::vector{message} : traits(expected.get());
-        for (const std::size_t garbage : {0, 256}) {
+        for (const std::size_t garbage : {std::size_t{0}, std::size_t{256}}) {
             Resized cut(d, size, garbage);
             PlanPointer plan;
             CHECK(create(cut.as<kvappend_descriptor>(), nullptr, plan) == status);
@@ -272,7 +272,7 @@ TEST_CASE("arguments of any legal size have zero in the missing fields", "[struc
         zeroed.struct_size = sizeof zeroed;
         const std::string expected = told(kvappend_plan_can_implement(plan.get(), &zeroed));
         CHECK((expected == "KVAPPEND_SUCCESS") == (size == offsetof(kvappend_args, cache_offsets_bytes)));
-        for (const std::size_t garbage : {0, 256}) {
+        for (const std::size_t garbage : {std::size_t{0}, std::size_t{256}}) {
             Resized cut(a, size, garbage);
             CHECK(told(kvappend_plan_can_implement(plan.get(), cut.as<kvappend_args>())) == expected);
             if (expected != "KVAPPEND_SUCCESS") {
@@ -285,7 +285,7 @@ TEST_CASE("arguments of any legal size have zero in the missing fields", "[struc
 
 TEST_CASE("a preference that is too short for a kernel name wishes for none", "[structs]") {
     const kvappend_descriptor d = small_descriptor();
-    for (const std::size_t garbage : {0, 256}) {
+    for (const std::size_t garbage : {std::size_t{0}, std::size_t{256}}) {
         Resized no_name(kvappend_preference{sizeof(kvappend_preference), "no such kernel"}, 8, garbage);
         PlanPointer plan;
         CHECK(create(&d, no_name.as<kvappend_preference>(), plan) == KVAPPEND_SUCCESS);
