@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <numeric>
 
 namespace kvappend {
 
@@ -11,6 +12,14 @@ namespace {
 
 // Sums of up to six 63-bit numbers do not fit in 64 bits.
 __extension__ using Wide = __int128;
+
+// One summand of a distance: stride times a factor that may be any whole number from least to most.
+struct Summand {
+    std::int64_t stride;
+    std::int64_t least;
+    std::int64_t most;
+};
+constexpr std::size_t most_summands = 6;
 
 Wide divide_down(Wide a, Wide b) {
     return a / b - (a % b != 0 && a < 0 ? 1 : 0);
@@ -24,7 +33,14 @@ Wide divide_up(Wide a, Wide b) {
 // that leaves two or three factors a level, so the limit is far out of reach.
 class Search {
 public:
-    explicit Search(std::span<const Summand> summands) : summands_(summands) {}
+    explicit Search(std::span<const Summand> summands) : summands_(summands) {
+        for (std::size_t level = summands.size(); level-- > 0;) {
+            const Summand &s = summands[level];
+            const Rest &smaller = rests_[level + 1];
+            rests_[level] = {smaller.least + Wide{s.stride} * s.least, smaller.most + Wide{s.stride} * s.most,
+                             std::gcd(smaller.divisor, s.stride)};
+        }
+    }
 
     Reach run(std::size_t level, Wide low, Wide high) {
         if (level == summands_.size()) {
@@ -33,15 +49,14 @@ public:
         if (--steps_left_ < 0) {
             return Reach::unknown;
         }
-        Wide rest_least = 0;
-        Wide rest_most = 0;
-        for (const Summand &s : summands_.subspan(level + 1)) {
-            rest_least += Wide{s.stride} * s.least;
-            rest_most += Wide{s.stride} * s.most;
+        const Wide divisor = rests_[level].divisor;
+        if (divide_up(low, divisor) * divisor > high) {
+            return Reach::no;
         }
         const Summand &s = summands_[level];
-        const Wide first = std::max(Wide{s.least}, divide_up(low - rest_most, s.stride));
-        const Wide last = std::min(Wide{s.most}, divide_down(high - rest_least, s.stride));
+        const Rest &smaller = rests_[level + 1];
+        const Wide first = std::max(Wide{s.least}, divide_up(low - smaller.most, s.stride));
+        const Wide last = std::min(Wide{s.most}, divide_down(high - smaller.least, s.stride));
         for (Wide factor = first; factor <= last; ++factor) {
             const Reach reach = run(level + 1, low - factor * s.stride, high - factor * s.stride);
             if (reach != Reach::no) {
@@ -52,13 +67,20 @@ public:
     }
 
 private:
+    // The sums of the summands from a level on: their bounds, and what divides them all.
+    struct Rest {
+        Wide least;
+        Wide most;
+        std::int64_t divisor;
+    };
+
     std::span<const Summand> summands_;
+    std::array<Rest, most_summands + 1> rests_{};
     int steps_left_ = 1 << 16;
 };
 
-} // namespace
-
-Reach reaches(std::span<Summand> summands, std::int64_t low, std::int64_t high) {
+// Whether some choice of factors gives a sum from low to high. Reorders the summands. Strides must not be negative.
+Reach reaches(std::span<Summand> summands, Wide low, Wide high) {
     if (std::ranges::any_of(summands, [](const Summand &s) { return s.least > s.most; })) {
         return Reach::no;
     }
@@ -67,6 +89,8 @@ Reach reaches(std::span<Summand> summands, std::int64_t low, std::int64_t high) 
     const auto zeros = std::ranges::find(summands, 0, &Summand::stride);
     return Search({summands.begin(), zeros}).run(0, low, high);
 }
+
+} // namespace
 
 Reach rows_overlap(std::span<const Axis> axes, std::int64_t row_bytes) {
     // The distance of two rows is a sum over the axes. Either row may come first, so let the first axis in which they
@@ -88,7 +112,7 @@ Reach rows_overlap(std::span<const Axis> axes, std::int64_t row_bytes) {
 
 Reach rows_overlap(std::span<const Axis> a, std::int64_t a_row_bytes, std::span<const Axis> b, std::int64_t b_row_bytes,
                    std::int64_t distance) {
-    std::array<Summand, 6> summands{};
+    std::array<Summand, most_summands> summands{};
     std::size_t count = 0;
     for (const Axis &axis : a) {
         if (axis.extent > 1) {
@@ -109,7 +133,8 @@ Reach rows_overlap(std::span<const Axis> a, std::int64_t a_row_bytes, std::span<
             summands[count++] = {axis.stride, least, 0};
         }
     }
-    return reaches(std::span(summands).first(count), distance - (a_row_bytes - 1), distance + (b_row_bytes - 1));
+    return reaches(std::span(summands).first(count), Wide{distance} - (a_row_bytes - 1),
+                   Wide{distance} + (b_row_bytes - 1));
 }
 
 } // namespace kvappend

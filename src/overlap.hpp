@@ -7,21 +7,11 @@
 
 namespace kvappend {
 
-// One summand of a distance: stride times a factor that may be any whole number from least to most.
-struct Summand {
-    std::int64_t stride;
-    std::int64_t least;
-    std::int64_t most;
-};
-
 enum class Reach {
     no,
     yes,
     unknown // The strides are so irregular that the search was given up.
 };
-
-// Whether some choice of factors gives a sum from low to high. Reorders the summands. Strides must not be negative.
-Reach reaches(std::span<Summand> summands, std::int64_t low, std::int64_t high);
 
 // An axis of a tensor of rows: how many entries, and the bytes from one to the next.
 struct Axis {

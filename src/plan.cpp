@@ -10,18 +10,18 @@ namespace {
 
 Status choose(const Backend &backend, const Target &target, const Problem &problem, const char *wanted,
               const Kernel *&chosen) {
-    const auto serves = [&](const Kernel &kernel) {
-        return target.architecture >= kernel.architecture && kernel.supports(kernel, problem);
-    };
+    const auto runs = [&](const Kernel &kernel) { return target.architecture >= kernel.architecture; };
     const auto kernels = backend.kernels;
+    if (std::ranges::none_of(kernels, runs)) {
+        const auto least = std::ranges::min(kernels, {}, &Kernel::architecture).architecture;
+        return fail(KVAPPEND_ERROR_UNSUPPORTED,
+                    "device %d has compute capability %d.%d: expected %d.%d or more, which the kernels of this library "
+                    "need",
+                    target.device, target.architecture / 10, target.architecture % 10, least / 10, least % 10);
+    }
+    const auto serves = [&](const Kernel &kernel) { return runs(kernel) && kernel.supports(kernel, problem); };
     if (wanted == nullptr) {
-        const auto found = std::ranges::find_if(kernels, serves);
-        if (found == kernels.end()) {
-            return fail(KVAPPEND_ERROR_UNSUPPORTED,
-                        "device %d has compute capability %d.%d: no kernel of this library serves it", target.device,
-                        target.architecture / 10, target.architecture % 10);
-        }
-        chosen = &*found;
+        chosen = &*std::ranges::find_if(kernels, serves);
         return KVAPPEND_SUCCESS;
     }
     const auto named =

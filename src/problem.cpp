@@ -211,7 +211,8 @@ Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
     }
     if (std::int64_t bytes = 0; __builtin_mul_overflow(d.batch, std::int64_t{problem.offset_bytes}, &bytes)) {
         return fail(KVAPPEND_ERROR_OVERFLOW,
-                    "descriptor.batch is %" PRId64 ": the bytes of cache_offsets [%" PRId64 "] do not fit in 63 bits",
+                    "descriptor.batch is %" PRId64 ": the bytes of cache_offsets [%" PRId64 "] do not fit in 63 bits; "
+                    "expected at most 9223372036854775807",
                     d.batch, d.batch);
     }
     problem.backend = d.backend;

@@ -30,22 +30,33 @@
  * payload of a NaN and the sign of a zero survive. cache_offsets is read and never written: the caller advances it.
  *
  * RAGGED BATCHES. Samples stand at positions of their own. To leave a sample out of a step, give it an offset of -L_new
- * or less (the least value of the offset's type will do): then all its rows are skipped. L_new is one number for all
+ * or less: then all its rows are skipped. L_new is one number for all
  * samples. Where prompts differ in length, pad the shorter ones: their padding is written behind their rows, where it
  * must not be read, and the rows of later steps overwrite it.
  *
  * MEMORY. With the CUDA backend every buffer, cache_offsets too, is memory which the kernel can reach (device, managed
  * or pinned memory); the host does not look at its contents. With the host backend every buffer is ordinary memory.
- * The library keeps no pointer beyond the call that received it, owns no buffer, and needs no workspace.
+ * The library keeps no pointer beyond the call that received it, owns no buffer, and needs no workspace. But the kernel
+ * that a run launches reads the new rows and the offsets when its turn in the stream comes: until it is done, they must
+ * stay valid and unchanged. So advance the offsets in the order of the stream (by a kernel or a copy in it), or wait.
  *
  * ERRORS. Each call returns a status. When it is not KVAPPEND_SUCCESS, nothing was written to any cache, results
  * passed back through pointers are NULL or zero, and kvappend_last_error_message() names the argument, its value and
- * what was expected. Two failures are the device's and are told only later, by CUDA itself: a buffer that the GPU
- * cannot reach, and anything else that goes wrong after a launch.
+ * what was expected. What goes wrong after a launch, such as an access to a buffer that the GPU cannot reach, CUDA
+ * tells only later; so KVAPPEND_ERROR_CUDA may also bring the failure of earlier work on the device. One thing has no
+ * status: where the process has no memory left for a thread's first message, the C library may end the process.
  *
- * THREADS. Every function may be called from any thread at any time. A plan never changes after its creation: any
- * number of threads may run one plan at once. Only destroying a plan must not overlap another use of that plan.
- * Apart from kvappend_plan_create, no function waits for a device, and each may be called while a stream is captured.
+ * THREADS. Every function may be called from any thread at any time, but for two rules of CUDA: nothing that makes a
+ * CUDA call may be called from a callback of cudaLaunchHostFunc, and see CAPTURE. A plan never changes after its
+ * creation: any number of threads may run one plan at once. Only destroying a plan must not overlap another use of it.
+ *
+ * CAPTURE. Apart from kvappend_plan_create, no function waits for a device, and each may be called while a stream is
+ * captured, with one exception that is CUDA's: kvappend_plan_run must not be given the default stream while a capture
+ * of a stream that synchronises with it is under way; it would fail, and break that capture. kvappend_plan_create must
+ * not be called by a thread that captures a stream, nor by any thread during a capture in cudaStreamCaptureModeGlobal.
+ *
+ * UNLOADING. Unload the library (dlclose) only when all that it launched is done, and no graph that holds a launch of
+ * it will be replayed: kernels live in the library.
  *
  * STRUCTS. Each struct starts with struct_size, which the caller sets to the sizeof it was compiled with: use the
  * _INIT macro, or the init function where macros are not at hand. A field that is zero has its documented default.
@@ -112,16 +123,16 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_OVERFLOW = 16,
     /* Two rows of one cache share memory because of its strides [plan_create], or k_cache and v_cache share memory
      * [can_implement, run]. This is exact for all strides of practice: those for which the search for a shared byte is
-     * given up, after 65536 steps, are refused as well, and the message says so. */
+     * given up, after 65536 steps (about a millisecond), are refused as well, and the message says so. */
     KVAPPEND_ERROR_CACHE_OVERLAP = 17,
     /* preference.kernel_name names no kernel of the backend, or one that does not serve this problem. [plan_create] */
     KVAPPEND_ERROR_KERNEL = 18,
 
-    /* This library was built without CUDA, or has no kernel for the current device. [plan_create] */
+    /* This library was built without CUDA, or has no kernel for the current device. [plan_create, run] */
     KVAPPEND_ERROR_UNSUPPORTED = 20,
-    /* There is no CUDA device, or no CUDA driver at all. [plan_create] */
+    /* There is no CUDA device, or no CUDA driver at all. [plan_create, run] */
     KVAPPEND_ERROR_NO_DEVICE = 21,
-    /* The CUDA driver is too old for this library, or does not fit the device. [plan_create] */
+    /* The CUDA driver is too old for this library, or does not fit the device. [plan_create, run] */
     KVAPPEND_ERROR_DRIVER = 22,
     /* A CUDA call failed; the message names the call and CUDA's error. [plan_create, run] */
     KVAPPEND_ERROR_CUDA = 23,
@@ -136,7 +147,8 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_BUFFER_TOO_SMALL = 31,
     /* A buffer is not aligned to its element. [can_implement, run] */
     KVAPPEND_ERROR_MISALIGNED = 32,
-    /* A new tensor or cache_offsets shares memory with a cache. [can_implement, run] */
+    /* The memory from the first to the last element of a new tensor, or cache_offsets, meets that of a cache. This is
+     * told by addresses: two virtual addresses of the same memory go unnoticed. [can_implement, run] */
     KVAPPEND_ERROR_ALIAS = 33,
     /* workspace is NULL although workspace_bytes is not 0. [run] */
     KVAPPEND_ERROR_WORKSPACE = 34,
@@ -205,8 +217,8 @@ enum kvappend_axis {
  * there is one, a stride other than 0.) The rows of a cache must not overlap (not checked where there is nothing to
  * copy). The stride of an axis whose extent is 0 or 1 does not matter, but must not be negative.
  *
- * With DLPack: a tensor [B, H, L, D] gives shape[] to the extents and strides[0..2] to the stride array, if strides[3]
- * is 1 and not all of strides[0..2] are 0. */
+ * With DLPack: a tensor [B, H, L, D] gives shape[] to the extents and strides[0..2] to the stride array (three zeros
+ * where strides is NULL), if strides[3] is 1 and not all of strides[0..2] are 0; the pointer is data + byte_offset. */
 typedef struct kvappend_descriptor {
     size_t struct_size;
     int32_t backend;      /* KVAPPEND_BACKEND_* */
@@ -283,9 +295,10 @@ typedef struct kvappend_plan kvappend_plan;
  * A plan is small and quick to make, but not free: keep one for each shape that recurs, such as one for decoding steps
  * and one for each padded length of prompts.
  *
- * CUDA backend: the plan belongs to the device that is current for the calling thread. All that CUDA does lazily
- * happens here (the context, loading the kernel), so this call may synchronise with the device, and must not be made
- * while a stream is being captured. Where there is neither device nor driver it fails with KVAPPEND_ERROR_NO_DEVICE.
+ * CUDA backend: the plan belongs to the device that is current for the calling thread, in its primary context. All that
+ * CUDA does lazily happens here (that context, loading the kernel), so this call may synchronise with the device, and
+ * may not be made during some captures: see CAPTURE. Where there is neither device nor driver it fails with
+ * KVAPPEND_ERROR_NO_DEVICE.
  *
  * On failure *plan is NULL. */
 KVAPPEND_API kvappend_status kvappend_plan_create(const kvappend_descriptor *descriptor,
@@ -304,11 +317,12 @@ KVAPPEND_API kvappend_status kvappend_plan_can_implement(const kvappend_plan *pl
  * workspace: workspace_bytes bytes for the library's use, of the memory the backend works in; NULL and 0 will do, as
  * the needed size is 0.
  *
- * CUDA backend: stream is the stream to work in; NULL is CUDA's default stream. The plan's device must be current and
- * must be the stream's. One kernel is launched, or none when there is nothing to do. The call allocates nothing and
+ * CUDA backend: stream is the stream to work in; NULL is CUDA's legacy default stream, also in programs compiled for a
+ * default stream per thread, whose stream is the handle cudaStreamPerThread. The plan's device must be current and must
+ * be the stream's. One kernel is launched, or none when there is nothing to do. The call allocates nothing and
  * synchronises with nothing; it is legal while the stream is being captured, and the graph then replays the copy with
- * these pointers and the offsets that the memory holds at each replay. The buffers must stay valid until the stream
- * has come past the kernel.
+ * these pointers and the offsets that the memory holds at each replay. The buffers must stay valid, and what is read
+ * unchanged, until the stream has come past the kernel.
  *
  * Host backend: stream must be NULL. The rows are written by the calling thread when the call returns.
  *

@@ -13,9 +13,9 @@ namespace {
 constexpr std::int64_t most_blocks_x = (std::int64_t{1} << 31) - 1;
 constexpr std::int64_t most_blocks_yz = 65535;
 
-// ceil(a / 2^bits)
+// ceil(a / 2^bits), for a >= 1.
 constexpr std::int64_t shares(std::int64_t a, unsigned bits) {
-    return (a + (std::int64_t{1} << bits) - 1) >> bits;
+    return ((a - 1) >> bits) + 1;
 }
 
 // The least bits with 2^bits >= n, for n >= 1.
@@ -111,10 +111,7 @@ Status launch(const Problem &problem, const Target &target, const kvappend_args 
                           static_cast<unsigned>(p.batch_step << p.both));
     config.blockDim = dim3(dense_threads);
     config.stream = stream;
-    if (const cudaError_t error = cudaLaunchKernelEx(&config, append_dense<WidestLog2>, p); error != cudaSuccess) {
-        return cuda_failure("cudaLaunchKernelEx", error);
-    }
-    return KVAPPEND_SUCCESS;
+    return launched(cudaLaunchKernelEx(&config, append_dense<WidestLog2>, p));
 }
 
 // Asking for its attributes makes CUDA load a kernel now rather than at its first launch, which may be in a capture.

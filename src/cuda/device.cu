@@ -31,13 +31,20 @@ Status cuda_failure(const char *call, cudaError_t error) {
         return failure_of(call, error, KVAPPEND_ERROR_DRIVER,
                           "the CUDA driver does not fit this library or the device");
     case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidDeviceFunction: // What cudaFuncGetAttributes says of it.
         return failure_of(call, error, KVAPPEND_ERROR_UNSUPPORTED, "this library has no kernel for the current device");
-    case cudaErrorInvalidResourceHandle:
-        return failure_of(call, error, KVAPPEND_ERROR_CUDA,
-                          "stream is no stream of the plan's device, or of another context");
     default:
         return failure_of(call, error, KVAPPEND_ERROR_CUDA, "a CUDA call failed");
     }
+}
+
+Status launched(cudaError_t error) {
+    constexpr const char *call = "cudaLaunchKernelEx";
+    if (error == cudaErrorInvalidResourceHandle) {
+        return failure_of(call, error, KVAPPEND_ERROR_CUDA,
+                          "stream is no stream of the plan's device, or of another context");
+    }
+    return error == cudaSuccess ? KVAPPEND_SUCCESS : cuda_failure(call, error);
 }
 
 Status open_device(Target &target) {

@@ -11,6 +11,9 @@ namespace kvappend {
 // The failure of a CUDA call as a status of this library, with a sentence that names both.
 Status cuda_failure(const char *call, cudaError_t error);
 
+// The same for a launch into the caller's stream.
+Status launched(cudaError_t error);
+
 // Finds out which device is current, and what it is.
 Status open_device(Target &target);
 

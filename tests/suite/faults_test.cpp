@@ -63,10 +63,11 @@ struct Buffers {
     void *offsets = nullptr;
 };
 
-void check_creation_fails(kvappend_status expected, const std::string &words) {
+void check_creation_fails(kvappend_status expected, const std::string &words,
+                          const kvappend_preference *preference = nullptr) {
     kvappend_descriptor d = decode_step();
     auto *plan = reinterpret_cast<kvappend_plan *>(&d); // not NULL
-    CHECK(kvappend_plan_create(&d, nullptr, &plan) == expected);
+    CHECK(kvappend_plan_create(&d, preference, &plan) == expected);
     CHECK(plan == nullptr);
     const std::string message = kvappend_last_error_message();
     INFO(message);
@@ -91,7 +92,11 @@ TEST_CASE("without device or driver a plan is refused with the reason", "[faults
     }
     SECTION("a device older than every kernel") {
         emulation::set_architecture(0, 7, 0);
-        check_creation_fails(KVAPPEND_ERROR_UNSUPPORTED, "device 0 has compute capability 7.0");
+        const char *const words = "device 0 has compute capability 7.0: expected 7.5 or more";
+        check_creation_fails(KVAPPEND_ERROR_UNSUPPORTED, words);
+        kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
+        p.kernel_name = "cuda_dense_b16";
+        check_creation_fails(KVAPPEND_ERROR_UNSUPPORTED, words, &p);
     }
 }
 
@@ -121,6 +126,9 @@ TEST_CASE("each failing call of plan creation becomes a status and names itself"
         {Call::DeviceGetAttribute, 2, cudaErrorInvalidDevice, KVAPPEND_ERROR_CUDA, "cudaDeviceGetAttribute"},
         {Call::FuncGetAttributes, 0, cudaErrorNoKernelImageForDevice, KVAPPEND_ERROR_UNSUPPORTED,
          "no kernel for the current device: cudaFuncGetAttributes"},
+        {Call::FuncGetAttributes, 0, cudaErrorInvalidDeviceFunction, KVAPPEND_ERROR_UNSUPPORTED,
+         "no kernel for the current device: cudaFuncGetAttributes"},
+        {Call::GetDevice, 0, cudaErrorInvalidResourceHandle, KVAPPEND_ERROR_CUDA, "a CUDA call failed: cudaGetDevice"},
         {Call::FuncGetAttributes, 0, cudaErrorUnsupportedPtxVersion, KVAPPEND_ERROR_DRIVER, "does not fit"},
         {Call::FuncGetAttributes, 0, cudaErrorMemoryAllocation, KVAPPEND_ERROR_CUDA, "cudaErrorMemoryAllocation"},
     };

@@ -4,8 +4,11 @@
 #include "plan.hpp"
 
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace {
@@ -277,4 +280,54 @@ TEST_CASE("real pools of K and V work: by rows, by heads and by halves of a samp
         c.block_bytes[k_cache] += pool.distance * 4;
         check_case(c, random);
     }
+}
+
+TEST_CASE("caches that meet at a distance of nearly 2^63 bytes overlap", "[strides]") {
+    // The last row of the one lies 2^63 - 32 bytes behind its first, and the other cache begins 8 bytes behind it.
+    constexpr std::int64_t far = std::numeric_limits<std::int64_t>::max() / 8 - 3;
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.element_type = KVAPPEND_ELEMENT_F64;
+    d.batch = d.heads = d.new_rows = 1;
+    d.cache_rows = 2;
+    const bool k_is_far = GENERATE(true, false);
+    d.k_dim = k_is_far ? 2 : 128;
+    d.v_dim = k_is_far ? 128 : 2;
+    (k_is_far ? d.k_cache_strides : d.v_cache_strides)[KVAPPEND_AXIS_ROW] = far;
+    const PlanPointer plan = make_plan(d);
+    // Nothing is read or written at these addresses.
+    constexpr std::uintptr_t base = 1 << 20;
+    void *const near_cache = reinterpret_cast<void *>(base);
+    void *const cache_at_its_end = reinterpret_cast<void *>(base + std::uintptr_t{far} * 8 + 8);
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = args.v_new = args.cache_offsets = reinterpret_cast<void *>(std::uintptr_t{3} << 62);
+    args.k_cache = k_is_far ? near_cache : cache_at_its_end;
+    args.v_cache = k_is_far ? cache_at_its_end : near_cache;
+    CHECK(kvappend_plan_can_implement(plan.get(), &args) == KVAPPEND_ERROR_CACHE_OVERLAP);
+    // One row further on they are apart.
+    void *const apart = reinterpret_cast<void *>(base + std::uintptr_t{far} * 8 + 16);
+    (k_is_far ? args.v_cache : args.k_cache) = apart;
+    CHECK(told(kvappend_plan_can_implement(plan.get(), &args)) == "KVAPPEND_SUCCESS");
+}
+
+TEST_CASE("caches that a common divisor of their strides keeps apart are told apart at once", "[strides]") {
+    // All rows of K begin at even elements, and all those of V at odd ones, in an order too irregular to search.
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.batch = d.heads = d.cache_rows = 400;
+    d.new_rows = 1;
+    d.k_dim = d.v_dim = 1;
+    const std::int64_t k[] = {2 * 160000, 2 * 400, 2};
+    const std::int64_t v[] = {2 * 160400, 2 * 401, 2};
+    std::ranges::copy(k, d.k_cache_strides);
+    std::ranges::copy(v, d.v_cache_strides);
+    const PlanPointer plan = make_plan(d);
+    constexpr std::uintptr_t base = std::uintptr_t{1} << 40;
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = args.v_new = args.cache_offsets = reinterpret_cast<void *>(base / 2);
+    args.k_cache = reinterpret_cast<void *>(base);
+    args.v_cache = reinterpret_cast<void *>(base + 4);
+    CHECK(told(kvappend_plan_can_implement(plan.get(), &args)) == "KVAPPEND_SUCCESS");
+    args.v_cache = reinterpret_cast<void *>(base + 8);
+    CHECK(kvappend_plan_can_implement(plan.get(), &args) == KVAPPEND_ERROR_CACHE_OVERLAP);
 }
