@@ -6,12 +6,17 @@
 
 #include <cuda_runtime.h>
 
+#include <new>
 #include <stdexcept>
 #include <string>
 
 namespace {
 
 void require(cudaError_t error, const char *call) {
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError(); // so that later calls do not bring it again
+        throw std::bad_alloc();
+    }
     if (error != cudaSuccess) {
         throw std::runtime_error(std::string(call) + ": " + cudaGetErrorName(error) + ", " + cudaGetErrorString(error));
     }
