@@ -26,7 +26,10 @@ kvappend_status kvappend_get_api(uint32_t abi_version, const kvappend_api **api)
                                            kvappend_plan_destroy,
                                            kvappend_plan_get_sku,
                                            kvappend_plan_get_precision_guarantee,
-                                           kvappend_kernel_name};
+                                           kvappend_kernel_name,
+                                           kvappend_report_init,
+                                           kvappend_fault_init,
+                                           kvappend_plan_validate};
     if (api == nullptr) {
         return kvappend::fail(KVAPPEND_ERROR_NULL_ARGUMENT, "api is NULL: expected a pointer");
     }

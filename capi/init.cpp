@@ -37,3 +37,11 @@ kvappend_status kvappend_sku_init(kvappend_sku *s, size_t struct_size) {
 kvappend_status kvappend_precision_guarantee_init(kvappend_precision_guarantee *s, size_t struct_size) {
     return init("guarantee", s, struct_size);
 }
+
+kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struct_size) {
+    return init("fault", s, struct_size);
+}
+
+kvappend_status kvappend_report_init(kvappend_report *s, size_t struct_size) {
+    return init("report", s, struct_size);
+}

@@ -39,6 +39,20 @@ kvappend_status answer(const char *name, const kvappend_plan *plan, Struct *resu
     return KVAPPEND_SUCCESS;
 }
 
+std::int32_t operation_of(std::int32_t addressing) {
+    switch (addressing) {
+    case KVAPPEND_ADDRESSING_RING:
+        return KVAPPEND_OPERATION_RING_APPEND;
+    case KVAPPEND_ADDRESSING_PAGED:
+    case KVAPPEND_ADDRESSING_PAGED_CSR:
+        return KVAPPEND_OPERATION_PAGED_APPEND;
+    case KVAPPEND_ADDRESSING_SLOTS:
+        return KVAPPEND_OPERATION_SLOT_APPEND;
+    default:
+        return KVAPPEND_OPERATION_DENSE_APPEND;
+    }
+}
+
 } // namespace
 
 kvappend_status kvappend_plan_create(const kvappend_descriptor *descriptor, const kvappend_preference *preference,
@@ -103,6 +117,31 @@ kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args
     return plan->plan.run(a, workspace, workspace_bytes, stream);
 }
 
+kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
+                                       size_t workspace_bytes, struct CUstream_st *stream, kvappend_fault *fault) {
+    kvappend_fault found{};
+    const auto run = [&]() -> kvappend_status {
+        if (const auto status = need(plan, "plan"); status != KVAPPEND_SUCCESS) {
+            return status;
+        }
+        kvappend_args a;
+        if (const auto status = kvappend::read_struct("args", args, a); status != KVAPPEND_SUCCESS) {
+            return status;
+        }
+        return plan->plan.validate(a, workspace, workspace_bytes, stream, found);
+    };
+    if (fault == nullptr) {
+        return run();
+    }
+    if (const auto status = kvappend::check_struct_size("fault", kvappend::struct_size_of(fault));
+        status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    const kvappend_status status = run();
+    kvappend::write_struct(found, fault);
+    return status;
+}
+
 kvappend_status kvappend_plan_destroy(kvappend_plan *plan) {
     delete plan;
     return KVAPPEND_SUCCESS;
@@ -114,7 +153,7 @@ kvappend_status kvappend_plan_get_sku(const kvappend_plan *plan, kvappend_sku *s
         const auto access = [&p](const kvappend::TensorCopy &copy) {
             return copy.empty() ? 0 : static_cast<std::int32_t>(std::min(copy.alignment, p.kernel().access_bytes));
         };
-        s.operation = KVAPPEND_OPERATION_DENSE_APPEND;
+        s.operation = operation_of(p.problem().addressing.kind);
         s.backend = p.problem().backend;
         s.element_type = p.problem().element_type;
         s.architecture = p.target().architecture;

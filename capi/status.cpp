@@ -20,6 +20,7 @@ const char *kvappend_status_name(kvappend_status status) {
         NAME(KVAPPEND_ERROR_OVERFLOW);
         NAME(KVAPPEND_ERROR_CACHE_OVERLAP);
         NAME(KVAPPEND_ERROR_KERNEL);
+        NAME(KVAPPEND_ERROR_LENGTHS);
         NAME(KVAPPEND_ERROR_UNSUPPORTED);
         NAME(KVAPPEND_ERROR_NO_DEVICE);
         NAME(KVAPPEND_ERROR_DRIVER);
@@ -32,6 +33,14 @@ const char *kvappend_status_name(kvappend_status status) {
         NAME(KVAPPEND_ERROR_ALIAS);
         NAME(KVAPPEND_ERROR_WORKSPACE);
         NAME(KVAPPEND_ERROR_STREAM);
+        NAME(KVAPPEND_ERROR_FLAGS);
+        NAME(KVAPPEND_ERROR_CONFLICT);
+        NAME(KVAPPEND_ERROR_SKIP_POLICY);
+        NAME(KVAPPEND_ERROR_PACK);
+        NAME(KVAPPEND_ERROR_SKIPPED);
+        NAME(KVAPPEND_ERROR_INDEX_ORDER);
+        NAME(KVAPPEND_ERROR_INDEX_RANGE);
+        NAME(KVAPPEND_ERROR_DUPLICATE);
 #undef NAME
     default:
         return "unknown kvappend_status";

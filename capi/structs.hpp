@@ -67,7 +67,7 @@ void write_struct(const Struct &from, Struct *to) {
     std::memset(bytes + known, 0, size - known);
 }
 
-static_assert(sizeof(kvappend_descriptor) == 168);
+static_assert(sizeof(kvappend_descriptor) == 248);
 static_assert(offsetof(kvappend_descriptor, backend) == 8);
 static_assert(offsetof(kvappend_descriptor, element_type) == 12);
 static_assert(offsetof(kvappend_descriptor, offset_type) == 16);
@@ -82,11 +82,23 @@ static_assert(offsetof(kvappend_descriptor, k_new_strides) == 72);
 static_assert(offsetof(kvappend_descriptor, v_new_strides) == 96);
 static_assert(offsetof(kvappend_descriptor, k_cache_strides) == 120);
 static_assert(offsetof(kvappend_descriptor, v_cache_strides) == 144);
+static_assert(offsetof(kvappend_descriptor, lengths) == 168);
+static_assert(offsetof(kvappend_descriptor, flags) == 172);
+static_assert(offsetof(kvappend_descriptor, cache_blocks) == 176);
+static_assert(offsetof(kvappend_descriptor, sink_rows) == 184);
+static_assert(offsetof(kvappend_descriptor, table_entries) == 192);
+static_assert(offsetof(kvappend_descriptor, reserved_slot) == 200);
+static_assert(offsetof(kvappend_descriptor, k_pack) == 208);
+static_assert(offsetof(kvappend_descriptor, v_pack) == 216);
+static_assert(offsetof(kvappend_descriptor, k_piece_stride) == 224);
+static_assert(offsetof(kvappend_descriptor, v_piece_stride) == 232);
+static_assert(offsetof(kvappend_descriptor, skip_policy) == 240);
+static_assert(offsetof(kvappend_descriptor, reserved) == 244);
 
 static_assert(sizeof(kvappend_preference) == 16);
 static_assert(offsetof(kvappend_preference, kernel_name) == 8);
 
-static_assert(sizeof(kvappend_args) == 88);
+static_assert(sizeof(kvappend_args) == 200);
 static_assert(offsetof(kvappend_args, k_new) == 8);
 static_assert(offsetof(kvappend_args, k_new_bytes) == 16);
 static_assert(offsetof(kvappend_args, v_new) == 24);
@@ -97,6 +109,41 @@ static_assert(offsetof(kvappend_args, v_cache) == 56);
 static_assert(offsetof(kvappend_args, v_cache_bytes) == 64);
 static_assert(offsetof(kvappend_args, cache_offsets) == 72);
 static_assert(offsetof(kvappend_args, cache_offsets_bytes) == 80);
+static_assert(offsetof(kvappend_args, slots) == 88);
+static_assert(offsetof(kvappend_args, slots_bytes) == 96);
+static_assert(offsetof(kvappend_args, lengths) == 104);
+static_assert(offsetof(kvappend_args, lengths_bytes) == 112);
+static_assert(offsetof(kvappend_args, left_pads) == 120);
+static_assert(offsetof(kvappend_args, left_pads_bytes) == 128);
+static_assert(offsetof(kvappend_args, batch_index) == 136);
+static_assert(offsetof(kvappend_args, batch_index_bytes) == 144);
+static_assert(offsetof(kvappend_args, page_table) == 152);
+static_assert(offsetof(kvappend_args, page_table_bytes) == 160);
+static_assert(offsetof(kvappend_args, page_indptr) == 168);
+static_assert(offsetof(kvappend_args, page_indptr_bytes) == 176);
+static_assert(offsetof(kvappend_args, report) == 184);
+static_assert(offsetof(kvappend_args, report_bytes) == 192);
+
+static_assert(sizeof(kvappend_report) == 88);
+static_assert(offsetof(kvappend_report, rows_written) == 8);
+static_assert(offsetof(kvappend_report, rows_replaced) == 16);
+static_assert(offsetof(kvappend_report, rows_padding) == 24);
+static_assert(offsetof(kvappend_report, rows_below) == 32);
+static_assert(offsetof(kvappend_report, rows_above) == 40);
+static_assert(offsetof(kvappend_report, first_sample) == 48);
+static_assert(offsetof(kvappend_report, first_row) == 56);
+static_assert(offsetof(kvappend_report, first_position) == 64);
+static_assert(offsetof(kvappend_report, state) == 72);
+
+static_assert(sizeof(kvappend_fault) == 72);
+static_assert(offsetof(kvappend_fault, array) == 8);
+static_assert(offsetof(kvappend_fault, index) == 16);
+static_assert(offsetof(kvappend_fault, value) == 24);
+static_assert(offsetof(kvappend_fault, sample) == 32);
+static_assert(offsetof(kvappend_fault, row) == 40);
+static_assert(offsetof(kvappend_fault, position) == 48);
+static_assert(offsetof(kvappend_fault, other_sample) == 56);
+static_assert(offsetof(kvappend_fault, other_row) == 64);
 
 static_assert(sizeof(kvappend_sku) == 40);
 static_assert(offsetof(kvappend_sku, operation) == 8);
@@ -111,7 +158,7 @@ static_assert(sizeof(kvappend_precision_guarantee) == 16);
 static_assert(offsetof(kvappend_precision_guarantee, bit_exact) == 8);
 static_assert(offsetof(kvappend_precision_guarantee, deterministic) == 12);
 
-static_assert(sizeof(kvappend_api) == 136);
+static_assert(sizeof(kvappend_api) == 160);
 static_assert(offsetof(kvappend_api, abi_version) == 8);
 static_assert(offsetof(kvappend_api, version) == 12);
 static_assert(offsetof(kvappend_api, status_name) == 16);
@@ -129,5 +176,8 @@ static_assert(offsetof(kvappend_api, plan_destroy) == 104);
 static_assert(offsetof(kvappend_api, plan_get_sku) == 112);
 static_assert(offsetof(kvappend_api, plan_get_precision_guarantee) == 120);
 static_assert(offsetof(kvappend_api, kernel_name) == 128);
+static_assert(offsetof(kvappend_api, report_init) == 136);
+static_assert(offsetof(kvappend_api, fault_init) == 144);
+static_assert(offsetof(kvappend_api, plan_validate) == 152);
 
 } // namespace kvappend

@@ -6,6 +6,7 @@
 #include "failure.hpp"
 #include "problem.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -37,8 +38,16 @@ struct Backend {
     std::span<const Kernel> kernels;
     // Finds out what a plan created now would run on.
     Status (*open)(Target &target);
+    // Does for settle what a kernel's load does for its launch. Called once a plan that settles.
+    Status (*prepare)(const Problem &problem);
     // Refuses a stream, or a device that is current now, which is not the plan's.
     Status (*enter)(const Target &target, CUstream_st *stream);
+    // Around a launch, for problems that settle. The first refuses a run whose rows the policy forbids, where the host
+    // can know it; the second counts, traps and advances the offsets.
+    Status (*admit)(const Problem &problem, const kvappend_args &args);
+    Status (*settle)(const Problem &problem, const kvappend_args &args, CUstream_st *stream);
+    // Brings memory that the backend can reach to the host, in the order of the stream, and waits for it.
+    Status (*fetch)(void *to, const void *from, std::size_t bytes, CUstream_st *stream);
 };
 
 const Backend &host_backend();

@@ -10,7 +10,7 @@ namespace kvappend {
 
 namespace {
 
-// Sums of up to six 63-bit numbers do not fit in 64 bits.
+// Sums of up to eight 63-bit numbers do not fit in 64 bits.
 __extension__ using Wide = __int128;
 
 // One summand of a distance: stride times a factor that may be any whole number from least to most.
@@ -19,7 +19,7 @@ struct Summand {
     std::int64_t least;
     std::int64_t most;
 };
-constexpr std::size_t most_summands = 6;
+constexpr std::size_t most_summands = 8;
 
 Wide divide_down(Wide a, Wide b) {
     return a / b - (a % b != 0 && a < 0 ? 1 : 0);
@@ -96,7 +96,7 @@ Reach rows_overlap(std::span<const Axis> axes, std::int64_t row_bytes) {
     // The distance of two rows is a sum over the axes. Either row may come first, so let the first axis in which they
     // differ be ahead, for each choice of that axis.
     for (std::size_t first = 0; first < axes.size(); ++first) {
-        std::array<Summand, 3> summands{};
+        std::array<Summand, 4> summands{};
         std::size_t count = 0;
         for (std::size_t i = first; i < axes.size(); ++i) {
             const std::int64_t most = axes[i].extent - 1;

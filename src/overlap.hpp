@@ -19,11 +19,11 @@ struct Axis {
     std::int64_t stride;
 };
 
-// Whether two different rows of row_bytes bytes share a byte. At most three axes.
+// Whether two different rows of row_bytes bytes share a byte. At most four axes.
 Reach rows_overlap(std::span<const Axis> axes, std::int64_t row_bytes);
 
 // Whether a row of tensor a and a row of tensor b share a byte, the first row of b lying `distance` bytes after the
-// first row of a. At most three axes each. The rows of each tensor do not overlap among themselves.
+// first row of a. At most four axes each. The rows of each tensor do not overlap among themselves.
 Reach rows_overlap(std::span<const Axis> a, std::int64_t a_row_bytes, std::span<const Axis> b, std::int64_t b_row_bytes,
                    std::int64_t distance);
 

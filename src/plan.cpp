@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "plan.hpp"
 
+#include "validate.hpp"
+
 #include <algorithm>
 #include <cstring>
 
@@ -36,8 +38,9 @@ Status choose(const Backend &backend, const Target &target, const Problem &probl
     if (!serves(*named)) {
         return fail(KVAPPEND_ERROR_KERNEL,
                     "preference.kernel_name is \"%s\": expected a kernel that serves this problem, whose strides and "
-                    "row bytes allow accesses of at most %u bytes",
-                    wanted, std::max(problem.k.alignment, problem.v.alignment));
+                    "row bytes allow accesses of at most %u bytes%s",
+                    wanted, std::max(problem.k.alignment, problem.v.alignment),
+                    problem.plain() ? "" : ", and which is no plain dense append");
     }
     chosen = &*named;
     return KVAPPEND_SUCCESS;
@@ -57,11 +60,14 @@ Status Plan::create(const kvappend_descriptor &descriptor, const kvappend_prefer
         status != KVAPPEND_SUCCESS) {
         return status;
     }
-    return plan.kernel_->load();
+    if (const Status status = plan.kernel_->load(); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    return plan.problem_.addressing.settles() ? plan.backend_->prepare(plan.problem_) : KVAPPEND_SUCCESS;
 }
 
-Status Plan::run(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
-                 CUstream_st *stream) const {
+Status Plan::admit(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
+                   CUstream_st *stream) const {
     if (workspace == nullptr && workspace_bytes != 0) {
         return fail(KVAPPEND_ERROR_WORKSPACE,
                     "workspace is NULL and workspace_bytes is %zu: expected memory of that size, or 0 bytes",
@@ -70,10 +76,35 @@ Status Plan::run(const kvappend_args &args, const void *workspace, std::size_t w
     if (const Status status = problem_.check(args); status != KVAPPEND_SUCCESS) {
         return status;
     }
-    if (const Status status = backend_->enter(target_, stream); status != KVAPPEND_SUCCESS) {
+    return backend_->enter(target_, stream);
+}
+
+Status Plan::validate(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
+                      CUstream_st *stream, kvappend_fault &fault) const {
+    if (const Status status = admit(args, workspace, workspace_bytes, stream); status != KVAPPEND_SUCCESS) {
         return status;
     }
-    return problem_.empty() ? KVAPPEND_SUCCESS : kernel_->launch(problem_, target_, args, stream);
+    return problem_.empty() ? KVAPPEND_SUCCESS : kvappend::validate(problem_, *backend_, args, stream, fault);
+}
+
+Status Plan::run(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
+                 CUstream_st *stream) const {
+    if (const Status status = admit(args, workspace, workspace_bytes, stream); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    if (problem_.empty()) {
+        return KVAPPEND_SUCCESS;
+    }
+    if (!problem_.addressing.settles()) {
+        return kernel_->launch(problem_, target_, args, stream);
+    }
+    if (const Status status = backend_->admit(problem_, args); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    if (const Status status = kernel_->launch(problem_, target_, args, stream); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    return backend_->settle(problem_, args, stream);
 }
 
 const Kernel *kernel_at(std::size_t index) {

@@ -17,6 +17,9 @@ public:
     Status run(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
                CUstream_st *stream) const;
 
+    Status validate(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes, CUstream_st *stream,
+                    kvappend_fault &fault) const;
+
     // The copy works in place: no kernel of any backend needs scratch memory.
     static constexpr std::size_t needed_workspace = 0;
 
@@ -25,6 +28,10 @@ public:
     const Kernel &kernel() const { return *kernel_; }
 
 private:
+    // What run and validate refuse alike.
+    Status admit(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
+                 CUstream_st *stream) const;
+
     Problem problem_{};
     Target target_{};
     const Backend *backend_ = nullptr;

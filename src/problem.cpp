@@ -24,17 +24,6 @@ std::uint32_t bytes_of_element(std::int32_t type) {
     }
 }
 
-std::uint32_t bytes_of_offset(std::int32_t type) {
-    switch (type) {
-    case KVAPPEND_OFFSET_INT64:
-        return 8;
-    case KVAPPEND_OFFSET_INT32:
-        return 4;
-    default:
-        return 0;
-    }
-}
-
 // One of the four tensors as the descriptor tells of it, and what follows from that.
 struct Tensor {
     const char *name;
@@ -43,8 +32,14 @@ struct Tensor {
     std::int64_t rows;
     std::int64_t dim;
     const std::int64_t (&strides_in_elements)[3];
+    bool by_token = false; // contiguous means [rows, heads, dim]
+    // A row in pieces of `pack` elements; contiguous means [batch, heads, dim / pack, rows, pack]. 0: a row is whole.
+    std::int64_t pack = 0;
+    std::int64_t piece_stride_in_elements = 0;
 
     Strides strides{}; // in bytes
+    std::int64_t piece_bytes = 0;
+    std::int64_t piece_stride = 0;
     std::int64_t bytes = 0;
 
     Status measure(std::uint32_t element_bytes);
@@ -59,22 +54,26 @@ Status Tensor::measure(std::uint32_t element_bytes) {
                         axis_names[axis], strides_in_elements[axis]);
         }
     }
-    const std::int64_t extents[3] = {batch, heads, rows};
     if (batch == 0 || heads == 0 || rows == 0 || dim == 0) {
         return KVAPPEND_SUCCESS;
     }
-    std::int64_t all = element_bytes;
-    bool overflow = __builtin_mul_overflow(all, dim, &all);
-    std::int64_t in_bytes[3] = {0, 0, 0};
+    // The three axes of the stride array, and the pieces.
+    constexpr int pieces = 3;
+    const std::int64_t extents[] = {batch, heads, rows, pack == 0 ? 1 : dim / pack};
+    std::int64_t in_bytes[] = {0, 0, 0, 0};
+    bool overflow = __builtin_mul_overflow(pack == 0 ? dim : pack, std::int64_t{element_bytes}, &piece_bytes);
+    std::int64_t all = piece_bytes;
+    std::int64_t span = piece_bytes;
     const bool contiguous = std::ranges::all_of(strides_in_elements, [](std::int64_t s) { return s == 0; });
-    std::int64_t span = all;
-    const std::int64_t row_bytes = all;
-    // Innermost axis first: the order in memory of the contiguous tensor is batch, head, row.
-    for (int axis = 2; axis >= 0; --axis) {
+    // Innermost axis first, in the order in memory of the contiguous tensor.
+    constexpr int by_sample_order[] = {KVAPPEND_AXIS_ROW, pieces, KVAPPEND_AXIS_HEAD, KVAPPEND_AXIS_BATCH};
+    constexpr int by_token_order[] = {KVAPPEND_AXIS_HEAD, KVAPPEND_AXIS_ROW, KVAPPEND_AXIS_BATCH, pieces};
+    for (const int axis : by_token ? by_token_order : by_sample_order) {
         if (contiguous) {
             in_bytes[axis] = all;
         } else if (extents[axis] > 1) {
-            overflow |= __builtin_mul_overflow(strides_in_elements[axis], std::int64_t{element_bytes}, &in_bytes[axis]);
+            const std::int64_t elements = axis == pieces ? piece_stride_in_elements : strides_in_elements[axis];
+            overflow |= __builtin_mul_overflow(elements, std::int64_t{element_bytes}, &in_bytes[axis]);
         }
         std::int64_t reach = 0;
         overflow |= __builtin_mul_overflow(in_bytes[axis], extents[axis] - 1, &reach);
@@ -90,12 +89,45 @@ Status Tensor::measure(std::uint32_t element_bytes) {
             name, batch, heads, rows, dim, strides_in_elements[0], strides_in_elements[1], strides_in_elements[2]);
     }
     strides = {in_bytes[KVAPPEND_AXIS_BATCH], in_bytes[KVAPPEND_AXIS_HEAD], in_bytes[KVAPPEND_AXIS_ROW]};
-    bytes = std::max(span, row_bytes);
+    piece_stride = in_bytes[pieces];
+    bytes = span;
     return KVAPPEND_SUCCESS;
 }
 
-Status plan_copy(Tensor from, Tensor to, std::uint32_t element_bytes, TensorCopy &copy) {
+// The rows of K or of V: new ones, and those of the cache.
+struct Part {
+    const char *name; // "k" or "v"
+    Tensor from;
+    Tensor to;
+};
+
+Status check_pack(const char *name, const Tensor &to) {
+    if (to.pack < 0 ||
+        (to.pack != 0 && (!std::has_single_bit(static_cast<std::uint64_t>(to.pack)) || to.dim % to.pack != 0))) {
+        return fail(KVAPPEND_ERROR_PACK,
+                    "descriptor.%s_pack is %" PRId64 " and descriptor.%s_dim is %" PRId64
+                    ": expected 0, or a power of two that divides the dimension",
+                    name, to.pack, name, to.dim);
+    }
+    if (to.piece_stride_in_elements < 0) {
+        return fail(KVAPPEND_ERROR_STRIDE, "descriptor.%s_piece_stride is %" PRId64 ": expected 0 or more elements",
+                    name, to.piece_stride_in_elements);
+    }
+    if (to.pack == 0 && to.piece_stride_in_elements != 0) {
+        return fail(KVAPPEND_ERROR_CONFLICT,
+                    "descriptor.%s_piece_stride is %" PRId64 " and descriptor.%s_pack is 0: expected 0, as rows are "
+                    "whole",
+                    name, to.piece_stride_in_elements, name);
+    }
+    return KVAPPEND_SUCCESS;
+}
+
+Status plan_copy(Part part, std::uint32_t element_bytes, TensorCopy &copy) {
+    auto &[name, from, to] = part;
     if (const Status status = from.measure(element_bytes); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    if (const Status status = check_pack(name, to); status != KVAPPEND_SUCCESS) {
         return status;
     }
     if (const Status status = to.measure(element_bytes); status != KVAPPEND_SUCCESS) {
@@ -105,10 +137,13 @@ Status plan_copy(Tensor from, Tensor to, std::uint32_t element_bytes, TensorCopy
     if (from.bytes == 0 || to.bytes == 0) {
         return KVAPPEND_SUCCESS;
     }
-    const std::int64_t row_bytes = from.dim * element_bytes;
-    copy.cache_axes = {{{to.batch, to.strides.batch}, {to.heads, to.strides.head}, {to.rows, to.strides.row}}};
-    copy.cache_row_bytes = row_bytes;
-    if (const Reach overlap = rows_overlap(copy.cache_axes, row_bytes); overlap != Reach::no) {
+    const std::int64_t row_bytes = from.piece_bytes;
+    copy.cache_axes = {{{to.batch, to.strides.batch},
+                        {to.heads, to.strides.head},
+                        {to.rows, to.strides.row},
+                        {row_bytes / to.piece_bytes, to.piece_stride}}};
+    copy.cache_piece_bytes = to.piece_bytes;
+    if (const Reach overlap = rows_overlap(copy.cache_axes, to.piece_bytes); overlap != Reach::no) {
         return fail(KVAPPEND_ERROR_CACHE_OVERLAP,
                     "%s [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "] with strides {%" PRId64 ", %" PRId64
                     ", %" PRId64 "}: %s; expected rows that share no element",
@@ -118,24 +153,28 @@ Status plan_copy(Tensor from, Tensor to, std::uint32_t element_bytes, TensorCopy
                                           : "these strides are too irregular to tell whether its rows share memory");
     }
 
-    const bool merge = from.heads > 1 && from.strides.head == row_bytes && to.strides.head == row_bytes;
+    const bool whole = to.piece_bytes == row_bytes;
+    const bool merge = whole && from.heads > 1 && from.strides.head == row_bytes && to.strides.head == row_bytes;
     copy.heads = merge ? 1 : from.heads;
     copy.row_bytes = merge ? from.heads * row_bytes : row_bytes;
     copy.from = from.strides;
     copy.to = to.strides;
+    copy.piece_bytes = whole ? copy.row_bytes : to.piece_bytes;
+    copy.piece_stride = to.piece_stride;
     copy.adjacent_rows = from.rows == 1 || (from.strides.row == copy.row_bytes && to.strides.row == copy.row_bytes);
     copy.new_bytes = from.bytes;
     copy.cache_bytes = to.bytes;
 
     // The stride of an axis with one entry is never used, and must not narrow the accesses.
-    std::int64_t divided = 16 | copy.row_bytes;
+    std::int64_t divided = 16 | copy.row_bytes | copy.piece_bytes;
     const auto use = [&divided](std::int64_t extent, std::int64_t stride) { divided |= extent > 1 ? stride : 0; };
     use(from.batch, copy.from.batch);
-    use(from.batch, copy.to.batch);
+    use(to.batch, copy.to.batch);
     use(copy.heads, copy.from.head);
     use(copy.heads, copy.to.head);
     use(from.rows, copy.from.row);
     use(to.rows, copy.to.row);
+    use(copy.row_bytes / copy.piece_bytes, copy.piece_stride);
     copy.alignment = std::uint32_t{1} << std::countr_zero(static_cast<std::uint64_t>(divided));
     return KVAPPEND_SUCCESS;
 }
@@ -147,27 +186,26 @@ struct Range {
     std::uintptr_t end;
 };
 
-Status check_buffer(const char *name, const void *pointer, std::size_t given, std::int64_t needed,
-                    std::uint32_t alignment, Range &range) {
-    const auto begin = reinterpret_cast<std::uintptr_t>(pointer);
-    if (pointer == nullptr) {
-        return fail(KVAPPEND_ERROR_NULL_BUFFER, "args.%s is NULL: expected a buffer of %" PRId64 " bytes", name,
-                    needed);
+Status check_buffer(const Buffer &buffer, Range &range) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(buffer.pointer);
+    if (buffer.pointer == nullptr) {
+        return fail(KVAPPEND_ERROR_NULL_BUFFER, "args.%s is NULL: expected a buffer of %" PRId64 " bytes", buffer.name,
+                    buffer.needed);
     }
-    if (begin % alignment != 0) {
+    if (begin % buffer.alignment != 0) {
         return fail(KVAPPEND_ERROR_MISALIGNED, "args.%s is %p: expected an address that is a multiple of %" PRIu32,
-                    name, pointer, alignment);
+                    buffer.name, buffer.pointer, buffer.alignment);
     }
-    if (given != 0 && given < static_cast<std::size_t>(needed)) {
+    if (buffer.given != 0 && buffer.given < static_cast<std::size_t>(buffer.needed)) {
         return fail(KVAPPEND_ERROR_BUFFER_TOO_SMALL,
-                    "args.%s_bytes is %zu: expected at least %" PRId64 ", or 0 where the size is unknown", name, given,
-                    needed);
+                    "args.%s_bytes is %zu: expected at least %" PRId64 ", or 0 where the size is unknown", buffer.name,
+                    buffer.given, buffer.needed);
     }
-    range = {name, begin, 0};
-    if (__builtin_add_overflow(begin, static_cast<std::uintptr_t>(needed), &range.end)) {
+    range = {buffer.name, begin, 0};
+    if (__builtin_add_overflow(begin, static_cast<std::uintptr_t>(buffer.needed), &range.end)) {
         return fail(KVAPPEND_ERROR_BUFFER_TOO_SMALL,
                     "args.%s is %p: expected an address with %" PRId64 " bytes before the end of the address space",
-                    name, pointer, needed);
+                    buffer.name, buffer.pointer, buffer.needed);
     }
     return KVAPPEND_SUCCESS;
 }
@@ -189,93 +227,92 @@ Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
         return fail(KVAPPEND_ERROR_ELEMENT_TYPE,
                     "descriptor.element_type is %" PRId32 ": expected a KVAPPEND_ELEMENT_* constant", d.element_type);
     }
-    problem.offset_bytes = bytes_of_offset(d.offset_type);
-    if (problem.offset_bytes == 0) {
-        return fail(KVAPPEND_ERROR_OFFSET_TYPE,
-                    "descriptor.offset_type is %" PRId32 ": expected a KVAPPEND_OFFSET_* constant", d.offset_type);
-    }
-    if (d.addressing != KVAPPEND_ADDRESSING_DENSE) {
-        return fail(KVAPPEND_ERROR_ADDRESSING,
-                    "descriptor.addressing is %" PRId32 ": expected a KVAPPEND_ADDRESSING_* constant", d.addressing);
-    }
     const struct {
         const char *name;
         std::int64_t value;
-    } extents[] = {{"batch", d.batch},           {"heads", d.heads}, {"new_rows", d.new_rows},
-                   {"cache_rows", d.cache_rows}, {"k_dim", d.k_dim}, {"v_dim", d.v_dim}};
+    } extents[] = {{"batch", d.batch},
+                   {"heads", d.heads},
+                   {"new_rows", d.new_rows},
+                   {"cache_rows", d.cache_rows},
+                   {"k_dim", d.k_dim},
+                   {"v_dim", d.v_dim},
+                   {"cache_blocks", d.cache_blocks},
+                   {"sink_rows", d.sink_rows},
+                   {"table_entries", d.table_entries}};
     for (const auto &extent : extents) {
         if (extent.value < 0) {
             return fail(KVAPPEND_ERROR_EXTENT, "descriptor.%s is %" PRId64 ": expected 0 or more", extent.name,
                         extent.value);
         }
     }
-    if (std::int64_t bytes = 0; __builtin_mul_overflow(d.batch, std::int64_t{problem.offset_bytes}, &bytes)) {
-        return fail(KVAPPEND_ERROR_OVERFLOW,
-                    "descriptor.batch is %" PRId64 ": the bytes of cache_offsets [%" PRId64 "] do not fit in 63 bits; "
-                    "expected at most 9223372036854775807",
-                    d.batch, d.batch);
+    if (const Status status = Addressing::create(d, problem.addressing); status != KVAPPEND_SUCCESS) {
+        return status;
     }
     problem.backend = d.backend;
     problem.element_type = d.element_type;
-    problem.offset_type = d.offset_type;
-    problem.batch = d.batch;
+    const bool by_token = problem.addressing.by_token();
+    problem.batch = by_token ? std::min<std::int64_t>(d.batch, 1) : d.batch;
     problem.new_rows = d.new_rows;
-    problem.cache_rows = d.cache_rows;
-    if (const Status status = plan_copy({"k_new", d.batch, d.heads, d.new_rows, d.k_dim, d.k_new_strides},
-                                        {"k_cache", d.batch, d.heads, d.cache_rows, d.k_dim, d.k_cache_strides},
+    const auto from = [&](const char *name, std::int64_t dim, const std::int64_t(&strides)[3]) {
+        return Tensor{name, problem.batch, d.heads, d.new_rows, dim, strides, by_token};
+    };
+    const auto to = [&](const char *name, std::int64_t dim, const std::int64_t(&strides)[3], std::int64_t pack,
+                        std::int64_t piece_stride) {
+        return Tensor{name,        problem.addressing.cache_blocks, d.heads, d.cache_rows, dim, strides, false, pack,
+                      piece_stride};
+    };
+    if (const Status status = plan_copy({"k", from("k_new", d.k_dim, d.k_new_strides),
+                                         to("k_cache", d.k_dim, d.k_cache_strides, d.k_pack, d.k_piece_stride)},
                                         problem.element_bytes, problem.k);
         status != KVAPPEND_SUCCESS) {
         return status;
     }
-    return plan_copy({"v_new", d.batch, d.heads, d.new_rows, d.v_dim, d.v_new_strides},
-                     {"v_cache", d.batch, d.heads, d.cache_rows, d.v_dim, d.v_cache_strides}, problem.element_bytes,
-                     problem.v);
+    return plan_copy({"v", from("v_new", d.v_dim, d.v_new_strides),
+                      to("v_cache", d.v_dim, d.v_cache_strides, d.v_pack, d.v_piece_stride)},
+                     problem.element_bytes, problem.v);
 }
 
 Status Problem::check(const kvappend_args &args) const {
     if (empty()) {
         return KVAPPEND_SUCCESS;
     }
-    const std::int64_t offsets_bytes = batch * offset_bytes;
-    const struct {
-        const char *name;
-        const void *pointer;
-        std::size_t given;
-        std::int64_t needed;
-        std::uint32_t alignment;
-        bool read;
-    } buffers[] = {{"k_new", args.k_new, args.k_new_bytes, k.new_bytes, element_bytes, true},
-                   {"v_new", args.v_new, args.v_new_bytes, v.new_bytes, element_bytes, true},
-                   {"cache_offsets", args.cache_offsets, args.cache_offsets_bytes, offsets_bytes, offset_bytes, true},
-                   {"k_cache", args.k_cache, args.k_cache_bytes, k.cache_bytes, element_bytes, false},
-                   {"v_cache", args.v_cache, args.v_cache_bytes, v.cache_bytes, element_bytes, false}};
-    Range read[3];
-    Range written[2];
-    std::size_t reads = 0;
-    std::size_t writes = 0;
-    for (const auto &b : buffers) {
-        if (b.needed == 0) {
+    std::array<Buffer, index_buffer_count + 4> buffers{
+        {{"k_new", args.k_new, args.k_new_bytes, k.new_bytes, element_bytes},
+         {"v_new", args.v_new, args.v_new_bytes, v.new_bytes, element_bytes},
+         {"k_cache", args.k_cache, args.k_cache_bytes, k.cache_bytes, element_bytes, true},
+         {"v_cache", args.v_cache, args.v_cache_bytes, v.cache_bytes, element_bytes, true}}};
+    constexpr std::size_t k_cache = 2;
+    constexpr std::size_t v_cache = 3;
+    std::ranges::copy(index_buffers(addressing, args), buffers.begin() + 4);
+    std::array<Range, buffers.size()> ranges{};
+    for (std::size_t i = 0; i < buffers.size(); ++i) {
+        if (buffers[i].needed == 0) {
             continue;
         }
-        Range &range = b.read ? read[reads++] : written[writes++];
-        if (const Status status = check_buffer(b.name, b.pointer, b.given, b.needed, b.alignment, range);
-            status != KVAPPEND_SUCCESS) {
+        if (const Status status = check_buffer(buffers[i], ranges[i]); status != KVAPPEND_SUCCESS) {
             return status;
         }
     }
-    for (const Range &w : std::span(written, writes)) {
-        for (const Range &r : std::span(read, reads)) {
-            if (meet(r, w)) {
+    for (std::size_t w = 0; w < buffers.size(); ++w) {
+        if (!buffers[w].written || buffers[w].needed == 0) {
+            continue;
+        }
+        for (std::size_t other = 0; other < buffers.size(); ++other) {
+            const bool caches = other == k_cache || other == v_cache;
+            const bool both_caches = caches && (w == k_cache || w == v_cache);
+            if (other != w && !both_caches && meet(ranges[other], ranges[w])) {
                 return fail(KVAPPEND_ERROR_ALIAS,
                             "args.%s [0x%" PRIxPTR ", 0x%" PRIxPTR ") and args.%s [0x%" PRIxPTR ", 0x%" PRIxPTR
                             ") share memory: expected buffers apart from each other",
-                            r.name, r.begin, r.end, w.name, w.begin, w.end);
+                            ranges[other].name, ranges[other].begin, ranges[other].end, ranges[w].name, ranges[w].begin,
+                            ranges[w].end);
             }
         }
     }
-    if (writes == 2 && meet(written[0], written[1])) {
-        const auto distance = static_cast<std::int64_t>(written[1].begin - written[0].begin);
-        const Reach overlap = rows_overlap(k.cache_axes, k.cache_row_bytes, v.cache_axes, v.cache_row_bytes, distance);
+    if (meet(ranges[k_cache], ranges[v_cache])) {
+        const auto distance = static_cast<std::int64_t>(ranges[v_cache].begin - ranges[k_cache].begin);
+        const Reach overlap =
+            rows_overlap(k.cache_axes, k.cache_piece_bytes, v.cache_axes, v.cache_piece_bytes, distance);
         if (overlap != Reach::no) {
             return fail(KVAPPEND_ERROR_CACHE_OVERLAP,
                         "args.k_cache is %p and args.v_cache is %p: %s; expected caches that share no element",

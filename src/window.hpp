@@ -1,14 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which of a sample's new rows fall inside its cache: the one rule that every backend applies.
+// Which of a sample's new rows fall inside its cache: the rule of the plain dense append, by sample.
 #pragma once
 
-#include <cstdint>
+#include "host_device.hpp"
 
-#if defined(__CUDACC__)
-#define KVAPPEND_HOST_DEVICE __host__ __device__
-#else
-#define KVAPPEND_HOST_DEVICE
-#endif
+#include <cstdint>
 
 namespace kvappend {
 

@@ -25,19 +25,26 @@
  *         k_cache[b, h, pos, :] = k_new[b, h, l, :]
  *         v_cache[b, h, pos, :] = v_new[b, h, l, :]
  *
- * A row whose pos is negative or not below L_max is skipped, and every other row of the call is still written. The sum
- * never wraps around: every 64-bit offset is legal. No other byte of the caches changes. The copy is of bits: the
- * payload of a NaN and the sign of a zero survive. cache_offsets is read and never written: the caller advances it.
+ * This is the dense append, what a zero-filled descriptor means. Three things can be varied, each by itself:
  *
- * RAGGED BATCHES. Samples stand at positions of their own. To leave a sample out of a step, give it an offset of -L_new
- * or less: then all its rows are skipped. L_new is one number for all
- * samples. Where prompts differ in length, pad the shorter ones: their padding is written behind their rows, where it
- * must not be read, and the rows of later steps overwrite it.
+ * - where a row comes from: by strides, and with KVAPPEND_LENGTHS_PACKED from one tensor of all samples' tokens;
+ * - how many rows a sample has: see enum kvappend_lengths, and KVAPPEND_FLAG_LEFT_PADS;
+ * - where a row goes: see enum kvappend_addressing, and KVAPPEND_FLAG_BATCH_INDEX.
+ *
+ * A row with no place in the cache is skipped, and every other row of the call is still written. No sum wraps around:
+ * every 64-bit offset is legal. Arrays of indices are read by the backend at each run, never by the host before it, and
+ * may hold anything: no value makes a run read or write outside the tensors and arrays. No other byte of the caches
+ * changes. The copy is of bits: the payload of a NaN and the sign of a zero survive. cache_offsets is read and not
+ * written: the caller advances it, or asks for that by KVAPPEND_FLAG_ADVANCE. What a run skipped it tells where
+ * descriptor.skip_policy asks for it, and kvappend_plan_validate looks for faults in the arrays of indices.
+ *
+ * RAGGED BATCHES. Samples stand at positions of their own, and KVAPPEND_LENGTHS_* gives each its own number of rows. To
+ * leave a sample out of a step without that, give it an offset of -L_new or less: then all its rows are skipped.
  *
  * MEMORY. With the CUDA backend every buffer, cache_offsets too, is memory which the kernel can reach (device, managed
  * or pinned memory); the host does not look at its contents. With the host backend every buffer is ordinary memory.
  * The library keeps no pointer beyond the call that received it, owns no buffer, and needs no workspace. But the kernel
- * that a run launches reads the new rows and the offsets when its turn in the stream comes: until it is done, they must
+ * that a run launches reads the new rows and the indices when its turn in the stream comes: until it is done, they must
  * stay valid and unchanged. So advance the offsets in the order of the stream (by a kernel or a copy in it), or wait.
  *
  * ERRORS. Each call returns a status. When it is not KVAPPEND_SUCCESS, nothing was written to any cache, results
@@ -50,10 +57,11 @@
  * CUDA call may be called from a callback of cudaLaunchHostFunc, and see CAPTURE. A plan never changes after its
  * creation: any number of threads may run one plan at once. Only destroying a plan must not overlap another use of it.
  *
- * CAPTURE. Apart from kvappend_plan_create, no function waits for a device, and each may be called while a stream is
- * captured, with one exception that is CUDA's: kvappend_plan_run must not be given the default stream while a capture
- * of a stream that synchronises with it is under way; it would fail, and break that capture. kvappend_plan_create must
- * not be called by a thread that captures a stream, nor by any thread during a capture in cudaStreamCaptureModeGlobal.
+ * CAPTURE. Apart from kvappend_plan_create and kvappend_plan_validate, no function waits for a device, and each may be
+ * called while a stream is captured, with one exception that is CUDA's: kvappend_plan_run must not be given the default
+ * stream while a capture of a stream that synchronises with it is under way; it would fail, and break that capture. The
+ * other two must not be called by a thread that captures a stream, nor by any thread during a capture in
+ * cudaStreamCaptureModeGlobal.
  *
  * UNLOADING. Unload the library (dlclose) only when all that it launched is done, and no graph that holds a launch of
  * it will be replayed: kernels live in the library.
@@ -118,8 +126,8 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_EXTENT = 14,
     /* A stride is negative. [plan_create] */
     KVAPPEND_ERROR_STRIDE = 15,
-    /* A tensor's bytes, the distance between its first and last byte, or the bytes of cache_offsets do not fit in 63
-     * bits. [plan_create] */
+    /* A tensor's bytes, the distance between its first and last byte, or the bytes of an array of indices do not fit in
+     * 63 bits. [plan_create] */
     KVAPPEND_ERROR_OVERFLOW = 16,
     /* Two rows of one cache share memory because of its strides [plan_create], or k_cache and v_cache share memory
      * [can_implement, run]. This is exact for all strides of practice: those for which the search for a shared byte is
@@ -127,6 +135,8 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_CACHE_OVERLAP = 17,
     /* preference.kernel_name names no kernel of the backend, or one that does not serve this problem. [plan_create] */
     KVAPPEND_ERROR_KERNEL = 18,
+    /* descriptor.lengths is no KVAPPEND_LENGTHS_*. [plan_create] */
+    KVAPPEND_ERROR_LENGTHS = 19,
 
     /* This library was built without CUDA, or has no kernel for the current device. [plan_create, run] */
     KVAPPEND_ERROR_UNSUPPORTED = 20,
@@ -147,13 +157,32 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_BUFFER_TOO_SMALL = 31,
     /* A buffer is not aligned to its element. [can_implement, run] */
     KVAPPEND_ERROR_MISALIGNED = 32,
-    /* The memory from the first to the last element of a new tensor, or cache_offsets, meets that of a cache. This is
-     * told by addresses: two virtual addresses of the same memory go unnoticed. [can_implement, run] */
+    /* The memory from the first to the last element of a new tensor, of an array of indices or of the report meets that
+     * of a cache, or of another buffer that the run writes. This is told by addresses: two virtual addresses of the
+     * same memory go unnoticed. [can_implement, run] */
     KVAPPEND_ERROR_ALIAS = 33,
     /* workspace is NULL although workspace_bytes is not 0. [run] */
     KVAPPEND_ERROR_WORKSPACE = 34,
     /* A stream was given to the host backend. [run] */
-    KVAPPEND_ERROR_STREAM = 35
+    KVAPPEND_ERROR_STREAM = 35,
+
+    /* descriptor.flags has a bit that is no KVAPPEND_FLAG_*. [plan_create] */
+    KVAPPEND_ERROR_FLAGS = 40,
+    /* Two fields of the descriptor do not go together, or a field is set that its addressing does not use; the message
+     * names them. [plan_create] */
+    KVAPPEND_ERROR_CONFLICT = 41,
+    /* descriptor.skip_policy is no KVAPPEND_SKIP_*. [plan_create] */
+    KVAPPEND_ERROR_SKIP_POLICY = 42,
+    /* descriptor.k_pack or v_pack is no power of two, or does not divide its dimension. [plan_create] */
+    KVAPPEND_ERROR_PACK = 43,
+    /* A row has a position but no place, which the plan's policy forbids. [run, host backend; validate] */
+    KVAPPEND_ERROR_SKIPPED = 44,
+    /* lengths or page_indptr decreases, or leads out of the tensor or array that it divides. [validate] */
+    KVAPPEND_ERROR_INDEX_ORDER = 45,
+    /* A length, pad, block or page index is out of its range. [validate] */
+    KVAPPEND_ERROR_INDEX_RANGE = 46,
+    /* Two rows go to the same place. [validate] */
+    KVAPPEND_ERROR_DUPLICATE = 47
 };
 
 /* The status' constant as text, such as "KVAPPEND_ERROR_ALIAS"; "unknown kvappend_status" for a number that is none.
@@ -181,20 +210,95 @@ enum kvappend_element_type {
     KVAPPEND_ELEMENT_BF16 = 3 /* 2 bytes, bfloat16: the upper half of a binary32 */
 };
 
-/* The type of one element of cache_offsets. */
+/* The type of one element of cache_offsets and of slots. */
 enum kvappend_offset_type {
     KVAPPEND_OFFSET_INT64 = 0,
     KVAPPEND_OFFSET_INT32 = 1
 };
 
-/* How a destination row is found. */
+/* How the place of a row is found in a cache [N, H, R, D], where N is cache_blocks and R is cache_rows. The block n is
+ * a sample's cache, or a page. Row l of sample b has the position pos = cache_offsets[b] + l. */
 enum kvappend_addressing {
-    KVAPPEND_ADDRESSING_DENSE = 0 /* Row cache_offsets[b] + l of a cache [B, H, L_max, D]. */
+    /* n = b (with KVAPPEND_FLAG_BATCH_INDEX batch_index[b]), row pos, if 0 <= pos < R. */
+    KVAPPEND_ADDRESSING_DENSE = 0,
+    /* The same, but positions from sink_rows on go round in the rows sink_rows to R - 1: a sliding window, whose first
+     * sink_rows rows stay ("attention sinks", Xiao et al., 2023). Row pos below sink_rows, else
+     * sink_rows + (pos - sink_rows) mod (R - sink_rows). Of several rows of one call that come to the same place the
+     * last one is written, and the others are skipped. Negative positions are skipped. With sink_rows = 0 this is the
+     * mode "circular" of ONNX' TensorScatter. */
+    KVAPPEND_ADDRESSING_RING = 1,
+    /* Pages of R rows, by a table [B, table_entries]: n = page_table[b, pos / R], row pos mod R, if pos >= 0,
+     * pos / R < table_entries and 0 <= n < N. As FlashAttention's and TensorRT-LLM's block tables. */
+    KVAPPEND_ADDRESSING_PAGED = 2,
+    /* The same with tables of different lengths, one behind the other: with i = page_indptr[b] + pos / R,
+     * n = page_table[i], if page_indptr[b] <= i < page_indptr[b + 1], 0 <= i < table_entries and 0 <= n < N. As
+     * FlashInfer's paged_kv_indptr and paged_kv_indices. */
+    KVAPPEND_ADDRESSING_PAGED_CSR = 3,
+    /* Pages of R rows, by a slot for each row: n = slots[l] / R, row slots[l] mod R, if slots[l] >= 0 and n < N. As
+     * vLLM's slot_mapping. There are no samples: batch must be 1 and new_rows is the number T of tokens. More slots
+     * than tokens, or a source of more tokens than slots, are no matter: T is the lesser number. Contiguous new tensors
+     * are [T, H, D]. */
+    KVAPPEND_ADDRESSING_SLOTS = 4
+};
+
+/* How many rows each sample has, and so what new_rows (L_new) counts. */
+enum kvappend_lengths {
+    /* Each sample has L_new rows, in tensors [B, H, L_new, D]. */
+    KVAPPEND_LENGTHS_FIXED = 0,
+    /* Sample b has lengths[b] rows, at most L_new, in tensors [B, H, L_new, D]; a negative length is none. What lies
+     * behind them is padding, and skipped. */
+    KVAPPEND_LENGTHS_PER_SAMPLE = 1,
+    /* Sample b has the rows lengths[b] <= t < lengths[b + 1] of tensors [T, H, D], where T is new_rows: lengths is
+     * known as cu_seqlens. A length beyond T counts as T. Rows outside every sample are padding, and skipped; lengths
+     * must not decrease, else rows may be skipped or taken for another sample's. In the stride arrays the row axis is
+     * that of tokens, and the batch axis is not used; all zero means contiguous [T, H, D]. */
+    KVAPPEND_LENGTHS_PACKED = 2
+};
+
+/* Bits of descriptor.flags. */
+enum kvappend_flag {
+    /* args.batch_index [B] says which block of the cache is a sample's, with DENSE and RING. A sample whose index is
+     * negative, or not below cache_blocks, is skipped. No two samples may have the same. */
+    KVAPPEND_FLAG_BATCH_INDEX = 1,
+    /* args.left_pads [B] says how many rows of padding a sample begins with; a negative number is none. They are
+     * skipped, and the row behind them is the sample's row 0, which goes to cache_offsets[b].
+     * KVAPPEND_LENGTHS_PER_SAMPLE counts from that row on. */
+    KVAPPEND_FLAG_LEFT_PADS = 2,
+    /* There is no args.cache_offsets: every offset is 0. */
+    KVAPPEND_FLAG_ZERO_OFFSETS = 4,
+    /* The slot descriptor.reserved_slot is padding, with SLOTS. */
+    KVAPPEND_FLAG_RESERVED_SLOT = 8,
+    /* After the copy, cache_offsets[b] grows by the number of the sample's rows, skipped ones too, or to the greatest
+     * value of its type. No row of the call is placed by a grown offset. Costs a further launch, of one thread a
+     * sample, behind the copy; args.cache_offsets is then written, and must be memory that the caller may write. With
+     * several layers, give it to the plan of the last one. */
+    KVAPPEND_FLAG_ADVANCE = 16,
+    /* The report is set to zero before this run, which costs a memset in the stream. Else runs add to it. */
+    KVAPPEND_FLAG_RESET_REPORT = 32,
+    /* The report counts the rows that were written, too. */
+    KVAPPEND_FLAG_COUNT_WRITTEN = 64
+};
+
+/* What happens when a row has a position but no place: it lies below the cache (a negative position) or above it (all
+ * else: behind the last row or the last page of the sample's table; on a page or in a block that does not exist).
+ * Padding has no position, and is never at fault. */
+enum kvappend_skip {
+    /* It is skipped, and nothing else. Costs nothing. */
+    KVAPPEND_SKIP_SILENTLY = 0,
+    /* It is skipped, and args.report says so. CUDA: costs two small launches behind the copy, which is as fast as
+     * without them: one finds the place of each row once more and writes nothing unless it has something to count, the
+     * other names the first row. Host: costs finding each place once more. Legal under stream capture. */
+    KVAPPEND_SKIP_REPORT = 1,
+    /* Host: run fails with KVAPPEND_ERROR_SKIPPED before anything is written; costs finding each place once more. CUDA:
+     * the other rows have been written when a small launch behind the copy stops the device with a trap: the next
+     * synchronising call of CUDA returns cudaErrorLaunchFailure, and the process' CUDA context is lost. For debugging.
+     */
+    KVAPPEND_SKIP_TRAP = 2
 };
 
 /* The meaning of the three entries of a stride array. */
 enum kvappend_axis {
-    KVAPPEND_AXIS_BATCH = 0,
+    KVAPPEND_AXIS_BATCH = 0, /* of a cache: the block, which is a sample's cache or a page */
     KVAPPEND_AXIS_HEAD = 1,
     KVAPPEND_AXIS_ROW = 2
 };
@@ -202,15 +306,16 @@ enum kvappend_axis {
 /* What is the same at every run of a plan. All zero is legal: a plan of the host backend with nothing to copy.
  *
  * Extents are counts and may be 0: then the tensors concerned are empty, and there is nothing to do for them, which is
- * success. L_new may exceed L_max. B * H * L * D times the bytes of an element must fit in 63 bits for each tensor, and
- * so must the bytes of cache_offsets.
+ * success. A plan with nothing to copy does nothing else either: it counts no rows and advances no offset. L_new may
+ * exceed L_max. B * H * L * D times the bytes of an element must fit in 63 bits for each tensor, and so must the bytes
+ * of each array of indices.
  *
  * Strides are in elements, from one entry of an axis to the next; the elements of a row are adjacent (the head
- * dimension has stride 1). An array whose three entries are all zero means the contiguous tensor [B, H, L, D]. In any
- * other array each entry is taken as it is. So a tensor [B, L, H, D] has the strides { L*H*D, D, H*D }. In a fused
- * projection, each token of which is one row of R = H_q*D_k + H*D_k + H*D_v elements (its queries, its K, its V), K has
- * the strides { L*R, D_k, R } and a base pointer H_q*D_k elements into the row; V has { L*R, D_v, R } and a base
- * pointer (H_q + H)*D_k elements into it.
+ * dimension has stride 1). An array whose three entries are all zero means the contiguous tensor [B, H, L, D] (of new
+ * rows by token, [T, H, D]). In any other array each entry is taken as it is. So a tensor [B, L, H, D] has the strides
+ * { L*H*D, D, H*D }. In a fused projection, each token of which is one row of R = H_q*D_k + H*D_k + H*D_v elements (its
+ * queries, its K, its V), K has the strides { L*R, D_k, R } and a base pointer H_q*D_k elements into the row; V has {
+ * L*R, D_v, R } and a base pointer (H_q + H)*D_k elements into it.
  *
  * A stride of a new tensor may be 0: one row, repeated along that axis, as a broadcast or expanded tensor has it. (One
  * row for all three axes at once cannot be said that way, as three zeros mean contiguous: give an axis of extent 1, if
@@ -223,20 +328,39 @@ typedef struct kvappend_descriptor {
     size_t struct_size;
     int32_t backend;      /* KVAPPEND_BACKEND_* */
     int32_t element_type; /* KVAPPEND_ELEMENT_*, of all four tensors */
-    int32_t offset_type;  /* KVAPPEND_OFFSET_*, of cache_offsets */
+    int32_t offset_type;  /* KVAPPEND_OFFSET_*, of cache_offsets and slots */
     int32_t addressing;   /* KVAPPEND_ADDRESSING_* */
 
     int64_t batch;      /* B: samples */
     int64_t heads;      /* H: K/V heads */
-    int64_t new_rows;   /* L_new: new rows of each sample */
-    int64_t cache_rows; /* L_max: rows that each sample's cache holds */
+    int64_t new_rows;   /* L_new: new rows of each sample; T with LENGTHS_PACKED and ADDRESSING_SLOTS */
+    int64_t cache_rows; /* R: rows that each sample's cache holds (L_max), or each page */
     int64_t k_dim;      /* D_k: elements of a K row; 0: there is no K */
     int64_t v_dim;      /* D_v: elements of a V row; 0: there is no V */
 
     int64_t k_new_strides[3];   /* by KVAPPEND_AXIS_*, of k_new [B, H, L_new, D_k] */
     int64_t v_new_strides[3];   /* of v_new [B, H, L_new, D_v] */
-    int64_t k_cache_strides[3]; /* of k_cache [B, H, L_max, D_k] */
-    int64_t v_cache_strides[3]; /* of v_cache [B, H, L_max, D_v] */
+    int64_t k_cache_strides[3]; /* of k_cache [N, H, R, D_k] */
+    int64_t v_cache_strides[3]; /* of v_cache [N, H, R, D_v] */
+
+    int32_t lengths;       /* KVAPPEND_LENGTHS_* */
+    int32_t flags;         /* KVAPPEND_FLAG_*, or'ed */
+    int64_t cache_blocks;  /* N. DENSE and RING: samples' caches, 0 meaning B; others: pages */
+    int64_t sink_rows;     /* RING: rows that stay, 0 to R */
+    int64_t table_entries; /* PAGED: page ids of each sample; PAGED_CSR: page ids in all */
+    int64_t reserved_slot; /* SLOTS, with KVAPPEND_FLAG_RESERVED_SLOT */
+
+    /* A row of a cache may consist of pieces of so many elements each, a power of two that divides the dimension: the
+     * cache is then [N, H, D/pack, R, pack]. 0: rows are contiguous. vLLM's classic layout has
+     * k_pack = 16 / (bytes of an element) and v_pack = 1. The piece strides are the elements from piece to piece of a
+     * row; they count where the cache's strides are not all zero. */
+    int64_t k_pack;
+    int64_t v_pack;
+    int64_t k_piece_stride;
+    int64_t v_piece_stride;
+
+    int32_t skip_policy; /* KVAPPEND_SKIP_* */
+    int32_t reserved;    /* must be 0 */
 } kvappend_descriptor;
 
 /* Wishes about how a plan does its work; none changes what is copied. */
@@ -252,29 +376,67 @@ typedef struct kvappend_preference {
  * last element. A pointer must be aligned to its element. The buffer of a tensor without elements may be NULL, and all
  * may be NULL when there is nothing to do.
  *
- * The memory from the first to the last element of a new tensor must not meet that of a cache, nor may cache_offsets.
- * k_cache and v_cache may be interleaved (one pool for both), as long as no element belongs to both. */
+ * What a run writes (the caches, the report, offsets that it advances) must not meet any other buffer of the call, from
+ * the first to the last element of each. But k_cache and v_cache may be interleaved (one pool for both), as long as no
+ * element belongs to both. */
 typedef struct kvappend_args {
     size_t struct_size;
     const void *k_new; /* [B, H, L_new, D_k], read */
     size_t k_new_bytes;
     const void *v_new; /* [B, H, L_new, D_v], read */
     size_t v_new_bytes;
-    void *k_cache; /* [B, H, L_max, D_k], written in place */
+    void *k_cache; /* [N, H, R, D_k], written in place */
     size_t k_cache_bytes;
-    void *v_cache; /* [B, H, L_max, D_v], written in place */
+    void *v_cache; /* [N, H, R, D_v], written in place */
     size_t v_cache_bytes;
-    const void *cache_offsets; /* [B], contiguous: the row of the cache that new row 0 of each sample goes to; read */
+    const void *cache_offsets; /* [B], contiguous: the position of each sample's row 0; read. Not with SLOTS. */
     size_t cache_offsets_bytes;
+    /* What the descriptor asks for, contiguous and read; else ignored. These are int32, but for slots. */
+    const void *slots; /* [T], of the descriptor's offset_type: SLOTS */
+    size_t slots_bytes;
+    const int32_t *lengths; /* [B]: LENGTHS_PER_SAMPLE; [B + 1]: LENGTHS_PACKED */
+    size_t lengths_bytes;
+    const int32_t *left_pads; /* [B]: FLAG_LEFT_PADS */
+    size_t left_pads_bytes;
+    const int32_t *batch_index; /* [B]: FLAG_BATCH_INDEX */
+    size_t batch_index_bytes;
+    const int32_t *page_table; /* [B, table_entries]: PAGED; [table_entries]: PAGED_CSR */
+    size_t page_table_bytes;
+    const int32_t *page_indptr; /* [B + 1]: PAGED_CSR */
+    size_t page_indptr_bytes;
+    struct kvappend_report *report; /* read and written: SKIP_REPORT */
+    size_t report_bytes;
 } kvappend_args;
+
+/* What became of the rows of all runs since the report was zero. A row counts once, with all its heads of K and of V.
+ * The report lives where the caches live, 8-byte aligned; set it to zero before its first use, or let a run do so by
+ * KVAPPEND_FLAG_RESET_REPORT. Two runs must not use one report at the same time. */
+typedef struct kvappend_report {
+    size_t struct_size;    /* the caller's: neither read nor written */
+    int64_t rows_written;  /* counted with KVAPPEND_FLAG_COUNT_WRITTEN */
+    int64_t rows_replaced; /* RING: by a later row of the same run */
+    int64_t rows_padding;  /* of no sample, or of one with a negative batch_index; with a negative or reserved slot */
+    int64_t rows_below;    /* with a negative position */
+    int64_t rows_above;    /* with a position that the cache does not have */
+    /* The first row below or above, where there is one: of the first run that had any, the least sample (0 with SLOTS),
+     * and of that the least row l (with SLOTS the token), and its position (the slot; at most INT64_MAX). */
+    int64_t first_sample;
+    int64_t first_row;
+    int64_t first_position;
+    int64_t state[2]; /* the library's own */
+} kvappend_report;
 
 /* clang-format off */
 #define KVAPPEND_DESCRIPTOR_INIT                                                                                       \
-    { sizeof(kvappend_descriptor), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0} }
+    { sizeof(kvappend_descriptor), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0},           \
+      0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define KVAPPEND_PREFERENCE_INIT                                                                                       \
     { sizeof(kvappend_preference), NULL }
 #define KVAPPEND_ARGS_INIT                                                                                             \
-    { sizeof(kvappend_args), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0 }
+    { sizeof(kvappend_args), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,                                              \
+      NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0 }
+#define KVAPPEND_REPORT_INIT                                                                                           \
+    { sizeof(kvappend_report), 0, 0, 0, 0, 0, 0, 0, 0, {0, 0} }
 /* clang-format on */
 
 /* The same for callers without macros: set *s to zero, as far as struct_size bytes go, and its struct_size to
@@ -283,6 +445,7 @@ typedef struct kvappend_args {
 KVAPPEND_API kvappend_status kvappend_descriptor_init(kvappend_descriptor *s, size_t struct_size);
 KVAPPEND_API kvappend_status kvappend_preference_init(kvappend_preference *s, size_t struct_size);
 KVAPPEND_API kvappend_status kvappend_args_init(kvappend_args *s, size_t struct_size);
+KVAPPEND_API kvappend_status kvappend_report_init(kvappend_report *s, size_t struct_size); /* s in host memory */
 
 /* ---- plans ---- */
 
@@ -319,16 +482,56 @@ KVAPPEND_API kvappend_status kvappend_plan_can_implement(const kvappend_plan *pl
  *
  * CUDA backend: stream is the stream to work in; NULL is CUDA's legacy default stream, also in programs compiled for a
  * default stream per thread, whose stream is the handle cudaStreamPerThread. The plan's device must be current and must
- * be the stream's. One kernel is launched, or none when there is nothing to do. The call allocates nothing and
- * synchronises with nothing; it is legal while the stream is being captured, and the graph then replays the copy with
- * these pointers and the offsets that the memory holds at each replay. The buffers must stay valid, and what is read
- * unchanged, until the stream has come past the kernel.
+ * be the stream's. One kernel is launched for all of K and V, or none when there is nothing to do, and further ones
+ * only where ADVANCE, REPORT or TRAP ask for them; should one of those fail to launch, the copy is under way all the
+ * same. The call allocates nothing and synchronises with nothing; it is legal while the stream is being captured, and
+ * the graph then replays the copy with these pointers and the offsets that the memory holds at each replay. The buffers
+ * must stay valid, and what is read unchanged, until the stream has come past the kernel.
  *
  * Host backend: stream must be NULL. The rows are written by the calling thread when the call returns.
  *
  * Two runs that write the same cache rows at once leave those rows in an undefined state. */
 KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
                                                size_t workspace_bytes, struct CUstream_st *stream);
+
+/* The first fault that validate found. Filled by the library; the caller sets struct_size. All zero but for struct_size
+ * where there is none. */
+typedef struct kvappend_fault {
+    size_t struct_size;
+    const char *array; /* the argument at fault, such as "page_table", or NULL for a place; a static string */
+    int64_t index;     /* of its element at fault */
+    int64_t value;     /* of that element */
+    int64_t sample;    /* DUPLICATE, SKIPPED: the row at fault */
+    int64_t row;
+    int64_t position;
+    int64_t other_sample; /* DUPLICATE: the earlier row with the same place */
+    int64_t other_row;
+} kvappend_fault;
+
+#define KVAPPEND_FAULT_INIT                                                                                            \
+    { sizeof(kvappend_fault), NULL, 0, 0, 0, 0, 0, 0, 0 }
+
+KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struct_size);
+
+/* Checks what run does not: the contents of the arrays of indices, for a call with these arguments. For development and
+ * tests; its time is proportional to n log n for n rows. It looks, in this order, for
+ * - KVAPPEND_ERROR_INDEX_ORDER: lengths (PACKED) or page_indptr that decreases, begins below 0, or ends beyond T or
+ *   table_entries;
+ * - KVAPPEND_ERROR_INDEX_RANGE: a length that is negative or more than the rows there are, a pad that is negative or
+ *   more than the rows there are, a batch_index not below cache_blocks, an entry of page_table in use by a row that is
+ *   no page of the cache;
+ * - KVAPPEND_ERROR_SKIPPED: a row with a position that is negative or beyond its cache or table (for a ring: negative);
+ *   samples left out by an offset are found, too: leave them out by their length;
+ * - KVAPPEND_ERROR_DUPLICATE: two rows with the same place, but for rows that a ring replaces;
+ * and returns the first of these statuses that applies, with *fault (which may be NULL) saying where. Statuses of run
+ * come before all these. Nothing is written to a cache, an offset or a report.
+ *
+ * workspace is as for run: none is needed. CUDA backend: the arrays are copied to host memory in the stream, which is
+ * then waited for: not legal under stream capture. It needs host memory for that copy and 40 bytes a row
+ * (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be current. */
+KVAPPEND_API kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend_args *args,
+                                                    void *workspace, size_t workspace_bytes, struct CUstream_st *stream,
+                                                    kvappend_fault *fault);
 
 /* Ends a plan's life. NULL is allowed and does nothing. Launches already made are not disturbed: a kernel keeps nothing
  * of the plan. Makes no CUDA call, and always succeeds. Legal under stream capture. */
@@ -337,7 +540,10 @@ KVAPPEND_API kvappend_status kvappend_plan_destroy(kvappend_plan *plan);
 /* ---- what was chosen ---- */
 
 enum kvappend_operation {
-    KVAPPEND_OPERATION_DENSE_APPEND = 1 /* The append of KVAPPEND_ADDRESSING_DENSE. */
+    KVAPPEND_OPERATION_DENSE_APPEND = 1, /* The append of KVAPPEND_ADDRESSING_DENSE. */
+    KVAPPEND_OPERATION_RING_APPEND = 2,  /* of KVAPPEND_ADDRESSING_RING */
+    KVAPPEND_OPERATION_PAGED_APPEND = 3, /* of KVAPPEND_ADDRESSING_PAGED and _PAGED_CSR */
+    KVAPPEND_OPERATION_SLOT_APPEND = 4   /* of KVAPPEND_ADDRESSING_SLOTS */
 };
 
 /* What a plan is made of. Filled by the library; the caller sets struct_size. */
@@ -409,6 +615,10 @@ typedef struct kvappend_api {
     kvappend_status (*plan_get_sku)(const kvappend_plan *plan, kvappend_sku *sku);
     kvappend_status (*plan_get_precision_guarantee)(const kvappend_plan *plan, kvappend_precision_guarantee *guarantee);
     const char *(*kernel_name)(size_t index);
+    kvappend_status (*report_init)(kvappend_report *s, size_t struct_size);
+    kvappend_status (*fault_init)(kvappend_fault *s, size_t struct_size);
+    kvappend_status (*plan_validate)(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
+                                     size_t workspace_bytes, struct CUstream_st *stream, kvappend_fault *fault);
 } kvappend_api;
 
 /* Puts a pointer to the library's table in *api: static memory, valid while the library is loaded. abi_version is the

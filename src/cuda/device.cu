@@ -83,4 +83,14 @@ Status enter_device(const Target &target, CUstream_st * /*stream*/) {
     return KVAPPEND_SUCCESS;
 }
 
+Status fetch_from_device(void *to, const void *from, std::size_t bytes, CUstream_st *stream) {
+    if (const cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream); error != cudaSuccess) {
+        return cuda_failure("cudaMemcpyAsync", error);
+    }
+    if (const cudaError_t error = cudaStreamSynchronize(stream); error != cudaSuccess) {
+        return cuda_failure("cudaStreamSynchronize", error);
+    }
+    return KVAPPEND_SUCCESS;
+}
+
 } // namespace kvappend

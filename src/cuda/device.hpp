@@ -20,4 +20,7 @@ Status open_device(Target &target);
 // Refuses to go on when another device than the target's is current.
 Status enter_device(const Target &target, CUstream_st *stream);
 
+// Copies device memory to the host and waits for it.
+Status fetch_from_device(void *to, const void *from, std::size_t bytes, CUstream_st *stream);
+
 } // namespace kvappend

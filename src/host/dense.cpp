@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host backend: the dense append on the calling thread.
-#include "../kernel.hpp"
+// The plain dense append on the calling thread: the rows of a sample and head lie one behind the other.
+#include "host.hpp"
+
 #include "../window.hpp"
 
 #include <cstddef>
@@ -11,8 +12,8 @@ namespace kvappend {
 namespace {
 
 std::int64_t offset_of(const Problem &problem, const void *offsets, std::int64_t sample) {
-    return problem.offset_type == KVAPPEND_OFFSET_INT64 ? static_cast<const std::int64_t *>(offsets)[sample]
-                                                        : static_cast<const std::int32_t *>(offsets)[sample];
+    return problem.addressing.offset_bytes == 8 ? static_cast<const std::int64_t *>(offsets)[sample]
+                                                : static_cast<const std::int32_t *>(offsets)[sample];
 }
 
 // Copies the rows in the window, of one sample, to the places from row first + offset on.
@@ -37,7 +38,7 @@ void copy_tensor(const Problem &problem, const TensorCopy &copy, const void *fro
     }
     for (std::int64_t sample = 0; sample < problem.batch; ++sample) {
         const std::int64_t offset = offset_of(problem, offsets, sample);
-        const Window window = window_of(offset, problem.new_rows, problem.cache_rows);
+        const Window window = window_of(offset, problem.new_rows, problem.addressing.cache_rows);
         if (window.first < window.end) {
             copy_sample(copy, static_cast<const std::byte *>(from) + sample * copy.from.batch,
                         static_cast<std::byte *>(to) + sample * copy.to.batch, window, offset);
@@ -45,33 +46,13 @@ void copy_tensor(const Problem &problem, const TensorCopy &copy, const void *fro
     }
 }
 
-Status launch(const Problem &problem, const Target & /*target*/, const kvappend_args &args, CUstream_st * /*stream*/) {
+} // namespace
+
+Status host_append_dense(const Problem &problem, const Target & /*target*/, const kvappend_args &args,
+                         CUstream_st * /*stream*/) {
     copy_tensor(problem, problem.k, args.k_new, args.k_cache, args.cache_offsets);
     copy_tensor(problem, problem.v, args.v_new, args.v_cache, args.cache_offsets);
     return KVAPPEND_SUCCESS;
-}
-
-Status open(Target &target) {
-    target = {};
-    return KVAPPEND_SUCCESS;
-}
-
-Status enter(const Target & /*target*/, CUstream_st *stream) {
-    if (stream != nullptr) {
-        return fail(KVAPPEND_ERROR_STREAM, "stream is %p: expected NULL, as the plan's backend is the host",
-                    static_cast<const void *>(stream));
-    }
-    return KVAPPEND_SUCCESS;
-}
-
-constexpr Kernel kernels[] = {{"host_dense", 0, 0, [](const Kernel &, const Problem &) { return true; },
-                               []() -> Status { return KVAPPEND_SUCCESS; }, launch}};
-constexpr Backend backend{kernels, open, enter};
-
-} // namespace
-
-const Backend &host_backend() {
-    return backend;
 }
 
 } // namespace kvappend

@@ -86,8 +86,10 @@ std::string describe(const Fault &fault) {
     std::array<char, 256> text{};
     std::snprintf(text.data(), text.size(), "%s of %zu bytes at 0x%zx, %s, by thread (%u,%u,%u) of block (%u,%u,%u)",
                   fault.kind, fault.bytes, static_cast<std::size_t>(fault.address),
-                  fault.error == cudaErrorMisalignedAddress ? "misaligned" : "not in memory of the device", threadIdx.x,
-                  threadIdx.y, threadIdx.z, blockIdx.x, blockIdx.y, blockIdx.z);
+                  fault.error == cudaErrorMisalignedAddress ? "misaligned"
+                  : fault.error == cudaErrorLaunchFailure   ? "on purpose"
+                                                            : "not in memory of the device",
+                  threadIdx.x, threadIdx.y, threadIdx.z, blockIdx.x, blockIdx.y, blockIdx.z);
     return text.data();
 }
 
@@ -114,6 +116,10 @@ void detail::store(void *address, const void *value, std::size_t bytes) {
     check(address, bytes, "store");
     std::memcpy(address, value, bytes);
     ++execution.stores[width_index(bytes)];
+}
+
+void detail::trap() {
+    throw Fault{cudaErrorLaunchFailure, "trap", 0, 0};
 }
 
 cudaError_t internal::execute(int device, dim3 grid, dim3 block, const detail::ThreadBody &body) {

@@ -35,6 +35,7 @@ concept Accessible = is_one_of<T, unsigned char, unsigned short, int, unsigned i
 // They end the kernel with a fault when the access is misaligned or not inside one live allocation of the device.
 void load(void *value, const void *address, std::size_t bytes);
 void store(void *address, const void *value, std::size_t bytes);
+[[noreturn]] void trap();
 
 } // namespace emulation::detail
 
@@ -61,6 +62,27 @@ EMULATION_STORE(__stwb)
 EMULATION_STORE(__stcg)
 EMULATION_STORE(__stcs)
 EMULATION_STORE(__stwt)
+
+// The threads of a kernel run one after the other, so a load and a store are one operation to them.
+#define EMULATION_ATOMIC(name, new_value)                                                                              \
+    template <emulation::detail::Accessible T>                                                                         \
+    inline T name(T *address, std::type_identity_t<T> value) {                                                         \
+        T old;                                                                                                         \
+        emulation::detail::load(&old, address, sizeof old);                                                            \
+        value = new_value;                                                                                             \
+        emulation::detail::store(address, &value, sizeof value);                                                       \
+        return old;                                                                                                    \
+    }
+
+EMULATION_ATOMIC(atomicAdd, old + value)
+EMULATION_ATOMIC(atomicMax, old > value ? old : value)
+
+#undef EMULATION_ATOMIC
+
+// Ends the kernel as a fault does.
+[[noreturn]] inline void __trap() {
+    emulation::detail::trap();
+}
 
 #undef EMULATION_LOAD
 #undef EMULATION_STORE

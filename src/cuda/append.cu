@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of the CUDA kernels, and how a problem becomes the parameters and the grid of a launch.
-#include "dense_kernel.cuh"
+#include "dense_placing.cuh"
 #include "device.hpp"
+#include "row_placing.cuh"
+#include "settle.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -31,7 +33,7 @@ struct Grid {
 // Lays one tensor out over blocks. With `busy`, there is enough work to fill the device, and each thread gets several
 // vectors; otherwise each gets one, so that a short call spreads over as many threads as it can.
 Grid lay_out(const Problem &problem, const TensorCopy &copy, const void *from, void *to, std::uint32_t widest,
-             bool busy, DenseTensor &t) {
+             bool in_runs, bool busy, TensorLines &t) {
     const auto addresses = reinterpret_cast<std::uintptr_t>(from) | reinterpret_cast<std::uintptr_t>(to);
     t.access_log2 = static_cast<std::uint8_t>(std::countr_zero(addresses | std::min(copy.alignment, widest)));
     t.from = static_cast<const std::byte *>(from);
@@ -43,14 +45,18 @@ Grid lay_out(const Problem &problem, const TensorCopy &copy, const void *from, v
     t.to_head = copy.to.head;
     t.to_row = copy.to.row;
     t.heads = copy.heads;
-    t.lines = copy.adjacent_rows ? 1 : problem.new_rows;
+    t.lines = in_runs ? 1 : problem.new_rows;
     t.row_vectors = copy.row_bytes >> t.access_log2;
-    t.line_vectors = copy.adjacent_rows ? problem.new_rows * t.row_vectors : t.row_vectors;
+    t.line_vectors = in_runs ? problem.new_rows * t.row_vectors : t.row_vectors;
 
-    const unsigned loads_log2 = busy ? bits_for(dense_loads) : 0;
-    const unsigned lane_bits = std::min(dense_threads_log2, bits_for(shares(t.line_vectors, loads_log2)));
-    const unsigned line_bits = std::min(dense_threads_log2 - lane_bits, bits_for(t.lines));
-    const unsigned head_bits = dense_threads_log2 - lane_bits - line_bits;
+    t.piece_stride = copy.piece_stride;
+    // A whole row is one piece of more vectors than there can be.
+    t.piece_log2 = copy.whole_rows() ? 62 : bits_for(copy.piece_bytes >> t.access_log2);
+
+    const unsigned loads_log2 = busy ? bits_for(loads_in_flight) : 0;
+    const unsigned lane_bits = std::min(block_threads_log2, bits_for(shares(t.line_vectors, loads_log2)));
+    const unsigned line_bits = std::min(block_threads_log2 - lane_bits, bits_for(t.lines));
+    const unsigned head_bits = block_threads_log2 - lane_bits - line_bits;
     t.lane_bits = static_cast<std::uint8_t>(lane_bits);
     t.line_bits = static_cast<std::uint8_t>(line_bits);
 
@@ -73,14 +79,25 @@ Grid lay_out(const Problem &problem, const TensorCopy &copy, const void *from, v
     return grid;
 }
 
-template <unsigned WidestLog2>
+template <class Placing>
+Placing placing_of(const Problem &problem, const kvappend_args &args);
+
+template <>
+DensePlacing placing_of(const Problem &problem, const kvappend_args &args) {
+    const Addressing &a = problem.addressing;
+    return {args.cache_offsets, a.offset_bytes == 8 ? 1u : 0u, a.new_rows, a.cache_rows};
+}
+
+template <>
+RowPlacing placing_of(const Problem &problem, const kvappend_args &args) {
+    return {problem.addressing, indices_of(problem.addressing, args)};
+}
+
+template <unsigned WidestLog2, class Placing>
 Status launch(const Problem &problem, const Target &target, const kvappend_args &args, CUstream_st *stream) {
-    DenseParameters p{};
-    p.wide_offsets = problem.offset_type == KVAPPEND_OFFSET_INT64;
-    p.offsets = args.cache_offsets;
+    Parameters<Placing> p{};
     p.batch = problem.batch;
-    p.new_rows = problem.new_rows;
-    p.cache_rows = problem.cache_rows;
+    p.placing = placing_of<Placing>(problem, args);
 
     const struct {
         const TensorCopy &copy;
@@ -98,8 +115,8 @@ Status launch(const Problem &problem, const Target &target, const kvappend_args 
     unsigned count = 0;
     for (const auto &part : parts) {
         if (!part.copy.empty()) {
-            const Grid own =
-                lay_out(problem, part.copy, part.from, part.to, 1u << WidestLog2, busy, p.tensors[count++]);
+            const Grid own = lay_out(problem, part.copy, part.from, part.to, 1u << WidestLog2,
+                                     Placing::in_runs && part.copy.adjacent_rows, busy, p.tensors[count++]);
             grid = {std::max(grid.x, own.x), std::max(grid.y, own.y)};
         }
     }
@@ -109,36 +126,47 @@ Status launch(const Problem &problem, const Target &target, const kvappend_args 
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
                           static_cast<unsigned>(p.batch_step << p.both));
-    config.blockDim = dim3(dense_threads);
+    config.blockDim = dim3(block_threads);
     config.stream = stream;
-    return launched(cudaLaunchKernelEx(&config, append_dense<WidestLog2>, p));
+    return launched(cudaLaunchKernelEx(&config, append<WidestLog2, Placing>, p));
 }
 
 // Asking for its attributes makes CUDA load a kernel now rather than at its first launch, which may be in a capture.
-template <unsigned WidestLog2>
+template <unsigned WidestLog2, class Placing>
 Status load() {
     cudaFuncAttributes attributes{};
-    if (const cudaError_t error = cudaFuncGetAttributes(&attributes, append_dense<WidestLog2>); error != cudaSuccess) {
+    if (const cudaError_t error = cudaFuncGetAttributes(&attributes, append<WidestLog2, Placing>);
+        error != cudaSuccess) {
         return cuda_failure("cudaFuncGetAttributes", error);
     }
     return KVAPPEND_SUCCESS;
 }
 
 // A kernel is of use if K or V can be moved by its widest access. The first such kernel is the widest.
-bool supports(const Kernel &kernel, const Problem &problem) {
+bool moves(const Kernel &kernel, const Problem &problem) {
     return problem.empty() || (!problem.k.empty() && problem.k.alignment >= kernel.access_bytes) ||
            (!problem.v.empty() && problem.v.alignment >= kernel.access_bytes);
 }
 
-template <unsigned WidestLog2>
-constexpr Kernel kernel_of(const char *name) {
-    return {name, 1u << WidestLog2, 75, supports, load<WidestLog2>, launch<WidestLog2>};
+bool moves_plain(const Kernel &kernel, const Problem &problem) {
+    return problem.plain() && moves(kernel, problem);
 }
 
-constexpr Kernel kernels[] = {kernel_of<4>("cuda_dense_b16"), kernel_of<3>("cuda_dense_b8"),
-                              kernel_of<2>("cuda_dense_b4"), kernel_of<1>("cuda_dense_b2"),
-                              kernel_of<0>("cuda_dense_b1")};
-constexpr Backend backend{kernels, open_device, enter_device};
+template <unsigned WidestLog2>
+constexpr Kernel dense(const char *name) {
+    return {name, 1u << WidestLog2, 75, moves_plain, load<WidestLog2, DensePlacing>, launch<WidestLog2, DensePlacing>};
+}
+
+template <unsigned WidestLog2>
+constexpr Kernel rows(const char *name) {
+    return {name, 1u << WidestLog2, 75, moves, load<WidestLog2, RowPlacing>, launch<WidestLog2, RowPlacing>};
+}
+
+constexpr Kernel kernels[] = {dense<4>("cuda_dense_b16"), dense<3>("cuda_dense_b8"), dense<2>("cuda_dense_b4"),
+                              dense<1>("cuda_dense_b2"),  dense<0>("cuda_dense_b1"), rows<4>("cuda_rows_b16"),
+                              rows<3>("cuda_rows_b8"),    rows<2>("cuda_rows_b4"),   rows<1>("cuda_rows_b2"),
+                              rows<0>("cuda_rows_b1")};
+constexpr Backend backend{kernels, open_device, cuda_prepare, enter_device, cuda_admit, cuda_settle, fetch_from_device};
 
 } // namespace
 

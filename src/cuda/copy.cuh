@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The dense append as a CUDA kernel, and the parameters by which a launch tells it what to do.
+// The append as a CUDA kernel, for any way to place rows, and the parameters by which a launch tells it what to do.
 //
-// A "line" is what is copied in one piece: all new rows of a (sample, head) where they are adjacent, else one row. The
-// grid's z axis is the sample, and which of K and V; y is a group of heads; x is a group of lines, or a piece of the
-// only line. Within a block a thread belongs to a lane of a line of a head, by bits of its index: so nothing is
-// divided. A grid may be smaller than the work; each thread then goes on in steps of the grid.
+// A "line" is what is copied in one piece: one row, or all new rows of a (sample, head) where they are adjacent and
+// placed one behind the other. The grid's z axis is the sample, and which of K and V; y is a group of heads; x is a
+// group of lines, or a piece of the only line. Within a block a thread belongs to a lane of a line of a head, by bits
+// of its index: so nothing is divided. A grid may be smaller than the work; each thread then goes on in steps of the
+// grid.
 //
 // All accesses to global memory go through the load and store intrinsics, which an emulation can check one by one.
 #pragma once
-
-#include "../window.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -18,13 +17,15 @@
 
 namespace kvappend {
 
-constexpr unsigned dense_threads_log2 = 7;
-constexpr unsigned dense_threads = 1u << dense_threads_log2;
+constexpr unsigned block_threads_log2 = 7;
+constexpr unsigned block_threads = 1u << block_threads_log2;
+// Of blocks on a multiprocessor at once. Without such a bound the compiler saves registers until it must spill some.
+constexpr int blocks_resident = 8;
 // Loads that a thread has in flight before it stores.
-constexpr int dense_loads = 4;
+constexpr int loads_in_flight = 4;
 
 // K or V. Strides are in bytes. "Vectors" are units of 1 << access_log2 bytes.
-struct DenseTensor {
+struct TensorLines {
     const std::byte *from;
     std::byte *to;
     std::int64_t from_batch, from_head, from_row;
@@ -33,6 +34,9 @@ struct DenseTensor {
     std::int64_t lines;        // of a head
     std::int64_t row_vectors;  // of a row
     std::int64_t line_vectors; // of a line
+    // A row of the cache lies in pieces of 1 << piece_log2 vectors, if it is not whole.
+    std::int64_t piece_stride;
+    std::uint32_t piece_log2;
     // How far a thread goes on when the grid is smaller than the work.
     std::int64_t head_step, line_step, vector_step;
     // How block indices, and the bits of a thread's index, become the place where a thread starts.
@@ -42,15 +46,22 @@ struct DenseTensor {
     std::uint8_t access_log2;
 };
 
-struct DenseParameters {
-    DenseTensor tensors[2]; // the second one only where both K and V are copied
+// Where a line goes: `shift` bytes behind the cache's base, but only its vectors begin <= i < end.
+struct Aim {
+    std::uint64_t shift;
+    std::int64_t begin;
+    std::int64_t end;
+};
+
+// A placing has a member aim(tensor, sample, head, line), which gives the Aim of a line, and a member
+// along<Log2>(tensor, i), which gives the bytes from the line's first vector to its vector i.
+template <class Placing>
+struct Parameters {
+    TensorLines tensors[2]; // the second one only where both K and V are copied
     std::uint32_t both;     // 1 where both are copied, else 0
-    std::uint32_t wide_offsets;
-    const void *offsets;
     std::int64_t batch;
     std::int64_t batch_step;
-    std::int64_t new_rows;
-    std::int64_t cache_rows;
+    Placing placing;
 };
 
 template <unsigned Log2>
@@ -76,19 +87,14 @@ struct Vector<4> {
     using Type = uint4;
 };
 
-__device__ __forceinline__ std::int64_t load_offset(const DenseParameters &p, std::int64_t sample) {
-    return p.wide_offsets != 0 ? std::int64_t{__ldg(static_cast<const long long *>(p.offsets) + sample)}
-                               : std::int64_t{__ldg(static_cast<const int *>(p.offsets) + sample)};
-}
-
-template <unsigned Log2>
-__device__ __forceinline__ void copy_dense(const DenseParameters &p, const DenseTensor &t) {
+template <unsigned Log2, class Placing>
+__device__ __forceinline__ void copy_lines(const Parameters<Placing> &p, const TensorLines &t) {
     using Vector = typename Vector<Log2>::Type;
 
     const unsigned lane = threadIdx.x & ((1u << t.lane_bits) - 1);
     const unsigned line_in_block = (threadIdx.x >> t.lane_bits) & ((1u << t.line_bits) - 1);
     const unsigned head_in_block = threadIdx.x >> (t.lane_bits + t.line_bits);
-    const unsigned heads_per_block_log2 = dense_threads_log2 - t.lane_bits - t.line_bits;
+    const unsigned heads_per_block_log2 = block_threads_log2 - t.lane_bits - t.line_bits;
 
     const std::int64_t first_vector = std::int64_t{blockIdx.x} * t.vectors_per_block + lane;
     const std::int64_t first_line = std::int64_t{blockIdx.x} * t.lines_per_block + line_in_block;
@@ -101,18 +107,16 @@ __device__ __forceinline__ void copy_dense(const DenseParameters &p, const Dense
     std::int64_t line = first_line;
     std::int64_t head = first_head;
     std::int64_t sample = blockIdx.z >> p.both;
-    // One loop over lines, heads and samples, of which the usual grid needs one turn. The offset is loaded in each turn
-    // anew, so that the compiler cannot move its first use ahead of the first loads of the new rows.
+    // One loop over lines, heads and samples, of which the usual grid needs one turn. A line is aimed at in each turn
+    // anew, so that the compiler cannot move the wait for its indices ahead of the first loads of the new rows.
     while (sample < p.batch) {
-        const std::int64_t offset = load_offset(p, sample);
         const auto *const from =
             reinterpret_cast<const Vector *>(t.from + sample * t.from_batch + head * t.from_head + line * t.from_row);
-        std::byte *const head_to = t.to + sample * t.to_batch + head * t.to_head;
 
-        Vector held[dense_loads];
+        Vector held[loads_in_flight];
         const auto load = [&](std::int64_t i) {
 #pragma unroll
-            for (int n = 0; n < dense_loads; ++n) {
+            for (int n = 0; n < loads_in_flight; ++n) {
                 if (i + n * t.vector_step < t.line_vectors) {
                     held[n] = __ldg(from + i + n * t.vector_step);
                 }
@@ -120,31 +124,20 @@ __device__ __forceinline__ void copy_dense(const DenseParameters &p, const Dense
         };
         load(first_vector);
 
-        // Which vectors of the line lie inside the cache. For those alone the sum of the two shifts is an address in
-        // it; the first by itself may be anything, and wraps around unharmed.
-        const Window window = window_of(offset, p.new_rows, p.cache_rows);
-        std::int64_t begin = 0;
-        std::int64_t end = 0;
-        if (t.lines == 1) {
-            begin = window.first * t.row_vectors;
-            end = window.end * t.row_vectors;
-        } else if (window.first <= line && line < window.end) {
-            end = t.line_vectors;
-        }
-        const std::uint64_t row_shift = (static_cast<std::uint64_t>(offset) + static_cast<std::uint64_t>(line)) *
-                                        static_cast<std::uint64_t>(t.to_row);
+        const Aim aim = p.placing.aim(t, sample, head, line);
         const auto store = [&](std::int64_t i) {
 #pragma unroll
-            for (int n = 0; n < dense_loads; ++n) {
+            for (int n = 0; n < loads_in_flight; ++n) {
                 const std::int64_t at = i + n * t.vector_step;
-                if (begin <= at && at < end) {
-                    const std::uint64_t shift = row_shift + (static_cast<std::uint64_t>(at) << Log2);
-                    __stwb(reinterpret_cast<Vector *>(head_to + shift), held[n]);
+                if (aim.begin <= at && at < aim.end) {
+                    const std::uint64_t shift = aim.shift + p.placing.template along<Log2>(t, at);
+                    __stwb(reinterpret_cast<Vector *>(t.to + shift), held[n]);
                 }
             }
         };
         store(first_vector);
-        for (std::int64_t i = first_vector + dense_loads * t.vector_step; i < end; i += dense_loads * t.vector_step) {
+        for (std::int64_t i = first_vector + loads_in_flight * t.vector_step; i < aim.end;
+             i += loads_in_flight * t.vector_step) {
             load(i);
             store(i);
         }
@@ -162,30 +155,31 @@ __device__ __forceinline__ void copy_dense(const DenseParameters &p, const Dense
 }
 
 // Copies with accesses of at most 1 << WidestLog2 bytes; K and V each have their own width.
-template <unsigned WidestLog2>
-__global__ void __launch_bounds__(dense_threads) append_dense(const __grid_constant__ DenseParameters p) {
-    const DenseTensor &t = p.tensors[blockIdx.z & p.both];
+template <unsigned WidestLog2, class Placing>
+__global__ void __launch_bounds__(block_threads, blocks_resident)
+    append(const __grid_constant__ Parameters<Placing> p) {
+    const TensorLines &t = p.tensors[blockIdx.z & p.both];
     if constexpr (WidestLog2 >= 4) {
         if (t.access_log2 == 4) {
-            return copy_dense<4>(p, t);
+            return copy_lines<4>(p, t);
         }
     }
     if constexpr (WidestLog2 >= 3) {
         if (t.access_log2 == 3) {
-            return copy_dense<3>(p, t);
+            return copy_lines<3>(p, t);
         }
     }
     if constexpr (WidestLog2 >= 2) {
         if (t.access_log2 == 2) {
-            return copy_dense<2>(p, t);
+            return copy_lines<2>(p, t);
         }
     }
     if constexpr (WidestLog2 >= 1) {
         if (t.access_log2 == 1) {
-            return copy_dense<1>(p, t);
+            return copy_lines<1>(p, t);
         }
     }
-    copy_dense<0>(p, t);
+    copy_lines<0>(p, t);
 }
 
 } // namespace kvappend

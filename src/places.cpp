@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "places.hpp"
+
+#include <cinttypes>
+
+namespace kvappend {
+
+Status astray_failure(const Place &place, const char *expected) {
+    return fail(KVAPPEND_ERROR_SKIPPED,
+                "row %" PRId64 " of sample %" PRId64 " has the position %" PRId64 ", %s the cache: %s",
+                place.sample_row, place.sample, reported_position(place), place.fate == Fate::below ? "below" : "above",
+                expected);
+}
+
+} // namespace kvappend

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "validate.hpp"
+
+#include "places.hpp"
+
+#include <algorithm>
+#include <cinttypes>
+#include <memory>
+#include <new>
+#include <span>
+#include <tuple>
+
+namespace kvappend {
+
+namespace {
+
+// The index arrays in host memory.
+class Copies {
+public:
+    Status fetch(const Addressing &addressing, const Backend &backend, const kvappend_args &args, CUstream_st *stream) {
+        const auto buffers = index_buffers(addressing, args);
+        kvappend_args copied = args;
+        const void **const places[] = {&copied.cache_offsets,
+                                       &copied.slots,
+                                       reinterpret_cast<const void **>(&copied.lengths),
+                                       reinterpret_cast<const void **>(&copied.left_pads),
+                                       reinterpret_cast<const void **>(&copied.batch_index),
+                                       reinterpret_cast<const void **>(&copied.page_table),
+                                       reinterpret_cast<const void **>(&copied.page_indptr)};
+        for (std::size_t i = 0; i < std::size(places); ++i) {
+            const auto bytes = static_cast<std::size_t>(buffers[i].needed);
+            if (bytes == 0) {
+                continue;
+            }
+            memory_[i].reset(new (std::nothrow) std::byte[bytes]);
+            if (memory_[i] == nullptr) {
+                return fail(KVAPPEND_ERROR_OUT_OF_MEMORY,
+                            "args.%s: there is no host memory for a copy of its %zu bytes", buffers[i].name, bytes);
+            }
+            if (const Status status = backend.fetch(memory_[i].get(), buffers[i].pointer, bytes, stream);
+                status != KVAPPEND_SUCCESS) {
+                return status;
+            }
+            *places[i] = memory_[i].get();
+        }
+        indices = indices_of(addressing, copied);
+        return KVAPPEND_SUCCESS;
+    }
+
+    Indices indices{};
+
+private:
+    std::unique_ptr<std::byte[]> memory_[index_buffer_count];
+};
+
+Status fault_at(Status status, kvappend_fault &fault, const char *array, std::int64_t index, std::int64_t value,
+                std::int64_t least, std::int64_t most) {
+    fault.array = array;
+    fault.index = index;
+    fault.value = value;
+    return fail(status, "args.%s[%" PRId64 "] is %" PRId64 ": expected %" PRId64 " to %" PRId64, array, index, value,
+                least, most);
+}
+
+// The bounds that divide an array of `entries` entries: none below the one before it, the first not negative.
+Status check_order(const char *array, const std::int32_t *bounds, std::int64_t batch, std::int64_t entries,
+                   kvappend_fault &fault) {
+    std::int64_t before = 0;
+    for (std::int64_t i = 0; bounds != nullptr && i <= batch; ++i) {
+        if (bounds[i] < before || bounds[i] > entries) {
+            return fault_at(KVAPPEND_ERROR_INDEX_ORDER, fault, array, i, bounds[i], before, entries);
+        }
+        before = bounds[i];
+    }
+    return KVAPPEND_SUCCESS;
+}
+
+// What each sample has one of.
+Status check_ranges(const Addressing &a, const Indices &indices, kvappend_fault &fault) {
+    for (std::int64_t sample = 0; sample < a.batch; ++sample) {
+        const bool packed = a.lengths == KVAPPEND_LENGTHS_PACKED;
+        std::int64_t rows = packed ? indices.lengths[sample + 1] - std::int64_t{indices.lengths[sample]} : a.new_rows;
+        const std::int64_t pad = indices.left_pads != nullptr ? indices.left_pads[sample] : 0;
+        if (pad < 0 || pad > rows) {
+            return fault_at(KVAPPEND_ERROR_INDEX_RANGE, fault, "left_pads", sample, pad, 0, rows);
+        }
+        rows -= pad;
+        const std::int64_t length = a.lengths == KVAPPEND_LENGTHS_PER_SAMPLE ? indices.lengths[sample] : 0;
+        if (length < 0 || length > rows) {
+            return fault_at(KVAPPEND_ERROR_INDEX_RANGE, fault, "lengths", sample, length, 0, rows);
+        }
+        const std::int64_t block = indices.batch_index != nullptr ? indices.batch_index[sample] : -1;
+        if (block >= a.cache_blocks) {
+            return fault_at(KVAPPEND_ERROR_INDEX_RANGE, fault, "batch_index", sample, block, INT32_MIN,
+                            a.cache_blocks - 1);
+        }
+    }
+    return KVAPPEND_SUCCESS;
+}
+
+// The entry of the page table that stands for a row, or -1.
+std::int64_t entry_of(const Addressing &a, const Indices &indices, const Place &place) {
+    const bool paged = a.kind == KVAPPEND_ADDRESSING_PAGED || a.kind == KVAPPEND_ADDRESSING_PAGED_CSR;
+    return paged ? find_entry(a, indices, place.sample, place.position / static_cast<std::uint64_t>(a.cache_rows),
+                              load_on_host)
+                 : -1;
+}
+
+// The first row that is astray; and before that the first whose page is none, though the table has an entry for it.
+Status check_places(const Problem &problem, const Indices &indices, kvappend_fault &fault) {
+    const Addressing &a = problem.addressing;
+    std::int64_t entry = -1;
+    Place first{};
+    for_each_place(problem, indices, [&](const Place &place) {
+        if (entry < 0 && place.fate == Fate::above) {
+            entry = entry_of(a, indices, place);
+        }
+        if (astray(place.fate) && !astray(first.fate)) {
+            first = place;
+        }
+        return true;
+    });
+    if (entry >= 0) {
+        return fault_at(KVAPPEND_ERROR_INDEX_RANGE, fault, "page_table", entry, indices.page_table[entry], 0,
+                        a.cache_blocks - 1);
+    }
+    if (!astray(first.fate)) {
+        return KVAPPEND_SUCCESS;
+    }
+    fault.sample = first.sample;
+    fault.row = first.sample_row;
+    fault.position = reported_position(first);
+    return astray_failure(first, "expected a place for every row");
+}
+
+// A row that is written: its place, and which row it is.
+struct Written {
+    std::int64_t block;
+    std::int64_t row;
+    std::int64_t sample;
+    std::int64_t sample_row;
+    std::int64_t position;
+};
+static_assert(sizeof(Written) == 40); // as kvappend.h has it
+
+Status check_duplicates(const Problem &problem, const Indices &indices, kvappend_fault &fault) {
+    std::size_t count = 0;
+    for_each_place(problem, indices, [&](const Place &place) {
+        count += place.found() ? 1U : 0U;
+        return true;
+    });
+    std::size_t bytes = 0;
+    const bool fits = !__builtin_mul_overflow(count, sizeof(Written), &bytes);
+    const std::unique_ptr<Written[]> memory(fits ? new (std::nothrow) Written[count] : nullptr);
+    if (memory == nullptr) {
+        return fail(KVAPPEND_ERROR_OUT_OF_MEMORY, "validate: there is no host memory for the places of %zu rows",
+                    count);
+    }
+    const std::span rows(memory.get(), count);
+    std::size_t next = 0;
+    for_each_place(problem, indices, [&](const Place &place) {
+        if (place.found()) {
+            rows[next++] = {place.block, place.row, place.sample, place.sample_row, reported_position(place)};
+        }
+        return true;
+    });
+    const auto where = [](const Written &w) { return std::tie(w.block, w.row); };
+    const auto which = [](const Written &w) { return std::tie(w.sample, w.sample_row); };
+    std::ranges::sort(rows, [&](const Written &a, const Written &b) {
+        return where(a) != where(b) ? where(a) < where(b) : which(a) < which(b);
+    });
+    const Written *earlier = nullptr;
+    for (std::size_t i = 1; i < count; ++i) {
+        const bool same = where(rows[i]) == where(rows[i - 1]);
+        if (same && (earlier == nullptr || which(rows[i]) < which(earlier[1]))) {
+            earlier = &rows[i - 1];
+        }
+    }
+    if (earlier == nullptr) {
+        return KVAPPEND_SUCCESS;
+    }
+    const Written &later = earlier[1];
+    fault.sample = later.sample;
+    fault.row = later.sample_row;
+    fault.position = later.position;
+    fault.other_sample = earlier->sample;
+    fault.other_row = earlier->sample_row;
+    return fail(KVAPPEND_ERROR_DUPLICATE,
+                "row %" PRId64 " of sample %" PRId64 " and row %" PRId64 " of sample %" PRId64
+                " both go to row %" PRId64 " of block %" PRId64 " of the cache: expected a place of its own for each",
+                earlier->sample_row, earlier->sample, later.sample_row, later.sample, later.row, later.block);
+}
+
+} // namespace
+
+Status validate(const Problem &problem, const Backend &backend, const kvappend_args &args, CUstream_st *stream,
+                kvappend_fault &fault) {
+    const Addressing &a = problem.addressing;
+    Copies copies;
+    if (const Status status = copies.fetch(a, backend, args, stream); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    const Indices &indices = copies.indices;
+    const bool packed = a.lengths == KVAPPEND_LENGTHS_PACKED;
+    if (const Status status =
+            check_order("lengths", packed ? indices.lengths : nullptr, a.batch, problem.new_rows, fault);
+        status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    if (const Status status = check_order("page_indptr", indices.page_indptr, a.batch, a.table_entries, fault);
+        status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    if (const Status status = check_ranges(a, indices, fault); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    if (const Status status = check_places(problem, indices, fault); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    return check_duplicates(problem, indices, fault);
+}
+
+} // namespace kvappend
