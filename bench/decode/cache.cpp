@@ -3,8 +3,8 @@
 
 #include "stopwatch.hpp"
 
-#include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 namespace {
 
@@ -22,16 +22,15 @@ void set_strides(std::int64_t (&strides)[3], std::size_t batch, std::size_t head
 
 } // namespace
 
-Cache::Cache(Memory &memory, const Decoder &decoder, std::size_t batch, std::size_t rows, Layout layout)
-    : memory_(memory), shape_(decoder.shape()), width_(decoder.element().width) {
+Cache::Cache(Memory &memory, const Decoder &decoder, std::unique_ptr<Placement> placement, Layout layout)
+    : memory_(memory), shape_(decoder.shape()), width_(decoder.element().width), placement_(std::move(placement)),
+      descriptor_(placement_->descriptor()) {
     const std::size_t heads = shape_.kv_heads;
+    const auto rows = static_cast<std::size_t>(descriptor_.cache_rows);
     descriptor_.backend = memory.backend();
     descriptor_.element_type = decoder.element().type;
     descriptor_.offset_type = KVAPPEND_OFFSET_INT64;
-    descriptor_.addressing = KVAPPEND_ADDRESSING_DENSE;
-    descriptor_.batch = static_cast<std::int64_t>(batch);
     descriptor_.heads = static_cast<std::int64_t>(heads);
-    descriptor_.cache_rows = static_cast<std::int64_t>(rows);
     descriptor_.k_dim = static_cast<std::int64_t>(shape_.k_dim);
     descriptor_.v_dim = static_cast<std::int64_t>(shape_.v_dim);
     const auto set_cache_strides = [&](std::int64_t(&strides)[3], std::size_t dim) {
@@ -41,8 +40,7 @@ Cache::Cache(Memory &memory, const Decoder &decoder, std::size_t batch, std::siz
     set_cache_strides(descriptor_.k_cache_strides, shape_.k_dim);
     set_cache_strides(descriptor_.v_cache_strides, shape_.v_dim);
 
-    offsets_ = allocate(batch * sizeof(std::int64_t));
-    const std::size_t bytes = batch * heads * rows * width_;
+    const std::size_t bytes = static_cast<std::size_t>(descriptor_.cache_blocks) * heads * rows * width_;
     for (std::size_t i = 0; i < shape_.layers; ++i) {
         layers_.push_back({allocate(bytes * shape_.k_dim), allocate(bytes * shape_.v_dim)});
     }
@@ -61,7 +59,10 @@ Cache::Buffer Cache::allocate(std::size_t bytes) const {
     return buffer;
 }
 
-void Cache::plan(std::size_t new_rows) {
+void Cache::plan(std::size_t rows) {
+    pass_rows_ = rows;
+    // What is addressed by token has no batch axis: it is packed, or a batch of 1.
+    const std::size_t new_rows = packed() ? rows : rows / static_cast<std::size_t>(descriptor_.batch);
     descriptor_.new_rows = static_cast<std::int64_t>(new_rows);
     // K and V are read where the projection put them.
     set_strides(descriptor_.k_new_strides, new_rows * shape_.fused(), shape_.k_dim, shape_.fused());
@@ -69,13 +70,36 @@ void Cache::plan(std::size_t new_rows) {
     kvappend_plan *plan = nullptr;
     require(kvappend_plan_create(&descriptor_, nullptr, &plan));
     plan_.reset(plan);
-    fused_ = allocate(static_cast<std::size_t>(descriptor_.batch) * new_rows * shape_.fused() * width_);
+    fused_ = allocate(rows * shape_.fused() * width_);
     appended_ = {};
 }
 
-void Cache::move_to(const std::vector<std::int64_t> &offsets) {
-    host_offsets_ = offsets;
-    memory_.upload(offsets_.memory.get(), offsets.data(), offsets_.bytes);
+void Cache::place(std::span<const Feed> feeds) {
+    const Indices indices = placement_->place(feeds, pass_rows_);
+    upload(offsets_, std::as_bytes(std::span(indices.offsets)));
+    upload(lengths_, std::as_bytes(std::span(indices.lengths)));
+    upload(page_table_, std::as_bytes(std::span(indices.page_table)));
+    upload(slots_, std::as_bytes(std::span(indices.slots)));
+
+    written_rows_ = 0;
+    for (std::size_t i = 0; i < feeds.size(); ++i) {
+        // Only the dense cache takes padding in, as far as it has rows for it.
+        const bool padded = descriptor_.addressing == KVAPPEND_ADDRESSING_DENSE;
+        const std::size_t count = padded ? static_cast<std::size_t>(descriptor_.new_rows) : feeds[i].tokens.size();
+        for (std::size_t row = 0; row < count; ++row) {
+            written_rows_ += placement_->find(i, feeds[i].position + row) ? shape_.kv_heads : 0;
+        }
+    }
+}
+
+void Cache::upload(Buffer &to, std::span<const std::byte> bytes) const {
+    if (bytes.empty()) {
+        return;
+    }
+    if (to.bytes != bytes.size()) {
+        to = allocate(bytes.size());
+    }
+    memory_.upload(to.memory.get(), bytes.data(), bytes.size());
 }
 
 void Cache::append(std::size_t layer, std::span<const std::byte> fused) {
@@ -97,15 +121,20 @@ void Cache::append(std::size_t layer, std::span<const std::byte> fused) {
     args.v_cache_bytes = to.v.bytes;
     args.cache_offsets = offsets_.memory.get();
     args.cache_offsets_bytes = offsets_.bytes;
+    args.slots = slots_.memory.get();
+    args.slots_bytes = slots_.bytes;
+    args.lengths = reinterpret_cast<const std::int32_t *>(lengths_.memory.get());
+    args.lengths_bytes = lengths_.bytes;
+    args.page_table = reinterpret_cast<const std::int32_t *>(page_table_.memory.get());
+    args.page_table_bytes = page_table_.bytes;
     const Stopwatch stopwatch;
     const kvappend_status status = kvappend_plan_run(plan_.get(), &args, nullptr, 0, memory_.stream());
     memory_.synchronize();
     appended_.seconds.push_back(stopwatch.seconds());
     require(status);
 
-    const std::size_t rows = written_rows();
-    const std::size_t bytes = rows * (shape_.k_dim + shape_.v_dim) * width_;
-    appended_.rows += 2 * rows;
+    const std::size_t bytes = written_rows_ * (shape_.k_dim + shape_.v_dim) * width_;
+    appended_.rows += 2 * written_rows_;
     appended_.bytes += bytes;
     run_memcpy(bytes);
     if (memory_.backend() != KVAPPEND_BACKEND_HOST) {
@@ -113,15 +142,6 @@ void Cache::append(std::size_t layer, std::span<const std::byte> fused) {
             memory_.download(buffer->copy.data(), buffer->memory.get(), buffer->bytes);
         }
     }
-}
-
-// How many rows of K, and as many of V, one append writes: padding past the end of the cache is skipped.
-std::size_t Cache::written_rows() const {
-    std::int64_t rows = 0;
-    for (const std::int64_t offset : host_offsets_) {
-        rows += std::min(descriptor_.new_rows, descriptor_.cache_rows - offset);
-    }
-    return static_cast<std::size_t>(rows) * shape_.kv_heads;
 }
 
 // To be measured beside the append: bytes that were written as recently, to a buffer as large as all caches together,
@@ -137,15 +157,19 @@ void Cache::run_memcpy(std::size_t bytes) {
     memcpy_position_ += bytes;
 }
 
-KeysAndValues Cache::rows(std::size_t layer, std::size_t sample) const {
-    const auto of_sample = [&](const Buffer &buffer, const std::int64_t(&strides)[3]) {
+std::optional<KeyAndValue> Cache::row(std::size_t layer, std::size_t sample, std::size_t position) const {
+    const std::optional<Place> place = placement_->find(sample, position);
+    if (!place) {
+        return std::nullopt;
+    }
+    const auto at_place = [&](const Buffer &buffer, const std::int64_t(&strides)[3]) {
         const std::byte *const base = buffer.copy.empty() ? buffer.memory.get() : buffer.copy.data();
         const auto stride = [&](int axis) { return static_cast<std::size_t>(strides[axis]); };
-        return Rows{base + sample * stride(KVAPPEND_AXIS_BATCH) * width_, stride(KVAPPEND_AXIS_HEAD),
-                    stride(KVAPPEND_AXIS_ROW)};
+        const std::size_t element = place->block * stride(KVAPPEND_AXIS_BATCH) + place->row * stride(KVAPPEND_AXIS_ROW);
+        return Row{base + element * width_, stride(KVAPPEND_AXIS_HEAD)};
     };
-    return {of_sample(layers_[layer].k, descriptor_.k_cache_strides),
-            of_sample(layers_[layer].v, descriptor_.v_cache_strides)};
+    return KeyAndValue{at_place(layers_[layer].k, descriptor_.k_cache_strides),
+                       at_place(layers_[layer].v, descriptor_.v_cache_strides)};
 }
 
 std::string Cache::kernel() const {

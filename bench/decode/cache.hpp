@@ -4,6 +4,7 @@
 
 #include "decoder.hpp"
 #include "memory.hpp"
+#include "placement.hpp"
 
 #include <kvappend/kvappend.h>
 
@@ -15,8 +16,8 @@
 #include <vector>
 
 enum class Layout {
-    bhsd, // [batch, head, row, dim]
-    bshd, // [batch, row, head, dim]
+    bhsd, // [block, head, row, dim]
+    bshd, // [block, row, head, dim]
 };
 
 // What was appended with one plan. K rows and V rows count apart, and each copied byte counts once.
@@ -29,16 +30,17 @@ struct Appended {
 
 class Cache final : public RowStore {
 public:
-    // `rows` is how many each sample's cache holds.
-    Cache(Memory &memory, const Decoder &decoder, std::size_t batch, std::size_t rows, Layout layout);
+    Cache(Memory &memory, const Decoder &decoder, std::unique_ptr<Placement> placement, Layout layout);
 
-    // Makes the plan for the appends to come: new_rows rows for each sample.
-    void plan(std::size_t new_rows);
-    // The row that the first new row of each sample goes to from now on.
-    void move_to(const std::vector<std::int64_t> &offsets);
+    // Whether the feeds of a pass are to lie one behind the other. Else each is padded, to the same length.
+    bool packed() const { return descriptor_.lengths == KVAPPEND_LENGTHS_PACKED; }
+    // Makes the plan for passes of so many rows.
+    void plan(std::size_t rows);
+    // Makes room for what the next pass appends.
+    void place(std::span<const Feed> feeds);
 
     void append(std::size_t layer, std::span<const std::byte> fused) override;
-    KeysAndValues rows(std::size_t layer, std::size_t sample) const override;
+    std::optional<KeyAndValue> row(std::size_t layer, std::size_t sample, std::size_t position) const override;
 
     // Since the latest plan().
     const Appended &appended() const { return appended_; }
@@ -63,18 +65,23 @@ private:
     };
 
     Buffer allocate(std::size_t bytes) const;
-    std::size_t written_rows() const;
+    void upload(Buffer &to, std::span<const std::byte> bytes) const;
     void run_memcpy(std::size_t bytes);
 
     Memory &memory_;
     const Shape &shape_;
     const std::size_t width_; // of an element
-    kvappend_descriptor descriptor_ = KVAPPEND_DESCRIPTOR_INIT;
+    std::unique_ptr<Placement> placement_;
+    kvappend_descriptor descriptor_;
     std::unique_ptr<kvappend_plan, Destroy> plan_;
     std::vector<Layer> layers_;
-    Buffer offsets_{};
     Buffer fused_{};
-    std::vector<std::int64_t> host_offsets_;
+    Buffer offsets_{};
+    Buffer lengths_{};
+    Buffer page_table_{};
+    Buffer slots_{};
+    std::size_t pass_rows_ = 0;
+    std::size_t written_rows_ = 0; // of K, and as many of V, by each append of the pass
     Appended appended_;
     Buffer memcpy_target_{};
     std::size_t memcpy_position_ = 0;

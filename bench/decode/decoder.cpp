@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 #include <utility>
 
 namespace {
@@ -91,13 +92,13 @@ void softmax(std::span<float> scores) {
     }
 }
 
-// Rows 0 to count - 1 of one head as floats [count, dim].
-std::vector<float> head_rows(const Element &element, const Rows &rows, std::size_t head, std::size_t count,
-                             std::size_t dim) {
-    std::vector<float> wide(count * dim);
-    for (std::size_t row = 0; row < count; ++row) {
-        const std::byte *const from = rows.base + (head * rows.head_stride + row * rows.row_stride) * element.width;
-        element.widen(from, std::span(wide).subspan(row * dim, dim));
+// One head of the rows as floats [rows, dim].
+std::vector<float> head_rows(const Element &element, std::span<const KeyAndValue> rows, Row KeyAndValue::*part,
+                             std::size_t head, std::size_t dim) {
+    std::vector<float> wide(rows.size() * dim);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        const Row &row = rows[i].*part;
+        element.widen(row.base + head * row.head_stride * element.width, std::span(wide).subspan(i * dim, dim));
     }
     return wide;
 }
@@ -120,19 +121,33 @@ Decoder::Decoder(const Shape &shape, const Element &element, std::uint64_t seed)
     unembedding_ = random_matrix(shape.model, shape.vocabulary, random);
 }
 
-std::vector<float> Decoder::forward(std::span<const Feed> batch, RowStore &store) const {
-    std::size_t longest = 0;
-    for (const Feed &feed : batch) {
-        longest = std::max(longest, feed.tokens.size());
-    }
-    std::vector<float> stream(batch.size() * longest * shape_.model, 0.0f);
+std::vector<float> Decoder::forward(std::span<const Feed> batch, std::size_t rows, RowStore &store,
+                                    const Watch &watch) const {
+    std::vector<float> stream(rows * shape_.model, 0.0f);
     const auto x = [&](std::size_t sample, std::size_t token) {
-        return std::span(stream).subspan((sample * longest + token) * shape_.model, shape_.model);
+        return std::span(stream).subspan((batch[sample].row + token) * shape_.model, shape_.model);
     };
     // All bits set are a NaN of every element type, so padding cannot be read without being noticed.
-    std::vector<std::byte> fused(batch.size() * longest * shape_.fused() * element_.width, std::byte{0xff});
+    std::vector<std::byte> fused(rows * shape_.fused() * element_.width, std::byte{0xff});
     const auto fused_row = [&](std::size_t sample, std::size_t token) {
-        return fused.data() + (sample * longest + token) * shape_.fused() * element_.width;
+        return fused.data() + (batch[sample].row + token) * shape_.fused() * element_.width;
+    };
+    // In the order of positions wherever they are, so that sums over them have one order, too.
+    const auto attended = [&](std::size_t layer, std::size_t sample, std::size_t token) {
+        const std::size_t begin = batch[sample].position;
+        const std::size_t own = begin + token;
+        std::vector<KeyAndValue> found;
+        for (std::size_t position = 0; position <= own; ++position) {
+            if (position >= shape_.sinks && own - position >= shape_.window) {
+                continue;
+            }
+            const std::optional<KeyAndValue> stored = store.row(layer, sample, position);
+            if (!stored && position < begin) {
+                throw std::logic_error("a row that attention needs is neither stored nor of this pass");
+            }
+            found.push_back(stored ? *stored : projected(fused_row(sample, position - begin)));
+        }
+        return found;
     };
     const auto for_each_token = [&](const auto &body) {
         for (std::size_t sample = 0; sample < batch.size(); ++sample) {
@@ -145,15 +160,20 @@ std::vector<float> Decoder::forward(std::span<const Feed> batch, RowStore &store
     for_each_token([&](std::size_t sample, std::size_t token) {
         add(x(sample, token), std::span(embedding_).subspan(batch[sample].tokens[token] * shape_.model, shape_.model));
     });
+    std::size_t tokens = 0;
+    for (const Feed &feed : batch) {
+        tokens += feed.tokens.size();
+    }
+    std::size_t done = 0;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         for_each_token([&](std::size_t sample, std::size_t token) {
             project(layers_[i], x(sample, token), batch[sample].position + token, fused_row(sample, token));
         });
         store.append(i, fused);
         for_each_token([&](std::size_t sample, std::size_t token) {
-            const std::size_t count = batch[sample].position + token + 1;
-            attend(layers_[i], fused_row(sample, token), store.rows(i, sample), count, x(sample, token));
+            attend(layers_[i], fused_row(sample, token), attended(i, sample, token), x(sample, token));
             feed_forward(layers_[i], x(sample, token));
+            watch(++done, tokens * layers_.size());
         });
     }
     return stream;
@@ -169,7 +189,12 @@ void Decoder::project(const Layer &layer, std::span<const float> x, std::size_t 
     element_.narrow(wide, fused);
 }
 
-void Decoder::attend(const Layer &layer, const std::byte *fused, const KeysAndValues &rows, std::size_t count,
+KeyAndValue Decoder::projected(const std::byte *fused) const {
+    return {{fused + shape_.k_begin() * element_.width, shape_.k_dim},
+            {fused + shape_.v_begin() * element_.width, shape_.v_dim}};
+}
+
+void Decoder::attend(const Layer &layer, const std::byte *fused, std::span<const KeyAndValue> rows,
                      std::span<float> x) const {
     const std::size_t k_dim = shape_.k_dim;
     const std::size_t v_dim = shape_.v_dim;
@@ -178,12 +203,12 @@ void Decoder::attend(const Layer &layer, const std::byte *fused, const KeysAndVa
     std::vector<float> queries(shape_.k_begin());
     element_.widen(fused, queries);
     std::vector<float> mixed(shape_.query_heads * v_dim, 0.0f);
-    std::vector<float> scores(count);
+    std::vector<float> scores(rows.size());
     for (std::size_t kv_head = 0; kv_head < shape_.kv_heads; ++kv_head) {
-        const std::vector<float> keys = head_rows(element_, rows.keys, kv_head, count, k_dim);
-        const std::vector<float> values = head_rows(element_, rows.values, kv_head, count, v_dim);
+        const std::vector<float> keys = head_rows(element_, rows, &KeyAndValue::key, kv_head, k_dim);
+        const std::vector<float> values = head_rows(element_, rows, &KeyAndValue::value, kv_head, v_dim);
         for (std::size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-            for (std::size_t row = 0; row < count; ++row) {
+            for (std::size_t row = 0; row < rows.size(); ++row) {
                 float score = 0.0f;
                 for (std::size_t d = 0; d < k_dim; ++d) {
                     score += queries[head * k_dim + d] * keys[row * k_dim + d];
@@ -191,7 +216,7 @@ void Decoder::attend(const Layer &layer, const std::byte *fused, const KeysAndVa
                 scores[row] = score * scale;
             }
             softmax(scores);
-            for (std::size_t row = 0; row < count; ++row) {
+            for (std::size_t row = 0; row < rows.size(); ++row) {
                 for (std::size_t d = 0; d < v_dim; ++d) {
                     mixed[head * v_dim + d] += scores[row] * values[row * v_dim + d];
                 }

@@ -7,6 +7,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <limits>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -20,6 +23,9 @@ struct Shape {
     std::size_t kv_heads = 2;
     std::size_t k_dim = 32;
     std::size_t v_dim = 48;
+    // A token attends to the first `sinks` positions and to the last `window`, its own among them: to all, as it is.
+    std::size_t sinks = 0;
+    std::size_t window = std::numeric_limits<std::size_t>::max();
 
     // A row of the fused projection holds the heads of Q, then those of K, then those of V.
     std::size_t k_begin() const { return query_heads * k_dim; }
@@ -27,40 +33,46 @@ struct Shape {
     std::size_t fused() const { return v_begin() + kv_heads * v_dim; }
 };
 
-// Rows of one sample in one layer; the strides are in elements.
-struct Rows {
+// One position of one sample in one layer: head 0, and the elements from head to head.
+struct Row {
     const std::byte *base;
     std::size_t head_stride;
-    std::size_t row_stride;
 };
 
-struct KeysAndValues {
-    Rows keys;
-    Rows values;
+struct KeyAndValue {
+    Row key;
+    Row value;
 };
 
 class RowStore {
 public:
     virtual ~RowStore() = default;
-    // Takes in the fused projection [batch, new rows, fused] of a layer.
+    // Takes in the fused projection [rows of the pass, fused] of a layer.
     virtual void append(std::size_t layer, std::span<const std::byte> fused) = 0;
-    // Where the rows of a sample are, from its first token up to the last that was appended.
-    virtual KeysAndValues rows(std::size_t layer, std::size_t sample) const = 0;
+    // Where the row of a position is. For a position of the latest pass this may be nowhere: then attention reads what
+    // the projection of the pass holds.
+    virtual std::optional<KeyAndValue> row(std::size_t layer, std::size_t sample, std::size_t position) const = 0;
 };
 
-// The tokens to feed to one sample; the first of them stands at `position` in its text.
+// The tokens to feed to one sample. The first of them stands at `position` in its text and takes the row `row` of the
+// pass, and the others follow.
 struct Feed {
     std::span<const std::uint8_t> tokens;
     std::size_t position;
+    std::size_t row;
 };
+
+// Told how many tokens of a pass have come through a layer, of how many in all layers.
+using Watch = std::function<void(std::size_t done, std::size_t all)>;
 
 class Decoder {
 public:
     Decoder(const Shape &shape, const Element &element, std::uint64_t seed);
 
-    // Feeds a batch and returns its residual stream [batch, longest feed, model]. Shorter feeds are padded at their
-    // end: the padding of the fused projection is garbage (NaN), and that of the result is zero.
-    std::vector<float> forward(std::span<const Feed> batch, RowStore &store) const;
+    // Feeds a batch in a pass of `rows` rows and returns its residual stream [rows, model]. Rows that no feed takes are
+    // padding: garbage (NaN) in the fused projection, and zero in the result.
+    std::vector<float> forward(std::span<const Feed> batch, std::size_t rows, RowStore &store,
+                               const Watch &watch) const;
 
     // The logits [vocabulary] from one row of that stream.
     std::vector<float> logits(std::span<const float> row) const;
@@ -79,7 +91,8 @@ private:
     };
 
     void project(const Layer &layer, std::span<const float> x, std::size_t position, std::byte *fused) const;
-    void attend(const Layer &layer, const std::byte *fused, const KeysAndValues &rows, std::size_t count,
+    KeyAndValue projected(const std::byte *fused) const;
+    void attend(const Layer &layer, const std::byte *fused, std::span<const KeyAndValue> rows,
                 std::span<float> x) const;
     void feed_forward(const Layer &layer, std::span<float> x) const;
 

@@ -9,26 +9,31 @@
 #include <cstring>
 #include <functional>
 #include <numeric>
+#include <optional>
 #include <span>
 
 namespace {
 
 // Attention reads K and V where the projection of the same pass put them.
-class PassRows final : public RowStore {
+class NoCache final : public RowStore {
 public:
-    explicit PassRows(const Decoder &decoder) : decoder_(decoder) {}
-    void append(std::size_t, std::span<const std::byte> fused) override { fused_ = fused; }
-    KeysAndValues rows(std::size_t, std::size_t) const override {
-        const Shape &shape = decoder_.shape();
-        const std::size_t width = decoder_.element().width;
-        return {{fused_.data() + shape.k_begin() * width, shape.k_dim, shape.fused()},
-                {fused_.data() + shape.v_begin() * width, shape.v_dim, shape.fused()}};
-    }
-
-private:
-    const Decoder &decoder_;
-    std::span<const std::byte> fused_;
+    void append(std::size_t, std::span<const std::byte>) override {}
+    std::optional<KeyAndValue> row(std::size_t, std::size_t, std::size_t) const override { return std::nullopt; }
 };
+
+// Gives the feeds their rows of a pass, and returns how many rows it then has.
+std::size_t lay_out(std::span<Feed> feeds, bool packed) {
+    std::size_t longest = 0;
+    for (const Feed &feed : feeds) {
+        longest = std::max(longest, feed.tokens.size());
+    }
+    std::size_t rows = 0;
+    for (Feed &feed : feeds) {
+        feed.row = rows;
+        rows += packed ? feed.tokens.size() : longest;
+    }
+    return rows;
+}
 
 Phase finish(const Cache &cache, const Stopwatch &stopwatch) {
     const double seconds = stopwatch.seconds();
@@ -46,35 +51,29 @@ Generation generate(const Decoder &decoder, Cache &cache, const std::vector<Byte
     const std::size_t batch = prompts.size();
     Generation result{};
     std::vector<Feed> feeds;
-    std::size_t longest = 0;
     for (const Bytes &prompt : prompts) {
         result.samples.push_back({prompt, prompt.size(), {}});
-        feeds.push_back({prompt, 0});
-        longest = std::max(longest, prompt.size());
+        feeds.push_back({prompt, 0, 0});
     }
-    std::vector<std::int64_t> offsets(batch, 0);
     // Appends the logits of each sample's last fed token.
-    const auto feed_all = [&](std::size_t padded) {
-        cache.move_to(offsets);
-        const std::vector<float> stream = decoder.forward(feeds, cache);
+    const auto feed_all = [&](std::size_t rows, const Watch &watch) {
+        cache.place(feeds);
+        const std::vector<float> stream = decoder.forward(feeds, rows, cache, watch);
         for (std::size_t i = 0; i < batch; ++i) {
-            const std::size_t last = i * padded + feeds[i].tokens.size() - 1;
+            const std::size_t last = feeds[i].row + feeds[i].tokens.size() - 1;
             const auto row = std::span(stream).subspan(last * shape.model, shape.model);
             const std::vector<float> logits = decoder.logits(row);
             result.samples[i].logits.insert(result.samples[i].logits.end(), logits.begin(), logits.end());
-            offsets[i] += static_cast<std::int64_t>(feeds[i].tokens.size());
         }
     };
 
-    // Shorter prompts are padded, and so their caches hold garbage beyond them. Nothing reads it before the rows of the
-    // generated tokens overwrite it.
-    progress("prefill", 0, 1);
-    cache.plan(longest);
+    const std::size_t prompt_rows = lay_out(feeds, cache.packed());
+    cache.plan(prompt_rows);
     const Stopwatch prefill;
-    feed_all(longest);
+    feed_all(prompt_rows, [&](std::size_t done, std::size_t all) { progress("prefill: token and layer", done, all); });
     result.prefill = finish(cache, prefill);
 
-    cache.plan(1);
+    cache.plan(batch);
     const Stopwatch generation;
     for (std::size_t step = 0; step < steps; ++step) {
         for (std::size_t i = 0; i < batch; ++i) {
@@ -82,9 +81,9 @@ Generation generate(const Decoder &decoder, Cache &cache, const std::vector<Byte
             const auto last = std::span(sample.logits).last(shape.vocabulary);
             const auto best = std::max_element(last.begin(), last.end()) - last.begin();
             sample.tokens.push_back(static_cast<std::uint8_t>(best));
-            feeds[i] = {std::span(sample.tokens).last(1), sample.tokens.size() - 1};
+            feeds[i] = {std::span(sample.tokens).last(1), sample.tokens.size() - 1, i};
         }
-        feed_all(1);
+        feed_all(batch, [](std::size_t, std::size_t) {});
         progress("generation: step", step + 1, steps);
     }
     result.steps = finish(cache, generation);
@@ -97,11 +96,13 @@ std::string disprove(const Decoder &decoder, const std::vector<Sample> &samples,
     std::size_t wrong = 0;
     std::size_t compared = 0;
     for (std::size_t i = 0; i < samples.size(); ++i) {
-        progress("recomputation: sample", i, samples.size());
+        const std::string what = "recomputation of sample " + std::to_string(i + 1) + " of " +
+                                 std::to_string(samples.size()) + ": token and layer";
+        const auto watch = [&](std::size_t done, std::size_t all) { progress(what.c_str(), done, all); };
         const Sample &sample = samples[i];
-        PassRows rows(decoder);
-        const Feed feed{sample.tokens, 0};
-        const std::vector<float> stream = decoder.forward({&feed, 1}, rows);
+        NoCache nothing;
+        const Feed feed{sample.tokens, 0, 0};
+        const std::vector<float> stream = decoder.forward({&feed, 1}, sample.tokens.size(), nothing, watch);
         for (std::size_t token = sample.prompt - 1; token < sample.tokens.size(); ++token) {
             const std::vector<float> expected =
                 decoder.logits(std::span(stream).subspan(token * shape.model, shape.model));

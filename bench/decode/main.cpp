@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <new>
 #include <numeric>
@@ -28,11 +29,14 @@ struct Options {
     std::string file;
     std::string backend = "host";
     std::string element = "f32";
+    std::string cache = "dense";
     std::string layout = "bhsd";
     std::size_t batch = 4;
     std::size_t prompt = 256;
     std::size_t steps = 192;
     std::size_t cache_rows = 512;
+    std::size_t sink = 4;
+    std::size_t page_rows = 16;
     std::size_t layers = 4;
     std::uint64_t seed = 1;
 };
@@ -42,18 +46,24 @@ void declare(CLI::App &app, Options &options) {
     const auto one_of = [&](const char *name, std::string &value, const char *help, std::vector<std::string> values) {
         app.add_option(name, value, help)->check(CLI::IsMember(std::move(values)))->capture_default_str();
     };
-    const auto count = [&](const char *name, std::size_t &value, const char *help, int most) {
-        app.add_option(name, value, help)->check(CLI::Range(1, most))->capture_default_str();
+    const auto count = [&](const char *name, std::size_t &value, const char *help, int most, int least = 1) {
+        app.add_option(name, value, help)->check(CLI::Range(least, most))->capture_default_str();
     };
     one_of("--backend", options.backend, "Where the caches are and the appends run", {"host", "cuda"});
     one_of("--element", options.element, "What the caches store", {"f32", "bf16", "f16", "f64"});
-    one_of("--layout", options.layout, "The axes of the caches: batch, head, row (s), dim", {"bhsd", "bshd"});
+    one_of("--cache", options.cache, "How the caches are addressed; a ring is a sliding window",
+           {"dense", "ring", "paged", "slots"});
+    one_of("--layout", options.layout, "The axes of the caches: batch or page, head, row (s), dim", {"bhsd", "bshd"});
     count("--batch", options.batch, "Samples", 4096);
     count("--prompt", options.prompt, "Bytes of the longest prompt", 1 << 20);
     count("--steps", options.steps, "Tokens to generate for each sample", 1 << 20);
-    count("--cache-rows", options.cache_rows, "Rows that the cache of a sample holds", 1 << 24);
+    count("--cache-rows", options.cache_rows, "Rows that the cache of a sample, or its part of a pool, holds", 1 << 24);
+    count("--sink", options.sink, "Of these, rows that stay in a ring", 1 << 24, 0);
+    count("--page-rows", options.page_rows, "Rows of a page, for paged and slots", 1 << 24);
     count("--layers", options.layers, "Layers of the decoder", 1024);
-    app.add_option("--seed", options.seed, "Seed of the weights")->capture_default_str();
+    app.add_option("--seed", options.seed, "Seed of the weights")
+        ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()))
+        ->capture_default_str();
 }
 
 std::unique_ptr<Memory> backend_memory(const std::string &name) {
@@ -102,6 +112,16 @@ void print_phase(const char *name, std::size_t steps, const Phase &phase) {
     std::printf(" %8.2f %6.2f\n", memcpy_rate, rate / memcpy_rate);
 }
 
+std::string caches(const Options &options) {
+    std::string text = options.cache + " caches of " + std::to_string(options.cache_rows) + " rows";
+    if (options.cache == "ring") {
+        text += ", " + std::to_string(options.sink) + " of which stay";
+    } else if (options.cache != "dense") {
+        text += " in pages of " + std::to_string(options.page_rows);
+    }
+    return text;
+}
+
 void print(const Options &options, const Shape &shape, const Generation &generation) {
     constexpr std::size_t shown = 48;
     const Sample &sample = generation.samples.front();
@@ -110,10 +130,9 @@ void print(const Options &options, const Shape &shape, const Generation &generat
     const auto generated = tokens.subspan(sample.prompt);
     std::printf("sample 0: ...\"%s\" -> \"%s\"...\n", escaped(prompt.last(std::min(shown, prompt.size()))).c_str(),
                 escaped(generated.first(std::min(shown, generated.size()))).c_str());
-    std::printf(
-        "%zu samples, %zu layers, %zu K/V heads, rows of %zu and %zu %s, caches of %zu rows (%s), kernel %s\n\n",
-        options.batch, shape.layers, shape.kv_heads, shape.k_dim, shape.v_dim, options.element.c_str(),
-        options.cache_rows, options.layout.c_str(), generation.steps.kernel.c_str());
+    std::printf("%zu samples, %zu layers, %zu K/V heads, rows of %zu and %zu %s, %s (%s), kernel %s\n\n", options.batch,
+                shape.layers, shape.kv_heads, shape.k_dim, shape.v_dim, options.element.c_str(),
+                caches(options).c_str(), options.layout.c_str(), generation.steps.kernel.c_str());
     std::printf("%-10s %6s %7s %9s %11s %10s %8s %8s %8s %6s\n", "", "steps", "appends", "rows", "bytes", "ms",
                 "of all", "GB/s", "memcpy", "ratio");
     print_phase("prefill", 1, generation.prefill);
@@ -126,18 +145,31 @@ void print(const Options &options, const Shape &shape, const Generation &generat
                 generation.samples.size() * (options.steps + 1));
 }
 
-int decode(const Options &options) {
-    const std::vector<Bytes> prompts = cut_prompts(read_text(options.file), options.batch, options.prompt);
-    const std::size_t needed = prompts.front().size() + options.steps; // The first prompt is the longest.
-    if (needed > options.cache_rows) {
+void check_rows(const Options &options, std::size_t needed) {
+    if (options.cache == "ring") {
+        if (options.sink >= options.cache_rows) {
+            throw std::runtime_error("--sink is " + std::to_string(options.sink) + ", but --cache-rows is " +
+                                     std::to_string(options.cache_rows) + ": a ring needs more rows than stay");
+        }
+    } else if (needed > options.cache_rows) {
         throw std::runtime_error("the longest prompt and the steps need " + std::to_string(needed) +
                                  " cache rows, but --cache-rows is " + std::to_string(options.cache_rows));
     }
+}
+
+int decode(const Options &options) {
+    const std::vector<Bytes> prompts = cut_prompts(read_text(options.file), options.batch, options.prompt);
+    check_rows(options, prompts.front().size() + options.steps); // The first prompt is the longest.
     Shape shape;
     shape.layers = options.layers;
+    if (options.cache == "ring") {
+        shape.sinks = options.sink;
+        shape.window = options.cache_rows - options.sink;
+    }
     const Decoder decoder(shape, element_named(options.element), options.seed);
     const std::unique_ptr<Memory> memory = backend_memory(options.backend);
-    Cache cache(*memory, decoder, options.batch, options.cache_rows,
+    Cache cache(*memory, decoder,
+                placement_named(options.cache, {options.batch, options.cache_rows, options.sink, options.page_rows}),
                 options.layout == "bhsd" ? Layout::bhsd : Layout::bshd);
     auto progress = std::make_unique<Progress>();
     const Generation generation = generate(decoder, cache, prompts, options.steps, *progress);
@@ -161,10 +193,15 @@ int main(int argc, char **argv) {
         CLI::App app("Decodes text with libkvappend holding the KV caches, and proves that every logit is right.");
         Options options;
         declare(app, options);
-        CLI11_PARSE(app, argc, argv);
+        try {
+            app.parse(argc, argv);
+        } catch (const CLI::ParseError &error) { // So --help ends, too.
+            return app.exit(error) == 0 ? 0 : exit_error;
+        }
         return decode(options);
     } catch (const std::bad_alloc &) {
-        std::fputs("decode: out of memory; fewer --cache-rows, --layers or a smaller --batch need less\n", stderr);
+        std::fputs("decode: out of memory; fewer --cache-rows, --page-rows, --layers or a smaller --batch need less\n",
+                   stderr);
     } catch (const std::exception &error) {
         std::fprintf(stderr, "decode: %s\n", error.what());
     }

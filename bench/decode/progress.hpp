@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Progress on stderr: one line that is rewritten on a terminal, else a new line every second or so.
+// Progress on stderr: one line that is rewritten on a terminal, else a new line every second or so. Calls may come
+// often.
 #pragma once
 
 #include <chrono>
