@@ -26,7 +26,12 @@ def main():
         check(decode, [os.path.join(folder, "missing")], "No such file")
         check(decode, [folder], "directory")
         check(decode, [empty], "empty")
-        check(decode, [text, "--steps", "8", "--prompt", "30", "--cache-rows", "20"], "--cache-rows is 20")
+        for kind in "dense", "paged", "slots":
+            check(decode, [text, "--cache", kind, "--steps", "8", "--prompt", "30", "--cache-rows", "20"],
+                  "--cache-rows is 20")
+        check(decode, [text, "--cache", "ring", "--sink", "8", "--cache-rows", "8"], "--sink is 8")
+        check(decode, [text, "--cache", "paged", "--page-rows", "0"], "--page-rows")
+        check(decode, [text, "--cache", "heap"], "--cache")
     one_byte = tempfile.NamedTemporaryFile(delete=False)
     one_byte.write(b"x")
     one_byte.close()

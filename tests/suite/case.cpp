@@ -2,6 +2,7 @@
 #include "case.hpp"
 
 #include "plan.hpp"
+#include "reference.hpp"
 
 #include <catch2/catch_get_random_seed.hpp>
 #include <catch2/catch_test_macros.hpp>
@@ -43,17 +44,133 @@ void fill(std::vector<unsigned char> &bytes, std::mt19937_64 &random) {
     }
 }
 
-void put_offsets(const Case &c, std::vector<unsigned char> &block) {
+void put(const Case &c, std::size_t buffer, const void *bytes, std::size_t count,
+         std::vector<std::vector<unsigned char>> &blocks) {
+    if (count != 0 && asks_for(c.descriptor, buffer)) {
+        std::memcpy(blocks[c.places[buffer].block].data() + c.places[buffer].start, bytes, count);
+    }
+}
+
+// Offsets or slots, in their type.
+void put_narrowed(const Case &c, std::size_t buffer, const std::vector<std::int64_t> &values,
+                  std::vector<std::vector<unsigned char>> &blocks) {
     const std::size_t width = offset_bytes(c.descriptor.offset_type);
-    for (std::size_t b = 0; b < c.offsets.size(); ++b) {
+    std::vector<unsigned char> bytes(values.size() * width);
+    for (std::size_t i = 0; i < values.size(); ++i) {
         // Little-endian, as every machine with CUDA: the low bytes of an int64 are the int32.
-        std::memcpy(block.data() + c.places[offsets_index].start + b * width, &c.offsets[b], width);
+        std::memcpy(bytes.data() + i * width, &values[i], width);
+    }
+    put(c, buffer, bytes.data(), bytes.size(), blocks);
+}
+
+constexpr struct {
+    std::size_t buffer;
+    std::vector<std::int32_t> Case::*values;
+} narrow_arrays[] = {{lengths_index, &Case::lengths},
+                     {left_pads_index, &Case::left_pads},
+                     {batch_index_index, &Case::batch_index},
+                     {page_table_index, &Case::page_table},
+                     {page_indptr_index, &Case::page_indptr}};
+
+void put_indices(const Case &c, std::vector<std::vector<unsigned char>> &blocks) {
+    put_narrowed(c, offsets_index, c.offsets, blocks);
+    put_narrowed(c, slots_index, c.slots, blocks);
+    for (const auto &array : narrow_arrays) {
+        const std::vector<std::int32_t> &values = c.*array.values;
+        put(c, array.buffer, values.data(), values.size() * sizeof(std::int32_t), blocks);
+    }
+}
+
+// How many elements an array of indices has, by the header.
+std::int64_t entries_of(const kvappend_descriptor &d, std::size_t buffer) {
+    switch (buffer) {
+    case slots_index:
+        return d.new_rows;
+    case lengths_index:
+        return d.lengths == KVAPPEND_LENGTHS_PACKED ? d.batch + 1 : d.batch;
+    case page_indptr_index:
+        return d.batch + 1;
+    case page_table_index:
+        return d.addressing == KVAPPEND_ADDRESSING_PAGED ? d.batch * d.table_entries : d.table_entries;
+    default:
+        return d.batch;
     }
 }
 
 std::size_t buffer_bytes(const Case &c, std::size_t buffer) {
-    return buffer == offsets_index ? c.offsets.size() * offset_bytes(c.descriptor.offset_type)
-                                   : tensor_bytes(c.descriptor, static_cast<TensorIndex>(buffer));
+    const kvappend_descriptor &d = c.descriptor;
+    if (!asks_for(d, buffer)) {
+        return 0;
+    }
+    if (buffer < tensor_count) {
+        return tensor_bytes(d, static_cast<TensorIndex>(buffer));
+    }
+    if (buffer == report_index) {
+        return sizeof(kvappend_report);
+    }
+    const bool wide = buffer == offsets_index || buffer == slots_index;
+    return static_cast<std::size_t>(entries_of(d, buffer)) * (wide ? offset_bytes(d.offset_type) : 4);
+}
+
+// A case whose arrays do not fit its descriptor would be a fault of the test.
+void require_entries(const Case &c) {
+    const kvappend_descriptor &d = c.descriptor;
+    const auto require = [&](std::size_t buffer, std::size_t size) {
+        INFO("buffer " << buffer);
+        REQUIRE((!asks_for(d, buffer) || static_cast<std::int64_t>(size) == entries_of(d, buffer)));
+    };
+    require(offsets_index, c.offsets.size());
+    require(slots_index, c.slots.size());
+    for (const auto &array : narrow_arrays) {
+        require(array.buffer, (c.*array.values).size());
+    }
+}
+
+void take_tensor(const Case &c, TensorIndex tensor, const std::vector<unsigned char> &from,
+                 std::vector<unsigned char> &to) {
+    const Extents e = reference_extents(c.descriptor, tensor);
+    const std::size_t width = element_bytes(c.descriptor.element_type);
+    for (std::int64_t b = 0; b < e.batch; ++b) {
+        for (std::int64_t h = 0; h < e.heads; ++h) {
+            for (std::int64_t l = 0; l < e.rows; ++l) {
+                for (std::int64_t i = 0; i < e.dim; ++i) {
+                    const auto at = c.places[tensor].start +
+                                    static_cast<std::size_t>(reference_index(c.descriptor, tensor, b, h, l, i)) * width;
+                    std::memcpy(&to[at], &from[at], width);
+                }
+            }
+        }
+    }
+}
+
+void take(const Case &c, std::size_t buffer, const std::vector<std::vector<unsigned char>> &from,
+          std::vector<std::vector<unsigned char>> &to) {
+    const Place &place = c.places[buffer];
+    for (std::size_t i = 0; i < buffer_bytes(c, buffer); ++i) {
+        to[place.block][place.start + i] = from[place.block][place.start + i];
+    }
+}
+
+template <class T>
+void write(std::ostream &out, const char *name, const std::vector<T> &values) {
+    if (!values.empty()) {
+        out << ", " << name;
+        for (const T value : values) {
+            out << ' ' << value;
+        }
+    }
+}
+
+// By name, for the reader of a failure; the bytes are compared all the same.
+void check_report(const kvappend_report &found, const kvappend_report &expected) {
+    CHECK(found.rows_written == expected.rows_written);
+    CHECK(found.rows_replaced == expected.rows_replaced);
+    CHECK(found.rows_padding == expected.rows_padding);
+    CHECK(found.rows_below == expected.rows_below);
+    CHECK(found.rows_above == expected.rows_above);
+    CHECK(found.first_sample == expected.first_sample);
+    CHECK(found.first_row == expected.first_row);
+    CHECK(found.first_position == expected.first_position);
 }
 
 std::string list(const std::int64_t (&values)[3]) {
@@ -71,30 +188,74 @@ std::mt19937_64 seeded_random() {
 std::string Case::text() const {
     std::ostringstream out;
     const kvappend_descriptor &d = descriptor;
-    out << "element type " << d.element_type << ", offset type " << d.offset_type << ", B " << d.batch << ", H "
-        << d.heads << ", L_new " << d.new_rows << ", L_max " << d.cache_rows << ", D_k " << d.k_dim << ", D_v "
-        << d.v_dim << ", strides k_new " << list(d.k_new_strides) << " v_new " << list(d.v_new_strides) << " k_cache "
-        << list(d.k_cache_strides) << " v_cache " << list(d.v_cache_strides) << ", kernel \"" << kernel << "\", starts";
+    out << "element type " << d.element_type << ", offset type " << d.offset_type << ", addressing " << d.addressing
+        << ", lengths " << d.lengths << ", flags " << d.flags << ", skip policy " << d.skip_policy << ", B " << d.batch
+        << ", H " << d.heads << ", L_new " << d.new_rows << ", N " << d.cache_blocks << ", R " << d.cache_rows
+        << ", D_k " << d.k_dim << ", D_v " << d.v_dim << ", sink rows " << d.sink_rows << ", table entries "
+        << d.table_entries << ", reserved slot " << d.reserved_slot << ", packs " << d.k_pack << ' ' << d.v_pack
+        << ", piece strides " << d.k_piece_stride << ' ' << d.v_piece_stride << ", strides k_new "
+        << list(d.k_new_strides) << " v_new " << list(d.v_new_strides) << " k_cache " << list(d.k_cache_strides)
+        << " v_cache " << list(d.v_cache_strides) << ", kernel \"" << kernel << "\", starts";
     for (const Place &place : places) {
         out << ' ' << place.block << ':' << place.start;
     }
-    out << ", offsets";
-    for (const std::int64_t offset : offsets) {
-        out << ' ' << offset;
-    }
+    write(out, "offsets", offsets);
+    write(out, "slots", slots);
+    write(out, "lengths", lengths);
+    write(out, "left_pads", left_pads);
+    write(out, "batch_index", batch_index);
+    write(out, "page_table", page_table);
+    write(out, "page_indptr", page_indptr);
     return out.str();
+}
+
+bool asks_for(const kvappend_descriptor &d, std::size_t buffer) {
+    const bool slots = d.addressing == KVAPPEND_ADDRESSING_SLOTS;
+    const bool csr = d.addressing == KVAPPEND_ADDRESSING_PAGED_CSR;
+    switch (buffer) {
+    case offsets_index:
+        return !slots && (d.flags & KVAPPEND_FLAG_ZERO_OFFSETS) == 0;
+    case slots_index:
+        return slots;
+    case lengths_index:
+        return d.lengths != KVAPPEND_LENGTHS_FIXED;
+    case left_pads_index:
+        return (d.flags & KVAPPEND_FLAG_LEFT_PADS) != 0;
+    case batch_index_index:
+        return (d.flags & KVAPPEND_FLAG_BATCH_INDEX) != 0;
+    case page_table_index:
+        return csr || d.addressing == KVAPPEND_ADDRESSING_PAGED;
+    case page_indptr_index:
+        return csr;
+    case report_index:
+        return d.skip_policy == KVAPPEND_SKIP_REPORT;
+    default:
+        return true;
+    }
 }
 
 void place_apart(Case &c, std::size_t before, std::size_t after) {
     c.block_bytes.clear();
     for (std::size_t buffer = 0; buffer < buffer_count; ++buffer) {
         c.places[buffer] = {buffer, before};
-        c.block_bytes.push_back(before + buffer_bytes(c, buffer) + after);
+        c.block_bytes.push_back(asks_for(c.descriptor, buffer) ? before + buffer_bytes(c, buffer) + after : 0);
     }
+}
+
+void share_block(Case &c, TensorIndex tensor, TensorIndex with, std::int64_t elements) {
+    const Place &place = c.places[with];
+    const std::size_t start =
+        place.start + static_cast<std::size_t>(elements) * element_bytes(c.descriptor.element_type);
+    const std::size_t after = c.block_bytes[place.block] - place.start - tensor_bytes(c.descriptor, with);
+    c.block_bytes[c.places[tensor].block] = 0;
+    c.places[tensor] = {place.block, start};
+    c.block_bytes[place.block] =
+        std::max(c.block_bytes[place.block], start + tensor_bytes(c.descriptor, tensor) + after);
 }
 
 void check_case(const Case &c, std::mt19937_64 &random, int runs) {
     INFO(c.text());
+    require_entries(c);
     kvappend_descriptor descriptor = c.descriptor;
     descriptor.backend = subject().backend();
     kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
@@ -105,44 +266,82 @@ void check_case(const Case &c, std::mt19937_64 &random, int runs) {
     for (const std::size_t bytes : c.block_bytes) {
         memory.emplace_back(bytes);
     }
-    const auto address = [&](std::size_t buffer) {
-        return memory[c.places[buffer].block].data() + c.places[buffer].start;
+    // What the descriptor does not ask for is ignored, so that an address which is none does no harm.
+    const auto give = [&]<class Pointer>(std::size_t buffer, Pointer &pointer, std::size_t &bytes) {
+        if (asks_for(descriptor, buffer)) {
+            pointer = reinterpret_cast<Pointer>(memory[c.places[buffer].block].data() + c.places[buffer].start);
+            bytes = c.pass_sizes ? buffer_bytes(c, buffer) : 0;
+        } else {
+            pointer = reinterpret_cast<Pointer>(std::uintptr_t{1});
+            bytes = 1;
+        }
     };
     kvappend_args args = KVAPPEND_ARGS_INIT;
-    args.k_new = address(k_new);
-    args.v_new = address(v_new);
-    args.k_cache = address(k_cache);
-    args.v_cache = address(v_cache);
-    args.cache_offsets = address(offsets_index);
-    if (c.pass_sizes) {
-        args.k_new_bytes = buffer_bytes(c, k_new);
-        args.v_new_bytes = buffer_bytes(c, v_new);
-        args.k_cache_bytes = buffer_bytes(c, k_cache);
-        args.v_cache_bytes = buffer_bytes(c, v_cache);
-        args.cache_offsets_bytes = buffer_bytes(c, offsets_index);
-    }
+    give(k_new, args.k_new, args.k_new_bytes);
+    give(v_new, args.v_new, args.v_new_bytes);
+    give(k_cache, args.k_cache, args.k_cache_bytes);
+    give(v_cache, args.v_cache, args.v_cache_bytes);
+    give(offsets_index, args.cache_offsets, args.cache_offsets_bytes);
+    give(slots_index, args.slots, args.slots_bytes);
+    give(lengths_index, args.lengths, args.lengths_bytes);
+    give(left_pads_index, args.left_pads, args.left_pads_bytes);
+    give(batch_index_index, args.batch_index, args.batch_index_bytes);
+    give(page_table_index, args.page_table, args.page_table_bytes);
+    give(page_indptr_index, args.page_indptr, args.page_indptr_bytes);
+    give(report_index, args.report, args.report_bytes);
 
+    Case now = c;
+    kvappend_report report{};
+    report.struct_size = random(); // neither read nor written
+    if ((descriptor.flags & KVAPPEND_FLAG_RESET_REPORT) != 0) {
+        report.rows_below = report.first_row = report.state[0] = report.state[1] = -7;
+    }
     for (int run = 0; run < runs; ++run) {
+        INFO("run " << run);
         std::vector<std::vector<unsigned char>> expected;
         for (const std::size_t bytes : c.block_bytes) {
             fill(expected.emplace_back(bytes), random);
         }
-        put_offsets(c, expected[c.places[offsets_index].block]);
+        put_indices(now, expected);
+        put(now, report_index, &report, sizeof report, expected);
         for (std::size_t i = 0; i < memory.size(); ++i) {
             subject().upload(memory[i].data(), expected[i].data(), expected[i].size());
         }
         REQUIRE(told(kvappend_plan_can_implement(plan.get(), &args)) == "KVAPPEND_SUCCESS");
         REQUIRE(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
         subject().synchronize();
-
-        reference_append(c, expected);
+        std::vector<std::vector<unsigned char>> found;
         for (std::size_t i = 0; i < memory.size(); ++i) {
-            std::vector<unsigned char> found(expected[i].size());
-            subject().download(found.data(), memory[i].data(), found.size());
-            const auto [e, f] = std::ranges::mismatch(expected[i], found);
+            subject().download(found.emplace_back(expected[i].size()).data(), memory[i].data(), expected[i].size());
+        }
+
+        if (c.caches_open || c.rows_open) {
+            take_tensor(c, k_cache, found[c.places[k_cache].block], expected[c.places[k_cache].block]);
+            take_tensor(c, v_cache, found[c.places[v_cache].block], expected[c.places[v_cache].block]);
+        } else {
+            reference_append(now, expected);
+        }
+        if (c.rows_open) {
+            take(c, offsets_index, found, expected);
+            take(c, report_index, found, expected);
+        } else if (asks_for(descriptor, report_index)) {
+            kvappend_report told_report{};
+            std::memcpy(&told_report, found[c.places[report_index].block].data() + c.places[report_index].start,
+                        sizeof told_report);
+            reference_report(now, report);
+            std::ranges::copy(told_report.state, report.state);
+            check_report(told_report, report);
+            put(now, report_index, &report, sizeof report, expected);
+        }
+        if ((descriptor.flags & KVAPPEND_FLAG_ADVANCE) != 0 && !c.rows_open) {
+            now.offsets = reference_advance(now);
+            put_indices(now, expected);
+        }
+        for (std::size_t i = 0; i < memory.size(); ++i) {
+            const auto [e, f] = std::ranges::mismatch(expected[i], found[i]);
             INFO("block " << i << " of " << memory.size() << ", first difference at byte " << e - expected[i].begin()
-                          << " of " << found.size());
-            REQUIRE((e == expected[i].end() && f == found.end()));
+                          << " of " << found[i].size());
+            REQUIRE((e == expected[i].end() && f == found[i].end()));
         }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One append as the tests see it: a descriptor, offsets, and blocks of memory in which the tensors lie. Running a case
-// compares every byte of every block with what the plain reference says.
+// One append as the tests see it: a descriptor, arrays of indices, and blocks of memory in which the buffers lie.
+// Running a case compares every byte of every block with what the plain reference says.
 #pragma once
 
 #include <kvappend/kvappend.h>
@@ -19,9 +19,16 @@ enum TensorIndex {
     tensor_count
 };
 
-// The five buffers of a run, of which the first four are the tensors.
+// The buffers of a run, of which the first four are the tensors.
 constexpr std::size_t offsets_index = tensor_count;
-constexpr std::size_t buffer_count = tensor_count + 1;
+constexpr std::size_t slots_index = offsets_index + 1;
+constexpr std::size_t lengths_index = offsets_index + 2;
+constexpr std::size_t left_pads_index = offsets_index + 3;
+constexpr std::size_t batch_index_index = offsets_index + 4;
+constexpr std::size_t page_table_index = offsets_index + 5;
+constexpr std::size_t page_indptr_index = offsets_index + 6;
+constexpr std::size_t report_index = offsets_index + 7;
+constexpr std::size_t buffer_count = offsets_index + 8;
 
 // The place of a buffer: its first element is `start` bytes into a block.
 struct Place {
@@ -32,10 +39,21 @@ struct Place {
 struct Case {
     kvappend_descriptor descriptor = KVAPPEND_DESCRIPTOR_INIT;
     std::string kernel; // forced if not empty
+    // What the descriptor does not ask for is not there, whatever stands here.
     std::vector<std::int64_t> offsets;
+    std::vector<std::int64_t> slots;
+    std::vector<std::int32_t> lengths;
+    std::vector<std::int32_t> left_pads;
+    std::vector<std::int32_t> batch_index;
+    std::vector<std::int32_t> page_table;
+    std::vector<std::int32_t> page_indptr;
     std::vector<std::size_t> block_bytes;
     Place places[buffer_count]{};
     bool pass_sizes = true;
+    // For indices which leave open what the rows of the caches hold: all other bytes are compared.
+    bool caches_open = false;
+    // For indices which leave open what becomes of rows at all: offsets that advance and the report are open, too.
+    bool rows_open = false;
 
     std::string text() const;
 };
@@ -43,17 +61,21 @@ struct Case {
 std::size_t element_bytes(std::int32_t element_type);
 std::size_t offset_bytes(std::int32_t offset_type);
 
+// Whether the descriptor asks for a buffer.
+bool asks_for(const kvappend_descriptor &descriptor, std::size_t buffer);
+
 // Bytes from the first to the last element of a tensor; 0 if it has no elements.
 std::size_t tensor_bytes(const kvappend_descriptor &descriptor, TensorIndex tensor);
 
 // Gives every buffer a block of its own with `before` bytes ahead of it and `after` behind.
 void place_apart(Case &c, std::size_t before, std::size_t after);
 
-// What the cache blocks hold after the append, one element at a time, by the definition alone.
-void reference_append(const Case &c, std::vector<std::vector<unsigned char>> &blocks);
+// Moves a tensor into another's block, so many elements behind that one's first: a pool of K and V, a fused projection.
+void share_block(Case &c, TensorIndex tensor, TensorIndex with, std::int64_t elements);
 
 // Fills all blocks with random bytes, runs the case on the subject, and requires every byte of every block to be what
-// the reference makes of them. Runs the same plan `runs` times, with new bytes each time.
+// the reference makes of them. Runs the same plan `runs` times, with new bytes each time; but offsets that the plan
+// advances, and a report that it does not reset, go on from run to run.
 void check_case(const Case &c, std::mt19937_64 &random, int runs = 1);
 
 // A generator that depends on Catch2's seed alone, so that each test repeats by itself.

@@ -27,7 +27,7 @@ struct Step {
     kvappend_args args = KVAPPEND_ARGS_INIT;
     std::vector<unsigned char> expected = std::vector<unsigned char>(cache_bytes);
 
-    Step() {
+    explicit Step(std::int32_t skip_policy = KVAPPEND_SKIP_SILENTLY, std::int32_t flags = 0) {
         kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
         d.backend = KVAPPEND_BACKEND_CUDA;
         d.element_type = KVAPPEND_ELEMENT_F16;
@@ -36,6 +36,8 @@ struct Step {
         d.new_rows = 1;
         d.cache_rows = cache_rows;
         d.k_dim = d.v_dim = dim;
+        d.skip_policy = skip_policy;
+        d.flags = flags;
         plan = make_plan(d);
         subject().upload(k, expected.data(), cache_bytes);
         subject().upload(v, expected.data(), cache_bytes);
@@ -54,12 +56,16 @@ struct Step {
 
     // Puts new rows and the place they go to where the next run, or replay, finds them.
     void prepare(std::int64_t row, unsigned char mark) {
+        subject().upload(offset, &row, sizeof row);
+        prepare_rows(row, mark);
+    }
+    // The same for a row that the run finds by itself.
+    void prepare_rows(std::int64_t row, unsigned char mark) {
         std::vector<unsigned char> rows(new_bytes);
         for (std::size_t i = 0; i < rows.size(); ++i) {
             rows[i] = static_cast<unsigned char>(mark + i);
         }
         subject().upload(source, rows.data(), rows.size());
-        subject().upload(offset, &row, sizeof row);
         for (std::size_t h = 0; h < heads && row < cache_rows; ++h) {
             std::memcpy(expected.data() + (h * cache_rows + static_cast<std::size_t>(row)) * row_bytes,
                         rows.data() + h * row_bytes, row_bytes);
@@ -100,6 +106,123 @@ TEST_CASE("a captured run replays with what memory holds at each replay", "[cuda
     }
     CHECK(cudaGraphExecDestroy(executable) == cudaSuccess);
     CHECK(cudaGraphDestroy(graph) == cudaSuccess);
+}
+
+TEST_CASE("a captured step that advances and reports needs nothing between its replays", "[cuda]") {
+    Step step(KVAPPEND_SKIP_REPORT, KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_COUNT_WRITTEN);
+    const kvappend_report none = KVAPPEND_REPORT_INIT;
+    auto *const report = static_cast<kvappend_report *>(subject().allocate(sizeof none));
+    step.args.report = report;
+    step.args.report_bytes = sizeof none;
+
+    cudaStream_t const stream = subject().stream();
+    cudaGraph_t graph = nullptr;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+    const kvappend_status status = kvappend_plan_run(step.plan.get(), &step.args, nullptr, 0, stream);
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    REQUIRE(told(status) == "KVAPPEND_SUCCESS");
+    cudaGraphExec_t executable = nullptr;
+    REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+
+    subject().upload(report, &none, sizeof none);
+    const std::int64_t first = cache_rows - 3;
+    subject().upload(step.offset, &first, sizeof first);
+    for (std::int64_t row = first; row < cache_rows + 2; ++row) {
+        step.prepare_rows(row, static_cast<unsigned char>(row * 40 + 3));
+        REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
+        subject().synchronize();
+        CHECK(step.as_expected());
+        std::int64_t next = 0;
+        subject().download(&next, step.offset, sizeof next);
+        CHECK(next == row + 1);
+    }
+    kvappend_report found = none;
+    subject().download(&found, report, sizeof found);
+    CHECK(found.struct_size == sizeof found);
+    CHECK(found.rows_written == 3);
+    CHECK(found.rows_above == 2);
+    CHECK(found.rows_below + found.rows_padding + found.rows_replaced == 0);
+    CHECK(found.first_sample == 0);
+    CHECK(found.first_row == 0);
+    CHECK(found.first_position == cache_rows);
+    CHECK(cudaGraphExecDestroy(executable) == cudaSuccess);
+    CHECK(cudaGraphDestroy(graph) == cudaSuccess);
+    subject().release(report);
+}
+
+TEST_CASE("one captured graph serves any composition of a batch", "[cuda]") {
+    // Two samples at most, six tokens in all, K alone; a pool of eight pages of two rows.
+    constexpr std::size_t samples = 2, tokens = 6, pages = 8, page_rows = 2, entries = 4;
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = KVAPPEND_BACKEND_CUDA;
+    d.element_type = KVAPPEND_ELEMENT_F16;
+    d.addressing = KVAPPEND_ADDRESSING_PAGED;
+    d.lengths = KVAPPEND_LENGTHS_PACKED;
+    d.batch = samples;
+    d.heads = 1;
+    d.new_rows = tokens;
+    d.cache_blocks = pages;
+    d.cache_rows = page_rows;
+    d.table_entries = entries;
+    d.k_dim = dim;
+    const PlanPointer plan = make_plan(d);
+    struct Batch {
+        std::int64_t offsets[samples];
+        std::int32_t lengths[samples + 1];
+        std::int32_t table[samples][entries];
+    };
+    auto *const source = subject().allocate(tokens * row_bytes);
+    auto *const cache = subject().allocate(pages * page_rows * row_bytes);
+    auto *const batch = static_cast<Batch *>(subject().allocate(sizeof(Batch)));
+    std::vector<unsigned char> rows(tokens * row_bytes);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        rows[i] = static_cast<unsigned char>(1 + i / row_bytes * 40 + i % 7);
+    }
+    subject().upload(source, rows.data(), rows.size());
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = source;
+    args.k_cache = cache;
+    args.cache_offsets = batch->offsets;
+    args.lengths = batch->lengths;
+    args.page_table = batch->table[0];
+
+    cudaStream_t const stream = subject().stream();
+    cudaGraph_t graph = nullptr;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+    const kvappend_status status = kvappend_plan_run(plan.get(), &args, nullptr, 0, stream);
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    REQUIRE(told(status) == "KVAPPEND_SUCCESS");
+    cudaGraphExec_t executable = nullptr;
+    REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+
+    const Batch batches[] = {{{0, 3}, {0, 2, 6}, {{5, 0, 0, 0}, {7, 2, 1, 4}}},
+                             {{1, 0}, {0, 6, 6}, {{6, 3, 0, 1}, {0, 0, 0, 0}}},
+                             {{0, 4}, {0, 0, 1}, {{0, 0, 0, 0}, {0, 1, 2, 3}}},
+                             {{0, 0}, {0, 0, 0}, {{0, 0, 0, 0}, {0, 0, 0, 0}}}};
+    for (const Batch &one : batches) {
+        std::vector<unsigned char> expected(pages * page_rows * row_bytes);
+        subject().upload(cache, expected.data(), expected.size());
+        subject().upload(batch, &one, sizeof one);
+        for (std::size_t b = 0; b < samples; ++b) {
+            for (auto t = static_cast<std::size_t>(one.lengths[b]); t < static_cast<std::size_t>(one.lengths[b + 1]);
+                 ++t) {
+                const std::size_t at = static_cast<std::size_t>(one.offsets[b] - one.lengths[b]) + t;
+                const auto page = static_cast<std::size_t>(one.table[b][at / page_rows]);
+                std::memcpy(expected.data() + (page * page_rows + at % page_rows) * row_bytes,
+                            rows.data() + t * row_bytes, row_bytes);
+            }
+        }
+        REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
+        subject().synchronize();
+        std::vector<unsigned char> found(expected.size());
+        subject().download(found.data(), cache, found.size());
+        CHECK(found == expected);
+    }
+    CHECK(cudaGraphExecDestroy(executable) == cudaSuccess);
+    CHECK(cudaGraphDestroy(graph) == cudaSuccess);
+    subject().release(source);
+    subject().release(cache);
+    subject().release(batch);
 }
 
 TEST_CASE("the default stream is a stream like others", "[cuda]") {

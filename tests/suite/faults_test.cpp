@@ -331,3 +331,54 @@ TEST_CASE("extents beyond the limits of a grid are covered by the threads going 
     const dim3 grid = emulation::last_launch().grid;
     CHECK((grid.y == 65535 || grid.z == 65535 || grid.z == 65534));
 }
+
+TEST_CASE("a trap stops the device behind the copy, and only where a row has no place", "[faults]") {
+    const Machine machine;
+    kvappend_descriptor d = decode_step();
+    d.skip_policy = KVAPPEND_SKIP_TRAP;
+    const PlanPointer plan = make_plan(d);
+    const Buffers buffers(d);
+    const auto run = [&](std::int64_t offset) {
+        subject().upload(buffers.offsets, &offset, sizeof offset);
+        CHECK(told(kvappend_plan_run(plan.get(), &buffers.args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+        return cudaStreamSynchronize(subject().stream());
+    };
+    CHECK(run(15) == cudaSuccess);
+    CHECK(emulation::launches() == 2);
+    CHECK(run(16) == cudaErrorLaunchFailure);
+    CHECK(emulation::last_fault().find("trap") != std::string::npos);
+    CHECK(emulation::executions() == 3); // Of four: the copies, and the look for rows without a place that found none.
+}
+
+TEST_CASE("what a run does behind the copy is loaded with the plan, and its failures are reported", "[faults]") {
+    const Machine machine;
+    kvappend_descriptor d = decode_step();
+    d.skip_policy = KVAPPEND_SKIP_REPORT;
+    d.flags = KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_RESET_REPORT;
+    for (const int skip : {0, 1, 2, 3}) {
+        emulation::fail_next(Call::FuncGetAttributes, cudaErrorMemoryAllocation, skip);
+        kvappend_plan *plan = nullptr;
+        CHECK(kvappend_plan_create(&d, nullptr, &plan) == KVAPPEND_ERROR_CUDA);
+        CHECK(plan == nullptr);
+    }
+    const PlanPointer plan = make_plan(d);
+    const Buffers buffers(d);
+    kvappend_args args = buffers.args;
+    args.report = static_cast<kvappend_report *>(subject().allocate(sizeof(kvappend_report)));
+    const auto run = [&] { return kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream()); };
+    emulation::fail_next(Call::MemsetAsync, cudaErrorInvalidValue);
+    CHECK(run() == KVAPPEND_ERROR_CUDA);
+    CHECK(std::string(kvappend_last_error_message()).find("cudaMemsetAsync returned") != std::string::npos);
+    // The copy, counting, naming the first, advancing.
+    for (const int skip : {0, 1, 2, 3}) {
+        emulation::fail_next(Call::LaunchKernelEx, cudaErrorLaunchOutOfResources, skip);
+        CHECK(run() == KVAPPEND_ERROR_CUDA);
+        CHECK(std::string(kvappend_last_error_message()).find("cudaLaunchKernelEx returned") != std::string::npos);
+    }
+    const auto before = emulation::launches();
+    CHECK(told(run()) == "KVAPPEND_SUCCESS");
+    CHECK(emulation::launches() == before + 4);
+    CHECK(emulation::lazy_loads() == 0);
+    subject().synchronize();
+    subject().release(args.report);
+}

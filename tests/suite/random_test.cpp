@@ -1,72 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random shapes, strides, alignments and offsets, with every kernel of the table, against the reference.
 #include "case.hpp"
+#include "draw.hpp"
 #include "plan.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
-#include <algorithm>
-#include <array>
-#include <limits>
-
 namespace {
-
-class Draw {
-public:
-    explicit Draw(std::mt19937_64 &random) : random_(random) {}
-
-    std::int64_t between(std::int64_t low, std::int64_t high) {
-        return std::uniform_int_distribution<std::int64_t>(low, high)(random_);
-    }
-    bool one_in(std::int64_t n) { return between(1, n) == 1; }
-    template <class T>
-    T of(std::initializer_list<T> choices) {
-        return choices.begin()[between(0, static_cast<std::int64_t>(choices.size()) - 1)];
-    }
-
-    // Any order of the axes from outer to inner, with gaps or without; gaps are multiples of `unit` elements.
-    void strides(std::int64_t (&out)[3], const std::int64_t (&extents)[3], std::int64_t dim, bool source) {
-        if (one_in(4)) {
-            std::ranges::fill(out, 0);
-            return;
-        }
-        std::array<int, 3> order{0, 1, 2};
-        std::ranges::shuffle(order, random_);
-        const std::int64_t unit = of<std::int64_t>({1, 1, 2, 8, 16});
-        std::int64_t step = dim;
-        for (const int axis : order) {
-            if (one_in(3)) {
-                step += unit * between(1, 3);
-            }
-            out[axis] = step;
-            step *= std::max<std::int64_t>(extents[axis], 1);
-        }
-        if (source && one_in(6)) {
-            // One entry for the whole axis, as in a broadcast; the others are at least dim, so not all are zero.
-            out[between(0, 2)] = 0;
-        }
-    }
-
-    std::int64_t offset(std::int64_t new_rows, std::int64_t cache_rows, bool narrow) {
-        switch (between(0, 7)) {
-        case 0:
-            return between(-new_rows - 2, 1);
-        case 1:
-            return between(std::max<std::int64_t>(cache_rows - new_rows, 0) - 1, cache_rows + 2);
-        case 2:
-            return narrow ? std::numeric_limits<std::int32_t>::min() + between(0, 4)
-                          : std::numeric_limits<std::int64_t>::min() + between(0, 4);
-        case 3:
-            return narrow ? std::numeric_limits<std::int32_t>::max() - between(0, 4)
-                          : std::numeric_limits<std::int64_t>::max() - between(0, 4);
-        default:
-            return between(0, std::max<std::int64_t>(cache_rows - 1, 0));
-        }
-    }
-
-private:
-    std::mt19937_64 &random_;
-};
 
 Case draw_case(std::mt19937_64 &random) {
     Draw draw(random);
@@ -110,17 +50,6 @@ Case draw_case(std::mt19937_64 &random) {
         }
     }
     return c;
-}
-
-std::vector<std::string> kernels_of_subject() {
-    const std::string prefix = subject().backend() == KVAPPEND_BACKEND_CUDA ? "cuda_" : "host_";
-    std::vector<std::string> names;
-    for (std::size_t i = 0; kvappend_kernel_name(i) != nullptr; ++i) {
-        if (std::string name = kvappend_kernel_name(i); name.starts_with(prefix)) {
-            names.push_back(std::move(name));
-        }
-    }
-    return names;
 }
 
 } // namespace

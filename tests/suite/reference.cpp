@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// The append by its definition, one element at a time: written to be obviously right, and without the library.
-#include "case.hpp"
+// The tensors, and what is copied, advanced and counted by the fate of each row.
+#include "reference.hpp"
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
+#include <set>
+#include <utility>
 
 namespace {
 
-std::int64_t extent_rows(const kvappend_descriptor &d, TensorIndex tensor) {
-    return tensor == k_new || tensor == v_new ? d.new_rows : d.cache_rows;
+bool is_new(TensorIndex tensor) {
+    return tensor == k_new || tensor == v_new;
 }
 
-std::int64_t extent_dim(const kvappend_descriptor &d, TensorIndex tensor) {
-    return tensor == k_new || tensor == k_cache ? d.k_dim : d.v_dim;
+// The tokens of SLOTS are taken to be packed, as there are no samples: contiguous tensors are [T, H, D].
+bool is_of_tokens(const kvappend_descriptor &d) {
+    return d.lengths == KVAPPEND_LENGTHS_PACKED || d.addressing == KVAPPEND_ADDRESSING_SLOTS;
 }
 
 const std::int64_t *strides_of(const kvappend_descriptor &d, TensorIndex tensor) {
@@ -27,34 +32,21 @@ const std::int64_t *strides_of(const kvappend_descriptor &d, TensorIndex tensor)
     }
 }
 
-// How many elements into its tensor [b, h, l, i] is.
-std::int64_t index_of(const kvappend_descriptor &d, TensorIndex tensor, std::int64_t b, std::int64_t h, std::int64_t l,
-                      std::int64_t i) {
-    const std::int64_t *const s = strides_of(d, tensor);
-    if (s[0] == 0 && s[1] == 0 && s[2] == 0) {
-        return ((b * d.heads + h) * extent_rows(d, tensor) + l) * extent_dim(d, tensor) + i;
-    }
-    return b * s[0] + h * s[1] + l * s[2] + i;
-}
-
-void append_one_tensor(const Case &c, TensorIndex from, TensorIndex to,
+void append_one_tensor(const Case &c, const std::vector<Row> &rows, TensorIndex from, TensorIndex to,
                        std::vector<std::vector<unsigned char>> &blocks) {
     const kvappend_descriptor &d = c.descriptor;
     const auto bytes = element_bytes(d.element_type);
     const auto at = [&](TensorIndex tensor, std::int64_t b, std::int64_t h, std::int64_t l, std::int64_t i) {
         return blocks[c.places[tensor].block].data() + c.places[tensor].start +
-               static_cast<std::size_t>(index_of(d, tensor, b, h, l, i)) * bytes;
+               static_cast<std::size_t>(reference_index(d, tensor, b, h, l, i)) * bytes;
     };
-    for (std::int64_t b = 0; b < d.batch; ++b) {
-        for (std::int64_t l = 0; l < d.new_rows; ++l) {
-            __extension__ const __int128 row = static_cast<__int128>(c.offsets[static_cast<std::size_t>(b)]) + l;
-            if (row < 0 || row >= d.cache_rows) {
-                continue;
-            }
-            for (std::int64_t h = 0; h < d.heads; ++h) {
-                for (std::int64_t i = 0; i < extent_dim(d, from); ++i) {
-                    std::memcpy(at(to, b, h, static_cast<std::int64_t>(row), i), at(from, b, h, l, i), bytes);
-                }
+    for (const Row &row : rows) {
+        if (row.fate != Fate::written) {
+            continue;
+        }
+        for (std::int64_t h = 0; h < d.heads; ++h) {
+            for (std::int64_t i = 0; i < reference_extents(d, from).dim; ++i) {
+                std::memcpy(at(to, row.block, h, row.cache_row, i), at(from, row.batch, h, row.source, i), bytes);
             }
         }
     }
@@ -70,17 +62,105 @@ std::size_t offset_bytes(std::int32_t offset_type) {
     return offset_type == KVAPPEND_OFFSET_INT64 ? 8 : 4;
 }
 
+Extents reference_extents(const kvappend_descriptor &d, TensorIndex tensor) {
+    const std::int64_t dim = tensor == k_new || tensor == k_cache ? d.k_dim : d.v_dim;
+    if (is_new(tensor)) {
+        return {is_of_tokens(d) ? 1 : d.batch, d.heads, d.new_rows, dim};
+    }
+    const bool of_samples = d.addressing == KVAPPEND_ADDRESSING_DENSE || d.addressing == KVAPPEND_ADDRESSING_RING;
+    return {of_samples && d.cache_blocks == 0 ? d.batch : d.cache_blocks, d.heads, d.cache_rows, dim};
+}
+
+std::int64_t reference_index(const kvappend_descriptor &d, TensorIndex tensor, std::int64_t b, std::int64_t h,
+                             std::int64_t l, std::int64_t i) {
+    const Extents e = reference_extents(d, tensor);
+    const std::int64_t *const s = strides_of(d, tensor);
+    const bool contiguous = s[0] == 0 && s[1] == 0 && s[2] == 0;
+    if (is_new(tensor)) {
+        if (is_of_tokens(d)) {
+            return contiguous ? (l * e.heads + h) * e.dim + i : l * s[2] + h * s[1] + i;
+        }
+        return contiguous ? ((b * e.heads + h) * e.rows + l) * e.dim + i : b * s[0] + h * s[1] + l * s[2] + i;
+    }
+    const std::int64_t given_pack = tensor == k_cache ? d.k_pack : d.v_pack;
+    if (given_pack == 0) {
+        return contiguous ? ((b * e.heads + h) * e.rows + l) * e.dim + i : b * s[0] + h * s[1] + l * s[2] + i;
+    }
+    const std::int64_t piece = i / given_pack;
+    const std::int64_t within = i % given_pack;
+    if (contiguous) { // [N, H, D/pack, R, pack]
+        return (((b * e.heads + h) * (e.dim / given_pack) + piece) * e.rows + l) * given_pack + within;
+    }
+    const std::int64_t piece_stride = tensor == k_cache ? d.k_piece_stride : d.v_piece_stride;
+    return b * s[0] + h * s[1] + l * s[2] + piece * piece_stride + within;
+}
+
 std::size_t tensor_bytes(const kvappend_descriptor &d, TensorIndex tensor) {
-    const std::int64_t rows = extent_rows(d, tensor);
-    const std::int64_t dim = extent_dim(d, tensor);
-    if (d.batch == 0 || d.heads == 0 || rows == 0 || dim == 0) {
+    const Extents e = reference_extents(d, tensor);
+    if (e.batch == 0 || e.heads == 0 || e.rows == 0 || e.dim == 0) {
         return 0;
     }
-    return static_cast<std::size_t>(index_of(d, tensor, d.batch - 1, d.heads - 1, rows - 1, dim - 1) + 1) *
+    return static_cast<std::size_t>(reference_index(d, tensor, e.batch - 1, e.heads - 1, e.rows - 1, e.dim - 1) + 1) *
            element_bytes(d.element_type);
 }
 
+bool places_differ(const std::vector<Row> &rows) {
+    std::set<std::pair<std::int64_t, std::int64_t>> places;
+    return std::ranges::all_of(rows, [&](const Row &row) {
+        return row.fate != Fate::written || places.emplace(row.block, row.cache_row).second;
+    });
+}
+
 void reference_append(const Case &c, std::vector<std::vector<unsigned char>> &blocks) {
-    append_one_tensor(c, k_new, k_cache, blocks);
-    append_one_tensor(c, v_new, v_cache, blocks);
+    const std::vector<Row> rows = reference_rows(c);
+    append_one_tensor(c, rows, k_new, k_cache, blocks);
+    append_one_tensor(c, rows, v_new, v_cache, blocks);
+}
+
+std::vector<std::int64_t> reference_advance(const Case &c) {
+    const std::int64_t most = c.descriptor.offset_type == KVAPPEND_OFFSET_INT64
+                                  ? std::numeric_limits<std::int64_t>::max()
+                                  : std::numeric_limits<std::int32_t>::max();
+    std::vector<std::int64_t> advanced;
+    for (std::size_t b = 0; b < c.offsets.size(); ++b) {
+        Wide offset = c.offsets[b];
+        for (const Row &row : reference_rows(c)) {
+            if (row.of_sample && row.sample == static_cast<std::int64_t>(b)) {
+                offset += 1;
+            }
+        }
+        advanced.push_back(static_cast<std::int64_t>(std::min<Wide>(offset, most)));
+    }
+    return advanced;
+}
+
+void reference_report(const Case &c, kvappend_report &report) {
+    if ((c.descriptor.flags & KVAPPEND_FLAG_RESET_REPORT) != 0) {
+        const std::size_t struct_size = report.struct_size;
+        report = {};
+        report.struct_size = struct_size;
+    }
+    // A first row below or above stays the first for all later runs.
+    bool has_first = report.rows_below + report.rows_above > 0;
+    const Row *first = nullptr;
+    const std::vector<Row> rows = reference_rows(c);
+    for (const Row &row : rows) {
+        report.rows_written += row.fate == Fate::written && (c.descriptor.flags & KVAPPEND_FLAG_COUNT_WRITTEN) != 0;
+        report.rows_replaced += row.fate == Fate::replaced;
+        report.rows_padding += row.fate == Fate::padding;
+        report.rows_below += row.fate == Fate::below;
+        report.rows_above += row.fate == Fate::above;
+        if (row.fate != Fate::below && row.fate != Fate::above) {
+            continue;
+        }
+        if (first == nullptr || row.sample < first->sample || (row.sample == first->sample && row.row < first->row)) {
+            first = &row;
+        }
+    }
+    if (first != nullptr && !has_first) {
+        report.first_sample = first->sample;
+        report.first_row = static_cast<std::int64_t>(first->row);
+        report.first_position =
+            static_cast<std::int64_t>(std::min<Wide>(first->position, std::numeric_limits<std::int64_t>::max()));
+    }
 }

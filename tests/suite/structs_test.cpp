@@ -48,7 +48,8 @@ kvappend_descriptor small_descriptor() {
     return d;
 }
 
-// Every field of it matters to the plan, and so does each of them being zero. K rows of 8 bytes, V rows of 20.
+// Every field of it up to the strides matters to the plan, and so does each of them being zero. K rows of 8 bytes, V
+// rows of 20.
 kvappend_descriptor full_descriptor() {
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = subject().backend();
@@ -248,8 +249,100 @@ TEST_CASE("a descriptor of any legal size has zero in the missing fields", "[str
             distinct.push_back(expected_traits);
         }
     }
-    // Without K there is nothing to do: until k_dim, only backend and types tell the plans apart.
-    CHECK(distinct.size() >= 2 + (sizeof d - offsetof(kvappend_descriptor, k_dim)) / 8);
+    // Without K there is nothing to do: until k_dim, only backend and types tell the plans apart. What stands behind
+    // the strides is zero, as not all of it goes together: the next test has it.
+    CHECK(distinct.size() >= 2 + (offsetof(kvappend_descriptor, lengths) - offsetof(kvappend_descriptor, k_dim)) / 8);
+}
+
+TEST_CASE("what stands behind the strides counts as far as a descriptor's size goes", "[structs]") {
+    // Each field by a value with which it is at fault.
+    struct Fault {
+        std::size_t offset;
+        void (*set)(kvappend_descriptor &);
+        kvappend_status status;
+    };
+#define FAULT(field, value, status)                                                                                    \
+    {                                                                                                                  \
+        offsetof(kvappend_descriptor, field), [](kvappend_descriptor &d) { d.field = value; }, status                  \
+    }
+    const Fault faults[] = {FAULT(lengths, 3, KVAPPEND_ERROR_LENGTHS),
+                            FAULT(flags, 128, KVAPPEND_ERROR_FLAGS),
+                            FAULT(cache_blocks, 1, KVAPPEND_ERROR_CONFLICT),
+                            FAULT(sink_rows, 1, KVAPPEND_ERROR_CONFLICT),
+                            FAULT(table_entries, 1, KVAPPEND_ERROR_CONFLICT),
+                            FAULT(reserved_slot, 1, KVAPPEND_ERROR_CONFLICT),
+                            FAULT(k_pack, 3, KVAPPEND_ERROR_PACK),
+                            FAULT(v_pack, 3, KVAPPEND_ERROR_PACK),
+                            FAULT(k_piece_stride, -1, KVAPPEND_ERROR_STRIDE),
+                            FAULT(v_piece_stride, -1, KVAPPEND_ERROR_STRIDE),
+                            FAULT(skip_policy, 3, KVAPPEND_ERROR_SKIP_POLICY),
+                            FAULT(reserved, 1, KVAPPEND_ERROR_CONFLICT)};
+#undef FAULT
+    for (const Fault &fault : faults) {
+        INFO("field at " << fault.offset);
+        kvappend_descriptor d = full_descriptor();
+        fault.set(d);
+        const std::size_t word = fault.offset / 8 * 8;
+        for (std::size_t size = offsetof(kvappend_descriptor, lengths); size <= sizeof d; size += 8) {
+            INFO(size << " bytes");
+            Resized cut(d, size, 256);
+            PlanPointer plan;
+            CHECK(create(cut.as<kvappend_descriptor>(), nullptr, plan) ==
+                  (size <= word ? KVAPPEND_SUCCESS : fault.status));
+        }
+    }
+}
+
+TEST_CASE("arrays of indices behind an argument struct's size are NULL", "[structs]") {
+    kvappend_descriptor d = small_descriptor();
+    const auto check = [&d](std::size_t offset, const char *name) {
+        const PlanPointer plan = make_plan(d);
+        kvappend_args a = KVAPPEND_ARGS_INIT;
+        a.k_new = place(1);
+        a.k_cache = place(2);
+        a.cache_offsets = place(3);
+        a.slots = place(4);
+        a.lengths = static_cast<const std::int32_t *>(place(5));
+        a.left_pads = static_cast<const std::int32_t *>(place(6));
+        a.batch_index = static_cast<const std::int32_t *>(place(7));
+        a.page_table = static_cast<const std::int32_t *>(place(8));
+        a.page_indptr = static_cast<const std::int32_t *>(place(9));
+        a.report = static_cast<kvappend_report *>(place(10));
+        for (std::size_t size = offsetof(kvappend_args, slots); size <= sizeof a; size += 8) {
+            INFO(name << ", " << size << " bytes");
+            Resized cut(a, size, 256);
+            const std::string found = told(kvappend_plan_can_implement(plan.get(), cut.as<kvappend_args>()));
+            CHECK(found.starts_with(size <= offset
+                                        ? "KVAPPEND_ERROR_NULL_BUFFER: args." + std::string(name) + " is NULL"
+                                        : "KVAPPEND_SUCCESS"));
+        }
+    };
+    SECTION("lengths") {
+        d.lengths = KVAPPEND_LENGTHS_PER_SAMPLE;
+        check(offsetof(kvappend_args, lengths), "lengths");
+    }
+    SECTION("left_pads") {
+        d.flags = KVAPPEND_FLAG_LEFT_PADS;
+        check(offsetof(kvappend_args, left_pads), "left_pads");
+    }
+    SECTION("batch_index") {
+        d.flags = KVAPPEND_FLAG_BATCH_INDEX;
+        check(offsetof(kvappend_args, batch_index), "batch_index");
+    }
+    SECTION("report") {
+        d.skip_policy = KVAPPEND_SKIP_REPORT;
+        check(offsetof(kvappend_args, report), "report");
+    }
+    SECTION("page_table") {
+        d.addressing = KVAPPEND_ADDRESSING_PAGED;
+        d.cache_blocks = d.table_entries = 2;
+        check(offsetof(kvappend_args, page_table), "page_table");
+    }
+    SECTION("slots") {
+        d.addressing = KVAPPEND_ADDRESSING_SLOTS;
+        d.cache_blocks = 2;
+        check(offsetof(kvappend_args, slots), "slots");
+    }
 }
 
 TEST_CASE("arguments of any legal size have zero in the missing fields", "[structs]") {

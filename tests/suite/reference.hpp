@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the header says that a run does, one row and one element at a time: written to be obviously right, and without
+// the library.
+#pragma once
+
+#include "case.hpp"
+
+__extension__ typedef __int128 Wide; // in which no sum or product of indices wraps around
+
+enum class Fate {
+    written,
+    replaced, // by a later row of the same run, in a ring
+    padding,
+    below,
+    above
+};
+
+// What becomes of one row of the new tensors.
+struct Row {
+    // Where it comes from: [batch, :, source, :], or [source, :, :] of packed tensors.
+    std::int64_t batch;
+    std::int64_t source;
+    Fate fate;
+    // Which row of which sample it is; a row of none is padding.
+    bool of_sample;
+    std::int64_t sample;
+    Wide row;
+    // Where it goes: its position, or its slot, and if it is written or replaced [block, :, cache_row, :].
+    Wide position;
+    std::int64_t block;
+    std::int64_t cache_row;
+};
+
+std::vector<Row> reference_rows(const Case &c);
+
+// Whether no two rows are written to one place, across samples: else the header does not say what is left there.
+bool places_differ(const std::vector<Row> &rows);
+
+// What the cache blocks hold after the append.
+void reference_append(const Case &c, std::vector<std::vector<unsigned char>> &blocks);
+
+// The offsets after KVAPPEND_FLAG_ADVANCE.
+std::vector<std::int64_t> reference_advance(const Case &c);
+
+// Adds a run to the report, or with KVAPPEND_FLAG_RESET_REPORT makes it this run's. Leaves struct_size and the
+// library's own state.
+void reference_report(const Case &c, kvappend_report &report);
+
+// How many elements into its tensor [b, h, l, i] is; of packed tensors [l, h, i].
+std::int64_t reference_index(const kvappend_descriptor &d, TensorIndex tensor, std::int64_t b, std::int64_t h,
+                             std::int64_t l, std::int64_t i);
+
+// The extents of a tensor: of packed tensors the first is 1, of caches it is the number of blocks.
+struct Extents {
+    std::int64_t batch;
+    std::int64_t heads;
+    std::int64_t rows;
+    std::int64_t dim;
+};
+Extents reference_extents(const kvappend_descriptor &d, TensorIndex tensor);
