@@ -517,14 +517,14 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
  * tests; its time is proportional to n log n for n rows. It looks, in this order, for
  * - KVAPPEND_ERROR_INDEX_ORDER: lengths (PACKED) or page_indptr that decreases, begins below 0, or ends beyond T or
  *   table_entries;
- * - KVAPPEND_ERROR_INDEX_RANGE: a length that is negative or more than the rows there are, a pad that is negative or
- *   more than the rows there are, a batch_index not below cache_blocks, an entry of page_table in use by a row that is
- *   no page of the cache;
- * - KVAPPEND_ERROR_SKIPPED: a row with a position that is negative or beyond its cache or table (for a ring: negative);
- *   samples left out by an offset are found, too: leave them out by their length;
+ * - KVAPPEND_ERROR_INDEX_RANGE: a pad or a length that is negative or more than the rows there are, a batch_index not
+ *   below cache_blocks; then an entry of page_table that a row needs and that is no page of the cache;
+ * - KVAPPEND_ERROR_SKIPPED: a row with a position below or above its cache (see enum kvappend_skip). Samples left out
+ *   by an offset are found, too: leave them out by their length;
  * - KVAPPEND_ERROR_DUPLICATE: two rows with the same place, but for rows that a ring replaces;
- * and returns the first of these statuses that applies, with *fault (which may be NULL) saying where. Statuses of run
- * come before all these. Nothing is written to a cache, an offset or a report.
+ * and returns the first of these statuses that applies, with *fault (which may be NULL) saying where. Before all these
+ * comes what can_implement refuses, and a wrong stream or device; with nothing to copy there is no fault. Nothing is
+ * written to a cache, an offset or a report.
  *
  * workspace is as for run: none is needed. CUDA backend: the arrays are copied to host memory in the stream, which is
  * then waited for: not legal under stream capture. It needs host memory for that copy and 40 bytes a row
