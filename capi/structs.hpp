@@ -67,7 +67,7 @@ void write_struct(const Struct &from, Struct *to) {
     std::memset(bytes + known, 0, size - known);
 }
 
-static_assert(sizeof(kvappend_descriptor) == 248);
+static_assert(sizeof(kvappend_descriptor) == 256);
 static_assert(offsetof(kvappend_descriptor, backend) == 8);
 static_assert(offsetof(kvappend_descriptor, element_type) == 12);
 static_assert(offsetof(kvappend_descriptor, offset_type) == 16);
@@ -87,13 +87,14 @@ static_assert(offsetof(kvappend_descriptor, flags) == 172);
 static_assert(offsetof(kvappend_descriptor, cache_blocks) == 176);
 static_assert(offsetof(kvappend_descriptor, sink_rows) == 184);
 static_assert(offsetof(kvappend_descriptor, table_entries) == 192);
-static_assert(offsetof(kvappend_descriptor, reserved_slot) == 200);
-static_assert(offsetof(kvappend_descriptor, k_pack) == 208);
-static_assert(offsetof(kvappend_descriptor, v_pack) == 216);
-static_assert(offsetof(kvappend_descriptor, k_piece_stride) == 224);
-static_assert(offsetof(kvappend_descriptor, v_piece_stride) == 232);
-static_assert(offsetof(kvappend_descriptor, skip_policy) == 240);
-static_assert(offsetof(kvappend_descriptor, reserved) == 244);
+static_assert(offsetof(kvappend_descriptor, table_stride) == 200);
+static_assert(offsetof(kvappend_descriptor, reserved_slot) == 208);
+static_assert(offsetof(kvappend_descriptor, k_pack) == 216);
+static_assert(offsetof(kvappend_descriptor, v_pack) == 224);
+static_assert(offsetof(kvappend_descriptor, k_piece_stride) == 232);
+static_assert(offsetof(kvappend_descriptor, v_piece_stride) == 240);
+static_assert(offsetof(kvappend_descriptor, skip_policy) == 248);
+static_assert(offsetof(kvappend_descriptor, reserved) == 252);
 
 static_assert(sizeof(kvappend_preference) == 16);
 static_assert(offsetof(kvappend_preference, kernel_name) == 8);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "addressing.hpp"
 
+#include <algorithm>
 #include <cinttypes>
 
 namespace kvappend {
@@ -17,6 +18,7 @@ constexpr const char *kind_names[] = {"DENSE", "RING", "PAGED", "PAGED_CSR", "SL
 constexpr unsigned dense = 1U << KVAPPEND_ADDRESSING_DENSE;
 constexpr unsigned ring = 1U << KVAPPEND_ADDRESSING_RING;
 constexpr unsigned paged = 1U << KVAPPEND_ADDRESSING_PAGED | 1U << KVAPPEND_ADDRESSING_PAGED_CSR;
+constexpr unsigned csr = 1U << KVAPPEND_ADDRESSING_PAGED_CSR;
 constexpr unsigned slots = 1U << KVAPPEND_ADDRESSING_SLOTS;
 
 std::uint32_t bytes_of_offset(std::int32_t type) {
@@ -39,6 +41,7 @@ Status check_conflicts(const kvappend_descriptor &d) {
     } fields[] = {{"lengths", d.lengths, dense | ring | paged},
                   {"sink_rows", d.sink_rows, ring},
                   {"table_entries", d.table_entries, paged},
+                  {"table_stride", d.table_stride, paged & ~csr},
                   {"flags & KVAPPEND_FLAG_BATCH_INDEX", d.flags & KVAPPEND_FLAG_BATCH_INDEX, dense | ring},
                   {"flags & KVAPPEND_FLAG_LEFT_PADS", d.flags & KVAPPEND_FLAG_LEFT_PADS, dense | ring | paged},
                   {"flags & KVAPPEND_FLAG_ZERO_OFFSETS", d.flags & KVAPPEND_FLAG_ZERO_OFFSETS, dense | ring | paged},
@@ -77,11 +80,18 @@ Status check_conflicts(const kvappend_descriptor &d) {
     if (d.reserved != 0) {
         return fail(KVAPPEND_ERROR_CONFLICT, "descriptor.reserved is %" PRId32 ": expected 0", d.reserved);
     }
-    if (d.addressing == KVAPPEND_ADDRESSING_SLOTS && d.batch > 1) {
+    if (d.addressing == KVAPPEND_ADDRESSING_SLOTS && d.batch != 1) {
         return fail(KVAPPEND_ERROR_CONFLICT,
                     "descriptor.batch is %" PRId64 " and descriptor.addressing is KVAPPEND_ADDRESSING_SLOTS, which has "
                     "no samples: expected 1, and the number of tokens in new_rows",
                     d.batch);
+    }
+    if (((paged | slots) >> d.addressing & 1U) != 0 && d.cache_blocks == 0) {
+        return fail(
+            KVAPPEND_ERROR_CONFLICT,
+            "descriptor.cache_blocks is 0 and descriptor.addressing is KVAPPEND_ADDRESSING_%s: expected the number "
+            "of pages",
+            kind_names[d.addressing]);
     }
     if (d.sink_rows > d.cache_rows) {
         return fail(KVAPPEND_ERROR_CONFLICT,
@@ -112,7 +122,8 @@ Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes) {
                   {"slots", by_slots ? d.new_rows : 0, 1, 0, offset_bytes},
                   {"lengths", d.lengths == KVAPPEND_LENGTHS_PACKED ? d.batch : 0, 1, 1, 4},
                   {"page_indptr", d.addressing == KVAPPEND_ADDRESSING_PAGED_CSR ? d.batch : 0, 1, 1, 4},
-                  {"page_table", d.addressing == KVAPPEND_ADDRESSING_PAGED ? d.batch : 1, d.table_entries, 0, 4}};
+                  {"page_table", d.addressing == KVAPPEND_ADDRESSING_PAGED ? std::max<std::int64_t>(d.batch - 1, 0) : 0,
+                   d.table_stride == 0 ? d.table_entries : d.table_stride, d.table_entries, 4}};
     for (const auto &array : arrays) {
         std::int64_t bytes = 0;
         bool overflow = __builtin_mul_overflow(array.rows, array.columns, &bytes);
@@ -172,6 +183,7 @@ Status Addressing::create(const kvappend_descriptor &d, Addressing &addressing) 
     addressing.cache_rows = d.cache_rows;
     addressing.sink_rows = d.sink_rows;
     addressing.table_entries = d.table_entries;
+    addressing.table_stride = d.table_stride == 0 ? d.table_entries : d.table_stride;
     addressing.reserved_slot = addressing.has(KVAPPEND_FLAG_RESERVED_SLOT) ? d.reserved_slot : -1;
     return KVAPPEND_SUCCESS;
 }
@@ -183,10 +195,13 @@ std::array<Buffer, index_buffer_count> index_buffers(const Addressing &a, const 
     const std::int64_t lengths = a.lengths == KVAPPEND_LENGTHS_PACKED       ? a.batch + 1
                                  : a.lengths == KVAPPEND_LENGTHS_PER_SAMPLE ? a.batch
                                                                             : 0;
-    const bool csr = a.kind == KVAPPEND_ADDRESSING_PAGED_CSR;
-    const std::int64_t entries = a.kind == KVAPPEND_ADDRESSING_PAGED ? a.batch * a.table_entries
-                                 : csr                               ? a.table_entries
-                                                                     : 0;
+    const bool by_csr = a.kind == KVAPPEND_ADDRESSING_PAGED_CSR;
+    std::int64_t entries = 0;
+    if (by_csr) {
+        entries = a.table_entries;
+    } else if (a.kind == KVAPPEND_ADDRESSING_PAGED && a.table_entries != 0) {
+        entries = (a.batch - 1) * a.table_stride + a.table_entries;
+    }
     return {{{"cache_offsets", args.cache_offsets, args.cache_offsets_bytes, offsets ? a.batch * wide : 0,
               a.offset_bytes, a.has(KVAPPEND_FLAG_ADVANCE)},
              {"slots", args.slots, args.slots_bytes, by_slots ? a.new_rows * wide : 0, a.offset_bytes},
@@ -195,7 +210,7 @@ std::array<Buffer, index_buffer_count> index_buffers(const Addressing &a, const 
              {"batch_index", args.batch_index, args.batch_index_bytes,
               a.has(KVAPPEND_FLAG_BATCH_INDEX) ? a.batch * 4 : 0, 4},
              {"page_table", args.page_table, args.page_table_bytes, entries * 4, 4},
-             {"page_indptr", args.page_indptr, args.page_indptr_bytes, csr ? (a.batch + 1) * 4 : 0, 4},
+             {"page_indptr", args.page_indptr, args.page_indptr_bytes, by_csr ? (a.batch + 1) * 4 : 0, 4},
              {"report", args.report, args.report_bytes,
               a.skip_policy == KVAPPEND_SKIP_REPORT ? std::int64_t{sizeof(kvappend_report)} : 0,
               alignof(kvappend_report), true}}};

@@ -24,6 +24,7 @@ struct Addressing {
     std::int64_t cache_rows;
     std::int64_t sink_rows;
     std::int64_t table_entries;
+    std::int64_t table_stride;
     std::int64_t reserved_slot; // negative where there is none
 
     // Every sample has as many rows, which go one behind the other to its own cache.

@@ -59,7 +59,8 @@ KVAPPEND_HOST_DEVICE SampleRows rows_of_sample(const Addressing &a, const Indice
                                                Load load) {
     SampleRows rows{0, a.new_rows};
     if (a.lengths == KVAPPEND_LENGTHS_PACKED) {
-        rows.begin = load(indices.lengths + sample);
+        const std::int64_t begin = load(indices.lengths + sample);
+        rows.begin = begin > 0 ? begin : 0;
         const std::int64_t end = load(indices.lengths + sample + 1);
         rows.count = (end < a.new_rows ? end : a.new_rows) - rows.begin;
     }
@@ -102,7 +103,7 @@ KVAPPEND_HOST_DEVICE std::int64_t find_entry(const Addressing &a, const Indices 
                                              std::uint64_t nth, Load load) {
     if (a.kind == KVAPPEND_ADDRESSING_PAGED) {
         return nth < static_cast<std::uint64_t>(a.table_entries)
-                   ? sample * a.table_entries + static_cast<std::int64_t>(nth)
+                   ? sample * a.table_stride + static_cast<std::int64_t>(nth)
                    : -1;
     }
     const std::int64_t first = load(indices.page_indptr + sample);
@@ -202,9 +203,17 @@ KVAPPEND_HOST_DEVICE constexpr std::int64_t reported_position(const Place &place
                                                                    : static_cast<std::int64_t>(place.position);
 }
 
-// An offset of `bytes` bytes, grown by a number of rows but not beyond its type.
-KVAPPEND_HOST_DEVICE constexpr std::int64_t advance(std::int64_t offset, std::int64_t rows, std::uint32_t bytes) {
-    const std::int64_t greatest = bytes == 8 ? INT64_MAX : INT32_MAX;
+// A sample's offset behind the rows of a run, as far as its type goes. A sample that is left out keeps its offset, so
+// that it stays left out: one with a negative batch index, and one whose rows all have negative positions.
+template <class Load>
+KVAPPEND_HOST_DEVICE std::int64_t advanced_offset(const Addressing &a, const Indices &indices, std::int64_t sample,
+                                                  std::int64_t offset, Load load) {
+    const std::int64_t rows = rows_of_sample(a, indices, sample, load).count;
+    if ((offset < 0 && offset + rows <= 0) ||
+        (indices.batch_index != nullptr && load(indices.batch_index + sample) < 0)) {
+        return offset;
+    }
+    const std::int64_t greatest = a.offset_bytes == 8 ? INT64_MAX : INT32_MAX;
     return offset > greatest - rows ? greatest : offset + rows;
 }
 

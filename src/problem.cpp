@@ -149,8 +149,10 @@ Status plan_copy(Part part, std::uint32_t element_bytes, TensorCopy &copy) {
                     ", %" PRId64 "}: %s; expected rows that share no element",
                     to.name, to.batch, to.heads, to.rows, to.dim, to.strides_in_elements[0], to.strides_in_elements[1],
                     to.strides_in_elements[2],
-                    overlap == Reach::yes ? "two of its rows share memory"
-                                          : "these strides are too irregular to tell whether its rows share memory");
+                    overlap != Reach::yes ? "these strides are too irregular to tell whether its rows share memory"
+                    : to.pack == 0        ? "two of its rows share memory"
+                                          : "two pieces of its rows share memory, by these strides, its pack and its "
+                                            "piece stride");
     }
 
     const bool whole = to.piece_bytes == row_bytes;
@@ -244,6 +246,10 @@ Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
             return fail(KVAPPEND_ERROR_EXTENT, "descriptor.%s is %" PRId64 ": expected 0 or more", extent.name,
                         extent.value);
         }
+    }
+    if (d.table_stride < 0) {
+        return fail(KVAPPEND_ERROR_STRIDE, "descriptor.table_stride is %" PRId64 ": expected 0 or more elements",
+                    d.table_stride);
     }
     if (const Status status = Addressing::create(d, problem.addressing); status != KVAPPEND_SUCCESS) {
         return status;

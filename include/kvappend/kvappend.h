@@ -47,11 +47,12 @@
  * that a run launches reads the new rows and the indices when its turn in the stream comes: until it is done, they must
  * stay valid and unchanged. So advance the offsets in the order of the stream (by a kernel or a copy in it), or wait.
  *
- * ERRORS. Each call returns a status. When it is not KVAPPEND_SUCCESS, nothing was written to any cache, results
- * passed back through pointers are NULL or zero, and kvappend_last_error_message() names the argument, its value and
- * what was expected. What goes wrong after a launch, such as an access to a buffer that the GPU cannot reach, CUDA
- * tells only later; so KVAPPEND_ERROR_CUDA may also bring the failure of earlier work on the device. One thing has no
- * status: where the process has no memory left for a thread's first message, the C library may end the process.
+ * ERRORS. Each call returns a status. When it is not KVAPPEND_SUCCESS, nothing was written to any cache (one exception:
+ * kvappend_plan_run, where a launch behind the copy fails), results passed back through pointers are NULL or zero, and
+ * kvappend_last_error_message() names the argument, its value and what was expected. What goes wrong after a launch,
+ * such as an access to a buffer that the GPU cannot reach, CUDA tells only later; so KVAPPEND_ERROR_CUDA may also bring
+ * the failure of earlier work on the device. One thing has no status: where the process has no memory left for a
+ * thread's first message, the C library may end the process.
  *
  * THREADS. Every function may be called from any thread at any time, but for two rules of CUDA: nothing that makes a
  * CUDA call may be called from a callback of cudaLaunchHostFunc, and see CAPTURE. A plan never changes after its
@@ -102,7 +103,7 @@ struct CUstream_st;
 
 /* ---- status ---- */
 
-/* What a call came to. In brackets: which functions can say it. */
+/* What a call came to. In brackets: which functions can say it; what run can say validate can, too. */
 typedef int32_t kvappend_status;
 enum kvappend_status_code {
     KVAPPEND_SUCCESS = 0,
@@ -148,7 +149,7 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_CUDA = 23,
     /* The device that is current is not the one the plan was created on. [run] */
     KVAPPEND_ERROR_WRONG_DEVICE = 24,
-    /* Host memory ran out. [plan_create] */
+    /* Host memory ran out. [plan_create, validate] */
     KVAPPEND_ERROR_OUT_OF_MEMORY = 25,
 
     /* A buffer that is needed is NULL. [can_implement, run] */
@@ -202,7 +203,8 @@ enum kvappend_backend {
     KVAPPEND_BACKEND_CUDA = 1  /* On a CUDA device, in the order of a stream; run returns when that is arranged. */
 };
 
-/* The type of one element of K and V. Only its width matters to the copy. */
+/* The type of one element of K and V. Only its width matters to the copy: 8-bit elements, of an even dimension, are
+ * copied as half as many of 16 bits. */
 enum kvappend_element_type {
     KVAPPEND_ELEMENT_F32 = 0, /* 4 bytes, IEEE 754 binary32 */
     KVAPPEND_ELEMENT_F64 = 1, /* 8 bytes, IEEE 754 binary64 */
@@ -221,18 +223,21 @@ enum kvappend_offset_type {
 enum kvappend_addressing {
     /* n = b (with KVAPPEND_FLAG_BATCH_INDEX batch_index[b]), row pos, if 0 <= pos < R. */
     KVAPPEND_ADDRESSING_DENSE = 0,
-    /* The same, but positions from sink_rows on go round in the rows sink_rows to R - 1: a sliding window, whose first
-     * sink_rows rows stay ("attention sinks", Xiao et al., 2023). Row pos below sink_rows, else
-     * sink_rows + (pos - sink_rows) mod (R - sink_rows). Of several rows of one call that come to the same place the
-     * last one is written, and the others are skipped. Negative positions are skipped. With sink_rows = 0 this is the
-     * mode "circular" of ONNX' TensorScatter. */
+    /* The same, but positions from sink_rows on go round in the rows sink_rows to R - 1: a sliding window, whose
+     * first sink_rows rows stay ("attention sinks", Xiao et al., 2023). Row pos below sink_rows, else sink_rows +
+     * (pos - sink_rows) mod (R - sink_rows), or none if R = sink_rows. Of several rows of one call that come to the
+     * same place the last one is written, and the others are skipped. Negative positions are skipped. With sink_rows
+     * = 0 this is the mode "circular" of ONNX' TensorScatter. */
     KVAPPEND_ADDRESSING_RING = 1,
     /* Pages of R rows, by a table [B, table_entries]: n = page_table[b, pos / R], row pos mod R, if pos >= 0,
-     * pos / R < table_entries and 0 <= n < N. As FlashAttention's and TensorRT-LLM's block tables. */
+     * pos / R < table_entries and 0 <= n < N. As FlashAttention's block_table. Where K and V have page ids of their
+     * own, as TensorRT-LLM's tables [B, 2, entries] have, make a plan of K alone and one of V alone, with table_stride.
+     */
     KVAPPEND_ADDRESSING_PAGED = 2,
     /* The same with tables of different lengths, one behind the other: with i = page_indptr[b] + pos / R,
      * n = page_table[i], if page_indptr[b] <= i < page_indptr[b + 1], 0 <= i < table_entries and 0 <= n < N. As
-     * FlashInfer's paged_kv_indptr and paged_kv_indices. */
+     * FlashInfer's paged_kv_indptr and paged_kv_indices, which tell the state behind the append: cache_offsets[b] is
+     * (indptr[b + 1] - indptr[b] - 1) * R + last_page_len[b] less the number of the sample's new rows. */
     KVAPPEND_ADDRESSING_PAGED_CSR = 3,
     /* Pages of R rows, by a slot for each row: n = slots[l] / R, row slots[l] mod R, if slots[l] >= 0 and n < N. As
      * vLLM's slot_mapping. There are no samples: batch must be 1 and new_rows is the number T of tokens. More slots
@@ -249,31 +254,33 @@ enum kvappend_lengths {
      * behind them is padding, and skipped. */
     KVAPPEND_LENGTHS_PER_SAMPLE = 1,
     /* Sample b has the rows lengths[b] <= t < lengths[b + 1] of tensors [T, H, D], where T is new_rows: lengths is
-     * known as cu_seqlens. A length beyond T counts as T. Rows outside every sample are padding, and skipped; lengths
-     * must not decrease, else rows may be skipped or taken for another sample's. In the stride arrays the row axis is
-     * that of tokens, and the batch axis is not used; all zero means contiguous [T, H, D]. */
+     * known as cu_seqlens. A length beyond T counts as T, a negative one as 0. Rows outside every sample are padding,
+     * and skipped; lengths must not decrease, else rows may be skipped or taken for another sample's. In the stride
+     * arrays the row axis is that of tokens, and the batch axis is not used; all zero means contiguous [T, H, D]. */
     KVAPPEND_LENGTHS_PACKED = 2
 };
 
 /* Bits of descriptor.flags. */
 enum kvappend_flag {
     /* args.batch_index [B] says which block of the cache is a sample's, with DENSE and RING. A sample whose index is
-     * negative, or not below cache_blocks, is skipped. No two samples may have the same. */
+     * negative, or not below cache_blocks, is skipped. */
     KVAPPEND_FLAG_BATCH_INDEX = 1,
     /* args.left_pads [B] says how many rows of padding a sample begins with; a negative number is none. They are
-     * skipped, and the row behind them is the sample's row 0, which goes to cache_offsets[b].
-     * KVAPPEND_LENGTHS_PER_SAMPLE counts from that row on. */
+     * skipped, and the row behind them is the sample's row 0, which goes to cache_offsets[b] (padding in the new
+     * rows, not in the cache). KVAPPEND_LENGTHS_PER_SAMPLE counts from that row on. */
     KVAPPEND_FLAG_LEFT_PADS = 2,
     /* There is no args.cache_offsets: every offset is 0. */
     KVAPPEND_FLAG_ZERO_OFFSETS = 4,
     /* The slot descriptor.reserved_slot is padding, with SLOTS. */
     KVAPPEND_FLAG_RESERVED_SLOT = 8,
-    /* After the copy, cache_offsets[b] grows by the number of the sample's rows, skipped ones too, or to the greatest
-     * value of its type. No row of the call is placed by a grown offset. Costs a further launch, of one thread a
-     * sample, behind the copy; args.cache_offsets is then written, and must be memory that the caller may write. With
-     * several layers, give it to the plan of the last one. */
+    /* After the copy, cache_offsets[b] grows by the number of the sample's rows, skipped ones too, or to the
+     * greatest value of its type. But a sample that is left out, by a negative batch_index or because all its rows
+     * have negative positions, keeps its offset. No row of the call is placed by a grown offset. Costs a further
+     * launch, of one thread a sample, behind the copy; args.cache_offsets is then written, and must be memory that
+     * the caller may write. With several layers, give it to the plan of the last one. */
     KVAPPEND_FLAG_ADVANCE = 16,
-    /* The report is set to zero before this run, which costs a memset in the stream. Else runs add to it. */
+    /* The report is set to zero before the rows of this run are counted, which costs a launch of one thread. Else runs
+     * add to it. */
     KVAPPEND_FLAG_RESET_REPORT = 32,
     /* The report counts the rows that were written, too. */
     KVAPPEND_FLAG_COUNT_WRITTEN = 64
@@ -322,6 +329,10 @@ enum kvappend_axis {
  * there is one, a stride other than 0.) The rows of a cache must not overlap (not checked where there is nothing to
  * copy). The stride of an axis whose extent is 0 or 1 does not matter, but must not be negative.
  *
+ * Mind that contiguous caches have the head axis outside ("HND"). A cache with tokens outside ("NHD": [N, R, H, D], as
+ * vLLM's and FlashAttention's pages) has the strides { R*H*D, D, H*D }. With a pack, the stride of rows is the pack as
+ * a rule, and the elements of a piece are adjacent.
+ *
  * With DLPack: a tensor [B, H, L, D] gives shape[] to the extents and strides[0..2] to the stride array (three zeros
  * where strides is NULL), if strides[3] is 1 and not all of strides[0..2] are 0; the pointer is data + byte_offset. */
 typedef struct kvappend_descriptor {
@@ -345,15 +356,16 @@ typedef struct kvappend_descriptor {
 
     int32_t lengths;       /* KVAPPEND_LENGTHS_* */
     int32_t flags;         /* KVAPPEND_FLAG_*, or'ed */
-    int64_t cache_blocks;  /* N. DENSE and RING: samples' caches, 0 meaning B; others: pages */
+    int64_t cache_blocks;  /* N. DENSE and RING: samples' caches, 0 meaning B; others: pages, at least 1 */
     int64_t sink_rows;     /* RING: rows that stay, 0 to R */
     int64_t table_entries; /* PAGED: page ids of each sample; PAGED_CSR: page ids in all */
+    int64_t table_stride;  /* PAGED: elements of page_table from sample to sample; 0 meaning table_entries */
     int64_t reserved_slot; /* SLOTS, with KVAPPEND_FLAG_RESERVED_SLOT */
 
     /* A row of a cache may consist of pieces of so many elements each, a power of two that divides the dimension: the
      * cache is then [N, H, D/pack, R, pack]. 0: rows are contiguous. vLLM's classic layout has
-     * k_pack = 16 / (bytes of an element) and v_pack = 1. The piece strides are the elements from piece to piece of a
-     * row; they count where the cache's strides are not all zero. */
+     * k_pack = 16 / (bytes of an element) and v_pack = 1 (which costs a store for each element). The piece strides are
+     * the elements from piece to piece of a row; they count where the cache's strides are not all zero. */
     int64_t k_pack;
     int64_t v_pack;
     int64_t k_piece_stride;
@@ -400,7 +412,7 @@ typedef struct kvappend_args {
     size_t left_pads_bytes;
     const int32_t *batch_index; /* [B]: FLAG_BATCH_INDEX */
     size_t batch_index_bytes;
-    const int32_t *page_table; /* [B, table_entries]: PAGED; [table_entries]: PAGED_CSR */
+    const int32_t *page_table; /* [B, table_entries], by table_stride: PAGED; [table_entries]: PAGED_CSR */
     size_t page_table_bytes;
     const int32_t *page_indptr; /* [B + 1]: PAGED_CSR */
     size_t page_indptr_bytes;
@@ -410,7 +422,9 @@ typedef struct kvappend_args {
 
 /* What became of the rows of all runs since the report was zero. A row counts once, with all its heads of K and of V.
  * The report lives where the caches live, 8-byte aligned; set it to zero before its first use, or let a run do so by
- * KVAPPEND_FLAG_RESET_REPORT. Two runs must not use one report at the same time. */
+ * KVAPPEND_FLAG_RESET_REPORT. Two runs must not use one report at the same time; the host may read it when the stream
+ * has come past the run. args.report_bytes says how much of it there is: 0 means the fields below, and fields of later
+ * releases will be written only where report_bytes covers them. */
 typedef struct kvappend_report {
     size_t struct_size;    /* the caller's: neither read nor written */
     int64_t rows_written;  /* counted with KVAPPEND_FLAG_COUNT_WRITTEN */
@@ -429,7 +443,7 @@ typedef struct kvappend_report {
 /* clang-format off */
 #define KVAPPEND_DESCRIPTOR_INIT                                                                                       \
     { sizeof(kvappend_descriptor), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0},           \
-      0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+      0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define KVAPPEND_PREFERENCE_INIT                                                                                       \
     { sizeof(kvappend_preference), NULL }
 #define KVAPPEND_ARGS_INIT                                                                                             \
@@ -490,7 +504,9 @@ KVAPPEND_API kvappend_status kvappend_plan_can_implement(const kvappend_plan *pl
  *
  * Host backend: stream must be NULL. The rows are written by the calling thread when the call returns.
  *
- * Two runs that write the same cache rows at once leave those rows in an undefined state. */
+ * Two runs that write the same cache rows at once leave those rows in an undefined state. So do two rows of one run
+ * with the same place (a slot, page or batch index given twice), but for those of a ring: such a row holds bytes of
+ * one, or of each in part. Padding slots that all name one place belong under KVAPPEND_FLAG_RESERVED_SLOT. */
 KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
                                                size_t workspace_bytes, struct CUstream_st *stream);
 
@@ -563,8 +579,9 @@ typedef struct kvappend_sku {
 /* What a plan promises of the values that it writes. Filled by the library; the caller sets struct_size. */
 typedef struct kvappend_precision_guarantee {
     size_t struct_size;
-    int32_t bit_exact;     /* 1: every written element has the bits of its source, NaN payloads and -0 too */
-    int32_t deterministic; /* 1: the same call on the same memory leaves the same bytes, on every run */
+    int32_t bit_exact; /* 1: every written element has the bits of its source, NaN payloads and -0 too */
+    int32_t
+        deterministic; /* 1: the same call on the same memory leaves the same bytes, if no two rows have one place */
 } kvappend_precision_guarantee;
 
 #define KVAPPEND_SKU_INIT                                                                                              \

@@ -39,7 +39,8 @@ Status cuda_prepare(const Problem &problem) {
     const struct {
         bool used;
         SettleKernel kernel;
-    } kernels[] = {{a.skip_policy != KVAPPEND_SKIP_SILENTLY, count_rows},
+    } kernels[] = {{a.has(KVAPPEND_FLAG_RESET_REPORT), reset_report},
+                   {a.skip_policy != KVAPPEND_SKIP_SILENTLY, count_rows},
                    {a.skip_policy == KVAPPEND_SKIP_REPORT, name_first},
                    {a.has(KVAPPEND_FLAG_ADVANCE), advance_offsets}};
     for (const auto &[used, kernel] : kernels) {
@@ -60,14 +61,9 @@ Status cuda_settle(const Problem &problem, const kvappend_args &args, CUstream_s
         a, indices_of(a, args), problem.batch, problem.new_rows, const_cast<void *>(args.cache_offsets), args.report};
     Status status = KVAPPEND_SUCCESS;
     if (a.has(KVAPPEND_FLAG_RESET_REPORT)) {
-        constexpr std::size_t kept = sizeof args.report->struct_size;
-        if (const cudaError_t error = cudaMemsetAsync(reinterpret_cast<std::byte *>(args.report) + kept, 0,
-                                                      sizeof(kvappend_report) - kept, stream);
-            error != cudaSuccess) {
-            return cuda_failure("cudaMemsetAsync", error);
-        }
+        status = launch(reset_report, 1, p, stream);
     }
-    if (a.skip_policy != KVAPPEND_SKIP_SILENTLY) {
+    if (status == KVAPPEND_SUCCESS && a.skip_policy != KVAPPEND_SKIP_SILENTLY) {
         status = launch(count_rows, problem.batch * problem.new_rows, p, stream);
     }
     if (status == KVAPPEND_SUCCESS && a.skip_policy == KVAPPEND_SKIP_REPORT) {

@@ -20,6 +20,10 @@ struct SettleParameters {
     kvappend_report *report;
 };
 
+__device__ inline std::uint64_t rows_in_all(const SettleParameters &p) {
+    return static_cast<std::uint64_t>(p.source_batch) * static_cast<std::uint64_t>(p.source_rows);
+}
+
 __device__ inline Place place_of(const SettleParameters &p, std::uint64_t index) {
     const auto load = [](const auto *address) { return __ldg(address); };
     const Quotient at = divide(index, static_cast<std::uint64_t>(p.source_rows));
@@ -33,12 +37,20 @@ __device__ inline void add(std::int64_t *counter, std::int64_t count) {
     }
 }
 
+// One thread. A kernel like the others, because the first memset of a process may have to load something.
+__global__ void __launch_bounds__(1) reset_report(const __grid_constant__ SettleParameters p) {
+    auto *const words = reinterpret_cast<long long *>(p.report);
+    for (std::size_t i = 1; i < sizeof(kvappend_report) / sizeof *words; ++i) { // Behind struct_size.
+        __stcg(words + i, 0);
+    }
+}
+
 // Counts the fates of all rows and finds the first that is astray, or traps on one. Rows are numbered in order, and
 // state[0] is the greatest complement of such a number, 0 where there is none.
 __global__ void __launch_bounds__(settle_threads, 8) count_rows(const __grid_constant__ SettleParameters p) {
     std::int64_t written = 0, replaced = 0, padding = 0, below = 0, above = 0;
     unsigned long long first = 0;
-    const auto rows = static_cast<std::uint64_t>(p.source_batch) * static_cast<std::uint64_t>(p.source_rows);
+    const std::uint64_t rows = rows_in_all(p);
     const std::uint64_t step = std::uint64_t{gridDim.x} * blockDim.x;
     for (std::uint64_t i = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < rows; i += step) {
         const Fate fate = place_of(p, i).fate;
@@ -76,11 +88,13 @@ __global__ void __launch_bounds__(1) name_first(const __grid_constant__ SettlePa
         return;
     }
     __stcg(state, 0);
-    if (__ldcg(state + 1) != 0) {
+    // What a report that was not zero at first holds may be the number of no row.
+    const std::uint64_t index = ~static_cast<std::uint64_t>(first);
+    if (__ldcg(state + 1) != 0 || index >= rows_in_all(p)) {
         return;
     }
     __stcg(state + 1, 1);
-    const Place place = place_of(p, ~static_cast<std::uint64_t>(first));
+    const Place place = place_of(p, index);
     __stcg(reinterpret_cast<long long *>(&p.report->first_sample), place.sample);
     __stcg(reinterpret_cast<long long *>(&p.report->first_row), place.sample_row);
     __stcg(reinterpret_cast<long long *>(&p.report->first_position), reported_position(place));
@@ -92,13 +106,12 @@ __global__ void __launch_bounds__(settle_threads, 8) advance_offsets(const __gri
     const Addressing &a = p.addressing;
     const std::int64_t step = std::int64_t{gridDim.x} * blockDim.x;
     for (std::int64_t sample = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; sample < a.batch; sample += step) {
-        const std::int64_t rows = rows_of_sample(a, p.indices, sample, load).count;
         if (a.offset_bytes == 8) {
             auto *const offset = static_cast<long long *>(p.offsets) + sample;
-            __stcg(offset, advance(__ldcg(offset), rows, 8));
+            __stcg(offset, advanced_offset(a, p.indices, sample, __ldcg(offset), load));
         } else {
             auto *const offset = static_cast<int *>(p.offsets) + sample;
-            __stcg(offset, static_cast<int>(advance(__ldcg(offset), rows, 4)));
+            __stcg(offset, static_cast<int>(advanced_offset(a, p.indices, sample, __ldcg(offset), load)));
         }
     }
 }

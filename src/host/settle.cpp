@@ -7,6 +7,11 @@ namespace kvappend {
 
 namespace {
 
+// Wraps around, as a device does: a report that was not zero at first may hold anything.
+void add(std::int64_t &counter, std::uint64_t rows) {
+    counter = static_cast<std::int64_t>(static_cast<std::uint64_t>(counter) + rows);
+}
+
 void count(const Problem &problem, const kvappend_args &args) {
     kvappend_report &report = *args.report;
     const bool written = problem.addressing.has(KVAPPEND_FLAG_COUNT_WRITTEN);
@@ -18,22 +23,23 @@ void count(const Problem &problem, const kvappend_args &args) {
     for_each_place(problem, indices_of(problem.addressing, args), [&](const Place &place) {
         switch (place.fate) {
         case Fate::written:
-            report.rows_written += written ? 1 : 0;
+            add(report.rows_written, written ? 1 : 0);
             break;
         case Fate::replaced:
-            ++report.rows_replaced;
+            add(report.rows_replaced, 1);
             break;
         case Fate::padding:
-            ++report.rows_padding;
+            add(report.rows_padding, 1);
             break;
         case Fate::below:
         case Fate::above:
-            if (report.rows_below + report.rows_above == 0) {
+            if (report.state[1] == 0) {
+                report.state[1] = 1;
                 report.first_sample = place.sample;
                 report.first_row = place.sample_row;
                 report.first_position = reported_position(place);
             }
-            ++(place.fate == Fate::below ? report.rows_below : report.rows_above);
+            add(place.fate == Fate::below ? report.rows_below : report.rows_above, 1);
             break;
         }
         return true;
@@ -46,8 +52,7 @@ void advance_offsets(const Problem &problem, const kvappend_args &args) {
     const Indices indices = indices_of(a, args);
     auto *const offsets = static_cast<Offset *>(const_cast<void *>(args.cache_offsets));
     for (std::int64_t sample = 0; sample < a.batch; ++sample) {
-        const SampleRows rows = rows_of_sample(a, indices, sample, load_on_host);
-        offsets[sample] = static_cast<Offset>(advance(offsets[sample], rows.count, sizeof(Offset)));
+        offsets[sample] = static_cast<Offset>(advanced_offset(a, indices, sample, offsets[sample], load_on_host));
     }
 }
 

@@ -217,11 +217,26 @@ private:
                                                           : draw_.between(0, most));
     }
 
+    // Leaves room between the samples' tables, of entries that are no pages.
+    void draw_tables_apart() {
+        d_.table_stride = d_.table_entries + draw_.between(1, 3);
+        std::vector<std::int32_t> spread(static_cast<std::size_t>((d_.batch - 1) * d_.table_stride + d_.table_entries),
+                                         most32);
+        for (std::int64_t b = 0; b < d_.batch; ++b) {
+            std::copy_n(c_.page_table.begin() + b * d_.table_entries, d_.table_entries,
+                        spread.begin() + b * d_.table_stride);
+        }
+        c_.page_table = std::move(spread);
+    }
+
     void draw_indices() {
         if (d_.addressing == KVAPPEND_ADDRESSING_PAGED || d_.addressing == KVAPPEND_ADDRESSING_PAGED_CSR) {
             const bool csr = d_.addressing == KVAPPEND_ADDRESSING_PAGED_CSR;
             d_.table_entries = draw_.between(0, csr ? 16 : 6);
             c_.page_table = different_blocks(d_.table_entries * (csr ? 1 : d_.batch));
+            if (!csr && d_.batch > 0 && d_.table_entries > 0 && draw_.one_in(3)) {
+                draw_tables_apart();
+            }
         }
         if (d_.addressing == KVAPPEND_ADDRESSING_PAGED_CSR) {
             c_.page_indptr = bounds(d_.table_entries);

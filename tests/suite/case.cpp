@@ -91,7 +91,10 @@ std::int64_t entries_of(const kvappend_descriptor &d, std::size_t buffer) {
     case page_indptr_index:
         return d.batch + 1;
     case page_table_index:
-        return d.addressing == KVAPPEND_ADDRESSING_PAGED ? d.batch * d.table_entries : d.table_entries;
+        if (d.addressing != KVAPPEND_ADDRESSING_PAGED || d.table_entries == 0 || d.batch == 0) {
+            return d.table_entries;
+        }
+        return (d.batch - 1) * (d.table_stride == 0 ? d.table_entries : d.table_stride) + d.table_entries;
     default:
         return d.batch;
     }
@@ -192,10 +195,10 @@ std::string Case::text() const {
         << ", lengths " << d.lengths << ", flags " << d.flags << ", skip policy " << d.skip_policy << ", B " << d.batch
         << ", H " << d.heads << ", L_new " << d.new_rows << ", N " << d.cache_blocks << ", R " << d.cache_rows
         << ", D_k " << d.k_dim << ", D_v " << d.v_dim << ", sink rows " << d.sink_rows << ", table entries "
-        << d.table_entries << ", reserved slot " << d.reserved_slot << ", packs " << d.k_pack << ' ' << d.v_pack
-        << ", piece strides " << d.k_piece_stride << ' ' << d.v_piece_stride << ", strides k_new "
-        << list(d.k_new_strides) << " v_new " << list(d.v_new_strides) << " k_cache " << list(d.k_cache_strides)
-        << " v_cache " << list(d.v_cache_strides) << ", kernel \"" << kernel << "\", starts";
+        << d.table_entries << " by " << d.table_stride << ", reserved slot " << d.reserved_slot << ", packs "
+        << d.k_pack << ' ' << d.v_pack << ", piece strides " << d.k_piece_stride << ' ' << d.v_piece_stride
+        << ", strides k_new " << list(d.k_new_strides) << " v_new " << list(d.v_new_strides) << " k_cache "
+        << list(d.k_cache_strides) << " v_cache " << list(d.v_cache_strides) << ", kernel \"" << kernel << "\", starts";
     for (const Place &place : places) {
         out << ' ' << place.block << ':' << place.start;
     }

@@ -129,6 +129,8 @@ TEST_CASE("fields that an addressing does not use are refused with it", "[addres
                     {"sink_rows", "addressing"});
     check_goes_with({KVAPPEND_ADDRESSING_PAGED, KVAPPEND_ADDRESSING_PAGED_CSR},
                     [](kvappend_descriptor &d) { d.table_entries = 4; }, {"table_entries", "addressing"});
+    check_goes_with({KVAPPEND_ADDRESSING_PAGED}, [](kvappend_descriptor &d) { d.table_stride = 9; },
+                    {"table_stride", "addressing"});
     check_goes_with({KVAPPEND_ADDRESSING_SLOTS},
                     [](kvappend_descriptor &d) {
                         d.flags = KVAPPEND_FLAG_RESERVED_SLOT;
@@ -149,7 +151,12 @@ TEST_CASE("fields that an addressing does not use are refused with it", "[addres
 }
 
 TEST_CASE("fields and flags that do not go together are refused", "[addressing]") {
-    for (const std::int64_t batch : {std::int64_t{2}, most}) {
+    for (const std::int32_t addressing :
+         {KVAPPEND_ADDRESSING_PAGED, KVAPPEND_ADDRESSING_PAGED_CSR, KVAPPEND_ADDRESSING_SLOTS}) {
+        check_refused(addressing, [](kvappend_descriptor &d) { d.cache_blocks = 0; }, KVAPPEND_ERROR_CONFLICT,
+                      {"cache_blocks is 0", "addressing"});
+    }
+    for (const std::int64_t batch : {std::int64_t{0}, std::int64_t{2}, most}) {
         check_refused(KVAPPEND_ADDRESSING_SLOTS, [batch](kvappend_descriptor &d) { d.batch = batch; },
                       KVAPPEND_ERROR_CONFLICT, {"batch is " + std::to_string(batch), "SLOTS"});
     }
@@ -211,6 +218,8 @@ TEST_CASE("negative numbers of blocks, sinks and entries are refused", "[address
             check_refused(addressing, [value](kvappend_descriptor &d) { d.table_entries = value; },
                           KVAPPEND_ERROR_EXTENT, {"descriptor.table_entries is " + text});
         }
+        check_refused(KVAPPEND_ADDRESSING_PAGED, [value](kvappend_descriptor &d) { d.table_stride = value; },
+                      KVAPPEND_ERROR_STRIDE, {"descriptor.table_stride is " + text});
     }
 }
 

@@ -94,6 +94,18 @@ TEST_CASE("entries that are no page skip their rows alone", "[addressing]") {
     }
 }
 
+TEST_CASE("the tables of samples may lie apart, or be one", "[addressing]") {
+    auto random = seeded_random();
+    Case c = paged(3);
+    c.descriptor.table_stride = 4; // as where other tables lie in between
+    c.page_table = {4, 0, 10, -5, 7, 2, 9, 99, 1, 6, 3};
+    check_every_way(c, random);
+    c.descriptor.table_stride = 1; // overlapping tables, of samples that share a beginning
+    c.page_table = {4, 0, 10, 7, 2};
+    c.offsets = {0, 5, 10};
+    check_every_way(c, random);
+}
+
 TEST_CASE("a table without entries has no place", "[addressing]") {
     auto random = seeded_random();
     Case c = paged(3);

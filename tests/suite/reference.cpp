@@ -123,13 +123,18 @@ std::vector<std::int64_t> reference_advance(const Case &c) {
                                   : std::numeric_limits<std::int32_t>::max();
     std::vector<std::int64_t> advanced;
     for (std::size_t b = 0; b < c.offsets.size(); ++b) {
-        Wide offset = c.offsets[b];
+        Wide rows = 0;
+        Wide below = 0;
         for (const Row &row : reference_rows(c)) {
             if (row.of_sample && row.sample == static_cast<std::int64_t>(b)) {
-                offset += 1;
+                rows += 1;
+                below += c.offsets[b] + row.row < 0;
             }
         }
-        advanced.push_back(static_cast<std::int64_t>(std::min<Wide>(offset, most)));
+        const bool excluded = (c.descriptor.flags & KVAPPEND_FLAG_BATCH_INDEX) != 0 && c.batch_index[b] < 0;
+        const bool left_out = excluded || below == rows;
+        advanced.push_back(left_out ? c.offsets[b]
+                                    : static_cast<std::int64_t>(std::min<Wide>(c.offsets[b] + rows, most)));
     }
     return advanced;
 }

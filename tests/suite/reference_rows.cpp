@@ -48,7 +48,7 @@ std::vector<Row> rows_of_tokens(const Case &c) {
         for (std::int64_t b = 0; b < c.descriptor.batch; ++b) {
             if (entry(c.lengths, b) <= t && t < entry(c.lengths, b + 1)) {
                 row.sample = b;
-                row.row = t - entry(c.lengths, b) - pad_of(c, b);
+                row.row = t - std::max<Wide>(entry(c.lengths, b), 0) - pad_of(c, b);
                 row.of_sample = row.row >= 0;
                 break;
             }
@@ -105,7 +105,7 @@ void place_on_page(const Case &c, Row &row) {
         if (i >= d.table_entries) {
             return;
         }
-        i += Wide{row.sample} * d.table_entries;
+        i += Wide{row.sample} * (d.table_stride == 0 ? d.table_entries : d.table_stride);
     } else {
         i += entry(c.page_indptr, row.sample);
         if (i >= entry(c.page_indptr, row.sample + 1) || i < 0 || i >= d.table_entries) {

@@ -241,16 +241,32 @@ TEST_CASE("positions are told as far as 63 bits can say them", "[report]") {
     }
 }
 
-TEST_CASE("a position beyond INT64_MAX is told as INT64_MAX", "[report]") {
-    // The sample's first five rows are not there, as if they were before the first token.
-    kvappend_descriptor d = reporting(KVAPPEND_ADDRESSING_DENSE, 1, 4, 5);
-    d.lengths = KVAPPEND_LENGTHS_PACKED;
-    Reporting r(d);
+TEST_CASE("positions up to and beyond INT64_MAX lie above the cache", "[report]") {
+    Reporting r(reporting(KVAPPEND_ADDRESSING_DENSE, 1, 4, 5));
     r.put_offsets({most64 - 2});
-    r.put_lengths({-5, 3});
     r.run();
-    check_counts(r.report(), {0, 0, 1, 0, 3});
-    check_first(r.report(), 0, 5, most64);
+    check_counts(r.report(), {0, 0, 0, 0, 4});
+    check_first(r.report(), 0, 0, most64 - 2);
+}
+
+TEST_CASE("a left-out sample keeps its offset, so that it stays left out", "[report]") {
+    SECTION("by its offset") {
+        Reporting r(reporting(KVAPPEND_ADDRESSING_DENSE, 4, 2, 5, KVAPPEND_FLAG_ADVANCE));
+        r.put_offsets({-2, -1, least64, 0});
+        const std::vector<unsigned char> before = r.caches();
+        r.run();
+        CHECK(r.offsets(4) == std::vector<std::int64_t>{-2, 1, least64, 2});
+        r.run();
+        CHECK(r.offsets(4) == std::vector<std::int64_t>{-2, 3, least64, 4});
+        CHECK(r.caches() != before);
+    }
+    SECTION("by its batch index") {
+        Reporting r(reporting(KVAPPEND_ADDRESSING_DENSE, 3, 2, 5, KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_BATCH_INDEX));
+        r.put_offsets({1, 2, 3});
+        r.put_batch_index({1, -1, 0});
+        r.run();
+        CHECK(r.offsets(3) == std::vector<std::int64_t>{3, 2, 5});
+    }
 }
 
 TEST_CASE("slots are told by token and slot", "[report]") {

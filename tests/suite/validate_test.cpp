@@ -456,7 +456,7 @@ TEST_CASE("arrays that the plan does not ask for are not looked at", "[validate]
 TEST_CASE("where there is nothing to do there is no fault, and there need be no buffers", "[validate]") {
     for (std::int64_t kvappend_descriptor::*const extent :
          {&kvappend_descriptor::batch, &kvappend_descriptor::heads, &kvappend_descriptor::new_rows,
-          &kvappend_descriptor::cache_rows, &kvappend_descriptor::cache_blocks}) {
+          &kvappend_descriptor::cache_rows}) {
         kvappend_descriptor d = paged();
         d.*extent = 0;
         Validated call(d, {});
