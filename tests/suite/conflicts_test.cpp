@@ -326,3 +326,25 @@ TEST_CASE("arrays of one entry more than there are samples must fit, too", "[add
         });
     }
 }
+
+TEST_CASE("the stride of pieces is refused where it is negative, or where rows are whole", "[addressing]") {
+    const struct {
+        const char *name;
+        std::int64_t kvappend_descriptor::*pack;
+        std::int64_t kvappend_descriptor::*stride;
+    } parts[] = {{"k", &kvappend_descriptor::k_pack, &kvappend_descriptor::k_piece_stride},
+                 {"v", &kvappend_descriptor::v_pack, &kvappend_descriptor::v_piece_stride}};
+    for (const auto &part : parts) {
+        const std::string stride = "descriptor." + std::string(part.name) + "_piece_stride is ";
+        for (const std::int32_t addressing : addressings) {
+            check_refused(addressing,
+                          [&part](kvappend_descriptor &d) {
+                              d.*part.pack = 1;
+                              d.*part.stride = -1;
+                          },
+                          KVAPPEND_ERROR_STRIDE, {stride + "-1"});
+            check_refused(addressing, [&part](kvappend_descriptor &d) { d.*part.stride = 8; }, KVAPPEND_ERROR_CONFLICT,
+                          {stride + "8", std::string(part.name) + "_pack is 0"});
+        }
+    }
+}

@@ -299,6 +299,9 @@ TEST_CASE("the function table is the library's functions", "[plan]") {
     CHECK(api->plan_get_sku == kvappend_plan_get_sku);
     CHECK(api->plan_get_precision_guarantee == kvappend_plan_get_precision_guarantee);
     CHECK(api->kernel_name == kvappend_kernel_name);
+    CHECK(api->report_init == kvappend_report_init);
+    CHECK(api->fault_init == kvappend_fault_init);
+    CHECK(api->plan_validate == kvappend_plan_validate);
     for (const std::uint32_t other : {0U, 2U, UINT32_MAX}) {
         const kvappend_api *refused = api;
         CHECK(kvappend_get_api(other, &refused) == KVAPPEND_ERROR_ABI_VERSION);

@@ -451,6 +451,8 @@ TEST_CASE("init functions do what the macros do", "[structs]") {
     check_init("preference", kvappend_preference KVAPPEND_PREFERENCE_INIT, kvappend_preference_init);
     check_init("args", kvappend_args KVAPPEND_ARGS_INIT, kvappend_args_init);
     check_init("sku", kvappend_sku KVAPPEND_SKU_INIT, kvappend_sku_init);
+    check_init("report", kvappend_report KVAPPEND_REPORT_INIT, kvappend_report_init);
+    check_init("fault", kvappend_fault KVAPPEND_FAULT_INIT, kvappend_fault_init);
     check_init("guarantee", kvappend_precision_guarantee KVAPPEND_PRECISION_GUARANTEE_INIT,
                kvappend_precision_guarantee_init);
 }
