@@ -131,15 +131,9 @@ Status launch(const Problem &problem, const Target &target, const kvappend_args 
     return launched(cudaLaunchKernelEx(&config, append<WidestLog2, Placing>, p));
 }
 
-// Asking for its attributes makes CUDA load a kernel now rather than at its first launch, which may be in a capture.
 template <unsigned WidestLog2, class Placing>
 Status load() {
-    cudaFuncAttributes attributes{};
-    if (const cudaError_t error = cudaFuncGetAttributes(&attributes, append<WidestLog2, Placing>);
-        error != cudaSuccess) {
-        return cuda_failure("cudaFuncGetAttributes", error);
-    }
-    return KVAPPEND_SUCCESS;
+    return load_kernel(reinterpret_cast<const void *>(append<WidestLog2, Placing>));
 }
 
 // A kernel is of use if K or V can be moved by its widest access. The first such kernel is the widest.

@@ -38,6 +38,12 @@ Status cuda_failure(const char *call, cudaError_t error) {
     }
 }
 
+Status load_kernel(const void *kernel) {
+    cudaFuncAttributes attributes{};
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    return error == cudaSuccess ? KVAPPEND_SUCCESS : cuda_failure("cudaFuncGetAttributes", error);
+}
+
 Status launched(cudaError_t error) {
     constexpr const char *call = "cudaLaunchKernelEx";
     if (error == cudaErrorInvalidResourceHandle) {

@@ -11,7 +11,10 @@ namespace kvappend {
 // The failure of a CUDA call as a status of this library, with a sentence that names both.
 Status cuda_failure(const char *call, cudaError_t error);
 
-// The same for a launch into the caller's stream.
+// Asks for a kernel's attributes, so that CUDA loads it now rather than at its first launch, which may be in a capture.
+Status load_kernel(const void *kernel);
+
+// What a launch into the caller's stream came to.
 Status launched(cudaError_t error);
 
 // Finds out which device is current, and what it is.

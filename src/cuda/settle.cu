@@ -15,14 +15,6 @@ constexpr std::int64_t most_blocks = 256;
 
 using SettleKernel = void (*)(SettleParameters);
 
-Status load(SettleKernel kernel) {
-    cudaFuncAttributes attributes{};
-    if (const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel); error != cudaSuccess) {
-        return cuda_failure("cudaFuncGetAttributes", error);
-    }
-    return KVAPPEND_SUCCESS;
-}
-
 // A thread for each item, as far as blocks go.
 Status launch(SettleKernel kernel, std::int64_t items, const SettleParameters &p, CUstream_st *stream) {
     cudaLaunchConfig_t config{};
@@ -44,7 +36,8 @@ Status cuda_prepare(const Problem &problem) {
                    {a.skip_policy == KVAPPEND_SKIP_REPORT, name_first},
                    {a.has(KVAPPEND_FLAG_ADVANCE), advance_offsets}};
     for (const auto &[used, kernel] : kernels) {
-        if (const Status status = used ? load(kernel) : KVAPPEND_SUCCESS; status != KVAPPEND_SUCCESS) {
+        if (const Status status = used ? load_kernel(reinterpret_cast<const void *>(kernel)) : KVAPPEND_SUCCESS;
+            status != KVAPPEND_SUCCESS) {
             return status;
         }
     }
