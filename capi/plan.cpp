@@ -98,11 +98,11 @@ kvappend_status kvappend_plan_can_implement(const kvappend_plan *plan, const kva
     if (const auto status = need(plan, "plan"); status != KVAPPEND_SUCCESS) {
         return status;
     }
-    kvappend_args a;
-    if (const auto status = kvappend::read_struct("args", args, a); status != KVAPPEND_SUCCESS) {
+    kvappend_args copy;
+    if (const auto status = kvappend::view_struct("args", args, copy, args); status != KVAPPEND_SUCCESS) {
         return status;
     }
-    return plan->plan.can_implement(a);
+    return plan->plan.can_implement(*args);
 }
 
 kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
@@ -110,11 +110,11 @@ kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args
     if (const auto status = need(plan, "plan"); status != KVAPPEND_SUCCESS) {
         return status;
     }
-    kvappend_args a;
-    if (const auto status = kvappend::read_struct("args", args, a); status != KVAPPEND_SUCCESS) {
+    kvappend_args copy;
+    if (const auto status = kvappend::view_struct("args", args, copy, args); status != KVAPPEND_SUCCESS) {
         return status;
     }
-    return plan->plan.run(a, workspace, workspace_bytes, stream);
+    return plan->plan.run(*args, workspace, workspace_bytes, stream);
 }
 
 kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend_args *args, void *workspace,

@@ -56,6 +56,18 @@ Status read_struct(const char *name, const Struct *from, Struct &to) {
     return KVAPPEND_SUCCESS;
 }
 
+// The same without a copy where the caller's struct is this library's, as it is in each call but those of older and
+// newer programs. `copy` must live as long as the view.
+template <class Struct>
+Status view_struct(const char *name, const Struct *from, Struct &copy, const Struct *&view) {
+    if (from != nullptr && struct_size_of(from) == sizeof(Struct)) {
+        view = from;
+        return KVAPPEND_SUCCESS;
+    }
+    view = &copy;
+    return read_struct(name, from, copy);
+}
+
 // Writes this library's struct into the caller's: what it does not know becomes zero. struct_size stays the caller's.
 template <class Struct>
 void write_struct(const Struct &from, Struct *to) {

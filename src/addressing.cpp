@@ -188,7 +188,7 @@ Status Addressing::create(const kvappend_descriptor &d, Addressing &addressing) 
     return KVAPPEND_SUCCESS;
 }
 
-std::array<Buffer, index_buffer_count> index_buffers(const Addressing &a, const kvappend_args &args) {
+void add_index_buffers(const Addressing &a, NeededBuffers &buffers) {
     const std::int64_t wide = a.offset_bytes;
     const bool by_slots = a.kind == KVAPPEND_ADDRESSING_SLOTS;
     const bool offsets = !by_slots && !a.has(KVAPPEND_FLAG_ZERO_OFFSETS);
@@ -202,25 +202,30 @@ std::array<Buffer, index_buffer_count> index_buffers(const Addressing &a, const 
     } else if (a.kind == KVAPPEND_ADDRESSING_PAGED && a.table_entries != 0) {
         entries = (a.batch - 1) * a.table_stride + a.table_entries;
     }
-    return {{{"cache_offsets", args.cache_offsets, args.cache_offsets_bytes, offsets ? a.batch * wide : 0,
-              a.offset_bytes, a.has(KVAPPEND_FLAG_ADVANCE)},
-             {"slots", args.slots, args.slots_bytes, by_slots ? a.new_rows * wide : 0, a.offset_bytes},
-             {"lengths", args.lengths, args.lengths_bytes, lengths * 4, 4},
-             {"left_pads", args.left_pads, args.left_pads_bytes, a.has(KVAPPEND_FLAG_LEFT_PADS) ? a.batch * 4 : 0, 4},
-             {"batch_index", args.batch_index, args.batch_index_bytes,
-              a.has(KVAPPEND_FLAG_BATCH_INDEX) ? a.batch * 4 : 0, 4},
-             {"page_table", args.page_table, args.page_table_bytes, entries * 4, 4},
-             {"page_indptr", args.page_indptr, args.page_indptr_bytes, by_csr ? (a.batch + 1) * 4 : 0, 4},
-             {"report", args.report, args.report_bytes,
-              a.skip_policy == KVAPPEND_SKIP_REPORT ? std::int64_t{sizeof(kvappend_report)} : 0,
-              alignof(kvappend_report), true}}};
+    using Name = BufferName;
+    buffers.add({Name::cache_offsets, a.has(KVAPPEND_FLAG_ADVANCE), a.offset_bytes, offsets ? a.batch * wide : 0});
+    buffers.add({Name::slots, false, a.offset_bytes, by_slots ? a.new_rows * wide : 0});
+    buffers.add({Name::lengths, false, 4, lengths * 4});
+    buffers.add({Name::left_pads, false, 4, a.has(KVAPPEND_FLAG_LEFT_PADS) ? a.batch * 4 : 0});
+    buffers.add({Name::batch_index, false, 4, a.has(KVAPPEND_FLAG_BATCH_INDEX) ? a.batch * 4 : 0});
+    buffers.add({Name::page_table, false, 4, entries * 4});
+    buffers.add({Name::page_indptr, false, 4, by_csr ? (a.batch + 1) * 4 : 0});
+    buffers.add({Name::report, true, alignof(kvappend_report),
+                 a.skip_policy == KVAPPEND_SKIP_REPORT ? std::int64_t{sizeof(kvappend_report)} : 0});
 }
 
-Indices indices_of(const Addressing &addressing, const kvappend_args &args) {
-    const auto buffers = index_buffers(addressing, args);
-    const auto used = [&](std::size_t i) { return buffers[i].needed != 0 ? buffers[i].pointer : nullptr; };
-    const auto narrow = [&](std::size_t i) { return static_cast<const std::int32_t *>(used(i)); };
-    return {used(0), used(1), narrow(2), narrow(3), narrow(4), narrow(5), narrow(6)};
+Indices indices_of(const NeededBuffers &buffers, const kvappend_args &args) {
+    const auto used = [&]<class Index>(BufferName name, const Index *array) {
+        return buffers.has(name) ? array : nullptr;
+    };
+    using Name = BufferName;
+    return {used(Name::cache_offsets, args.cache_offsets),
+            used(Name::slots, args.slots),
+            used(Name::lengths, args.lengths),
+            used(Name::left_pads, args.left_pads),
+            used(Name::batch_index, args.batch_index),
+            used(Name::page_table, args.page_table),
+            used(Name::page_indptr, args.page_indptr)};
 }
 
 } // namespace kvappend

@@ -2,11 +2,10 @@
 // Where a row goes, beyond the plain dense append: how many rows a sample has, and how its places are found.
 #pragma once
 
+#include "buffers.hpp"
 #include "failure.hpp"
 #include "host_device.hpp"
 
-#include <array>
-#include <cstddef>
 #include <cstdint>
 
 namespace kvappend {
@@ -54,18 +53,9 @@ struct Indices {
     const std::int32_t *page_indptr;
 };
 
-// A buffer as arguments give it.
-struct Buffer {
-    const char *name;
-    const void *pointer;
-    std::size_t given;
-    std::int64_t needed; // bytes; 0 where it is not used
-    std::uint32_t alignment;
-    bool written = false;
-};
-constexpr std::size_t index_buffer_count = 8; // with the report
-std::array<Buffer, index_buffer_count> index_buffers(const Addressing &addressing, const kvappend_args &args);
+// The arrays of indices that an addressing needs, and the report.
+void add_index_buffers(const Addressing &addressing, NeededBuffers &buffers);
 
-Indices indices_of(const Addressing &addressing, const kvappend_args &args);
+Indices indices_of(const NeededBuffers &buffers, const kvappend_args &args);
 
 } // namespace kvappend

@@ -181,41 +181,6 @@ Status plan_copy(Part part, std::uint32_t element_bytes, TensorCopy &copy) {
     return KVAPPEND_SUCCESS;
 }
 
-// The memory from a buffer's first to its last element.
-struct Range {
-    const char *name;
-    std::uintptr_t begin;
-    std::uintptr_t end;
-};
-
-Status check_buffer(const Buffer &buffer, Range &range) {
-    const auto begin = reinterpret_cast<std::uintptr_t>(buffer.pointer);
-    if (buffer.pointer == nullptr) {
-        return fail(KVAPPEND_ERROR_NULL_BUFFER, "args.%s is NULL: expected a buffer of %" PRId64 " bytes", buffer.name,
-                    buffer.needed);
-    }
-    if (begin % buffer.alignment != 0) {
-        return fail(KVAPPEND_ERROR_MISALIGNED, "args.%s is %p: expected an address that is a multiple of %" PRIu32,
-                    buffer.name, buffer.pointer, buffer.alignment);
-    }
-    if (buffer.given != 0 && buffer.given < static_cast<std::size_t>(buffer.needed)) {
-        return fail(KVAPPEND_ERROR_BUFFER_TOO_SMALL,
-                    "args.%s_bytes is %zu: expected at least %" PRId64 ", or 0 where the size is unknown", buffer.name,
-                    buffer.given, buffer.needed);
-    }
-    range = {buffer.name, begin, 0};
-    if (__builtin_add_overflow(begin, static_cast<std::uintptr_t>(buffer.needed), &range.end)) {
-        return fail(KVAPPEND_ERROR_BUFFER_TOO_SMALL,
-                    "args.%s is %p: expected an address with %" PRId64 " bytes before the end of the address space",
-                    buffer.name, buffer.pointer, buffer.needed);
-    }
-    return KVAPPEND_SUCCESS;
-}
-
-bool meet(const Range &a, const Range &b) {
-    return a.begin < b.end && b.begin < a.end;
-}
-
 } // namespace
 
 Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
@@ -273,61 +238,43 @@ Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
         status != KVAPPEND_SUCCESS) {
         return status;
     }
-    return plan_copy({"v", from("v_new", d.v_dim, d.v_new_strides),
-                      to("v_cache", d.v_dim, d.v_cache_strides, d.v_pack, d.v_piece_stride)},
-                     problem.element_bytes, problem.v);
+    if (const Status status = plan_copy({"v", from("v_new", d.v_dim, d.v_new_strides),
+                                         to("v_cache", d.v_dim, d.v_cache_strides, d.v_pack, d.v_piece_stride)},
+                                        problem.element_bytes, problem.v);
+        status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    if (!problem.empty()) {
+        const std::uint32_t alignment = problem.element_bytes;
+        problem.buffers.add({BufferName::k_new, false, alignment, problem.k.new_bytes});
+        problem.buffers.add({BufferName::v_new, false, alignment, problem.v.new_bytes});
+        problem.buffers.add({BufferName::k_cache, true, alignment, problem.k.cache_bytes});
+        problem.buffers.add({BufferName::v_cache, true, alignment, problem.v.cache_bytes});
+        add_index_buffers(problem.addressing, problem.buffers);
+    }
+    return KVAPPEND_SUCCESS;
 }
 
 Status Problem::check(const kvappend_args &args) const {
-    if (empty()) {
+    if (const Status status = buffers.check(args); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    const auto k_begin = reinterpret_cast<std::uintptr_t>(args.k_cache);
+    const auto v_begin = reinterpret_cast<std::uintptr_t>(args.v_cache);
+    if (k.empty() || v.empty() || v_begin >= k_begin + static_cast<std::uintptr_t>(k.cache_bytes) ||
+        k_begin >= v_begin + static_cast<std::uintptr_t>(v.cache_bytes)) {
         return KVAPPEND_SUCCESS;
     }
-    std::array<Buffer, index_buffer_count + 4> buffers{
-        {{"k_new", args.k_new, args.k_new_bytes, k.new_bytes, element_bytes},
-         {"v_new", args.v_new, args.v_new_bytes, v.new_bytes, element_bytes},
-         {"k_cache", args.k_cache, args.k_cache_bytes, k.cache_bytes, element_bytes, true},
-         {"v_cache", args.v_cache, args.v_cache_bytes, v.cache_bytes, element_bytes, true}}};
-    constexpr std::size_t k_cache = 2;
-    constexpr std::size_t v_cache = 3;
-    std::ranges::copy(index_buffers(addressing, args), buffers.begin() + 4);
-    std::array<Range, buffers.size()> ranges{};
-    for (std::size_t i = 0; i < buffers.size(); ++i) {
-        if (buffers[i].needed == 0) {
-            continue;
-        }
-        if (const Status status = check_buffer(buffers[i], ranges[i]); status != KVAPPEND_SUCCESS) {
-            return status;
-        }
+    const auto distance = static_cast<std::int64_t>(v_begin - k_begin);
+    const Reach overlap = rows_overlap(k.cache_axes, k.cache_piece_bytes, v.cache_axes, v.cache_piece_bytes, distance);
+    if (overlap == Reach::no) {
+        return KVAPPEND_SUCCESS;
     }
-    for (std::size_t w = 0; w < buffers.size(); ++w) {
-        if (!buffers[w].written || buffers[w].needed == 0) {
-            continue;
-        }
-        for (std::size_t other = 0; other < buffers.size(); ++other) {
-            const bool caches = other == k_cache || other == v_cache;
-            const bool both_caches = caches && (w == k_cache || w == v_cache);
-            if (other != w && !both_caches && meet(ranges[other], ranges[w])) {
-                return fail(KVAPPEND_ERROR_ALIAS,
-                            "args.%s [0x%" PRIxPTR ", 0x%" PRIxPTR ") and args.%s [0x%" PRIxPTR ", 0x%" PRIxPTR
-                            ") share memory: expected buffers apart from each other",
-                            ranges[other].name, ranges[other].begin, ranges[other].end, ranges[w].name, ranges[w].begin,
-                            ranges[w].end);
-            }
-        }
-    }
-    if (meet(ranges[k_cache], ranges[v_cache])) {
-        const auto distance = static_cast<std::int64_t>(ranges[v_cache].begin - ranges[k_cache].begin);
-        const Reach overlap =
-            rows_overlap(k.cache_axes, k.cache_piece_bytes, v.cache_axes, v.cache_piece_bytes, distance);
-        if (overlap != Reach::no) {
-            return fail(KVAPPEND_ERROR_CACHE_OVERLAP,
-                        "args.k_cache is %p and args.v_cache is %p: %s; expected caches that share no element",
-                        args.k_cache, args.v_cache,
-                        overlap == Reach::yes ? "a row of one shares memory with a row of the other"
-                                              : "their strides are too irregular to tell whether they share memory");
-        }
-    }
-    return KVAPPEND_SUCCESS;
+    return fail(KVAPPEND_ERROR_CACHE_OVERLAP,
+                "args.k_cache is %p and args.v_cache is %p: %s; expected caches that share no element", args.k_cache,
+                args.v_cache,
+                overlap == Reach::yes ? "a row of one shares memory with a row of the other"
+                                      : "their strides are too irregular to tell whether they share memory");
 }
 
 } // namespace kvappend

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "addressing.hpp"
+#include "buffers.hpp"
 #include "failure.hpp"
 #include "overlap.hpp"
 
@@ -53,6 +54,7 @@ struct Problem {
     std::int64_t new_rows;
     TensorCopy k;
     TensorCopy v;
+    NeededBuffers buffers; // none where there is nothing to copy
 
     bool empty() const { return k.empty() && v.empty(); }
     // The append that takes no more than an offset for each sample.

@@ -17,40 +17,33 @@ namespace {
 // The index arrays in host memory.
 class Copies {
 public:
-    Status fetch(const Addressing &addressing, const Backend &backend, const kvappend_args &args, CUstream_st *stream) {
-        const auto buffers = index_buffers(addressing, args);
+    Status fetch(const Problem &problem, const Backend &backend, const kvappend_args &args, CUstream_st *stream) {
         kvappend_args copied = args;
-        const void **const places[] = {&copied.cache_offsets,
-                                       &copied.slots,
-                                       reinterpret_cast<const void **>(&copied.lengths),
-                                       reinterpret_cast<const void **>(&copied.left_pads),
-                                       reinterpret_cast<const void **>(&copied.batch_index),
-                                       reinterpret_cast<const void **>(&copied.page_table),
-                                       reinterpret_cast<const void **>(&copied.page_indptr)};
-        for (std::size_t i = 0; i < std::size(places); ++i) {
-            const auto bytes = static_cast<std::size_t>(buffers[i].needed);
-            if (bytes == 0) {
+        for (const NeededBuffer &needed : problem.buffers.all()) {
+            if (needed.name < BufferName::cache_offsets || needed.name == BufferName::report) {
                 continue;
             }
-            memory_[i].reset(new (std::nothrow) std::byte[bytes]);
-            if (memory_[i] == nullptr) {
+            const auto bytes = static_cast<std::size_t>(needed.bytes);
+            auto &memory = memory_[static_cast<std::size_t>(needed.name)];
+            memory.reset(new (std::nothrow) std::byte[bytes]);
+            if (memory == nullptr) {
                 return fail(KVAPPEND_ERROR_OUT_OF_MEMORY,
-                            "args.%s: there is no host memory for a copy of its %zu bytes", buffers[i].name, bytes);
+                            "args.%s: there is no host memory for a copy of its %zu bytes", text(needed.name), bytes);
             }
-            if (const Status status = backend.fetch(memory_[i].get(), buffers[i].pointer, bytes, stream);
+            if (const Status status = backend.fetch(memory.get(), given(args, needed.name).pointer, bytes, stream);
                 status != KVAPPEND_SUCCESS) {
                 return status;
             }
-            *places[i] = memory_[i].get();
+            give(copied, needed.name, memory.get());
         }
-        indices = indices_of(addressing, copied);
+        indices = indices_of(problem.buffers, copied);
         return KVAPPEND_SUCCESS;
     }
 
     Indices indices{};
 
 private:
-    std::unique_ptr<std::byte[]> memory_[index_buffer_count];
+    std::unique_ptr<std::byte[]> memory_[buffer_count];
 };
 
 Status fault_at(Status status, kvappend_fault &fault, const char *array, std::int64_t index, std::int64_t value,
@@ -197,7 +190,7 @@ Status validate(const Problem &problem, const Backend &backend, const kvappend_a
                 kvappend_fault &fault) {
     const Addressing &a = problem.addressing;
     Copies copies;
-    if (const Status status = copies.fetch(a, backend, args, stream); status != KVAPPEND_SUCCESS) {
+    if (const Status status = copies.fetch(problem, backend, args, stream); status != KVAPPEND_SUCCESS) {
         return status;
     }
     const Indices &indices = copies.indices;

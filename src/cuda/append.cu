@@ -90,7 +90,7 @@ DensePlacing placing_of(const Problem &problem, const kvappend_args &args) {
 
 template <>
 RowPlacing placing_of(const Problem &problem, const kvappend_args &args) {
-    return {problem.addressing, indices_of(problem.addressing, args)};
+    return {problem.addressing, indices_of(problem.buffers, args)};
 }
 
 template <unsigned WidestLog2, class Placing>

@@ -31,7 +31,7 @@ void copy_row(const TensorCopy &copy, const void *from, void *to, std::int64_t s
 
 Status host_append_rows(const Problem &problem, const Target & /*target*/, const kvappend_args &args,
                         CUstream_st * /*stream*/) {
-    const Indices indices = indices_of(problem.addressing, args);
+    const Indices indices = indices_of(problem.buffers, args);
     for (std::int64_t sample = 0; sample < problem.batch; ++sample) {
         for (std::int64_t row = 0; row < problem.new_rows; ++row) {
             const Place place = find_place(problem.addressing, indices, sample, row, load_on_host);

@@ -20,7 +20,7 @@ void count(const Problem &problem, const kvappend_args &args) {
         report = {};
         report.struct_size = struct_size;
     }
-    for_each_place(problem, indices_of(problem.addressing, args), [&](const Place &place) {
+    for_each_place(problem, indices_of(problem.buffers, args), [&](const Place &place) {
         switch (place.fate) {
         case Fate::written:
             add(report.rows_written, written ? 1 : 0);
@@ -49,7 +49,7 @@ void count(const Problem &problem, const kvappend_args &args) {
 template <class Offset>
 void advance_offsets(const Problem &problem, const kvappend_args &args) {
     const Addressing &a = problem.addressing;
-    const Indices indices = indices_of(a, args);
+    const Indices indices = indices_of(problem.buffers, args);
     auto *const offsets = static_cast<Offset *>(const_cast<void *>(args.cache_offsets));
     for (std::int64_t sample = 0; sample < a.batch; ++sample) {
         offsets[sample] = static_cast<Offset>(advanced_offset(a, indices, sample, offsets[sample], load_on_host));
@@ -61,7 +61,7 @@ void advance_offsets(const Problem &problem, const kvappend_args &args) {
 Status host_admit(const Problem &problem, const kvappend_args &args) {
     Status status = KVAPPEND_SUCCESS;
     if (problem.addressing.skip_policy == KVAPPEND_SKIP_TRAP) {
-        for_each_place(problem, indices_of(problem.addressing, args), [&](const Place &place) {
+        for_each_place(problem, indices_of(problem.buffers, args), [&](const Place &place) {
             if (astray(place.fate)) {
                 status = astray_failure(place, "expected a place for every row, as descriptor.skip_policy is "
                                                "KVAPPEND_SKIP_TRAP");

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// The buffers of a run: which a plan needs, how much of each, and whether arguments bring them.
+#pragma once
+
+#include "failure.hpp"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+
+namespace kvappend {
+
+// In the order of kvappend_args, which consists of a pointer and a size for each.
+enum class BufferName : std::uint8_t {
+    k_new,
+    v_new,
+    k_cache,
+    v_cache,
+    cache_offsets,
+    slots,
+    lengths,
+    left_pads,
+    batch_index,
+    page_table,
+    page_indptr,
+    report,
+};
+inline constexpr std::size_t buffer_count = 12;
+
+// As "page_table".
+const char *text(BufferName name);
+
+struct GivenBuffer {
+    const void *pointer;
+    std::size_t bytes;
+};
+
+constexpr std::size_t place_in_args(BufferName name) {
+    return offsetof(kvappend_args, k_new) + static_cast<std::size_t>(name) * sizeof(GivenBuffer);
+}
+static_assert(place_in_args(BufferName::v_cache) == offsetof(kvappend_args, v_cache));
+static_assert(place_in_args(BufferName::page_table) == offsetof(kvappend_args, page_table));
+static_assert(place_in_args(BufferName::report) + sizeof(GivenBuffer) == sizeof(kvappend_args));
+
+inline GivenBuffer given(const kvappend_args &args, BufferName name) {
+    GivenBuffer buffer;
+    std::memcpy(&buffer, reinterpret_cast<const std::byte *>(&args) + place_in_args(name), sizeof buffer);
+    return buffer;
+}
+
+inline void give(kvappend_args &args, BufferName name, const void *pointer) {
+    std::memcpy(reinterpret_cast<std::byte *>(&args) + place_in_args(name), &pointer, sizeof pointer);
+}
+
+struct NeededBuffer {
+    BufferName name;
+    bool written;
+    std::uint32_t alignment; // a power of two
+    std::int64_t bytes;      // from the first to the last element; more than 0
+};
+
+// What a plan needs, found once, so that a run looks at nothing else.
+class NeededBuffers {
+public:
+    // Leaves out a buffer of which nothing is needed.
+    void add(const NeededBuffer &buffer) {
+        if (buffer.bytes > 0) {
+            buffers_[count_++] = buffer;
+            used_ |= 1U << static_cast<unsigned>(buffer.name);
+        }
+    }
+    std::span<const NeededBuffer> all() const { return {buffers_.data(), count_}; }
+    bool has(BufferName name) const { return (used_ >> static_cast<unsigned>(name) & 1U) != 0; }
+
+    // Whether each buffer is there, aligned and large enough, and none that is written meets another; K's and V's cache
+    // may meet, as they can be interleaved.
+    Status check(const kvappend_args &args) const;
+
+private:
+    std::array<NeededBuffer, buffer_count> buffers_{};
+    std::size_t count_ = 0;
+    std::uint32_t used_ = 0;
+};
+
+} // namespace kvappend
