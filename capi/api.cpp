@@ -29,7 +29,8 @@ kvappend_status kvappend_get_api(uint32_t abi_version, const kvappend_api **api)
                                            kvappend_kernel_name,
                                            kvappend_report_init,
                                            kvappend_fault_init,
-                                           kvappend_plan_validate};
+                                           kvappend_plan_validate,
+                                           kvappend_plan_run_layers};
     if (api == nullptr) {
         return kvappend::fail(KVAPPEND_ERROR_NULL_ARGUMENT, "api is NULL: expected a pointer");
     }

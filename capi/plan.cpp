@@ -3,6 +3,7 @@
 #include "../src/plan.hpp"
 #include "structs.hpp"
 
+#include <cinttypes>
 #include <memory>
 #include <new>
 
@@ -38,6 +39,46 @@ kvappend_status answer(const char *name, const kvappend_plan *plan, Struct *resu
     kvappend::write_struct(local, result);
     return KVAPPEND_SUCCESS;
 }
+
+// The appends of one call, read from the caller's arrays again and again.
+class Layers final : public kvappend::Appends {
+public:
+    Layers(const kvappend_plan *const *plans, const kvappend_args *const *args, std::size_t count)
+        : plans_(plans), args_(args), count_(count) {}
+
+    std::size_t count() const override { return count_; }
+    kvappend::Append at(std::size_t index) override {
+        const kvappend::Plan &plan = plans_[index]->plan;
+        const kvappend_args *args = args_[index];
+        // It was read once already, and found fit.
+        static_cast<void>(kvappend::view_struct("args", args, copy_, args));
+        return {&plan.problem(), &plan.target(), &plan.kernel(), args};
+    }
+
+    // What a run of one layer's plan would refuse, and plans that do not go together.
+    kvappend_status admit(std::size_t index, void *workspace, std::size_t workspace_bytes, CUstream_st *stream) {
+        if (const auto status = need(plans_[index], "plan"); status != KVAPPEND_SUCCESS) {
+            return status;
+        }
+        const kvappend_args *args = nullptr;
+        if (const auto status = kvappend::view_struct("args", args_[index], copy_, args); status != KVAPPEND_SUCCESS) {
+            return status;
+        }
+        const kvappend::Plan &plan = plans_[index]->plan;
+        if (&plan.backend() != &plans_[0]->plan.backend()) {
+            return fail(KVAPPEND_ERROR_BACKEND,
+                        "the plan's backend is %" PRId32 ": expected %" PRId32 ", that of the first layer's plan",
+                        plan.problem().backend, plans_[0]->plan.problem().backend);
+        }
+        return plan.admit(*args, workspace, workspace_bytes, stream);
+    }
+
+private:
+    const kvappend_plan *const *plans_;
+    const kvappend_args *const *args_;
+    std::size_t count_;
+    kvappend_args copy_;
+};
 
 std::int32_t operation_of(std::int32_t addressing) {
     switch (addressing) {
@@ -115,6 +156,27 @@ kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args
         return status;
     }
     return plan->plan.run(*args, workspace, workspace_bytes, stream);
+}
+
+kvappend_status kvappend_plan_run_layers(const kvappend_plan *const *plans, const kvappend_args *const *args,
+                                         size_t layers, void *workspace, size_t workspace_bytes,
+                                         struct CUstream_st *stream) {
+    if (layers == 0) {
+        return KVAPPEND_SUCCESS;
+    }
+    if (const auto status = need(plans, "plans"); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    if (const auto status = need(args, "args"); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    Layers appends(plans, args, layers);
+    for (std::size_t i = 0; i < layers; ++i) {
+        if (const auto status = appends.admit(i, workspace, workspace_bytes, stream); status != KVAPPEND_SUCCESS) {
+            return kvappend::fail_in_layer(status, i);
+        }
+    }
+    return kvappend::Plan::run_all(plans[0]->plan.backend(), appends, stream);
 }
 
 kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend_args *args, void *workspace,

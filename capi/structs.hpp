@@ -171,7 +171,7 @@ static_assert(sizeof(kvappend_precision_guarantee) == 16);
 static_assert(offsetof(kvappend_precision_guarantee, bit_exact) == 8);
 static_assert(offsetof(kvappend_precision_guarantee, deterministic) == 12);
 
-static_assert(sizeof(kvappend_api) == 160);
+static_assert(sizeof(kvappend_api) == 168);
 static_assert(offsetof(kvappend_api, abi_version) == 8);
 static_assert(offsetof(kvappend_api, version) == 12);
 static_assert(offsetof(kvappend_api, status_name) == 16);
@@ -192,5 +192,6 @@ static_assert(offsetof(kvappend_api, kernel_name) == 128);
 static_assert(offsetof(kvappend_api, report_init) == 136);
 static_assert(offsetof(kvappend_api, fault_init) == 144);
 static_assert(offsetof(kvappend_api, plan_validate) == 152);
+static_assert(offsetof(kvappend_api, plan_run_layers) == 160);
 
 } // namespace kvappend

@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::int32_t known_flags = KVAPPEND_FLAG_BATCH_INDEX | KVAPPEND_FLAG_LEFT_PADS | KVAPPEND_FLAG_ZERO_OFFSETS |
                                      KVAPPEND_FLAG_RESERVED_SLOT | KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_RESET_REPORT |
-                                     KVAPPEND_FLAG_COUNT_WRITTEN;
+                                     KVAPPEND_FLAG_COUNT_WRITTEN | KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH;
 
 constexpr const char *kind_names[] = {"DENSE", "RING", "PAGED", "PAGED_CSR", "SLOTS"};
 
@@ -76,6 +76,12 @@ Status check_conflicts(const kvappend_descriptor &d) {
                     "descriptor.flags is 0x%" PRIx32 " and descriptor.skip_policy is %" PRId32
                     ": expected KVAPPEND_SKIP_REPORT with KVAPPEND_FLAG_RESET_REPORT or KVAPPEND_FLAG_COUNT_WRITTEN",
                     static_cast<std::uint32_t>(d.flags), d.skip_policy);
+    }
+    if ((d.flags & KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH) != 0 && d.backend != KVAPPEND_BACKEND_CUDA) {
+        return fail(KVAPPEND_ERROR_CONFLICT,
+                    "descriptor.flags is 0x%" PRIx32 " and descriptor.backend is KVAPPEND_BACKEND_HOST: expected "
+                    "KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH with KVAPPEND_BACKEND_CUDA only",
+                    static_cast<std::uint32_t>(d.flags));
     }
     if (d.reserved != 0) {
         return fail(KVAPPEND_ERROR_CONFLICT, "descriptor.reserved is %" PRId32 ": expected 0", d.reserved);

@@ -51,6 +51,8 @@ struct Indices {
     const std::int32_t *batch_index;
     const std::int32_t *page_table;
     const std::int32_t *page_indptr;
+
+    bool operator==(const Indices &) const = default;
 };
 
 // The arrays of indices that an addressing needs, and the report.

@@ -3,6 +3,7 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <cstring>
 
 namespace kvappend {
 
@@ -19,6 +20,12 @@ Status fail(Status status, const char *format, ...) noexcept {
     std::vsnprintf(last_sentence, sizeof last_sentence, format, values);
     va_end(values);
     return status;
+}
+
+Status fail_in_layer(Status status, std::size_t layer) noexcept {
+    char sentence[sizeof last_sentence];
+    std::memcpy(sentence, last_sentence, sizeof sentence);
+    return fail(status, "layer %zu: %s", layer, sentence);
 }
 
 const char *last_failure() noexcept {

@@ -4,6 +4,8 @@
 
 #include <kvappend/kvappend.h>
 
+#include <cstddef>
+
 namespace kvappend {
 
 using Status = kvappend_status;
@@ -11,6 +13,9 @@ using Status = kvappend_status;
 // Keeps the sentence as this thread's last failure and gives the status back. Allocates nothing, because memory may be
 // what is missing; a sentence that is too long is cut.
 [[gnu::format(printf, 2, 3)]] Status fail(Status status, const char *format, ...) noexcept;
+
+// Says of this thread's last failure in which of several layers it was, and gives its status back.
+Status fail_in_layer(Status status, std::size_t layer) noexcept;
 
 // This thread's last failure; "" before the first.
 const char *last_failure() noexcept;

@@ -33,15 +33,37 @@ struct Kernel {
     Status (*launch)(const Problem &problem, const Target &target, const kvappend_args &args, CUstream_st *stream);
 };
 
+// One of several appends of a call: what a plan consists of, and the buffers.
+struct Append {
+    const Problem *problem;
+    const Target *target;
+    const Kernel *kernel;
+    const kvappend_args *args;
+};
+
+// The appends of one call, such as one a layer. They are asked for one at a time, as nothing may be allocated to hold
+// them. All have been checked; those with nothing to copy are among them.
+class Appends {
+public:
+    virtual std::size_t count() const = 0;
+    // Valid until the next call.
+    virtual Append at(std::size_t index) = 0;
+
+protected:
+    ~Appends() = default;
+};
+
 struct Backend {
     // In the order of preference.
     std::span<const Kernel> kernels;
     // Finds out what a plan created now would run on.
     Status (*open)(Target &target);
-    // Does for settle what a kernel's load does for its launch. Called once a plan that settles.
+    // Does for launch_all and settle what a kernel's load does for its launch. Called once a plan.
     Status (*prepare)(const Problem &problem);
     // Refuses a stream, or a device that is current now, which is not the plan's.
     Status (*enter)(const Target &target, CUstream_st *stream);
+    // Several appends in as few launches as may be.
+    Status (*launch_all)(Appends &appends, CUstream_st *stream);
     // Around a launch, for problems that settle. The first refuses a run whose rows the policy forbids, where the host
     // can know it; the second counts, traps and advances the offsets.
     Status (*admit)(const Problem &problem, const kvappend_args &args);

@@ -63,7 +63,7 @@ Status Plan::create(const kvappend_descriptor &descriptor, const kvappend_prefer
     if (const Status status = plan.kernel_->load(); status != KVAPPEND_SUCCESS) {
         return status;
     }
-    return plan.problem_.addressing.settles() ? plan.backend_->prepare(plan.problem_) : KVAPPEND_SUCCESS;
+    return plan.backend_->prepare(plan.problem_);
 }
 
 Status Plan::admit(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
@@ -105,6 +105,28 @@ Status Plan::run(const kvappend_args &args, const void *workspace, std::size_t w
         return status;
     }
     return backend_->settle(problem_, args, stream);
+}
+
+Status Plan::run_all(const Backend &backend, Appends &appends, CUstream_st *stream) {
+    const auto for_each_settling = [&](auto act) {
+        for (std::size_t i = 0; i < appends.count(); ++i) {
+            const Append append = appends.at(i);
+            if (!append.problem->empty() && append.problem->addressing.settles()) {
+                if (const Status status = act(append); status != KVAPPEND_SUCCESS) {
+                    return status;
+                }
+            }
+        }
+        return Status{KVAPPEND_SUCCESS};
+    };
+    if (const Status status = for_each_settling([&](const Append &a) { return backend.admit(*a.problem, *a.args); });
+        status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    if (const Status status = backend.launch_all(appends, stream); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    return for_each_settling([&](const Append &a) { return backend.settle(*a.problem, *a.args, stream); });
 }
 
 const Kernel *kernel_at(std::size_t index) {

@@ -17,6 +17,13 @@ public:
     Status run(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
                CUstream_st *stream) const;
 
+    // Several plans of one backend at once, each append of which `admit` has let pass.
+    static Status run_all(const Backend &backend, Appends &appends, CUstream_st *stream);
+
+    // What run, run_all and validate refuse alike.
+    Status admit(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
+                 CUstream_st *stream) const;
+
     Status validate(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes, CUstream_st *stream,
                     kvappend_fault &fault) const;
 
@@ -26,12 +33,9 @@ public:
     const Problem &problem() const { return problem_; }
     const Target &target() const { return target_; }
     const Kernel &kernel() const { return *kernel_; }
+    const Backend &backend() const { return *backend_; }
 
 private:
-    // What run and validate refuse alike.
-    Status admit(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
-                 CUstream_st *stream) const;
-
     Problem problem_{};
     Target target_{};
     const Backend *backend_ = nullptr;

@@ -15,7 +15,8 @@
  *
  *     kvappend_args a = KVAPPEND_ARGS_INIT;                  and the buffers of one step, all on the device:
  *     a.k_new = ..., a.v_new = ..., a.k_cache = ..., a.v_cache = ..., a.cache_offsets = ...;
- *     kvappend_plan_run(plan, &a, NULL, 0, stream);          for each layer, with that layer's buffers
+ *     kvappend_plan_run(plan, &a, NULL, 0, stream);          for each layer, with that layer's buffers (or
+ *                                                            kvappend_plan_run_layers for all of them at once)
  *                                                            then add 1 to every offset, and so on
  *     kvappend_plan_destroy(plan);
  *
@@ -103,7 +104,7 @@ struct CUstream_st;
 
 /* ---- status ---- */
 
-/* What a call came to. In brackets: which functions can say it; what run can say validate can, too. */
+/* What a call came to. In brackets: which functions can say it; what run can say validate and run_layers can, too. */
 typedef int32_t kvappend_status;
 enum kvappend_status_code {
     KVAPPEND_SUCCESS = 0,
@@ -115,7 +116,8 @@ enum kvappend_status_code {
     /* The requested ABI is not the one that this library has. [get_api] */
     KVAPPEND_ERROR_ABI_VERSION = 3,
 
-    /* descriptor.backend is no KVAPPEND_BACKEND_*. [plan_create] */
+    /* descriptor.backend is no KVAPPEND_BACKEND_* [plan_create], or the plans of a call have different backends
+     * [run_layers]. */
     KVAPPEND_ERROR_BACKEND = 10,
     /* descriptor.element_type is no KVAPPEND_ELEMENT_*. [plan_create] */
     KVAPPEND_ERROR_ELEMENT_TYPE = 11,
@@ -283,7 +285,14 @@ enum kvappend_flag {
      * add to it. */
     KVAPPEND_FLAG_RESET_REPORT = 32,
     /* The report counts the rows that were written, too. */
-    KVAPPEND_FLAG_COUNT_WRITTEN = 64
+    KVAPPEND_FLAG_COUNT_WRITTEN = 64,
+    /* CUDA backend: the copy is launched by programmatic dependent launch (the CUDA programming guide's name; the
+     * attribute cudaLaunchAttributeProgrammaticStreamSerialization). It may start while the kernel before it in the
+     * stream still runs, finds out what is to be copied where, and waits for that kernel's end before it touches any
+     * buffer. A kernel behind it that is launched in the same way may start early, too, and must itself wait
+     * (cudaGridDependencySynchronize) before it reads a cache. What is copied does not change. Without effect below
+     * compute capability 9.0. */
+    KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH = 128
 };
 
 /* What happens when a row has a position but no place: it lies below the cache (a negative position) or above it (all
@@ -510,6 +519,29 @@ KVAPPEND_API kvappend_status kvappend_plan_can_implement(const kvappend_plan *pl
 KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
                                                size_t workspace_bytes, struct CUstream_st *stream);
 
+/* Several appends as one, such as those of all layers, for callers who hold the rows of all of them: when speculated
+ * tokens are accepted, a chunk of a prompt is done, or a cache is brought in. plans[i] and args[i] are what run would
+ * be given for append i; the arrays and structs are read during the call only. A plan may stand there any number of
+ * times, and plans may differ in all but their backend (KVAPPEND_ERROR_BACKEND) and device. layers = 0 is nothing to
+ * do, and then both arrays may be NULL.
+ *
+ * All appends are checked first, as by run; after an error nothing has been written, and the message begins with
+ * "layer i: ". Apart from each other they must not share memory where one writes, but for what they all may read or
+ * count in (indices, and the report): a row of two appends with one place is undefined, and this is not checked. All
+ * rows are placed by the offsets as they are before the call; then the appends count and advance, one after the other.
+ *
+ * CUDA backend: up to 80 appends go in one launch, if they have no more than two geometries, that is, pairs of a plan
+ * and arrays of indices (layers with a sliding window and layers without make two); more take as many launches as that
+ * comes to, in the given order. If every plan is a plain dense one ([B, H, L, D] rows by cache_offsets alone), rows are
+ * copied in runs, else row by row. The kernel is one for several layers ("cuda_dense_layers_b16",
+ * "cuda_rows_layers_b16"), whichever the plans have by themselves. The flag PROGRAMMATIC_LAUNCH counts for a launch
+ * where all its plans have it. Else the same holds as for run. Legal under stream capture.
+ *
+ * Host backend: the appends are done one after the other. */
+KVAPPEND_API kvappend_status kvappend_plan_run_layers(const kvappend_plan *const *plans,
+                                                      const kvappend_args *const *args, size_t layers, void *workspace,
+                                                      size_t workspace_bytes, struct CUstream_st *stream);
+
 /* The first fault that validate found. Filled by the library; the caller sets struct_size. All zero but for struct_size
  * where there is none. */
 typedef struct kvappend_fault {
@@ -636,6 +668,9 @@ typedef struct kvappend_api {
     kvappend_status (*fault_init)(kvappend_fault *s, size_t struct_size);
     kvappend_status (*plan_validate)(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
                                      size_t workspace_bytes, struct CUstream_st *stream, kvappend_fault *fault);
+    kvappend_status (*plan_run_layers)(const kvappend_plan *const *plans, const kvappend_args *const *args,
+                                       size_t layers, void *workspace, size_t workspace_bytes,
+                                       struct CUstream_st *stream);
 } kvappend_api;
 
 /* Puts a pointer to the library's table in *api: static memory, valid while the library is loaded. abi_version is the

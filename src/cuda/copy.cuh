@@ -5,7 +5,7 @@
 // placed one behind the other. The grid's z axis is the sample, and which of K and V; y is a group of heads; x is a
 // group of lines, or a piece of the only line. Within a block a thread belongs to a lane of a line of a head, by bits
 // of its index: so nothing is divided. A grid may be smaller than the work; each thread then goes on in steps of the
-// grid.
+// grid. Where one launch copies the rows of several layers, z counts these, too.
 //
 // All accesses to global memory go through the load and store intrinsics, which an emulation can check one by one.
 #pragma once
@@ -26,8 +26,6 @@ constexpr int loads_in_flight = 4;
 
 // K or V. Strides are in bytes. "Vectors" are units of 1 << access_log2 bytes.
 struct TensorLines {
-    const std::byte *from;
-    std::byte *to;
     std::int64_t from_batch, from_head, from_row;
     std::int64_t to_batch, to_head, to_row;
     std::int64_t heads;
@@ -53,15 +51,37 @@ struct Aim {
     std::int64_t end;
 };
 
-// A placing has a member aim(tensor, sample, head, line), which gives the Aim of a line, and a member
-// along<Log2>(tensor, i), which gives the bytes from the line's first vector to its vector i.
+// The pointers of a layer, in the order of its tensors.
+struct Layer {
+    const std::byte *from[2];
+    std::byte *to[2];
+};
+
+// What the layers of a model have in common, or some of them. A placing has a member aim(tensor, sample, head, line),
+// which gives the Aim of a line, and a member along<Log2>(tensor, i), which gives the bytes from the line's first
+// vector to its vector i.
 template <class Placing>
-struct Parameters {
+struct Geometry {
     TensorLines tensors[2]; // the second one only where both K and V are copied
     std::uint32_t both;     // 1 where both are copied, else 0
     std::int64_t batch;
-    std::int64_t batch_step;
     Placing placing;
+};
+
+// Kernel parameters are 4096 bytes at most, for every driver. That is enough for two geometries, such as those of
+// layers with a sliding window and of layers without, and 80 layers.
+template <class Placing, unsigned Layers>
+struct Parameters {
+    static constexpr unsigned most_layers = Layers;
+    static constexpr unsigned most_geometries = Layers == 1 ? 1 : 2;
+
+    Geometry<Placing> geometries[most_geometries];
+    Layer layers[Layers];
+    std::uint8_t geometry_of[Layers];
+    // One value of z for each tensor of each of so many samples of each layer.
+    std::uint32_t both;
+    std::uint32_t batch_step;
+    std::uint32_t programmatic; // 1: wait for the launch before
 };
 
 template <unsigned Log2>
@@ -87,8 +107,26 @@ struct Vector<4> {
     using Type = uint4;
 };
 
+// With programmatic dependent launch, a kernel may start while the one before it in the stream runs. Nothing of memory
+// may be touched until that is done. The kernel behind may then start in the same way; it waits for this one likewise.
+__device__ __forceinline__ void wait_for_launch_before() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+    cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+// What one block copies from: a tensor of a layer, from one sample on.
+struct BlockWork {
+    const std::byte *from;
+    std::byte *to;
+    std::int64_t sample;
+    std::int64_t batch_step;
+    bool programmatic;
+};
+
 template <unsigned Log2, class Placing>
-__device__ __forceinline__ void copy_lines(const Parameters<Placing> &p, const TensorLines &t) {
+__device__ __forceinline__ void copy_lines(const Geometry<Placing> &g, const TensorLines &t, const BlockWork &work) {
     using Vector = typename Vector<Log2>::Type;
 
     const unsigned lane = threadIdx.x & ((1u << t.lane_bits) - 1);
@@ -106,12 +144,15 @@ __device__ __forceinline__ void copy_lines(const Parameters<Placing> &p, const T
 
     std::int64_t line = first_line;
     std::int64_t head = first_head;
-    std::int64_t sample = blockIdx.z >> p.both;
+    std::int64_t sample = work.sample;
+    if (work.programmatic) {
+        wait_for_launch_before();
+    }
     // One loop over lines, heads and samples, of which the usual grid needs one turn. A line is aimed at in each turn
     // anew, so that the compiler cannot move the wait for its indices ahead of the first loads of the new rows.
-    while (sample < p.batch) {
-        const auto *const from =
-            reinterpret_cast<const Vector *>(t.from + sample * t.from_batch + head * t.from_head + line * t.from_row);
+    while (sample < g.batch) {
+        const auto *const from = reinterpret_cast<const Vector *>(work.from + sample * t.from_batch +
+                                                                  head * t.from_head + line * t.from_row);
 
         Vector held[loads_in_flight];
         const auto load = [&](std::int64_t i) {
@@ -124,14 +165,14 @@ __device__ __forceinline__ void copy_lines(const Parameters<Placing> &p, const T
         };
         load(first_vector);
 
-        const Aim aim = p.placing.aim(t, sample, head, line);
+        const Aim aim = g.placing.aim(t, sample, head, line);
         const auto store = [&](std::int64_t i) {
 #pragma unroll
             for (int n = 0; n < loads_in_flight; ++n) {
                 const std::int64_t at = i + n * t.vector_step;
                 if (aim.begin <= at && at < aim.end) {
-                    const std::uint64_t shift = aim.shift + p.placing.template along<Log2>(t, at);
-                    __stwb(reinterpret_cast<Vector *>(t.to + shift), held[n]);
+                    const std::uint64_t shift = aim.shift + g.placing.template along<Log2>(t, at);
+                    __stwb(reinterpret_cast<Vector *>(work.to + shift), held[n]);
                 }
             }
         };
@@ -148,38 +189,47 @@ __device__ __forceinline__ void copy_lines(const Parameters<Placing> &p, const T
             head += t.head_step;
             if (head >= t.heads) {
                 head = first_head;
-                sample += p.batch_step;
+                sample += work.batch_step;
             }
         }
     }
 }
 
 // Copies with accesses of at most 1 << WidestLog2 bytes; K and V each have their own width.
-template <unsigned WidestLog2, class Placing>
+template <unsigned WidestLog2, class Placing, unsigned Layers>
 __global__ void __launch_bounds__(block_threads, blocks_resident)
-    append(const __grid_constant__ Parameters<Placing> p) {
-    const TensorLines &t = p.tensors[blockIdx.z & p.both];
+    append(const __grid_constant__ Parameters<Placing, Layers> p) {
+    const unsigned part = blockIdx.z >> p.both;
+    const unsigned layer = Layers == 1 ? 0 : part / p.batch_step;
+    const Geometry<Placing> &g = p.geometries[Layers == 1 ? 0 : p.geometry_of[layer]];
+    const unsigned tensor = blockIdx.z & p.both;
+    if (Layers > 1 && tensor > g.both) {
+        return; // Of two geometries one may have K or V alone.
+    }
+    const TensorLines &t = g.tensors[tensor];
+    const BlockWork work{p.layers[layer].from[tensor], p.layers[layer].to[tensor],
+                         std::int64_t{part - layer * p.batch_step}, std::int64_t{p.batch_step}, p.programmatic != 0};
     if constexpr (WidestLog2 >= 4) {
         if (t.access_log2 == 4) {
-            return copy_lines<4>(p, t);
+            return copy_lines<4>(g, t, work);
         }
     }
     if constexpr (WidestLog2 >= 3) {
         if (t.access_log2 == 3) {
-            return copy_lines<3>(p, t);
+            return copy_lines<3>(g, t, work);
         }
     }
     if constexpr (WidestLog2 >= 2) {
         if (t.access_log2 == 2) {
-            return copy_lines<2>(p, t);
+            return copy_lines<2>(g, t, work);
         }
     }
     if constexpr (WidestLog2 >= 1) {
         if (t.access_log2 == 1) {
-            return copy_lines<1>(p, t);
+            return copy_lines<1>(g, t, work);
         }
     }
-    copy_lines<0>(p, t);
+    copy_lines<0>(g, t, work);
 }
 
 } // namespace kvappend

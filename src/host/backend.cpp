@@ -34,8 +34,21 @@ Status fetch(void *to, const void *from, std::size_t bytes, CUstream_st * /*stre
     return KVAPPEND_SUCCESS;
 }
 
-constexpr Backend backend{
-    kernels, open, [](const Problem &) -> Status { return KVAPPEND_SUCCESS; }, enter, host_admit, host_settle, fetch};
+Status launch_all(Appends &appends, CUstream_st *stream) {
+    for (std::size_t i = 0; i < appends.count(); ++i) {
+        const auto [problem, target, kernel, args] = appends.at(i);
+        if (const Status status =
+                problem->empty() ? KVAPPEND_SUCCESS : kernel->launch(*problem, *target, *args, stream);
+            status != KVAPPEND_SUCCESS) {
+            return status;
+        }
+    }
+    return KVAPPEND_SUCCESS;
+}
+
+constexpr Backend backend{kernels,     open,       [](const Problem &) -> Status { return KVAPPEND_SUCCESS; },
+                          enter,       launch_all, host_admit,
+                          host_settle, fetch};
 
 } // namespace
 

@@ -30,6 +30,8 @@ Totals totals;
 struct Execution {
     bool running = false;
     int device = 0;
+    bool programmatic = false;
+    bool waited = false;                         // the running thread, for the launch before
     std::uint64_t generation = 0;                // of the memory when `found` was last empty
     std::array<internal::Allocation, 8> found{}; // what was accessed lately, to spare a search each time
     std::size_t oldest = 0;
@@ -70,6 +72,9 @@ void check(const void *pointer, std::size_t bytes, const char *kind) {
         throw std::logic_error("device memory accessed outside a kernel");
     }
     const auto address = reinterpret_cast<std::uintptr_t>(pointer);
+    if (execution.programmatic && !execution.waited) {
+        throw Fault{cudaErrorLaunchFailure, kind, address, bytes};
+    }
     if (address % bytes != 0) {
         throw Fault{cudaErrorMisalignedAddress, kind, address, bytes};
     }
@@ -87,7 +92,8 @@ std::string describe(const Fault &fault) {
     std::snprintf(text.data(), text.size(), "%s of %zu bytes at 0x%zx, %s, by thread (%u,%u,%u) of block (%u,%u,%u)",
                   fault.kind, fault.bytes, static_cast<std::size_t>(fault.address),
                   fault.error == cudaErrorMisalignedAddress ? "misaligned"
-                  : fault.error == cudaErrorLaunchFailure   ? "on purpose"
+                  : fault.address == 0                      ? "on purpose"
+                  : fault.error == cudaErrorLaunchFailure   ? "without waiting for the launch before"
                                                             : "not in memory of the device",
                   threadIdx.x, threadIdx.y, threadIdx.z, blockIdx.x, blockIdx.y, blockIdx.z);
     return text.data();
@@ -118,19 +124,29 @@ void detail::store(void *address, const void *value, std::size_t bytes) {
     ++execution.stores[width_index(bytes)];
 }
 
+void detail::wait_for_launch_before() {
+    execution.waited = true;
+}
+
 void detail::trap() {
     throw Fault{cudaErrorLaunchFailure, "trap", 0, 0};
 }
 
-cudaError_t internal::execute(int device, dim3 grid, dim3 block, const detail::ThreadBody &body) {
+cudaError_t internal::execute(int device, dim3 grid, dim3 block, bool programmatic, const detail::ThreadBody &body) {
     execution = {};
+    execution.programmatic = programmatic;
     execution.running = true;
     execution.device = device;
     gridDim = grid;
     blockDim = block;
     cudaError_t error = cudaSuccess;
     try {
-        for_each(blockIdx, grid, [&] { for_each(threadIdx, block, body); });
+        for_each(blockIdx, grid, [&] {
+            for_each(threadIdx, block, [&] {
+                execution.waited = false;
+                body();
+            });
+        });
         ++totals.executions;
     } catch (const Fault &fault) {
         record_fault(describe(fault));

@@ -105,7 +105,7 @@ void forget_captures();
 // ---- execution.cpp ----
 
 // Runs a kernel for every thread of a grid; returns the error of the access that ended it, if one did.
-cudaError_t execute(int device, dim3 grid, dim3 block, const detail::ThreadBody &body);
+cudaError_t execute(int device, dim3 grid, dim3 block, bool programmatic, const detail::ThreadBody &body);
 void forget_executions();
 
 // ---- launch.cpp ----

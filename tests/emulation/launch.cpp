@@ -94,10 +94,11 @@ cudaError_t detail::launch(const cudaLaunchConfig_t *config, const void *kernel,
         }
         State &all = state();
         if (!all.discard) {
-            const cudaError_t error = internal::submit(
-                *stream, {current, [current, grid = config->gridDim, block = config->blockDim, body = bind()] {
-                              return internal::execute(current, grid, block, body);
-                          }});
+            const cudaError_t error =
+                internal::submit(*stream, {current, [current, grid = config->gridDim, block = config->blockDim,
+                                                     programmatic = is_programmatic(*config), body = bind()] {
+                                               return internal::execute(current, grid, block, programmatic, body);
+                                           }});
             if (error != cudaSuccess) {
                 return error;
             }

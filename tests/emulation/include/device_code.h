@@ -35,6 +35,7 @@ concept Accessible = is_one_of<T, unsigned char, unsigned short, int, unsigned i
 // They end the kernel with a fault when the access is misaligned or not inside one live allocation of the device.
 void load(void *value, const void *address, std::size_t bytes);
 void store(void *address, const void *value, std::size_t bytes);
+void wait_for_launch_before();
 [[noreturn]] void trap();
 
 } // namespace emulation::detail
@@ -83,6 +84,13 @@ EMULATION_ATOMIC(atomicMax, old > value ? old : value)
 [[noreturn]] inline void __trap() {
     emulation::detail::trap();
 }
+
+// Of a kernel that was launched programmatically, a thread that accesses memory without having waited ends with a
+// fault.
+inline void cudaGridDependencySynchronize() {
+    emulation::detail::wait_for_launch_before();
+}
+inline void cudaTriggerProgrammaticLaunchCompletion() {}
 
 #undef EMULATION_LOAD
 #undef EMULATION_STORE
