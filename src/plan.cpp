@@ -113,7 +113,7 @@ Status Plan::run_all(const Backend &backend, Appends &appends, CUstream_st *stre
             const Append append = appends.at(i);
             if (!append.problem->empty() && append.problem->addressing.settles()) {
                 if (const Status status = act(append); status != KVAPPEND_SUCCESS) {
-                    return status;
+                    return fail_in_layer(status, i);
                 }
             }
         }

@@ -50,6 +50,14 @@ __global__ void identify(unsigned int *ids) {
 
 __global__ void nothing() {}
 
+// Reads when the launch before it is done, but for its last thread, which reads at once.
+__global__ void all_but_one_wait(unsigned int *value) {
+    if (threadIdx.x + 1 < blockDim.x) {
+        cudaGridDependencySynchronize();
+    }
+    __stwb(value, __ldg(value) + 1);
+}
+
 // What no kernel can do, but another thread of the host may: free the memory that the kernel is reading.
 __global__ void free_and_write(unsigned int *value) {
     const unsigned int before = __ldg(value);
@@ -310,6 +318,25 @@ TEST_CASE("launches that a GPU refuses are refused", "[emulation]") {
     CHECK(emulation::last_launch().programmatic);
     attribute.id = static_cast<cudaLaunchAttributeID>(4);
     CHECK(cudaLaunchKernelEx(&one, nothing) == cudaErrorNotSupported);
+}
+
+TEST_CASE("a kernel that is launched programmatically must wait before it touches memory", "[emulation]") {
+    for (const int allowed : {0, 1}) {
+        Machine machine;
+        unsigned int *value = nullptr;
+        REQUIRE(cudaMalloc(&value, sizeof *value) == cudaSuccess);
+        cudaLaunchAttribute attribute{};
+        attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attribute.val.programmaticStreamSerializationAllowed = allowed;
+        cudaLaunchConfig_t three = config(1, 3, machine.stream);
+        three.attrs = &attribute;
+        three.numAttrs = 1;
+        CHECK(cudaLaunchKernelEx(&three, all_but_one_wait, value) == cudaSuccess);
+        CHECK(cudaStreamSynchronize(machine.stream) == (allowed != 0 ? cudaErrorLaunchFailure : cudaSuccess));
+        const std::string words = "without waiting for the launch before, by thread (2,0,0)";
+        CHECK((emulation::last_fault().find(words) != std::string::npos) == (allowed != 0));
+        cudaFree(value);
+    }
 }
 
 TEST_CASE("wrong streams and devices are refused", "[emulation]") {

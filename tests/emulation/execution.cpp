@@ -92,7 +92,7 @@ std::string describe(const Fault &fault) {
     std::snprintf(text.data(), text.size(), "%s of %zu bytes at 0x%zx, %s, by thread (%u,%u,%u) of block (%u,%u,%u)",
                   fault.kind, fault.bytes, static_cast<std::size_t>(fault.address),
                   fault.error == cudaErrorMisalignedAddress ? "misaligned"
-                  : fault.address == 0                      ? "on purpose"
+                  : fault.bytes == 0                        ? "on purpose"
                   : fault.error == cudaErrorLaunchFailure   ? "without waiting for the launch before"
                                                             : "not in memory of the device",
                   threadIdx.x, threadIdx.y, threadIdx.z, blockIdx.x, blockIdx.y, blockIdx.z);

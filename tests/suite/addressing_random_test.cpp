@@ -346,6 +346,29 @@ TEST_CASE("every kernel that serves a random problem agrees with the reference, 
     }
 }
 
+TEST_CASE("random layers in one call agree with the reference, each by itself", "[layers]") {
+    auto random = seeded_random();
+    Draw draw(random);
+    for (int i = 0; i < 60; ++i) {
+        std::vector<LayerCase> layers;
+        const auto distinct = draw.between(1, 4);
+        for (std::int64_t n = 0; n < distinct; ++n) {
+            layers.push_back({Problem(random).draw()});
+        }
+        const auto further = draw.between(0, 6);
+        for (std::int64_t n = 0; n < further; ++n) {
+            const auto with = static_cast<std::size_t>(draw.between(0, distinct - 1));
+            LayerCase like = {layers[with].c, static_cast<int>(with)};
+            if ((like.c.descriptor.flags & KVAPPEND_FLAG_ADVANCE) != 0) {
+                like.shares_with = -1;
+            }
+            layers.push_back(like);
+        }
+        std::ranges::shuffle(layers.begin() + distinct, layers.end(), random);
+        check_layers(layers, random, Problem::runs);
+    }
+}
+
 TEST_CASE("indices of any value make a run read and write nothing outside the buffers", "[addressing]") {
     auto random = seeded_random();
     Draw draw(random);

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <sstream>
 #include <utility>
 
@@ -256,95 +257,158 @@ void share_block(Case &c, TensorIndex tensor, TensorIndex with, std::int64_t ele
         std::max(c.block_bytes[place.block], start + tensor_bytes(c.descriptor, tensor) + after);
 }
 
-void check_case(const Case &c, std::mt19937_64 &random, int runs) {
-    INFO(c.text());
-    require_entries(c);
-    kvappend_descriptor descriptor = c.descriptor;
-    descriptor.backend = subject().backend();
-    kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
-    preference.kernel_name = c.kernel.empty() ? nullptr : c.kernel.c_str();
-    const PlanPointer plan = make_plan(descriptor, &preference);
+namespace {
 
-    std::vector<Block> memory;
-    for (const std::size_t bytes : c.block_bytes) {
-        memory.emplace_back(bytes);
+// A case with its plan and its memory on the subject, for one run after another.
+class Trial {
+public:
+    // With `sharer`, a case that is alike but for its blocks, whose plan and arrays of indices are used.
+    explicit Trial(const Case &c, const Trial *sharer = nullptr) : c_(c), now_(c) {
+        require_entries(c);
+        d_ = c.descriptor;
+        d_.backend = subject().backend();
+        kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
+        preference.kernel_name = c.kernel.empty() ? nullptr : c.kernel.c_str();
+        plan_ = sharer != nullptr ? sharer->plan_ : std::shared_ptr<kvappend_plan>(make_plan(d_, &preference));
+        for (const std::size_t bytes : c.block_bytes) {
+            memory_.emplace_back(bytes);
+        }
+        give(k_new, args_.k_new, args_.k_new_bytes);
+        give(v_new, args_.v_new, args_.v_new_bytes);
+        give(k_cache, args_.k_cache, args_.k_cache_bytes);
+        give(v_cache, args_.v_cache, args_.v_cache_bytes);
+        const Trial &index_owner = sharer != nullptr ? *sharer : *this;
+        index_owner.give(offsets_index, args_.cache_offsets, args_.cache_offsets_bytes);
+        index_owner.give(slots_index, args_.slots, args_.slots_bytes);
+        index_owner.give(lengths_index, args_.lengths, args_.lengths_bytes);
+        index_owner.give(left_pads_index, args_.left_pads, args_.left_pads_bytes);
+        index_owner.give(batch_index_index, args_.batch_index, args_.batch_index_bytes);
+        index_owner.give(page_table_index, args_.page_table, args_.page_table_bytes);
+        index_owner.give(page_indptr_index, args_.page_indptr, args_.page_indptr_bytes);
+        give(report_index, args_.report, args_.report_bytes);
     }
+
+    const kvappend_plan *plan() const { return plan_.get(); }
+    const kvappend_args *args() const { return &args_; }
+
+    void prepare(std::mt19937_64 &random) {
+        if (!started_) {
+            started_ = true;
+            report_.struct_size = random(); // neither read nor written
+            if ((d_.flags & KVAPPEND_FLAG_RESET_REPORT) != 0) {
+                report_.rows_below = report_.first_row = report_.state[0] = report_.state[1] = -7;
+            }
+        }
+        expected_.clear();
+        for (const std::size_t bytes : c_.block_bytes) {
+            fill(expected_.emplace_back(bytes), random);
+        }
+        put_indices(now_, expected_);
+        put(now_, report_index, &report_, sizeof report_, expected_);
+        for (std::size_t i = 0; i < memory_.size(); ++i) {
+            subject().upload(memory_[i].data(), expected_[i].data(), expected_[i].size());
+        }
+    }
+
+    // Requires every byte of every block to be as the reference has it after a run.
+    void compare() {
+        INFO(c_.text());
+        std::vector<std::vector<unsigned char>> found;
+        for (std::size_t i = 0; i < memory_.size(); ++i) {
+            subject().download(found.emplace_back(expected_[i].size()).data(), memory_[i].data(), expected_[i].size());
+        }
+        if (c_.caches_open || c_.rows_open) {
+            take_tensor(c_, k_cache, found[c_.places[k_cache].block], expected_[c_.places[k_cache].block]);
+            take_tensor(c_, v_cache, found[c_.places[v_cache].block], expected_[c_.places[v_cache].block]);
+        } else {
+            reference_append(now_, expected_);
+        }
+        if (c_.rows_open) {
+            take(c_, offsets_index, found, expected_);
+            take(c_, report_index, found, expected_);
+        } else if (asks_for(d_, report_index)) {
+            kvappend_report told_report{};
+            std::memcpy(&told_report, found[c_.places[report_index].block].data() + c_.places[report_index].start,
+                        sizeof told_report);
+            reference_report(now_, report_);
+            std::ranges::copy(told_report.state, report_.state);
+            check_report(told_report, report_);
+            put(now_, report_index, &report_, sizeof report_, expected_);
+        }
+        if ((d_.flags & KVAPPEND_FLAG_ADVANCE) != 0 && !c_.rows_open) {
+            now_.offsets = reference_advance(now_);
+            put_indices(now_, expected_);
+        }
+        for (std::size_t i = 0; i < memory_.size(); ++i) {
+            const auto [e, f] = std::ranges::mismatch(expected_[i], found[i]);
+            INFO("block " << i << " of " << memory_.size() << ", first difference at byte " << e - expected_[i].begin()
+                          << " of " << found[i].size());
+            REQUIRE((e == expected_[i].end() && f == found[i].end()));
+        }
+    }
+
+private:
     // What the descriptor does not ask for is ignored, so that an address which is none does no harm.
-    const auto give = [&]<class Pointer>(std::size_t buffer, Pointer &pointer, std::size_t &bytes) {
-        if (asks_for(descriptor, buffer)) {
-            pointer = reinterpret_cast<Pointer>(memory[c.places[buffer].block].data() + c.places[buffer].start);
-            bytes = c.pass_sizes ? buffer_bytes(c, buffer) : 0;
+    template <class Pointer>
+    void give(std::size_t buffer, Pointer &pointer, std::size_t &bytes) const {
+        if (asks_for(d_, buffer)) {
+            pointer = reinterpret_cast<Pointer>(memory_[c_.places[buffer].block].data() + c_.places[buffer].start);
+            bytes = c_.pass_sizes ? buffer_bytes(c_, buffer) : 0;
         } else {
             pointer = reinterpret_cast<Pointer>(std::uintptr_t{1});
             bytes = 1;
         }
-    };
-    kvappend_args args = KVAPPEND_ARGS_INIT;
-    give(k_new, args.k_new, args.k_new_bytes);
-    give(v_new, args.v_new, args.v_new_bytes);
-    give(k_cache, args.k_cache, args.k_cache_bytes);
-    give(v_cache, args.v_cache, args.v_cache_bytes);
-    give(offsets_index, args.cache_offsets, args.cache_offsets_bytes);
-    give(slots_index, args.slots, args.slots_bytes);
-    give(lengths_index, args.lengths, args.lengths_bytes);
-    give(left_pads_index, args.left_pads, args.left_pads_bytes);
-    give(batch_index_index, args.batch_index, args.batch_index_bytes);
-    give(page_table_index, args.page_table, args.page_table_bytes);
-    give(page_indptr_index, args.page_indptr, args.page_indptr_bytes);
-    give(report_index, args.report, args.report_bytes);
+    }
 
-    Case now = c;
-    kvappend_report report{};
-    report.struct_size = random(); // neither read nor written
-    if ((descriptor.flags & KVAPPEND_FLAG_RESET_REPORT) != 0) {
-        report.rows_below = report.first_row = report.state[0] = report.state[1] = -7;
+    const Case c_;
+    Case now_; // with the offsets that the runs so far have left
+    kvappend_descriptor d_{};
+    std::shared_ptr<kvappend_plan> plan_;
+    std::vector<Block> memory_;
+    kvappend_args args_ = KVAPPEND_ARGS_INIT;
+    bool started_ = false;
+    kvappend_report report_{};
+    std::vector<std::vector<unsigned char>> expected_;
+};
+
+} // namespace
+
+void check_case(const Case &c, std::mt19937_64 &random, int runs) {
+    INFO(c.text());
+    Trial trial(c);
+    for (int run = 0; run < runs; ++run) {
+        INFO("run " << run);
+        trial.prepare(random);
+        REQUIRE(told(kvappend_plan_can_implement(trial.plan(), trial.args())) == "KVAPPEND_SUCCESS");
+        REQUIRE(told(kvappend_plan_run(trial.plan(), trial.args(), nullptr, 0, subject().stream())) ==
+                "KVAPPEND_SUCCESS");
+        subject().synchronize();
+        trial.compare();
+    }
+}
+
+void check_layers(const std::vector<LayerCase> &layers, std::mt19937_64 &random, int runs) {
+    std::vector<std::unique_ptr<Trial>> trials;
+    std::vector<const kvappend_plan *> plans;
+    std::vector<const kvappend_args *> args;
+    for (const LayerCase &layer : layers) {
+        const Trial *const sharer =
+            layer.shares_with < 0 ? nullptr : trials[static_cast<std::size_t>(layer.shares_with)].get();
+        trials.push_back(std::make_unique<Trial>(layer.c, sharer));
+        plans.push_back(trials.back()->plan());
+        args.push_back(trials.back()->args());
     }
     for (int run = 0; run < runs; ++run) {
         INFO("run " << run);
-        std::vector<std::vector<unsigned char>> expected;
-        for (const std::size_t bytes : c.block_bytes) {
-            fill(expected.emplace_back(bytes), random);
+        for (const auto &trial : trials) {
+            trial->prepare(random);
         }
-        put_indices(now, expected);
-        put(now, report_index, &report, sizeof report, expected);
-        for (std::size_t i = 0; i < memory.size(); ++i) {
-            subject().upload(memory[i].data(), expected[i].data(), expected[i].size());
-        }
-        REQUIRE(told(kvappend_plan_can_implement(plan.get(), &args)) == "KVAPPEND_SUCCESS");
-        REQUIRE(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+        REQUIRE(told(kvappend_plan_run_layers(plans.data(), args.data(), plans.size(), nullptr, 0,
+                                              subject().stream())) == "KVAPPEND_SUCCESS");
         subject().synchronize();
-        std::vector<std::vector<unsigned char>> found;
-        for (std::size_t i = 0; i < memory.size(); ++i) {
-            subject().download(found.emplace_back(expected[i].size()).data(), memory[i].data(), expected[i].size());
-        }
-
-        if (c.caches_open || c.rows_open) {
-            take_tensor(c, k_cache, found[c.places[k_cache].block], expected[c.places[k_cache].block]);
-            take_tensor(c, v_cache, found[c.places[v_cache].block], expected[c.places[v_cache].block]);
-        } else {
-            reference_append(now, expected);
-        }
-        if (c.rows_open) {
-            take(c, offsets_index, found, expected);
-            take(c, report_index, found, expected);
-        } else if (asks_for(descriptor, report_index)) {
-            kvappend_report told_report{};
-            std::memcpy(&told_report, found[c.places[report_index].block].data() + c.places[report_index].start,
-                        sizeof told_report);
-            reference_report(now, report);
-            std::ranges::copy(told_report.state, report.state);
-            check_report(told_report, report);
-            put(now, report_index, &report, sizeof report, expected);
-        }
-        if ((descriptor.flags & KVAPPEND_FLAG_ADVANCE) != 0 && !c.rows_open) {
-            now.offsets = reference_advance(now);
-            put_indices(now, expected);
-        }
-        for (std::size_t i = 0; i < memory.size(); ++i) {
-            const auto [e, f] = std::ranges::mismatch(expected[i], found[i]);
-            INFO("block " << i << " of " << memory.size() << ", first difference at byte " << e - expected[i].begin()
-                          << " of " << found[i].size());
-            REQUIRE((e == expected[i].end() && f == found[i].end()));
+        for (std::size_t i = 0; i < trials.size(); ++i) {
+            INFO("layer " << i << " of " << trials.size());
+            trials[i]->compare();
         }
     }
 }

@@ -78,5 +78,15 @@ void share_block(Case &c, TensorIndex tensor, TensorIndex with, std::int64_t ele
 // advances, and a report that it does not reset, go on from run to run.
 void check_case(const Case &c, std::mt19937_64 &random, int runs = 1);
 
+// A layer of a call for several. One that shares with an earlier layer (else -1) has that one's plan and arrays of
+// indices; its case differs in nothing but where the tensors lie, and neither advances offsets.
+struct LayerCase {
+    Case c;
+    int shares_with = -1;
+};
+
+// The same for kvappend_plan_run_layers.
+void check_layers(const std::vector<LayerCase> &layers, std::mt19937_64 &random, int runs = 1);
+
 // A generator that depends on Catch2's seed alone, so that each test repeats by itself.
 std::mt19937_64 seeded_random();

@@ -102,8 +102,20 @@ TEST_CASE("the addressings of these tests are accepted as they are", "[addressin
 
 TEST_CASE("bits that are no flag are refused", "[addressing]") {
     for (const std::int32_t addressing : addressings) {
-        for (const std::int32_t flags : {128, 1 << 30, INT32_MIN, -1, 128 | KVAPPEND_FLAG_LEFT_PADS}) {
+        for (const std::int32_t flags : {256, 1 << 30, INT32_MIN, -1, 256 | KVAPPEND_FLAG_LEFT_PADS}) {
             check_refused(addressing, set_flags(flags), KVAPPEND_ERROR_FLAGS, {"descriptor.flags is "});
+        }
+    }
+}
+
+TEST_CASE("a programmatic launch goes with the CUDA backend only", "[addressing]") {
+    for (const std::int32_t addressing : addressings) {
+        const auto flag = set_flags(KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH);
+        if (subject().backend() == KVAPPEND_BACKEND_CUDA) {
+            check_accepted(addressing, flag);
+        } else {
+            check_refused(addressing, flag, KVAPPEND_ERROR_CONFLICT,
+                          {"descriptor.flags is ", "KVAPPEND_BACKEND_HOST", "PROGRAMMATIC_LAUNCH"});
         }
     }
 }

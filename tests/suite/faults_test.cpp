@@ -356,8 +356,9 @@ TEST_CASE("what a run does behind the copy is loaded with the plan, and its fail
     kvappend_descriptor d = decode_step();
     d.skip_policy = KVAPPEND_SKIP_REPORT;
     d.flags = KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_RESET_REPORT;
-    // The copy, and what comes behind it: resetting, counting, naming the first, advancing.
-    for (const int skip : {0, 1, 2, 3, 4}) {
+    // The copy, that of several layers in runs and in rows, and what comes behind it: resetting, counting, naming the
+    // first, advancing.
+    for (const int skip : {0, 1, 2, 3, 4, 5, 6}) {
         emulation::fail_next(Call::FuncGetAttributes, cudaErrorMemoryAllocation, skip);
         kvappend_plan *plan = nullptr;
         CHECK(kvappend_plan_create(&d, nullptr, &plan) == KVAPPEND_ERROR_CUDA);
@@ -402,4 +403,105 @@ TEST_CASE("a report that was not zero at first misleads no kernel", "[faults]") 
         CHECK(found.first_row == -1); // No row of this run was astray.
     }
     subject().release(args.report);
+}
+
+namespace {
+
+// So many layers of each plan in turn, all with the same buffers, and how many launches that takes.
+std::uint64_t launches_for(const std::vector<const kvappend_plan *> &turn, std::size_t layers,
+                           const kvappend_args &args) {
+    std::vector<const kvappend_plan *> plans;
+    for (std::size_t i = 0; i < layers; ++i) {
+        plans.push_back(turn[i % turn.size()]);
+    }
+    const std::vector<const kvappend_args *> all(layers, &args);
+    const auto before = emulation::launches();
+    CHECK(told(kvappend_plan_run_layers(plans.data(), all.data(), layers, nullptr, 0, subject().stream())) ==
+          "KVAPPEND_SUCCESS");
+    subject().synchronize();
+    return emulation::launches() - before;
+}
+
+} // namespace
+
+TEST_CASE("up to 80 layers of two geometries are one launch", "[faults]") {
+    const Machine machine;
+    kvappend_descriptor d = decode_step();
+    const Buffers buffers(d);
+    const PlanPointer dense = make_plan(d);
+    d.addressing = KVAPPEND_ADDRESSING_RING;
+    const PlanPointer ring = make_plan(d);
+    d.sink_rows = 4;
+    const PlanPointer sinks = make_plan(d);
+    d.k_dim = d.v_dim = 0;
+    const PlanPointer empty = make_plan(d);
+    emulation::set_discard_launches(true);
+    CHECK(launches_for({dense.get()}, 1, buffers.args) == 1);
+    CHECK(launches_for({dense.get()}, 80, buffers.args) == 1);
+    CHECK(launches_for({dense.get()}, 81, buffers.args) == 2);
+    CHECK(launches_for({dense.get(), ring.get()}, 80, buffers.args) == 1);
+    CHECK(launches_for({dense.get(), empty.get()}, 160, buffers.args) == 1);
+    CHECK(launches_for({dense.get(), ring.get(), sinks.get()}, 6, buffers.args) == 3);
+    CHECK(launches_for({empty.get()}, 5, buffers.args) == 0);
+    CHECK(emulation::lazy_loads() == 0);
+    // Arrays of indices of their own make a geometry, too.
+    kvappend_args other = buffers.args;
+    other.cache_offsets = buffers.source;
+    const kvappend_plan *const plans[] = {dense.get(), ring.get(), dense.get()};
+    const kvappend_args *const args[] = {&buffers.args, &buffers.args, &other};
+    const auto before = emulation::launches();
+    CHECK(told(kvappend_plan_run_layers(plans, args, 3, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    CHECK(emulation::launches() == before + 2);
+}
+
+TEST_CASE("a launch is programmatic where the plan asks for it and the device can", "[faults]") {
+    const Machine machine;
+    kvappend_descriptor d = decode_step();
+    const Buffers buffers(d);
+    for (const int major : {8, 9, 10}) {
+        emulation::set_architecture(0, major, 0);
+        for (const bool wanted : {false, true}) {
+            d.flags = wanted ? KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH : 0;
+            const PlanPointer plan = make_plan(d);
+            CHECK(told(kvappend_plan_run(plan.get(), &buffers.args, nullptr, 0, subject().stream())) ==
+                  "KVAPPEND_SUCCESS");
+            CHECK(emulation::last_launch().programmatic == (wanted && major >= 9));
+            d.flags = KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH;
+            const PlanPointer with = make_plan(d);
+            launches_for({with.get(), plan.get()}, 2, buffers.args);
+            CHECK(emulation::last_launch().programmatic == (wanted && major >= 9));
+        }
+    }
+    subject().synchronize();
+    CHECK(emulation::last_fault().empty());
+}
+
+TEST_CASE("a failing launch of layers is reported", "[faults]") {
+    const Machine machine;
+    const kvappend_descriptor d = decode_step();
+    const Buffers buffers(d);
+    const PlanPointer plan = make_plan(d);
+    const std::vector<const kvappend_plan *> plans(81, plan.get());
+    const std::vector<const kvappend_args *> args(81, &buffers.args);
+    for (const int skip : {0, 1}) {
+        emulation::fail_next(Call::LaunchKernelEx, cudaErrorLaunchOutOfResources, skip);
+        CHECK(kvappend_plan_run_layers(plans.data(), args.data(), 81, nullptr, 0, subject().stream()) ==
+              KVAPPEND_ERROR_CUDA);
+        CHECK(std::string(kvappend_last_error_message()).find("cudaLaunchKernelEx returned") != std::string::npos);
+    }
+}
+
+TEST_CASE("plans of two backends do not go in one call", "[faults]") {
+    const Machine machine;
+    kvappend_descriptor d = decode_step();
+    const Buffers buffers(d);
+    const PlanPointer on_device = make_plan(d);
+    d.backend = KVAPPEND_BACKEND_HOST;
+    const PlanPointer on_host = make_plan(d);
+    const kvappend_plan *const plans[] = {on_device.get(), on_host.get()};
+    const kvappend_args *const args[] = {&buffers.args, &buffers.args};
+    CHECK(kvappend_plan_run_layers(plans, args, 2, nullptr, 0, subject().stream()) == KVAPPEND_ERROR_BACKEND);
+    CHECK(std::string(kvappend_last_error_message()) ==
+          "layer 1: the plan's backend is 0: expected 1, that of the first layer's plan");
+    CHECK(emulation::launches() == 0);
 }

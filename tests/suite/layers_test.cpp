@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+// Several appends in one call: every one is done, none if one is refused, and counting and advancing come last.
+#include "every_way.hpp"
+#include "held.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <string>
+#include <vector>
+
+namespace {
+
+// A dense step of f32 with one head, row 1 of each cache of two rows being the next.
+struct Layer {
+    static constexpr std::int64_t dim = 4;
+    static kvappend_descriptor descriptor() {
+        kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+        d.backend = subject().backend();
+        d.batch = d.heads = d.new_rows = 1;
+        d.cache_rows = 2;
+        d.k_dim = dim;
+        return d;
+    }
+
+    explicit Layer(std::uint32_t mark) : rows(std::vector<std::uint32_t>(dim, mark)) {
+        args.k_new = rows.data();
+        args.k_cache = cache.data();
+        args.cache_offsets = offset.data();
+    }
+    bool written() const { return cache.holds(after()); }
+    bool untouched() const { return cache.holds(std::vector<std::uint32_t>(2 * dim)); }
+
+    Held<std::uint32_t> rows;
+    Held<std::uint32_t> cache{std::vector<std::uint32_t>(2 * dim)};
+    Held<std::int64_t> offset{std::vector<std::int64_t>(1, 1)};
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+
+private:
+    std::vector<std::uint32_t> after() const {
+        std::vector<std::uint32_t> row(dim);
+        subject().download(row.data(), rows.data(), rows.bytes());
+        std::vector<std::uint32_t> all(dim);
+        all.insert(all.end(), row.begin(), row.end());
+        return all;
+    }
+};
+
+kvappend_status run(const std::vector<const kvappend_plan *> &plans, const std::vector<const kvappend_args *> &args) {
+    return kvappend_plan_run_layers(plans.data(), args.data(), plans.size(), nullptr, 0, subject().stream());
+}
+
+} // namespace
+
+TEST_CASE("no layers are nothing to do", "[layers]") {
+    CHECK(told(kvappend_plan_run_layers(nullptr, nullptr, 0, nullptr, 0, nullptr)) == "KVAPPEND_SUCCESS");
+}
+
+TEST_CASE("a layer that is refused is named, and nothing is written", "[layers]") {
+    const PlanPointer plan = make_plan(Layer::descriptor());
+    Layer first(1);
+    Layer second(2);
+    const auto check = [&](const std::vector<const kvappend_plan *> &plans,
+                           const std::vector<const kvappend_args *> &args, kvappend_status expected, const char *text) {
+        CHECK(run(plans, args) == expected);
+        CHECK(std::string(kvappend_last_error_message()).find(text) == 0);
+        CHECK(first.untouched());
+        CHECK(second.untouched());
+    };
+    const kvappend_plan *const p = plan.get();
+    CHECK(kvappend_plan_run_layers(nullptr, nullptr, 1, nullptr, 0, nullptr) == KVAPPEND_ERROR_NULL_ARGUMENT);
+    CHECK(std::string(kvappend_last_error_message()).find("plans is NULL") == 0);
+    CHECK(kvappend_plan_run_layers(&p, nullptr, 1, nullptr, 0, nullptr) == KVAPPEND_ERROR_NULL_ARGUMENT);
+    CHECK(std::string(kvappend_last_error_message()).find("args is NULL") == 0);
+    check({p, nullptr}, {&first.args, &second.args}, KVAPPEND_ERROR_NULL_ARGUMENT, "layer 1: plan is NULL");
+    check({p, p}, {&first.args, nullptr}, KVAPPEND_ERROR_NULL_ARGUMENT, "layer 1: args is NULL");
+    kvappend_args bad = second.args;
+    bad.struct_size = 3;
+    check({p, p}, {&first.args, &bad}, KVAPPEND_ERROR_STRUCT_SIZE, "layer 1: args.struct_size is 3");
+    bad = second.args;
+    bad.k_cache = nullptr;
+    check({p, p}, {&first.args, &bad}, KVAPPEND_ERROR_NULL_BUFFER, "layer 1: args.k_cache is NULL");
+    check({p, p}, {&bad, &first.args}, KVAPPEND_ERROR_NULL_BUFFER, "layer 0: args.k_cache is NULL");
+    const std::vector<const kvappend_plan *> plans = {p, p};
+    const std::vector<const kvappend_args *> args = {&first.args, &second.args};
+    CHECK(kvappend_plan_run_layers(plans.data(), args.data(), 2, nullptr, 8, subject().stream()) ==
+          KVAPPEND_ERROR_WORKSPACE);
+    CHECK(first.untouched());
+
+    CHECK(told(run(plans, args)) == "KVAPPEND_SUCCESS");
+    CHECK(first.written());
+    CHECK(second.written());
+}
+
+TEST_CASE("a struct of arguments from an older header serves a layer", "[layers]") {
+    const PlanPointer plan = make_plan(Layer::descriptor());
+    Layer layer(7);
+    layer.args.struct_size = offsetof(kvappend_args, slots);
+    CHECK(told(run({plan.get(), plan.get()}, {&layer.args, &layer.args})) == "KVAPPEND_SUCCESS");
+    CHECK(layer.written());
+}
+
+TEST_CASE("all layers count in one report, and advance the offsets behind the last", "[layers]") {
+    kvappend_descriptor d = Layer::descriptor();
+    d.skip_policy = KVAPPEND_SKIP_REPORT;
+    d.flags = KVAPPEND_FLAG_COUNT_WRITTEN;
+    const PlanPointer inner = make_plan(d);
+    d.flags |= KVAPPEND_FLAG_ADVANCE;
+    const PlanPointer last = make_plan(d);
+    Layer a(1);
+    Layer b(2);
+    Layer c(3);
+    const Held<kvappend_report> report{std::vector<kvappend_report>(1)};
+    for (Layer *const layer : {&a, &b, &c}) {
+        layer->args.cache_offsets = a.offset.data();
+        layer->args.report = report.data();
+    }
+    // The one that advances comes first: even so it is the offsets from before by which all are placed.
+    const std::vector<const kvappend_plan *> plans = {last.get(), inner.get(), inner.get()};
+    CHECK(told(run(plans, {&c.args, &a.args, &b.args})) == "KVAPPEND_SUCCESS");
+    subject().synchronize();
+    CHECK(a.written());
+    CHECK(b.written());
+    CHECK(c.written());
+    CHECK(a.offset.holds({2}));
+    kvappend_report found;
+    subject().download(&found, report.data(), sizeof found);
+    CHECK(found.rows_written == 1); // The two behind it count by the offsets that it left.
+    CHECK(found.rows_above == 2);
+}
+
+TEST_CASE("a row that the policy forbids stops all layers before anything is written", "[layers]") {
+    if (subject().backend() != KVAPPEND_BACKEND_HOST) {
+        SKIP("on a device a trap comes when the other rows have been written");
+    }
+    kvappend_descriptor d = Layer::descriptor();
+    const PlanPointer silent = make_plan(d);
+    d.skip_policy = KVAPPEND_SKIP_TRAP;
+    const PlanPointer strict = make_plan(d);
+    Layer first(1);
+    Layer second(2);
+    second.offset.set({2});
+    CHECK(run({silent.get(), strict.get()}, {&first.args, &second.args}) == KVAPPEND_ERROR_SKIPPED);
+    CHECK(std::string(kvappend_last_error_message()).find("layer 1: row 0 of sample 0") == 0);
+    CHECK(first.untouched());
+}
+
+TEST_CASE("more layers and samples than a grid has room for", "[layers]") {
+    auto random = seeded_random();
+    std::vector<LayerCase> layers;
+    for (int i = 0; i < 100; ++i) {
+        const bool ring = i % 3 == 0;
+        LayerCase layer = {appending(ring ? KVAPPEND_ADDRESSING_RING : KVAPPEND_ADDRESSING_DENSE, 500, 1, 2),
+                           i < 3 ? -1 : i % 3};
+        layer.c.descriptor.heads = 1;
+        layer.c.offsets.assign(500, i % 3);
+        place_apart(layer.c, 32, 32);
+        if (i % 3 == 2) {
+            layer.c.places[k_new].start += 2; // Less aligned than the other layers of its geometry.
+        }
+        layers.push_back(layer);
+    }
+    check_layers(layers, random);
+}
