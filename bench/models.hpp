@@ -12,7 +12,7 @@ struct Model {
     std::int64_t k_dim;
     std::int64_t v_dim;
     std::int32_t element_type; // KVAPPEND_ELEMENT_*
-    // K and V lie side by side in one row, of the new tensor as of the cache.
+    // K and V come as two tensors, and lie side by side in one row of one cache.
     bool one_row;
     // Rows of the cache in layers with a sliding window; 0: the model has none.
     std::int64_t window;
@@ -24,7 +24,7 @@ inline constexpr Model models[] = {
     // meta-llama/Meta-Llama-3-8B: 8; 4096 / 32; bfloat16. Meta-Llama-3-70B has the same rows: 8; 8192 / 64.
     {"llama3-8b", 8, 128, 128, KVAPPEND_ELEMENT_BF16, false, 0},
     // The 70B model as one of eight processes of a tensor-parallel group has it: one of its 8 heads.
-    {"llama3-70b/8", 1, 128, 128, KVAPPEND_ELEMENT_BF16, false, 0},
+    {"llama3-70b-tp8", 1, 128, 128, KVAPPEND_ELEMENT_BF16, false, 0},
     // Qwen/Qwen3-30B-A3B: 4; 128; bfloat16.
     {"qwen3-30b-a3b", 4, 128, 128, KVAPPEND_ELEMENT_BF16, false, 0},
     // deepseek-ai/DeepSeek-V3: what attention keeps is one latent row a token, kv_lora_rank 512 (here K) beside
