@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// The combinations of model, layout and step that are measured.
+#pragma once
+
+#include "../models.hpp"
+#include "layout.hpp"
+
+#include <string>
+#include <vector>
+
+struct Case {
+    const Model *model;
+    const Layout *layout;
+    const Step *step;
+    // The destination: places that were not touched for long, or the same ones in each call.
+    bool cold;
+    // To 64 bytes; else the new rows begin one element behind that, and the caches two.
+    bool aligned;
+
+    std::string name() const;
+};
+
+// All, or the few of a brief look.
+std::vector<Case> all_cases(bool brief);

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "competitor.hpp"
+
+#include "by_rows.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+namespace {
+
+// The steps, layers and new rows of successive calls.
+class Walk {
+public:
+    explicit Walk(const Course &course)
+        : course_(course), cache_at_(course.cache_at), fresh_(course.fresh_first),
+          fresh_at_(static_cast<std::size_t>(fresh_) * course.fresh_stride) {}
+
+    template <class Append>
+    void go(std::byte *arena, std::int64_t calls, const Append &append) {
+        for (std::int64_t call = 0; call < calls; ++call) {
+            append(course_.steps[step_], course_.fresh + fresh_at_, arena + cache_at_);
+            fresh_at_ += course_.fresh_stride;
+            if (++fresh_ == course_.fresh_count) {
+                fresh_ = 0;
+                fresh_at_ = 0;
+            }
+            cache_at_ += course_.cache_stride;
+            if (++layer_ == course_.layers) {
+                layer_ = 0;
+                cache_at_ = course_.cache_at;
+                step_ = step_ + 1 == course_.steps.size() ? 0 : step_ + 1;
+            }
+        }
+    }
+
+private:
+    const Course course_;
+    std::size_t step_ = 0;
+    std::int64_t layer_ = 0;
+    std::size_t cache_at_;
+    std::int64_t fresh_;
+    std::size_t fresh_at_;
+};
+
+bool same_layer(const Course &course, const std::byte *arena, const std::byte *like) {
+    return std::memcmp(arena + course.cache_at, like + course.cache_at, course.problem->cache_bytes) == 0;
+}
+
+void require(kvappend_status status) {
+    if (status != KVAPPEND_SUCCESS) {
+        throw std::runtime_error(kvappend_last_error_message());
+    }
+}
+
+struct DestroyPlan {
+    void operator()(kvappend_plan *plan) const { kvappend_plan_destroy(plan); }
+};
+using Plan = std::unique_ptr<kvappend_plan, DestroyPlan>;
+
+Plan make_plan(const Problem &problem) {
+    kvappend_plan *plan = nullptr;
+    require(kvappend_plan_create(&problem.descriptor, nullptr, &plan));
+    return Plan(plan);
+}
+
+// All arguments but those that change from call to call.
+kvappend_args make_args(const Problem &problem) {
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new_bytes = problem.v_new_at;
+    args.v_new_bytes = problem.new_bytes - problem.v_new_at;
+    args.k_cache_bytes = problem.cache_bytes;
+    args.v_cache_bytes = problem.cache_bytes - problem.v_cache_at;
+    args.page_table = problem.page_table.data();
+    args.page_table_bytes = problem.page_table.size() * sizeof(std::int32_t);
+    args.page_indptr = problem.page_indptr.data();
+    args.page_indptr_bytes = problem.page_indptr.size() * sizeof(std::int32_t);
+    return args;
+}
+
+void set_call(const Problem &problem, const Indices &indices, const std::byte *fresh, std::byte *cache,
+              kvappend_args &args) {
+    args.k_new = fresh;
+    args.v_new = fresh + problem.v_new_at;
+    args.k_cache = cache;
+    args.v_cache = cache + problem.v_cache_at;
+    args.cache_offsets = args.slots = indices.places.data();
+    args.cache_offsets_bytes = args.slots_bytes = indices.places.size() * sizeof(std::int64_t);
+    args.lengths = indices.lengths.data();
+    args.lengths_bytes = indices.lengths.size() * sizeof(std::int32_t);
+}
+
+class Library final : public Competitor {
+public:
+    explicit Library(const Course &course)
+        : course_(course), walk_(course), plan_(make_plan(*course.problem)), args_(make_args(*course.problem)) {}
+
+    void run(std::byte *arena, std::int64_t calls) override {
+        walk_.go(arena, calls, [this](const Indices &indices, const std::byte *fresh, std::byte *cache) {
+            set_call(*course_.problem, indices, fresh, cache, args_);
+            status_ |= kvappend_plan_run(plan_.get(), &args_, nullptr, 0, nullptr);
+        });
+    }
+
+    bool proves(const std::byte *arena, const std::byte *like) const override {
+        require(status_);
+        return same_layer(course_, arena, like);
+    }
+
+private:
+    const Course course_;
+    Walk walk_;
+    const Plan plan_;
+    kvappend_args args_;
+    kvappend_status status_ = KVAPPEND_SUCCESS;
+};
+
+class ByRows final : public Competitor {
+public:
+    explicit ByRows(const Course &course) : course_(course), walk_(course) {}
+
+    void run(std::byte *arena, std::int64_t calls) override {
+        walk_.go(arena, calls, [this](const Indices &indices, const std::byte *fresh, std::byte *cache) {
+            append_by_rows(*course_.problem, indices, fresh, cache);
+        });
+    }
+
+    // No new byte is zero, so as many as were to be written can be told from the others.
+    bool proves(const std::byte *arena, const std::byte *like) const override {
+        const std::byte *const cache = arena + course_.cache_at;
+        const auto zeros = std::count(cache, cache + course_.problem->cache_bytes, std::byte{0});
+        return static_cast<std::size_t>(zeros) + course_.problem->written_bytes == course_.problem->cache_bytes &&
+               same_layer(course_, arena, like);
+    }
+
+private:
+    const Course course_;
+    Walk walk_;
+};
+
+// The limit: as many bytes in one piece.
+class OnePiece final : public Competitor {
+public:
+    explicit OnePiece(const Course &course) : course_(course), fresh_(course.fresh_first) {}
+
+    void run(std::byte *arena, std::int64_t calls) override {
+        for (std::int64_t call = 0; call < calls; ++call) {
+            std::memcpy(arena + course_.cache_at + static_cast<std::size_t>(piece_) * course_.piece_stride,
+                        course_.fresh + static_cast<std::size_t>(fresh_) * course_.fresh_stride,
+                        course_.problem->written_bytes);
+            fresh_ = fresh_ + 1 == course_.fresh_count ? 0 : fresh_ + 1;
+            piece_ += course_.pieces_jump;
+            piece_ -= piece_ < course_.pieces ? 0 : course_.pieces;
+        }
+    }
+
+    bool proves(const std::byte *arena, const std::byte * /*like*/) const override {
+        return std::memcmp(arena + course_.cache_at, course_.fresh, course_.problem->written_bytes) == 0;
+    }
+
+private:
+    const Course course_;
+    std::int64_t fresh_;
+    std::int64_t piece_ = 0;
+};
+
+template <class Kind>
+std::unique_ptr<Competitor> make(const Course &course) {
+    return std::make_unique<Kind>(course);
+}
+
+} // namespace
+
+std::span<const Entry> entries() {
+    static constexpr Entry all[] = {{"library", make<Library>}, {"memcpy", make<OnePiece>}, {"loop", make<ByRows>}};
+    return all;
+}
+
+std::string kernel_of(const Problem &problem) {
+    const Plan plan = make_plan(problem);
+    kvappend_sku sku = KVAPPEND_SKU_INIT;
+    require(kvappend_plan_get_sku(plan.get(), &sku));
+    return sku.kernel_name;
+}
+
+void require_valid(const Course &course, std::byte *arena) {
+    const Plan plan = make_plan(*course.problem);
+    kvappend_args args = make_args(*course.problem);
+    for (const Indices &indices : course.steps) {
+        set_call(*course.problem, indices, course.fresh, arena + course.cache_at, args);
+        require(kvappend_plan_validate(plan.get(), &args, nullptr, 0, nullptr, nullptr));
+    }
+}

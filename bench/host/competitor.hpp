@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Those that are measured against each other, each doing the same appends in memory of its own.
+#pragma once
+
+#include "problem.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+// The way of successive calls through memory: layer after layer at one step, then the next step.
+struct Course {
+    const Problem *problem;
+    std::span<const Indices> steps;
+    const std::byte *fresh; // the first of so many new tensors
+    std::size_t fresh_stride;
+    std::int64_t fresh_count;
+    std::int64_t fresh_first; // of the first call
+    std::size_t cache_at;     // in the arena
+    std::size_t cache_stride;
+    std::int64_t layers;
+    // For a copy in one piece, which goes about the arena in jumps.
+    std::size_t piece_stride;
+    std::int64_t pieces;
+    std::int64_t pieces_jump;
+};
+
+class Competitor {
+public:
+    virtual ~Competitor() = default;
+    virtual void run(std::byte *arena, std::int64_t calls) = 0;
+    // Whether the bytes that the first call writes are right, in an arena that was zero. `like` is another arena, in
+    // which the loop has done that call. The course begins with the first new tensor.
+    virtual bool proves(const std::byte *arena, const std::byte *like) const = 0;
+};
+
+// What competes in each case. The first are ways of the library to do it, the others what these are compared with.
+struct Entry {
+    const char *name;
+    std::unique_ptr<Competitor> (*make)(const Course &course);
+};
+inline constexpr std::size_t library_entries = 1;
+std::span<const Entry> entries();
+
+// Of the plan that the entry makes; throws std::runtime_error where the library refuses the problem.
+std::string kernel_of(const Problem &problem);
+// Throws where the library finds a fault in the indices.
+void require_valid(const Course &course, std::byte *arena);

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// Measures the host backend on the shapes of published models, beside what it could be at best and what is written by
+// hand.
+#include "case.hpp"
+#include "machine.hpp"
+#include "report.hpp"
+#include "session.hpp"
+
+#include <CLI/CLI.hpp>
+#include <benchmark/benchmark.h>
+
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace {
+
+struct Options {
+    bool brief = false;
+    bool list = false;
+    std::string filter = ".";
+    std::string json;
+    int repetitions = 7;
+    double seconds = 0.005;
+};
+
+void declare(CLI::App &app, Options &options) {
+    app.add_flag("--short", options.brief, "A few cases only, which takes some 20 seconds");
+    app.add_flag("--list", options.list, "Only the names of the cases");
+    app.add_option("--filter", options.filter, "Only cases whose name has a match of this regular expression");
+    app.add_option("--json", options.json, "A file for all figures");
+    app.add_option("--repetitions", options.repetitions, "How often each case is measured")
+        ->check(CLI::Range(1, 1000))
+        ->capture_default_str();
+    app.add_option("--seconds", options.seconds, "How long the library works in each repetition, at least")
+        ->check(CLI::Range(0.0, 60.0))
+        ->capture_default_str();
+}
+
+class Measurement final : public benchmark::Fixture {
+public:
+    Measurement(Session &session, const Case &c) : session_(session), case_(c) { SetName(c.name().c_str()); }
+
+protected:
+    void BenchmarkCase(benchmark::State &state) override { session_.measure(state, case_); }
+
+private:
+    Session &session_;
+    const Case &case_;
+};
+
+int run(const Options &options, char *program) {
+    const std::vector<Case> cases = all_cases(options.brief);
+    if (options.list) {
+        for (const Case &c : cases) {
+            std::printf("%s\n", c.name().c_str());
+        }
+        return 0;
+    }
+    int count = 1;
+    benchmark::Initialize(&count, &program); // Its own options would be second names of those here.
+    Session session;
+    for (const Case &c : cases) {
+        // Which takes it over.
+        benchmark::internal::RegisterBenchmarkInternal(std::make_unique<Measurement>(session, c).release())
+            ->UseManualTime()
+            ->MinTime(options.seconds)
+            ->Repetitions(options.repetitions);
+    }
+    Report::Description description = describe_machine();
+    for (auto &line : session.describe()) {
+        description.push_back(std::move(line));
+    }
+    Report report(std::move(description), cases);
+    benchmark::RunSpecifiedBenchmarks(&report, options.filter);
+    if (!options.json.empty()) {
+        report.write_json(options.json);
+    }
+    if (report.successes() + report.failures() == 0) {
+        std::fprintf(stderr, "host: no case has a name with a match of %s\n", options.filter.c_str());
+        return 1;
+    }
+    return report.failures() == 0 ? 0 : 1;
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    try {
+        CLI::App app("Measures libkvappend's host backend, beside memcpy in one piece and row by row.");
+        Options options;
+        declare(app, options);
+        try {
+            app.parse(argc, argv);
+        } catch (const CLI::ParseError &error) { // So --help ends, too.
+            return app.exit(error) == 0 ? 0 : 1;
+        }
+        return run(options, argv[0]);
+    } catch (const std::exception &error) {
+        std::fprintf(stderr, "host: %s\n", error.what());
+    }
+    return 1;
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one call appends, as the library is told of it and as the others need it: sizes, strides, indices.
+#pragma once
+
+#include "../models.hpp"
+#include "layout.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <vector>
+
+// K or V. Distances are in bytes.
+struct Rows {
+    std::int64_t heads;
+    std::size_t bytes; // of one head's row
+    std::int64_t new_batch, new_head, new_row;
+    std::int64_t block, head, row; // of the cache
+};
+
+struct Problem {
+    kvappend_descriptor descriptor;
+    Rows k;
+    Rows v;
+    std::size_t element_bytes;
+    std::size_t new_bytes; // K, and V behind it
+    std::size_t v_new_at;
+    std::size_t cache_bytes; // K, and V behind it or between it
+    std::size_t v_cache_at;
+    std::size_t written_bytes;
+    std::int64_t sequence_rows; // that a sample's cache has place for
+    std::vector<std::int32_t> page_table;
+    std::vector<std::int32_t> page_indptr;
+};
+
+// What differs from step to step.
+struct Indices {
+    std::vector<std::int64_t> places; // a position for each sample, or a slot for each token
+    std::vector<std::int32_t> lengths;
+};
+
+// The caches have as many rows as fit in `most_cache_bytes`, up to 4096, and at least those of the step.
+Problem make_problem(const Model &model, const Layout &layout, const Step &step, std::size_t most_cache_bytes);
+
+// Samples stand at random positions.
+Indices make_indices(const Problem &problem, const Step &step, std::minstd_rand &random);

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "session.hpp"
+
+#include "machine.hpp"
+#include "spread.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <numeric>
+#include <stdexcept>
+
+namespace {
+
+constexpr std::size_t mebibyte = std::size_t{1} << 20;
+constexpr std::size_t page = 4096;
+
+// A walk over so much finds nothing of its beginning in the cache.
+std::size_t far_beyond_cache() {
+    return 8 * last_level_cache_bytes();
+}
+
+// A quarter of the memory, at most 6 GiB, is shared out equally; more than a GiB is needed for large caches only.
+std::size_t arena_bytes() {
+    const std::size_t budget = std::min(memory_bytes() / 4, 6144 * mebibyte);
+    return std::min(budget / (entries().size() + 1), std::max(far_beyond_cache(), 1024 * mebibyte));
+}
+
+std::size_t round_up(std::size_t bytes, std::size_t unit) {
+    return (bytes + unit - 1) / unit * unit;
+}
+
+// Visits all of `count` before any comes again, and never a neighbour of the last.
+std::int64_t jump_among(std::int64_t count) {
+    std::int64_t jump = std::max<std::int64_t>(1, count * 5 / 8);
+    while (std::gcd(jump, count) != 1) {
+        ++jump;
+    }
+    return jump % count;
+}
+
+} // namespace
+
+Session::Session() : fresh_(std::min(arena_bytes(), std::max(far_beyond_cache(), 256 * mebibyte))) {
+    for (std::size_t i = 0; i < entries().size(); ++i) {
+        arenas_.emplace_back(arena_bytes());
+    }
+    std::generate_n(fresh_.data(), fresh_.bytes(), [this] { return static_cast<std::byte>(1 + random_() % 255); });
+}
+
+std::vector<std::pair<std::string, std::string>> Session::describe() const {
+    return {{"destinations", std::to_string(arenas_.size()) + " of " + std::to_string(arenas_[0].bytes() / mebibyte) +
+                                 " MiB, one for each competitor, changing hands"},
+            {"cold", "each call goes to another layer or position, over at least " +
+                         std::to_string(far_beyond_cache() / mebibyte) +
+                         " MiB or the whole destination; the new rows of prefill come from anew, those of decode and "
+                         "speculative steps are in the cache, as just made"},
+            {"warm", "each call writes the same rows from the same rows: in the cache, where they fit"}};
+}
+
+void Session::lay_course() {
+    Prepared &p = *prepared_;
+    Course &course = p.course;
+    const std::size_t width = p.problem.element_bytes;
+    course.problem = &p.problem;
+    course.fresh = fresh_.data() + (p.c.aligned ? 0 : width);
+    course.cache_at = p.c.aligned ? 0 : 2 * width;
+    // Blocks of a page more, as an allocator places them.
+    course.cache_stride = round_up(p.problem.cache_bytes, page) + page;
+    course.piece_stride = round_up(p.problem.written_bytes, 64);
+    course.fresh_stride = round_up(p.problem.new_bytes, 64);
+    course.layers = course.pieces = course.fresh_count = 1;
+    std::size_t step_count = 1;
+    if (p.c.cold) {
+        const std::size_t room = arenas_[0].bytes() - page;
+        course.layers = static_cast<std::int64_t>(room / course.cache_stride);
+        course.pieces = static_cast<std::int64_t>(room / course.piece_stride);
+        const std::size_t layers_bytes = static_cast<std::size_t>(course.layers) * p.problem.written_bytes;
+        step_count = std::min(far_beyond_cache() / layers_bytes + 1, static_cast<std::size_t>(p.problem.sequence_rows));
+        if (p.c.step->phase == Phase::prefill) {
+            course.fresh_count = static_cast<std::int64_t>((fresh_.bytes() - page) / course.fresh_stride);
+        }
+    }
+    course.pieces_jump = jump_among(course.pieces);
+    if (course.layers < 1 || course.pieces < 1 || course.fresh_count < 1 ||
+        course.cache_at + course.cache_stride > arenas_[0].bytes()) {
+        throw std::runtime_error("this machine has too little memory for the case");
+    }
+    for (std::size_t step = 0; step < step_count; ++step) {
+        p.steps.push_back(make_indices(p.problem, *p.c.step, random_));
+    }
+    course.steps = p.steps;
+}
+
+void Session::prove() {
+    const Course &course = prepared_->course;
+    const auto first_call = [&](std::size_t competitor, std::byte *arena) {
+        std::memset(arena, 0, course.cache_at + course.cache_stride);
+        auto made = entries()[competitor].make(course);
+        made->run(arena, 1);
+        return made;
+    };
+    const auto require = [](const Competitor &competitor, const char *name, const std::byte *arena,
+                            const std::byte *like) {
+        if (!competitor.proves(arena, like)) {
+            throw std::runtime_error(std::string(name) + " writes wrong bytes");
+        }
+    };
+    require_valid(course, arenas_[0].data());
+    const std::size_t loop = entries().size() - 1;
+    std::byte *const like = arenas_[loop].data();
+    require(*first_call(loop, like), entries()[loop].name, like, like);
+    for (std::size_t i = 0; i < loop; ++i) {
+        std::byte *const arena = arenas_[i].data();
+        require(*first_call(i, arena), entries()[i].name, arena, like);
+    }
+}
+
+void Session::prepare(const Case &c) {
+    prepared_.reset(); // Before there is another.
+    const std::size_t most = std::min(128 * mebibyte, arenas_[0].bytes() / 4);
+    auto problem = make_problem(*c.model, *c.layout, *c.step, most);
+    prepared_ = std::make_unique<Prepared>(Prepared{c, std::move(problem), {}, {}, "", {}, 1});
+    lay_course();
+    prove();
+    prepared_->kernel = kernel_of(prepared_->problem);
+    // A turn takes so long that reading the clock, some 50 ns, does not matter.
+    make_competitors();
+    while (turn(0) * static_cast<double>(prepared_->calls) < 20e-6) {
+        prepared_->calls *= 2;
+    }
+    make_competitors();
+}
+
+void Session::make_competitors() {
+    prepared_->competitors.clear();
+    const auto count = static_cast<std::int64_t>(entries().size());
+    for (std::int64_t i = 0; i < count; ++i) {
+        // All make equally many calls. Far apart, none finds in the cache what another has just read.
+        Course course = prepared_->course;
+        course.fresh_first = i * course.fresh_count / count;
+        prepared_->competitors.push_back(entries()[static_cast<std::size_t>(i)].make(course));
+    }
+}
+
+double Session::turn(std::size_t competitor) {
+    Competitor &one = *prepared_->competitors[competitor];
+    std::byte *const arena = arenas_[(competitor + repetition_) % arenas_.size()].data();
+    if (!prepared_->c.cold) {
+        one.run(arena, 1); // The others have been at work since its last turn.
+    }
+    const auto start = std::chrono::steady_clock::now();
+    one.run(arena, prepared_->calls);
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    return time.count() / static_cast<double>(prepared_->calls);
+}
+
+void Session::measure(benchmark::State &state, const Case &c) {
+    try {
+        if (prepared_ == nullptr || prepared_->c.name() != c.name()) {
+            prepare(c);
+        }
+    } catch (const std::exception &error) {
+        state.SkipWithError(error.what());
+        return;
+    }
+    ++repetition_;
+    std::vector<std::size_t> order(entries().size());
+    std::iota(order.begin(), order.end(), 0);
+    std::vector<std::vector<double>> seconds(order.size());
+    for ([[maybe_unused]] const auto round : state) {
+        std::ranges::shuffle(order, random_);
+        for (const std::size_t competitor : order) {
+            seconds[competitor].push_back(turn(competitor));
+        }
+        state.SetIterationTime(seconds[0].back() * static_cast<double>(prepared_->calls));
+    }
+    for (const std::size_t competitor : order) {
+        state.counters[entries()[competitor].name] = spread_of(seconds[competitor]).median * 1e9;
+    }
+    state.counters["bytes"] = static_cast<double>(prepared_->problem.written_bytes);
+    state.SetLabel(prepared_->kernel);
+}
