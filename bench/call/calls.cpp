@@ -119,6 +119,11 @@ std::vector<Call> calls() {
     }
     kvappend_plan_destroy(plan);
     add("CUDA, dense, 8 heads of 128", d, run);
+    add("CUDA, 80 such layers, a call each", d, [](const Step &s) {
+        for (int layer = 0; layer < 80; ++layer) {
+            s.run();
+        }
+    });
     add("CUDA, 80 such layers in one call", d, [](const Step &s) { s.run_layers(); })->make_layers(80);
     kvappend_descriptor paged = step(KVAPPEND_BACKEND_CUDA, 64, 8, 128);
     paged.addressing = KVAPPEND_ADDRESSING_PAGED;
