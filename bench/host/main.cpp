@@ -29,7 +29,8 @@ struct Options {
 
 void declare(CLI::App &app, Options &options) {
     app.add_flag("--short", options.brief, "A few cases only, which takes some 20 seconds");
-    app.add_flag("--list", options.list, "Only the names of the cases");
+    app.add_flag("--list", options.list,
+                 "Only say what cases there are: name, heads, dimensions of K and of V, bytes of an element");
     app.add_option("--filter", options.filter, "Only cases whose name has a match of this regular expression");
     app.add_option("--json", options.json, "A file for all figures");
     app.add_option("--repetitions", options.repetitions, "How often each case is measured")
@@ -56,7 +57,10 @@ int run(const Options &options, char *program) {
     const std::vector<Case> cases = all_cases(options.brief);
     if (options.list) {
         for (const Case &c : cases) {
-            std::printf("%s\n", c.name().c_str());
+            const Model &m = *c.model;
+            std::printf("%s %lld %lld %lld %d\n", c.name().c_str(), static_cast<long long>(m.heads),
+                        static_cast<long long>(m.k_dim), static_cast<long long>(m.v_dim),
+                        m.element_type == KVAPPEND_ELEMENT_F32 ? 4 : 2);
         }
         return 0;
     }
