@@ -168,6 +168,7 @@ void Session::measure(benchmark::State &state, const Case &c) {
             prepare(c);
         }
     } catch (const std::exception &error) {
+        prepared_.reset(); // It is not all there.
         state.SkipWithError(error.what());
         return;
     }
