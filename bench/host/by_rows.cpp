@@ -30,18 +30,33 @@ void for_each_sample(const Problem &problem, const Indices &indices, const Rows 
     }
 }
 
+struct Axis {
+    std::int64_t count;
+    std::int64_t from;
+    std::int64_t to;
+};
+
+void copy(const Axis &outer, const Axis &inner, std::size_t bytes, const std::byte *fresh, std::byte *cache) {
+    for (std::int64_t i = 0; i < outer.count; ++i, fresh += outer.from, cache += outer.to) {
+        const std::byte *from = fresh;
+        std::byte *to = cache;
+        for (std::int64_t j = 0; j < inner.count; ++j, from += inner.from, to += inner.to) {
+            std::memcpy(to, from, bytes);
+        }
+    }
+}
+
 void append_dense(const Problem &problem, const Indices &indices, const Rows &tensor, const std::byte *fresh,
                   std::byte *cache) {
     for_each_sample(problem, indices, tensor, fresh, cache, [&](const Sample &sample) {
         const std::int64_t first = std::max<std::int64_t>(0, -sample.offset);
         const std::int64_t end = std::min(sample.rows, problem.descriptor.cache_rows - sample.offset);
-        for (std::int64_t h = 0; h < tensor.heads; ++h) {
-            const std::byte *from = sample.fresh + h * tensor.new_head + first * tensor.new_row;
-            std::byte *to = sample.cache + h * tensor.head + (sample.offset + first) * tensor.row;
-            for (std::int64_t l = first; l < end; ++l, from += tensor.new_row, to += tensor.row) {
-                std::memcpy(to, from, tensor.bytes);
-            }
-        }
+        // In the order in which the new rows lie: where tokens are outside, heads outside takes up to twice as long.
+        const Axis rows{end - first, tensor.new_row, tensor.row};
+        const Axis heads{tensor.heads, tensor.new_head, tensor.head};
+        const bool by_token = tensor.new_row > tensor.new_head;
+        copy(by_token ? rows : heads, by_token ? heads : rows, tensor.bytes, sample.fresh + first * tensor.new_row,
+             sample.cache + (sample.offset + first) * tensor.row);
     });
 }
 

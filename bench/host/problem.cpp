@@ -8,10 +8,6 @@
 
 namespace {
 
-std::int64_t element_bytes(std::int32_t type) {
-    return type == KVAPPEND_ELEMENT_F64 ? 8 : type == KVAPPEND_ELEMENT_F32 ? 4 : 2;
-}
-
 void set_strides(std::int64_t (&strides)[3], bool by_token, std::int64_t heads, std::int64_t rows, std::int64_t dim) {
     strides[KVAPPEND_AXIS_BATCH] = heads * rows * dim;
     strides[KVAPPEND_AXIS_HEAD] = by_token ? dim : rows * dim;
@@ -58,15 +54,15 @@ void set_pages(Problem &problem, std::int64_t batch, std::int64_t page_rows) {
 } // namespace
 
 Problem make_problem(const Model &model, const Layout &layout, const Step &step, std::size_t most_cache_bytes) {
-    const std::int64_t width = element_bytes(model.element_type);
+    const std::int64_t width = element_bytes(model);
     const std::int64_t token_bytes = model.heads * (model.k_dim + model.v_dim) * width;
     const bool ring = layout.addressing == KVAPPEND_ADDRESSING_RING;
     const bool tokens = layout.addressing == KVAPPEND_ADDRESSING_SLOTS || layout.lengths == KVAPPEND_LENGTHS_PACKED;
 
     Problem problem{};
     problem.element_bytes = static_cast<std::size_t>(width);
-    const auto most = static_cast<std::size_t>(step.batch * token_bytes);
-    problem.sequence_rows = static_cast<std::int64_t>(std::bit_floor(most_cache_bytes / most));
+    const auto position_bytes = static_cast<std::size_t>(step.batch * token_bytes);
+    problem.sequence_rows = static_cast<std::int64_t>(std::bit_floor(most_cache_bytes / position_bytes));
     problem.sequence_rows = std::clamp<std::int64_t>(problem.sequence_rows, 64, 4096);
     if (ring) {
         problem.sequence_rows = std::min(problem.sequence_rows, model.window != 0 ? model.window : 1024);

@@ -6,6 +6,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <cstddef>
 #include <map>
 #include <string>
 #include <utility>
@@ -22,7 +23,6 @@ public:
 
     // Cases that could not be measured, or whose bytes were wrong.
     std::size_t failures() const { return failures_; }
-    std::size_t successes() const { return results_.size(); }
     // Throws std::runtime_error where the file cannot be written.
     void write_json(const std::string &path) const;
 
