@@ -78,15 +78,16 @@ Report::Report(Description description, double copy_bandwidth, const std::vector
     }
     std::printf(
         "\nTimes are medians of a call in microseconds, by events on the device. \"stream\": calls put in a stream one "
-        "by one; \"graph\": the same calls\ncaptured and replayed. Warm: one behind the other, of the same bytes. "
-        "Cold: "
-        "each behind a fill of twice L2, with two events of its own,\nwhose cost is in it, as \"empty\" shows, the "
-        "time "
-        "of a kernel that does nothing. \"%%\": bytes read and written, of the copy bandwidth.\nA ratio is another's "
-        "time "
-        "by the library's, min < median < max of the repetitions: 1 is as fast, more is faster. \"memcpy\" copies as "
-        "many\nbytes in one piece by cudaMemcpyAsync, which is the limit; \"elements\": two kernels, K then V, of one "
-        "thread an element; \"batch\":\ncudaMemcpyBatchAsync, where it can, of as many pieces as there are.\n\n");
+        "by "
+        "one, so that the host\ncounts where it is slower than the device; \"graph\": the same calls captured and "
+        "replayed. Warm: one behind the other, of the same\nbytes. Cold: each behind a fill of twice L2, with two "
+        "events "
+        "of its own, whose cost is in it, as \"empty\" shows, the time of a kernel\nthat does nothing. \"%%\": bytes "
+        "read and written, of the copy bandwidth; warm ones may exceed it.\nA ratio is another's time by the "
+        "library's, "
+        "min < median < max of the repetitions: 1 is as fast, more is faster. \"memcpy\" copies as many\nbytes in one "
+        "piece by cudaMemcpyAsync, which is the limit; \"elements\": two kernels, K then V, of one thread an element; "
+        "\"batch\":\ncudaMemcpyBatchAsync, where it can, of as many pieces as there are.\n\n");
     std::printf("%-*s %9s %7s %9s %6s", width_, "case", "bytes", "pieces", "us", "%");
     for (const char *const other : others) {
         std::printf("   %20s", (std::string("ratio to ") + other).c_str());

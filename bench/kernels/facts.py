@@ -34,12 +34,14 @@ def resident_blocks(architecture, registers, threads):
 
 
 def print_kernels(facts):
+    print("Registers, bytes spilled and of stack, by ptxas; blocks that a multiprocessor holds at once; instructions of "
+          "the kernel, and of\nthe innermost loop with accesses of its widest kind, predicated ones too.\n")
     print("kernel           arch  registers  spilled  stack  blocks/SM     code  "
           "copying loop: instructions  loads    stores   loads before a store  instructions/16 B")
     for kernel, architectures in facts.items():
         for architecture, of in architectures.items():
-            row = (f"{kernel:<16} {architecture:>4} {of['registers']:>10} {of['spilled_bytes']:>8} {of['stack_bytes']:>6}"
-                   f" {of['blocks_per_multiprocessor'] or '-':>10} {of.get('instructions', '-'):>8}")
+            row = (f"{kernel:<16} {architecture:>4} {of['registers']:>10} {of['spilled_bytes']:>8}"
+                   f" {of['stack_bytes']:>6} {of['blocks_per_multiprocessor'] or '-':>10} {of.get('instructions', '-'):>8}")
             if loop := of.get("loop"):
                 row += (f"  {loop['instructions']:>26}  {loop['loads']:>2} x {loop['load_bytes']:>2} B"
                         f"  {loop['stores']:>2} x {loop['store_bytes']:>2} B {loop['loads_before_first_store']:>20}"
