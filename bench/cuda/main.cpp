@@ -5,16 +5,34 @@
 #include "session.hpp"
 
 #include <CLI/CLI.hpp>
+#include <regex.h>
 
 #include <cstdio>
 #include <exception>
-#include <regex>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 namespace {
 
 constexpr int skipped = 77;
+
+// An extended regular expression, as those of Google Benchmark.
+class Pattern {
+public:
+    explicit Pattern(const std::string &text) {
+        if (regcomp(&compiled_, text.c_str(), REG_EXTENDED | REG_NOSUB) != 0) {
+            throw std::runtime_error(text + " is no regular expression");
+        }
+    }
+    Pattern(const Pattern &) = delete;
+    Pattern &operator=(const Pattern &) = delete;
+    ~Pattern() { regfree(&compiled_); }
+    bool matches(const std::string &text) const { return regexec(&compiled_, text.c_str(), 0, nullptr, 0) == 0; }
+
+private:
+    regex_t compiled_{};
+};
 
 struct Options {
     bool brief = false;
@@ -48,9 +66,9 @@ void declare(CLI::App &app, Options &options) {
 
 int run(Options options) {
     std::vector<Case> cases;
-    const std::regex filter(options.filter);
+    const Pattern filter(options.filter);
     for (const Case &c : all_cases(options.brief)) {
-        if (std::regex_search(c.name(), filter)) {
+        if (filter.matches(c.name())) {
             cases.push_back(c);
         }
     }
