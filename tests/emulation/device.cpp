@@ -31,6 +31,13 @@ int attribute_of(cudaDeviceAttr attribute, const internal::Device &of) {
         return 48 * 1024;
     case cudaDevAttrWarpSize:
         return 32;
+    case cudaDevAttrClockRate:
+    case cudaDevAttrMemoryClockRate:
+        return 1000 * 1000;
+    case cudaDevAttrGlobalMemoryBusWidth:
+        return 64;
+    case cudaDevAttrL2CacheSize:
+        return 1 << 20;
     case cudaDevAttrMultiProcessorCount:
         return of.multiprocessors;
     case cudaDevAttrMaxThreadsPerMultiProcessor:
@@ -170,6 +177,19 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int ind
             return cudaErrorInvalidValue;
         }
         *value = known;
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int index) {
+    return perform(Call::GetDeviceProperties, Needs::Driver, [&] {
+        if (index < 0 || index >= device_count()) {
+            return cudaErrorInvalidDevice;
+        }
+        if (properties == nullptr) {
+            return cudaErrorInvalidValue;
+        }
+        *properties = {"emulated device"};
         return cudaSuccess;
     });
 }

@@ -38,9 +38,10 @@ void set_discard_launches(bool discard);
 enum class Call {
     // clang-format off
     GetLastError, PeekAtLastError, DriverGetVersion, RuntimeGetVersion,
-    GetDeviceCount, GetDevice, SetDevice, DeviceGetAttribute, DeviceSynchronize,
-    Malloc, Free, Memcpy, MemcpyAsync, Memset, MemsetAsync,
+    GetDeviceCount, GetDevice, SetDevice, DeviceGetAttribute, GetDeviceProperties, DeviceSynchronize,
+    Malloc, Free, Memcpy, MemcpyAsync, MemcpyBatchAsync, Memset, MemsetAsync,
     StreamCreate, StreamCreateWithFlags, StreamDestroy, StreamSynchronize, StreamQuery,
+    EventCreate, EventDestroy, EventRecord, EventElapsedTime,
     StreamBeginCapture, StreamEndCapture, StreamIsCapturing,
     GraphInstantiate, GraphLaunch, GraphDestroy, GraphExecDestroy,
     FuncGetAttributes, LaunchKernelEx

@@ -5,6 +5,7 @@
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <numeric>
@@ -467,6 +468,74 @@ TEST_CASE("a captured graph replays the launch", "[emulation]") {
     CHECK(cudaGraphExecDestroy(executable) == cudaSuccess);
     CHECK(cudaGraphLaunch(executable, machine.stream) == cudaErrorInvalidValue);
     CHECK(cudaStreamEndCapture(machine.stream, &graph) == cudaErrorIllegalState);
+}
+
+TEST_CASE("events know when their turn came", "[emulation]") {
+    Machine machine;
+    cudaEvent_t begin = nullptr;
+    cudaEvent_t end = nullptr;
+    float milliseconds = -1;
+    REQUIRE(cudaEventCreate(&begin) == cudaSuccess);
+    REQUIRE(cudaEventCreate(&end) == cudaSuccess);
+    CHECK(cudaEventElapsedTime(&milliseconds, begin, end) == cudaErrorInvalidResourceHandle); // never recorded
+    CHECK(cudaEventRecord(begin, machine.stream) == cudaSuccess);
+    CHECK(cudaEventRecordWithFlags(end, machine.stream, cudaEventRecordDefault) == cudaSuccess);
+    CHECK(cudaEventRecordWithFlags(end, machine.stream, cudaEventRecordExternal) == cudaErrorInvalidValue);
+    CHECK(cudaEventElapsedTime(&milliseconds, begin, end) == cudaErrorNotReady);
+    CHECK(cudaStreamSynchronize(machine.stream) == cudaSuccess);
+    CHECK(cudaEventElapsedTime(&milliseconds, begin, end) == cudaSuccess);
+    CHECK(milliseconds >= 0);
+    CHECK(cudaEventElapsedTime(&milliseconds, end, begin) == cudaSuccess);
+    CHECK(milliseconds <= 0);
+
+    // In a graph only an external recording is one: of the two it is the later.
+    REQUIRE(cudaStreamBeginCapture(machine.stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+    CHECK(cudaEventRecordWithFlags(begin, machine.stream, cudaEventRecordExternal) == cudaSuccess);
+    CHECK(cudaEventRecord(end, machine.stream) == cudaSuccess);
+    cudaGraph_t graph = nullptr;
+    REQUIRE(cudaStreamEndCapture(machine.stream, &graph) == cudaSuccess);
+    cudaGraphExec_t executable = nullptr;
+    REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+    REQUIRE(cudaGraphLaunch(executable, machine.stream) == cudaSuccess);
+    CHECK(cudaStreamSynchronize(machine.stream) == cudaSuccess);
+    CHECK(cudaEventElapsedTime(&milliseconds, begin, end) == cudaSuccess);
+    CHECK(milliseconds < 0);
+    CHECK(cudaGraphExecDestroy(executable) == cudaSuccess);
+    CHECK(cudaGraphDestroy(graph) == cudaSuccess);
+
+    CHECK(cudaEventDestroy(end) == cudaSuccess);
+    CHECK(cudaEventRecord(end, machine.stream) == cudaErrorInvalidResourceHandle);
+    CHECK(cudaEventDestroy(end) == cudaErrorInvalidResourceHandle);
+    CHECK(cudaEventDestroy(begin) == cudaSuccess);
+}
+
+TEST_CASE("a batch of copies is one after the other, or none", "[emulation]") {
+    Machine machine;
+    auto *from = machine.allocate<unsigned char>(8);
+    auto *to = machine.allocate<unsigned char>(8);
+    const unsigned char values[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    REQUIRE(cudaMemcpy(from, values, sizeof values, cudaMemcpyHostToDevice) == cudaSuccess);
+    REQUIRE(cudaMemset(to, 0, 8) == cudaSuccess);
+    void *const destinations[] = {to + 4, to};
+    const void *const sources[] = {from, from + 6};
+    std::size_t bytes[] = {3, 3};
+    cudaMemcpyAttributes attributes{cudaMemcpySrcAccessOrderStream, 0};
+    std::size_t first = 0;
+    const auto copy = [&] {
+        return cudaMemcpyBatchAsync(destinations, sources, bytes, 2, &attributes, &first, 1, machine.stream);
+    };
+    CHECK(copy() == cudaErrorInvalidValue); // The second leaves its source.
+    bytes[1] = 2;
+    attributes.srcAccessOrder = cudaMemcpySrcAccessOrderInvalid;
+    CHECK(copy() == cudaErrorInvalidValue);
+    attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
+    unsigned char found[8] = {};
+    CHECK(cudaMemcpy(found, to, sizeof found, cudaMemcpyDeviceToHost) == cudaSuccess);
+    CHECK(std::count(found, found + 8, 0) == 8);
+    CHECK(copy() == cudaSuccess);
+    CHECK(cudaMemcpy(found, to, sizeof found, cudaMemcpyDeviceToHost) == cudaSuccess);
+    const unsigned char expected[8] = {7, 8, 0, 0, 1, 2, 3, 0};
+    CHECK(std::memcmp(found, expected, sizeof found) == 0);
 }
 
 TEST_CASE("what must not be done during a capture invalidates it", "[emulation]") {

@@ -231,6 +231,33 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, std::size_t bytes, cudaM
                    [&] { return do_later(stream, copy_check(to, from, bytes, kind), copy_action(to, from, bytes)); });
 }
 
+cudaError_t cudaMemcpyBatchAsync(void *const *to, const void *const *from, const std::size_t *bytes, std::size_t count,
+                                 cudaMemcpyAttributes *attributes, std::size_t *attributes_from,
+                                 std::size_t attributes_count, cudaStream_t handle) {
+    return perform(Call::MemcpyBatchAsync, Needs::Device, [&] {
+        if (is_default_stream(handle) || count == 0 || to == nullptr || from == nullptr || bytes == nullptr ||
+            attributes == nullptr || attributes_from == nullptr || attributes_count != 1 || attributes_from[0] != 0 ||
+            attributes[0].srcAccessOrder < cudaMemcpySrcAccessOrderStream ||
+            attributes[0].srcAccessOrder > cudaMemcpySrcAccessOrderAny) {
+            return cudaErrorInvalidValue;
+        }
+        for (std::size_t i = 0; i < count; ++i) { // All are checked before the first is put in the stream.
+            if (const cudaError_t error = check_copy(to[i], from[i], bytes[i], cudaMemcpyDefault);
+                error != cudaSuccess) {
+                return error;
+            }
+        }
+        for (std::size_t i = 0; i < count; ++i) {
+            const cudaError_t error = do_later(handle, copy_check(to[i], from[i], bytes[i], cudaMemcpyDefault),
+                                               copy_action(to[i], from[i], bytes[i]));
+            if (error != cudaSuccess) {
+                return error;
+            }
+        }
+        return cudaSuccess;
+    });
+}
+
 cudaError_t cudaMemset(void *to, int value, std::size_t bytes) {
     return perform(Call::Memset, Needs::Device,
                    [&] { return do_now([=] { return check_set(to, bytes); }, set_action(to, value, bytes)); });

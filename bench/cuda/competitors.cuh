@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ways to do a call's copy that are measured against each other. Each puts its work in a stream.
+#pragma once
+
+#include "device.cuh"
+#include "elements.cuh"
+#include "pieces.hpp"
+
+#include <kvappend/kvappend.h>
+
+#include <algorithm>
+#include <iterator>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+// A call with its arrays of indices on the device. The new rows and the caches are the session's.
+struct Call {
+    Call(const Problem &of, const Indices &with, std::byte *new_rows, std::byte *caches)
+        : problem(of), indices(with), fresh(new_rows), cache(caches), pieces(pieces_of(of, with)),
+          places(uploaded(with.places)), lengths(uploaded(with.lengths)), samples(uploaded(samples_of_tokens(with))),
+          page_table(uploaded(of.page_table)), page_indptr(uploaded(of.page_indptr)) {}
+
+    const Problem &problem;
+    const Indices &indices;
+    std::byte *const fresh;
+    std::byte *const cache;
+    const std::vector<Piece> pieces;
+    const Memory places, lengths, samples, page_table, page_indptr;
+};
+
+class Competitor {
+public:
+    virtual ~Competitor() = default;
+    // Throws where a call fails.
+    virtual void enqueue(cudaStream_t stream) = 0;
+};
+
+inline void require(kvappend_status status) {
+    if (status != KVAPPEND_SUCCESS) {
+        throw std::runtime_error(std::string(kvappend_status_name(status)) + ": " + kvappend_last_error_message());
+    }
+}
+
+class Library final : public Competitor {
+public:
+    explicit Library(const Call &call) {
+        const Problem &problem = call.problem;
+        kvappend_plan *plan = nullptr;
+        require(kvappend_plan_create(&problem.descriptor, nullptr, &plan));
+        plan_.reset(plan);
+        args_.k_new = call.fresh;
+        args_.k_new_bytes = problem.v_new_at;
+        args_.v_new = call.fresh + problem.v_new_at;
+        args_.v_new_bytes = problem.new_bytes - problem.v_new_at;
+        args_.k_cache = call.cache;
+        args_.k_cache_bytes = problem.cache_bytes;
+        args_.v_cache = call.cache + problem.v_cache_at;
+        args_.v_cache_bytes = problem.cache_bytes - problem.v_cache_at;
+        args_.cache_offsets = args_.slots = call.places.get();
+        args_.cache_offsets_bytes = args_.slots_bytes = call.indices.places.size() * sizeof(std::int64_t);
+        args_.lengths = static_cast<const std::int32_t *>(call.lengths.get());
+        args_.lengths_bytes = call.indices.lengths.size() * sizeof(std::int32_t);
+        args_.page_table = static_cast<const std::int32_t *>(call.page_table.get());
+        args_.page_table_bytes = problem.page_table.size() * sizeof(std::int32_t);
+        args_.page_indptr = static_cast<const std::int32_t *>(call.page_indptr.get());
+        args_.page_indptr_bytes = problem.page_indptr.size() * sizeof(std::int32_t);
+    }
+
+    void enqueue(cudaStream_t stream) override { require(kvappend_plan_run(plan_.get(), &args_, nullptr, 0, stream)); }
+
+    std::string kernel() const {
+        kvappend_sku sku = KVAPPEND_SKU_INIT;
+        require(kvappend_plan_get_sku(plan_.get(), &sku));
+        return sku.kernel_name;
+    }
+
+private:
+    struct Destroy {
+        void operator()(kvappend_plan *plan) const { kvappend_plan_destroy(plan); }
+    };
+    std::unique_ptr<kvappend_plan, Destroy> plan_;
+    kvappend_args args_ = KVAPPEND_ARGS_INIT;
+};
+
+// The limit: as many bytes in one piece.
+class OnePiece final : public Competitor {
+public:
+    explicit OnePiece(const Call &call) : call_(call) {}
+    void enqueue(cudaStream_t stream) override {
+        require(
+            cudaMemcpyAsync(call_.cache, call_.fresh, call_.problem.written_bytes, cudaMemcpyDeviceToDevice, stream),
+            "cudaMemcpyAsync");
+    }
+
+private:
+    const Call &call_;
+};
+
+class Elements final : public Competitor {
+public:
+    explicit Elements(const Call &call) : wide_(call.problem.descriptor.element_type == KVAPPEND_ELEMENT_F32) {
+        const kvappend_descriptor &d = call.problem.descriptor;
+        copies_[0] = copy_of(call, d.k_dim, d.k_new_strides, d.k_cache_strides, 0, 0);
+        copies_[1] =
+            copy_of(call, d.v_dim, d.v_new_strides, d.v_cache_strides, call.problem.v_new_at, call.problem.v_cache_at);
+    }
+
+    void enqueue(cudaStream_t stream) override {
+        for (const ElementCopy &copy : copies_) {
+            cudaLaunchConfig_t config{};
+            config.blockDim = dim3(256);
+            config.gridDim = dim3(static_cast<unsigned>((copy.elements + 255) / 256));
+            config.stream = stream;
+            require(
+                cudaLaunchKernelEx(&config, wide_ ? copy_elements<unsigned int> : copy_elements<unsigned short>, copy),
+                "cudaLaunchKernelEx");
+        }
+    }
+
+private:
+    static ElementCopy copy_of(const Call &call, std::int64_t dim, const std::int64_t (&from)[3],
+                               const std::int64_t (&to)[3], std::size_t new_at, std::size_t cache_at) {
+        const kvappend_descriptor &d = call.problem.descriptor;
+        const bool packed = d.lengths == KVAPPEND_LENGTHS_PACKED;
+        ElementCopy copy{};
+        copy.from = call.fresh + new_at;
+        copy.to = call.cache + cache_at;
+        std::copy(std::begin(from), std::end(from), copy.from_strides);
+        std::copy(std::begin(to), std::end(to), copy.to_strides);
+        copy.elements = (packed ? 1 : d.batch) * d.heads * d.new_rows * dim;
+        copy.heads = d.heads;
+        copy.rows = d.new_rows;
+        copy.dim = dim;
+        copy.by_token = from[KVAPPEND_AXIS_HEAD] < from[KVAPPEND_AXIS_ROW];
+        copy.addressing = d.addressing;
+        copy.cache_rows = d.cache_rows;
+        copy.sink_rows = d.sink_rows;
+        copy.table_entries = d.table_entries;
+        copy.places = static_cast<const std::int64_t *>(call.places.get());
+        if (packed) {
+            copy.samples = static_cast<const std::int32_t *>(call.samples.get());
+            copy.lengths = static_cast<const std::int32_t *>(call.lengths.get());
+        }
+        copy.page_table = static_cast<const std::int32_t *>(call.page_table.get());
+        copy.page_indptr = static_cast<const std::int32_t *>(call.page_indptr.get());
+        return copy;
+    }
+
+    const bool wide_;
+    ElementCopy copies_[2];
+};
+
+#if CUDART_VERSION >= 12080
+// What CUDA offers for many copies at once.
+class Batch final : public Competitor {
+public:
+    explicit Batch(const Call &call) {
+        for (const Piece &piece : call.pieces) {
+            from_.push_back(call.fresh + piece.from);
+            to_.push_back(call.cache + piece.to);
+            bytes_.push_back(piece.bytes);
+        }
+    }
+
+    void enqueue(cudaStream_t stream) override {
+        cudaMemcpyAttributes attributes{};
+        attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
+        std::size_t first = 0;
+#if CUDART_VERSION >= 13000
+        require(cudaMemcpyBatchAsync(to_.data(), from_.data(), bytes_.data(), bytes_.size(), &attributes, &first, 1,
+                                     stream),
+                "cudaMemcpyBatchAsync");
+#else
+        std::size_t failed = 0;
+        require(cudaMemcpyBatchAsync(to_.data(), from_.data(), bytes_.data(), bytes_.size(), &attributes, &first, 1,
+                                     &failed, stream),
+                "cudaMemcpyBatchAsync");
+#endif
+    }
+
+private:
+#if CUDART_VERSION >= 13000
+    std::vector<const void *> from_;
+#else
+    std::vector<void *> from_;
+#endif
+    std::vector<void *> to_;
+    std::vector<std::size_t> bytes_;
+};
+#endif
+
+class Nothing final : public Competitor {
+public:
+    void enqueue(cudaStream_t stream) override {
+        cudaLaunchConfig_t config{};
+        config.blockDim = dim3(32);
+        config.gridDim = dim3(1);
+        config.stream = stream;
+        require(cudaLaunchKernelEx(&config, do_nothing, 0), "cudaLaunchKernelEx");
+    }
+};

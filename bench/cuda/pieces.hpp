@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a call copies, stated apart from the library: so its bytes can be checked, and others can be told to copy them.
+#pragma once
+
+#include "../host/problem.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+// A run of adjacent bytes: from so many bytes into the new rows to so many bytes into the caches.
+struct Piece {
+    std::size_t from;
+    std::size_t to;
+    std::size_t bytes;
+};
+
+// As few as there can be: rows that are adjacent on both sides are one piece.
+std::vector<Piece> pieces_of(const Problem &problem, const Indices &indices);
+
+// Which sample each token belongs to, where samples have rows of their own in one tensor [T, H, D].
+std::vector<std::int32_t> samples_of_tokens(const Indices &indices);
