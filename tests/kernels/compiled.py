@@ -29,11 +29,12 @@ def compile_kernels(nvcc, include, source, folder, architecture, kind):
 
 
 def name_of(entry):
-    """append<4, DensePlacing> is cuda_dense_b16: it moves at most 1 << 4 bytes an access. Other kernels have no name in
-    the table."""
-    found = re.match(r"\W*_ZN8kvappend\d+(?:appendILj(\d+)ENS_\d+(Dense|Row)Placing|([a-z_]+?)ENS_)", entry)
-    width, placing, other = found.groups()
-    return other or f"cuda_{ {'Dense': 'dense', 'Row': 'rows'}[placing]}_b{1 << int(width)}"
+    """append<4, DensePlacing, 1> is cuda_dense_b16: it moves at most 1 << 4 bytes an access. With more layers it is
+    cuda_dense_layers_b16. Other kernels have no name in the table."""
+    found = re.match(r"\W*_ZN8kvappend\d+(?:appendILj(\d+)ENS_\d+(Dense|Row)PlacingELj(\d+)E|([a-z_]+?)ENS_)", entry)
+    width, placing, layers, other = found.groups()
+    return other or "_".join(["cuda", {"Dense": "dense", "Row": "rows"}[placing], *["layers"] * (layers != "1"),
+                              f"b{1 << int(width)}"])
 
 
 def resources(report):
