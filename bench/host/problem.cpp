@@ -67,7 +67,9 @@ Problem make_problem(const Model &model, const Layout &layout, const Step &step,
     if (ring) {
         problem.sequence_rows = std::min(problem.sequence_rows, model.window != 0 ? model.window : 1024);
     } else {
-        problem.sequence_rows = std::max(problem.sequence_rows, step.rows);
+        // A packed sample may have half as many rows more.
+        const std::int64_t more = layout.lengths == KVAPPEND_LENGTHS_PACKED ? step.rows / 2 : 0;
+        problem.sequence_rows = std::max(problem.sequence_rows, step.rows + more);
     }
 
     kvappend_descriptor &d = problem.descriptor;
