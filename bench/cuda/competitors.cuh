@@ -45,10 +45,12 @@ inline void require(kvappend_status status) {
 
 class Library final : public Competitor {
 public:
-    explicit Library(const Call &call) {
+    explicit Library(const Call &call, std::int32_t flags = 0) {
         const Problem &problem = call.problem;
+        kvappend_descriptor descriptor = problem.descriptor;
+        descriptor.flags |= flags;
         kvappend_plan *plan = nullptr;
-        require(kvappend_plan_create(&problem.descriptor, nullptr, &plan));
+        require(kvappend_plan_create(&descriptor, nullptr, &plan));
         plan_.reset(plan);
         args_.k_new = call.fresh;
         args_.k_new_bytes = problem.v_new_at;
@@ -70,6 +72,8 @@ public:
 
     void enqueue(cudaStream_t stream) override { require(kvappend_plan_run(plan_.get(), &args_, nullptr, 0, stream)); }
 
+    const kvappend_plan *plan() const { return plan_.get(); }
+    const kvappend_args &args() const { return args_; }
     std::string kernel() const {
         kvappend_sku sku = KVAPPEND_SKU_INIT;
         require(kvappend_plan_get_sku(plan_.get(), &sku));
@@ -82,6 +86,49 @@ private:
     };
     std::unique_ptr<kvappend_plan, Destroy> plan_;
     kvappend_args args_ = KVAPPEND_ARGS_INIT;
+};
+
+// The library with one launch for several layers, of which the first is the call's and the others have rows and caches
+// of their own.
+class Layers final : public Competitor {
+public:
+    static constexpr std::size_t count = 32;
+
+    static std::size_t bytes_for(const Problem &problem) { return (count - 1) * bytes_of_layer(problem); }
+
+    explicit Layers(const Call &call)
+        : one_(call), memory_(allocate(bytes_for(call.problem))), plans_(count, one_.plan()),
+          args_(count, one_.args()) {
+        const Problem &problem = call.problem;
+        require(cudaMemset(memory_.get(), 0, bytes_for(problem)), "cudaMemset");
+        auto *layer = static_cast<std::byte *>(memory_.get());
+        for (std::size_t i = 1; i < count; ++i, layer += bytes_of_layer(problem)) {
+            std::byte *const cache = layer + round_up(problem.new_bytes);
+            args_[i].k_new = layer;
+            args_[i].v_new = layer + problem.v_new_at;
+            args_[i].k_cache = cache;
+            args_[i].v_cache = cache + problem.v_cache_at;
+        }
+        for (const kvappend_args &args : args_) {
+            pointers_.push_back(&args);
+        }
+    }
+
+    void enqueue(cudaStream_t stream) override {
+        require(kvappend_plan_run_layers(plans_.data(), pointers_.data(), count, nullptr, 0, stream));
+    }
+
+private:
+    static std::size_t round_up(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
+    static std::size_t bytes_of_layer(const Problem &problem) {
+        return round_up(problem.new_bytes) + round_up(problem.cache_bytes);
+    }
+
+    const Library one_;
+    const Memory memory_;
+    const std::vector<const kvappend_plan *> plans_;
+    std::vector<kvappend_args> args_;
+    std::vector<const kvappend_args *> pointers_;
 };
 
 // The limit: as many bytes in one piece.

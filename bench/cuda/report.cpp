@@ -87,7 +87,11 @@ Report::Report(Description description, double copy_bandwidth, const std::vector
         "library's, "
         "min < median < max of the repetitions: 1 is as fast, more is faster. \"memcpy\" copies as many\nbytes in one "
         "piece by cudaMemcpyAsync, which is the limit; \"elements\": two kernels, K then V, of one thread an element; "
-        "\"batch\":\ncudaMemcpyBatchAsync, where it can, of as many pieces as there are.\n\n");
+        "\"batch\":\ncudaMemcpyBatchAsync, where it can, of as many pieces as there are; \"programmatic\": the library "
+        "by "
+        "programmatic dependent launch, one call behind\nthe other; \"layers\": by one launch for 32 layers, the time "
+        "of "
+        "one.\n\n");
     std::printf("%-*s %9s %7s %9s %6s", width_, "case", "bytes", "pieces", "us", "%");
     for (const char *const other : others) {
         std::printf("   %20s", (std::string("ratio to ") + other).c_str());

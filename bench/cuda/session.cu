@@ -14,6 +14,7 @@ namespace {
 constexpr std::size_t mebibyte = std::size_t{1} << 20;
 // Between buffers, and for those that begin a little behind an aligned address.
 constexpr std::size_t slack = 256;
+constexpr std::size_t most_layers_bytes = 2048 * mebibyte;
 
 std::string version_text(int version) {
     return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
@@ -163,6 +164,7 @@ Result Session::measure(const Case &c) {
     struct Entrant {
         std::string name;
         std::unique_ptr<Competitor> competitor;
+        double appends = 1; // of one call
         int calls = 1;
         GraphExec graph;
     };
@@ -178,6 +180,11 @@ Result Session::measure(const Case &c) {
     enter("memcpy", std::make_unique<OnePiece>(call));
     enter("elements", std::make_unique<Elements>(call));
     enter("empty", std::make_unique<Nothing>());
+    enter("programmatic", std::make_unique<Library>(call, KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH));
+    if (!c.cold && Layers::bytes_for(problem) <= most_layers_bytes) {
+        enter("layers", std::make_unique<Layers>(call));
+        entrants.back().appends = Layers::count;
+    }
 #if CUDART_VERSION >= 12080
     if (call.pieces.size() <= settings_.most_pieces) {
         auto batch = std::make_unique<Batch>(call);
@@ -218,9 +225,9 @@ Result Session::measure(const Case &c) {
         for (const std::size_t at : order) {
             Entrant &entrant = entrants[at];
             result.in_stream[entrant.name].push_back(
-                1e9 * device.track.in_stream(*entrant.competitor, c.cold, entrant.calls));
+                1e9 / entrant.appends * device.track.in_stream(*entrant.competitor, c.cold, entrant.calls));
             if (entrant.graph.get() != nullptr) {
-                result.by_graph[entrant.name].push_back(1e9 *
+                result.by_graph[entrant.name].push_back(1e9 / entrant.appends *
                                                         device.track.by_graph(entrant.graph, c.cold, entrant.calls));
             }
         }

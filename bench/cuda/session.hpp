@@ -27,7 +27,8 @@ struct Settings {
 };
 
 // The names of what competes: the library, then those it is compared with.
-inline constexpr const char *competitor_names[] = {"library", "memcpy", "elements", "batch", "empty"};
+inline constexpr const char *competitor_names[] = {"library",      "memcpy", "elements", "batch",
+                                                   "programmatic", "layers", "empty"};
 
 struct Result {
     std::string kernel;
