@@ -12,11 +12,14 @@
 
 namespace kvappend {
 
-// What a plan runs on. The host leaves all of it zero.
+class Crew;
+
+// What a plan runs on. The host leaves all but the crew zero.
 struct Target {
     int device;
     int architecture; // ten times the compute capability
     int multiprocessors;
+    Crew *crew; // host: the plan's threads; NULL where it has none
 };
 
 struct Kernel {
@@ -48,6 +51,9 @@ struct Backend {
     Status (*settle)(const Problem &problem, const kvappend_args &args, CUstream_st *stream);
     // Brings memory that the backend can reach to the host, in the order of the stream, and waits for it.
     Status (*fetch)(void *to, const void *from, std::size_t bytes, CUstream_st *stream);
+    // Starts threads that help those who run the plan, and ends them. NULL where a backend has no use for such.
+    Status (*hire)(std::int32_t helpers, Target &target) = nullptr;
+    void (*dismiss)(Target &target) = nullptr;
 };
 
 const Backend &host_backend();
