@@ -47,7 +47,7 @@ public:
         : plans_(plans), args_(args), count_(count) {}
 
     std::size_t count() const override { return count_; }
-    kvappend::Append at(std::size_t index) override {
+    kvappend::LayerAppend at(std::size_t index) override {
         const kvappend::Plan &plan = plans_[index]->plan;
         const kvappend_args *args = args_[index];
         // It was read once already, and found fit.

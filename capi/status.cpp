@@ -41,6 +41,7 @@ const char *kvappend_status_name(kvappend_status status) {
         NAME(KVAPPEND_ERROR_INDEX_ORDER);
         NAME(KVAPPEND_ERROR_INDEX_RANGE);
         NAME(KVAPPEND_ERROR_DUPLICATE);
+        NAME(KVAPPEND_ERROR_HOST_THREADS);
 #undef NAME
     default:
         return "unknown kvappend_status";

@@ -108,8 +108,10 @@ static_assert(offsetof(kvappend_descriptor, v_piece_stride) == 240);
 static_assert(offsetof(kvappend_descriptor, skip_policy) == 248);
 static_assert(offsetof(kvappend_descriptor, reserved) == 252);
 
-static_assert(sizeof(kvappend_preference) == 16);
+static_assert(sizeof(kvappend_preference) == 24);
 static_assert(offsetof(kvappend_preference, kernel_name) == 8);
+static_assert(offsetof(kvappend_preference, host_threads) == 16);
+static_assert(offsetof(kvappend_preference, reserved) == 20);
 
 static_assert(sizeof(kvappend_args) == 200);
 static_assert(offsetof(kvappend_args, k_new) == 8);

@@ -12,11 +12,14 @@
 
 namespace kvappend {
 
-// What a plan runs on. The host leaves all of it zero.
+class Crew;
+
+// What a plan runs on. The host leaves all but the crew zero.
 struct Target {
     int device;
     int architecture; // ten times the compute capability
     int multiprocessors;
+    Crew *crew; // host: the plan's threads; NULL where it has none
 };
 
 struct Kernel {
@@ -34,7 +37,7 @@ struct Kernel {
 };
 
 // One of several appends of a call: what a plan consists of, and the buffers.
-struct Append {
+struct LayerAppend {
     const Problem *problem;
     const Target *target;
     const Kernel *kernel;
@@ -47,7 +50,7 @@ class Appends {
 public:
     virtual std::size_t count() const = 0;
     // Valid until the next call.
-    virtual Append at(std::size_t index) = 0;
+    virtual LayerAppend at(std::size_t index) = 0;
 
 protected:
     ~Appends() = default;
@@ -70,6 +73,9 @@ struct Backend {
     Status (*settle)(const Problem &problem, const kvappend_args &args, CUstream_st *stream);
     // Brings memory that the backend can reach to the host, in the order of the stream, and waits for it.
     Status (*fetch)(void *to, const void *from, std::size_t bytes, CUstream_st *stream);
+    // Starts threads that help those who run the plan, and ends them. NULL where a backend has no use for such.
+    Status (*hire)(std::int32_t helpers, Target &target) = nullptr;
+    void (*dismiss)(Target &target) = nullptr;
 };
 
 const Backend &host_backend();

@@ -121,32 +121,11 @@ KVAPPEND_HOST_DEVICE std::int64_t load_wide(const Addressing &a, const void *arr
                                : static_cast<std::int64_t>(load(static_cast<const std::int32_t *>(array) + i));
 }
 
-// What becomes of row `row` of sample `sample` of the source; there is one sample where the source has tokens for rows.
-// Right for all indices: no sum is formed that could leave its range, and no index array is read beyond its end.
+// What becomes of row `row` of the source, where rows have samples and `rows` are those of the sample.
 template <class Load>
-KVAPPEND_HOST_DEVICE Place find_place(const Addressing &a, const Indices &indices, std::int64_t sample,
-                                      std::int64_t row, Load load) {
-    Place place{Fate::padding, 0, 0, sample, row, 0};
-    if (a.kind == KVAPPEND_ADDRESSING_SLOTS) {
-        const std::int64_t slot = load_wide(a, indices.slots, row, load);
-        if (slot < 0 || slot == a.reserved_slot) {
-            return place;
-        }
-        place.position = static_cast<std::uint64_t>(slot);
-        const Quotient at = divide(place.position, static_cast<std::uint64_t>(a.cache_rows));
-        place.block = static_cast<std::int64_t>(at.quotient);
-        place.row = static_cast<std::int64_t>(at.remainder);
-        place.fate = place.block < a.cache_blocks ? Fate::written : Fate::above;
-        return place;
-    }
-    if (a.lengths == KVAPPEND_LENGTHS_PACKED) {
-        place.sample = find_sample(a, indices, row, load);
-        if (place.sample < 0) {
-            return place;
-        }
-    }
-    const SampleRows rows = rows_of_sample(a, indices, place.sample, load);
-    place.sample_row = row - rows.begin;
+KVAPPEND_HOST_DEVICE Place place_in_sample(const Addressing &a, const Indices &indices, std::int64_t sample,
+                                           const SampleRows &rows, std::int64_t row, Load load) {
+    Place place{Fate::padding, 0, 0, sample, row - rows.begin, 0};
     if (place.sample_row < 0 || place.sample_row >= rows.count) {
         return place;
     }
@@ -190,6 +169,33 @@ KVAPPEND_HOST_DEVICE Place find_place(const Addressing &a, const Indices &indice
         place.fate = rows.count - place.sample_row > window ? Fate::replaced : Fate::written;
     }
     return place;
+}
+
+// What becomes of row `row` of sample `sample` of the source; there is one sample where the source has tokens for rows.
+// Right for all indices: no sum is formed that could leave its range, and no index array is read beyond its end.
+template <class Load>
+KVAPPEND_HOST_DEVICE Place find_place(const Addressing &a, const Indices &indices, std::int64_t sample,
+                                      std::int64_t row, Load load) {
+    Place place{Fate::padding, 0, 0, sample, row, 0};
+    if (a.kind == KVAPPEND_ADDRESSING_SLOTS) {
+        const std::int64_t slot = load_wide(a, indices.slots, row, load);
+        if (slot < 0 || slot == a.reserved_slot) {
+            return place;
+        }
+        place.position = static_cast<std::uint64_t>(slot);
+        const Quotient at = divide(place.position, static_cast<std::uint64_t>(a.cache_rows));
+        place.block = static_cast<std::int64_t>(at.quotient);
+        place.row = static_cast<std::int64_t>(at.remainder);
+        place.fate = place.block < a.cache_blocks ? Fate::written : Fate::above;
+        return place;
+    }
+    if (a.lengths == KVAPPEND_LENGTHS_PACKED) {
+        place.sample = find_sample(a, indices, row, load);
+        if (place.sample < 0) {
+            return place;
+        }
+    }
+    return place_in_sample(a, indices, place.sample, rows_of_sample(a, indices, place.sample, load), row, load);
 }
 
 // Whether a row of this fate has a position but no place.

@@ -4,11 +4,30 @@
 #include "validate.hpp"
 
 #include <algorithm>
+#include <cinttypes>
 #include <cstring>
 
 namespace kvappend {
 
 namespace {
+
+Status check(const kvappend_preference &preference, const Backend &backend) {
+    constexpr std::int32_t most_threads = 1024;
+    if (preference.host_threads < 0 || preference.host_threads > most_threads) {
+        return fail(KVAPPEND_ERROR_HOST_THREADS, "preference.host_threads is %" PRId32 ": expected 0 to %" PRId32,
+                    preference.host_threads, most_threads);
+    }
+    if (preference.host_threads > 1 && backend.hire == nullptr) {
+        return fail(KVAPPEND_ERROR_CONFLICT,
+                    "preference.host_threads is %" PRId32 " and descriptor.backend is not KVAPPEND_BACKEND_HOST: "
+                    "expected 0 or 1",
+                    preference.host_threads);
+    }
+    if (preference.reserved != 0) {
+        return fail(KVAPPEND_ERROR_CONFLICT, "preference.reserved is %" PRId32 ": expected 0", preference.reserved);
+    }
+    return KVAPPEND_SUCCESS;
+}
 
 Status choose(const Backend &backend, const Target &target, const Problem &problem, const char *wanted,
               const Kernel *&chosen) {
@@ -48,11 +67,20 @@ Status choose(const Backend &backend, const Target &target, const Problem &probl
 
 } // namespace
 
+Plan::~Plan() {
+    if (target_.crew != nullptr) {
+        backend_->dismiss(target_);
+    }
+}
+
 Status Plan::create(const kvappend_descriptor &descriptor, const kvappend_preference &preference, Plan &plan) {
     if (const Status status = Problem::create(descriptor, plan.problem_); status != KVAPPEND_SUCCESS) {
         return status;
     }
     plan.backend_ = descriptor.backend == KVAPPEND_BACKEND_CUDA ? &cuda_backend() : &host_backend();
+    if (const Status status = check(preference, *plan.backend_); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
     if (const Status status = plan.backend_->open(plan.target_); status != KVAPPEND_SUCCESS) {
         return status;
     }
@@ -63,7 +91,11 @@ Status Plan::create(const kvappend_descriptor &descriptor, const kvappend_prefer
     if (const Status status = plan.kernel_->load(); status != KVAPPEND_SUCCESS) {
         return status;
     }
-    return plan.backend_->prepare(plan.problem_);
+    if (const Status status = plan.backend_->prepare(plan.problem_); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    const std::int32_t helpers = std::max(preference.host_threads - 1, 0);
+    return helpers > 0 && !plan.problem_.empty() ? plan.backend_->hire(helpers, plan.target_) : KVAPPEND_SUCCESS;
 }
 
 Status Plan::admit(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
@@ -110,7 +142,7 @@ Status Plan::run(const kvappend_args &args, const void *workspace, std::size_t w
 Status Plan::run_all(const Backend &backend, Appends &appends, CUstream_st *stream) {
     const auto for_each_settling = [&](auto act) {
         for (std::size_t i = 0; i < appends.count(); ++i) {
-            const Append append = appends.at(i);
+            const LayerAppend append = appends.at(i);
             if (!append.problem->empty() && append.problem->addressing.settles()) {
                 if (const Status status = act(append); status != KVAPPEND_SUCCESS) {
                     return fail_in_layer(status, i);
@@ -119,14 +151,15 @@ Status Plan::run_all(const Backend &backend, Appends &appends, CUstream_st *stre
         }
         return Status{KVAPPEND_SUCCESS};
     };
-    if (const Status status = for_each_settling([&](const Append &a) { return backend.admit(*a.problem, *a.args); });
+    if (const Status status =
+            for_each_settling([&](const LayerAppend &a) { return backend.admit(*a.problem, *a.args); });
         status != KVAPPEND_SUCCESS) {
         return status;
     }
     if (const Status status = backend.launch_all(appends, stream); status != KVAPPEND_SUCCESS) {
         return status;
     }
-    return for_each_settling([&](const Append &a) { return backend.settle(*a.problem, *a.args, stream); });
+    return for_each_settling([&](const LayerAppend &a) { return backend.settle(*a.problem, *a.args, stream); });
 }
 
 const Kernel *kernel_at(std::size_t index) {

@@ -10,6 +10,11 @@ namespace kvappend {
 
 class Plan {
 public:
+    Plan() = default;
+    Plan(const Plan &) = delete;
+    Plan &operator=(const Plan &) = delete;
+    ~Plan();
+
     // Checks, chooses and loads. The plan is unusable if this fails.
     static Status create(const kvappend_descriptor &descriptor, const kvappend_preference &preference, Plan &plan);
 

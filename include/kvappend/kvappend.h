@@ -66,7 +66,7 @@
  * cudaStreamCaptureModeGlobal.
  *
  * UNLOADING. Unload the library (dlclose) only when all that it launched is done, and no graph that holds a launch of
- * it will be replayed: kernels live in the library.
+ * it will be replayed: kernels live in the library. So do the threads of plans with host_threads: destroy these first.
  *
  * STRUCTS. Each struct starts with struct_size, which the caller sets to the sizeof it was compiled with: use the
  * _INIT macro, or the init function where macros are not at hand. A field that is zero has its documented default.
@@ -171,8 +171,8 @@ enum kvappend_status_code {
 
     /* descriptor.flags has a bit that is no KVAPPEND_FLAG_*. [plan_create] */
     KVAPPEND_ERROR_FLAGS = 40,
-    /* Two fields of the descriptor do not go together, or a field is set that its addressing does not use; the message
-     * names them. [plan_create] */
+    /* Two fields do not go together, or a field is set that its addressing does not use; the message names them.
+     * [plan_create] */
     KVAPPEND_ERROR_CONFLICT = 41,
     /* descriptor.skip_policy is no KVAPPEND_SKIP_*. [plan_create] */
     KVAPPEND_ERROR_SKIP_POLICY = 42,
@@ -185,7 +185,10 @@ enum kvappend_status_code {
     /* A length, pad, block or page index is out of its range. [validate] */
     KVAPPEND_ERROR_INDEX_RANGE = 46,
     /* Two rows go to the same place. [validate] */
-    KVAPPEND_ERROR_DUPLICATE = 47
+    KVAPPEND_ERROR_DUPLICATE = 47,
+
+    /* preference.host_threads is negative or more than 1024, or the system starts no more threads. [plan_create] */
+    KVAPPEND_ERROR_HOST_THREADS = 48
 };
 
 /* The status' constant as text, such as "KVAPPEND_ERROR_ALIAS"; "unknown kvappend_status" for a number that is none.
@@ -201,7 +204,7 @@ KVAPPEND_API const char *kvappend_last_error_message(void);
 
 /* Where a plan runs. */
 enum kvappend_backend {
-    KVAPPEND_BACKEND_HOST = 0, /* On the calling thread, in host memory; run returns when the rows are written. */
+    KVAPPEND_BACKEND_HOST = 0, /* In host memory; run returns when the rows are written. */
     KVAPPEND_BACKEND_CUDA = 1  /* On a CUDA device, in the order of a stream; run returns when that is arranged. */
 };
 
@@ -390,6 +393,15 @@ typedef struct kvappend_preference {
     /* The kernel to use, by its name in the kernel table (kvappend_kernel_name), as a NUL-terminated string that is
      * read during plan creation only. NULL: the library chooses. For measuring and testing. */
     const char *kernel_name;
+    /* Host backend: so many threads, the one that calls run among them, share the copying of a large run; 0 and 1 mean
+     * the calling thread alone. At most 1024; with the CUDA backend at most 1. The other threads are started by plan
+     * creation, belong to the plan and end with it; in between they sleep, with all signals blocked. A run wakes them
+     * when it has at least a mebibyte to copy and they are not at another run of the plan: else
+     * its thread works alone, so that any number of threads may still run one plan at once. It waits for nothing but
+     * the parts that others have begun; so a plan still works in a child process after fork, where they do not exist.
+     * What is written does not depend on the number of threads. */
+    int32_t host_threads;
+    int32_t reserved; /* must be 0 */
 } kvappend_preference;
 
 /* The buffers of one run. Each is given by a pointer to element [0, 0, 0, 0] and the number of bytes that may be
@@ -454,7 +466,7 @@ typedef struct kvappend_report {
     { sizeof(kvappend_descriptor), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0},           \
       0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define KVAPPEND_PREFERENCE_INIT                                                                                       \
-    { sizeof(kvappend_preference), NULL }
+    { sizeof(kvappend_preference), NULL, 0, 0 }
 #define KVAPPEND_ARGS_INIT                                                                                             \
     { sizeof(kvappend_args), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,                                              \
       NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0 }
@@ -511,7 +523,8 @@ KVAPPEND_API kvappend_status kvappend_plan_can_implement(const kvappend_plan *pl
  * the graph then replays the copy with these pointers and the offsets that the memory holds at each replay. The buffers
  * must stay valid, and what is read unchanged, until the stream has come past the kernel.
  *
- * Host backend: stream must be NULL. The rows are written by the calling thread when the call returns.
+ * Host backend: stream must be NULL. The rows are written when the call returns, by the calling thread and, where
+ * preference.host_threads asks for them, by others. Without others a run makes no allocation, lock or system call.
  *
  * Two runs that write the same cache rows at once leave those rows in an undefined state. So do two rows of one run
  * with the same place (a slot, page or batch index given twice), but for those of a ring: such a row holds bytes of
@@ -582,7 +595,8 @@ KVAPPEND_API kvappend_status kvappend_plan_validate(const kvappend_plan *plan, c
                                                     kvappend_fault *fault);
 
 /* Ends a plan's life. NULL is allowed and does nothing. Launches already made are not disturbed: a kernel keeps nothing
- * of the plan. Makes no CUDA call, and always succeeds. Legal under stream capture. */
+ * of the plan. Waits for the plan's own threads to end, where it has any. Makes no CUDA call, and always succeeds. Legal
+ * under stream capture. */
 KVAPPEND_API kvappend_status kvappend_plan_destroy(kvappend_plan *plan);
 
 /* ---- what was chosen ---- */
@@ -602,7 +616,7 @@ typedef struct kvappend_sku {
     int32_t element_type; /* KVAPPEND_ELEMENT_* */
     int32_t architecture; /* CUDA: ten times the device's compute capability, such as 90; host: 0 */
     /* CUDA: bytes of one load or store of K and of V when the pointers are aligned to as much (16, 8, 4, 2 or 1; less
-     * aligned pointers get the widest that they allow); 0 for an absent tensor. Host: 0, whole rows go to memcpy. */
+     * aligned pointers get the widest that they allow); 0 for an absent tensor. Host: 0. */
     int32_t k_vector_bytes;
     int32_t v_vector_bytes;
     const char *kernel_name; /* in the kernel table; a static string, valid while the library is loaded */

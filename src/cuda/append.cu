@@ -247,7 +247,7 @@ Status launch_layers(Appends &appends, CUstream_st *stream) {
         Launch<4, Placing, most_layers> launch;
         bool any = false;
         for (; next < appends.count(); ++next) {
-            const Append append = appends.at(next);
+            const LayerAppend append = appends.at(next);
             if (append.problem->empty()) {
                 continue;
             }

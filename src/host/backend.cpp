@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The host backend's table.
+#include "crew.hpp"
 #include "host.hpp"
 
+#include <cinttypes>
 #include <cstring>
 
 namespace kvappend {
@@ -25,10 +27,32 @@ Status load() {
     return KVAPPEND_SUCCESS;
 }
 
+bool any(const Kernel & /*kernel*/, const Problem & /*problem*/) {
+    return true;
+}
+
+bool plain(const Kernel & /*kernel*/, const Problem &problem) {
+    return problem.plain();
+}
+
+template <const Append &Append>
+Status launch(const Problem &problem, const Target &target, const kvappend_args &args, CUstream_st * /*stream*/) {
+    return host_launch(Append, problem, target, args);
+}
+
 constexpr Kernel kernels[] = {
-    {"host_dense", 0, 0, [](const Kernel &, const Problem &problem) { return problem.plain(); }, load,
-     host_append_dense},
-    {"host_rows", 0, 0, [](const Kernel &, const Problem &) { return true; }, load, host_append_rows}};
+#if defined(__x86_64__)
+    {"host_dense_avx", 0, 0,
+     [](const Kernel &, const Problem &problem) { return problem.plain() && __builtin_cpu_supports("avx"); }, load,
+     launch<avx_dense>},
+#endif
+    {"host_dense", 0, 0, plain, load, launch<plain_dense>},
+#if defined(__x86_64__)
+    {"host_rows_avx", 0, 0, [](const Kernel &, const Problem &) { return __builtin_cpu_supports("avx") != 0; }, load,
+     launch<avx_rows>},
+#endif
+    {"host_rows", 0, 0, any, load, launch<plain_rows>}};
+
 Status fetch(void *to, const void *from, std::size_t bytes, CUstream_st * /*stream*/) {
     std::memcpy(to, from, bytes);
     return KVAPPEND_SUCCESS;
@@ -46,9 +70,30 @@ Status launch_all(Appends &appends, CUstream_st *stream) {
     return KVAPPEND_SUCCESS;
 }
 
+Status hire(std::int32_t helpers, Target &target) {
+    std::unique_ptr<Crew> crew = Crew::create(helpers);
+    if (crew == nullptr) {
+        return fail(KVAPPEND_ERROR_OUT_OF_MEMORY,
+                    "preference.host_threads is %" PRId32 ": there is no memory to keep account of them", helpers + 1);
+    }
+    if (crew->helpers() < helpers) {
+        return fail(KVAPPEND_ERROR_HOST_THREADS,
+                    "preference.host_threads is %" PRId32 ": expected at most %" PRId32
+                    ", as the system starts no more",
+                    helpers + 1, crew->helpers() + 1);
+    }
+    target.crew = crew.release();
+    return KVAPPEND_SUCCESS;
+}
+
+void dismiss(Target &target) {
+    delete target.crew;
+}
+
 constexpr Backend backend{kernels,     open,       [](const Problem &) -> Status { return KVAPPEND_SUCCESS; },
                           enter,       launch_all, host_admit,
-                          host_settle, fetch};
+                          host_settle, fetch,      hire,
+                          dismiss};
 
 } // namespace
 

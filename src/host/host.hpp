@@ -6,8 +6,28 @@
 
 namespace kvappend {
 
-Status host_append_dense(const Problem &problem, const Target &target, const kvappend_args &args, CUstream_st *stream);
-Status host_append_rows(const Problem &problem, const Target &target, const kvappend_args &args, CUstream_st *stream);
+// Rows of the source, counted over all its samples.
+struct RowRange {
+    std::int64_t first;
+    std::int64_t end;
+};
+
+// An append of such rows, in two ways: one leaves what it writes in the processor's caches, and one goes past them.
+struct Append {
+    using Rows = void (*)(const Problem &problem, const kvappend_args &args, RowRange range);
+    Rows near;
+    Rows far;
+};
+
+extern const Append plain_dense;
+extern const Append plain_rows;
+#if defined(__x86_64__)
+extern const Append avx_dense;
+extern const Append avx_rows;
+#endif
+
+// Appends all rows.
+Status host_launch(const Append &append, const Problem &problem, const Target &target, const kvappend_args &args);
 
 Status host_admit(const Problem &problem, const kvappend_args &args);
 Status host_settle(const Problem &problem, const kvappend_args &args, CUstream_st *stream);

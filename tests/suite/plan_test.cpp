@@ -68,7 +68,7 @@ TEST_CASE("a plan tells what it is made of", "[plan]") {
         CHECK(sku.element_type == row.type);
         CHECK(sku.k_vector_bytes == (cuda ? row.k_bytes : 0));
         CHECK(sku.v_vector_bytes == (cuda ? row.v_bytes : 0));
-        CHECK(std::string(sku.kernel_name) == (cuda ? row.kernel : "host_dense"));
+        CHECK(std::string(sku.kernel_name).starts_with(cuda ? row.kernel : "host_dense"));
         CHECK((sku.architecture >= 75) == cuda);
         CHECK((sku.architecture == 0) == !cuda);
 
@@ -159,7 +159,15 @@ TEST_CASE("the kernel table names each kernel once, and each can be wished for",
         }
         kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
         p.kernel_name = name.c_str();
-        const kvappend_sku sku = sku_of(make_plan(with_rows(KVAPPEND_ELEMENT_F16, 64, 64), &p));
+        const kvappend_descriptor d = with_rows(KVAPPEND_ELEMENT_F16, 64, 64);
+        kvappend_plan *wished = nullptr;
+        const kvappend_status status = kvappend_plan_create(&d, &p, &wished);
+        const PlanPointer plan(wished);
+        if (status == KVAPPEND_ERROR_KERNEL && name.ends_with("_avx")) {
+            continue; // This processor does not have it.
+        }
+        REQUIRE(status == KVAPPEND_SUCCESS);
+        const kvappend_sku sku = sku_of(plan);
         CHECK(sku.kernel_name == name);
         if (prefix == "cuda_") {
             const std::string width = std::to_string(sku.k_vector_bytes);
@@ -172,7 +180,7 @@ TEST_CASE("the kernel table names each kernel once, and each can be wished for",
         }
         ++served;
     }
-    CHECK(served == (prefix == "cuda_" ? 12 : 2));
+    CHECK((prefix == "cuda_" ? served == 12 : served == 2 || served == 4));
 }
 
 TEST_CASE("a plan keeps nothing of what it was made from, and a run nothing of its arguments", "[plan]") {
@@ -190,7 +198,7 @@ TEST_CASE("a plan keeps nothing of what it was made from, and a run nothing of i
     auto name =
         std::make_unique<std::string>(subject().backend() == KVAPPEND_BACKEND_CUDA ? "cuda_dense_b16" : "host_dense");
     auto preference =
-        std::make_unique<kvappend_preference>(kvappend_preference{sizeof(kvappend_preference), name->c_str()});
+        std::make_unique<kvappend_preference>(kvappend_preference{sizeof(kvappend_preference), name->c_str(), 0, 0});
     const PlanPointer plan = make_plan(*descriptor, preference.get());
     // Overwritten first, because freed memory may still hold what it did.
     std::memset(descriptor.get(), 0xff, sizeof *descriptor);
@@ -264,7 +272,8 @@ TEST_CASE("every status has its name", "[plan]") {
                     {44, "KVAPPEND_ERROR_SKIPPED"},
                     {45, "KVAPPEND_ERROR_INDEX_ORDER"},
                     {46, "KVAPPEND_ERROR_INDEX_RANGE"},
-                    {47, "KVAPPEND_ERROR_DUPLICATE"}};
+                    {47, "KVAPPEND_ERROR_DUPLICATE"},
+                    {48, "KVAPPEND_ERROR_HOST_THREADS"}};
     for (std::int32_t value = -5; value < 60; ++value) {
         const auto *const known =
             std::ranges::find(statuses, value, &std::remove_reference_t<decltype(*statuses)>::status);

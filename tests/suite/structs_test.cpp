@@ -379,7 +379,7 @@ TEST_CASE("arguments of any legal size have zero in the missing fields", "[struc
 TEST_CASE("a preference that is too short for a kernel name wishes for none", "[structs]") {
     const kvappend_descriptor d = small_descriptor();
     for (const std::size_t garbage : {std::size_t{0}, std::size_t{256}}) {
-        Resized no_name(kvappend_preference{sizeof(kvappend_preference), "no such kernel"}, 8, garbage);
+        Resized no_name(kvappend_preference{sizeof(kvappend_preference), "no such kernel", 0, 0}, 8, garbage);
         PlanPointer plan;
         CHECK(create(&d, no_name.as<kvappend_preference>(), plan) == KVAPPEND_SUCCESS);
     }
@@ -393,7 +393,7 @@ TEST_CASE("a descriptor of zeros is a plan of the host backend with nothing to d
         kvappend_sku sku = KVAPPEND_SKU_INIT;
         CHECK(told(kvappend_plan_get_sku(plan.get(), &sku)) == "KVAPPEND_SUCCESS");
         CHECK(sku.backend == KVAPPEND_BACKEND_HOST);
-        CHECK(std::string(sku.kernel_name) == "host_dense");
+        CHECK(std::string(sku.kernel_name).starts_with("host_dense"));
         CHECK(sku.architecture == 0);
         CHECK(sku.k_vector_bytes == 0);
         CHECK(sku.v_vector_bytes == 0);

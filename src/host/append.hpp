@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// The appends of the host over each way of moving bytes that it has: templates alone, so that each is compiled for the
+// processors that have that way. Moves::choose<far>(bytes, use) calls use(copy), where copy(to, from) is the best way
+// to copy so many adjacent bytes, past the processor's caches if far; Moves::finish<far>() ends an append.
+#pragma once
+
+#include "run.hpp"
+
+#include <cstring>
+
+namespace kvappend {
+
+// Calls one(to, from) for each row and head, or for each head where the rows are adjacent.
+template <class Copy>
+inline void for_each_stripe(const TensorCopy &copy, const std::byte *from, std::byte *to, std::int64_t rows, Copy one) {
+    const std::int64_t count = copy.adjacent_rows ? 1 : rows;
+    // The source is read in the order in which it lies: writes to many places cost less than such reads.
+    const bool by_row = count == 1 || (copy.heads > 1 && copy.from.head < copy.from.row);
+    const std::int64_t outer = by_row ? count : copy.heads;
+    const std::int64_t outer_from = by_row ? copy.from.row : copy.from.head;
+    const std::int64_t outer_to = by_row ? copy.to.row : copy.to.head;
+    const std::int64_t inner = by_row ? copy.heads : count;
+    const std::int64_t inner_from = by_row ? copy.from.head : copy.from.row;
+    const std::int64_t inner_to = by_row ? copy.to.head : copy.to.row;
+    for (std::int64_t o = 0; o < outer; ++o, from += outer_from, to += outer_to) {
+        const std::byte *source = from;
+        std::byte *target = to;
+        for (std::int64_t i = 0; i < inner; ++i, source += inner_from, target += inner_to) {
+            one(target, source);
+        }
+    }
+}
+
+// A size that the compiler knows makes a piece one move.
+template <class Moves, std::size_t Bytes>
+void copy_pieces(const TensorCopy &copy, const std::byte *from, std::byte *to) {
+    const std::int64_t stride = copy.piece_stride;
+    for (const std::byte *const end = from + copy.row_bytes; from < end; from += Bytes, to += stride) {
+        std::memcpy(to, from, Bytes);
+    }
+}
+
+template <class Moves>
+void copy_row_in_pieces(const TensorCopy &copy, const std::byte *from, std::byte *to) {
+    switch (copy.piece_bytes) {
+    case 2:
+        return copy_pieces<Moves, 2>(copy, from, to);
+    case 4:
+        return copy_pieces<Moves, 4>(copy, from, to);
+    case 8:
+        return copy_pieces<Moves, 8>(copy, from, to);
+    case 16:
+        return copy_pieces<Moves, 16>(copy, from, to);
+    default:
+        for (std::int64_t at = 0; at < copy.row_bytes; at += copy.piece_bytes, to += copy.piece_stride) {
+            std::memcpy(to, from + at, static_cast<std::size_t>(copy.piece_bytes));
+        }
+    }
+}
+
+template <class Moves, bool Far>
+void copy_tensor(const TensorCopy &copy, const void *source, void *cache, const Run &run) {
+    if (copy.empty()) {
+        return;
+    }
+    const auto *from = static_cast<const std::byte *>(source) + run.sample * copy.from.batch + run.row * copy.from.row;
+    auto *to = static_cast<std::byte *>(cache) + run.block * copy.to.batch + run.cache_row * copy.to.row;
+    if (copy.whole_rows()) {
+        const std::int64_t bytes = (copy.adjacent_rows ? run.rows : 1) * copy.row_bytes;
+        Moves::template choose<Far>(static_cast<std::size_t>(bytes),
+                                    [&](auto one) { for_each_stripe(copy, from, to, run.rows, one); });
+        return;
+    }
+    // Row inside head: the pieces of neighbouring rows share lines of the processor's caches.
+    for (std::int64_t head = 0; head < copy.heads; ++head, from += copy.from.head, to += copy.to.head) {
+        for (std::int64_t row = 0; row < run.rows; ++row) {
+            copy_row_in_pieces<Moves>(copy, from + row * copy.from.row, to + row * copy.to.row);
+        }
+    }
+}
+
+template <class Moves, bool Far>
+void copy_run(const Problem &problem, const kvappend_args &args, const Run &run) {
+    copy_tensor<Moves, Far>(problem.k, args.k_new, args.k_cache, run);
+    copy_tensor<Moves, Far>(problem.v, args.v_new, args.v_cache, run);
+}
+
+// The plain dense append: the rows of a sample are one run.
+template <class Visit>
+void for_each_dense_run(const Problem &problem, const kvappend_args &args, RowRange range, Visit visit) {
+    const std::int64_t new_rows = problem.new_rows;
+    for (std::int64_t sample = range.first / new_rows; sample * new_rows < range.end; ++sample) {
+        const std::int64_t offset = load_wide(problem.addressing, args.cache_offsets, sample, load_on_host);
+        const Window window = window_of(offset, new_rows, problem.addressing.cache_rows);
+        const std::int64_t first = std::max(window.first, range.first - sample * new_rows);
+        const std::int64_t end = std::min(window.end, range.end - sample * new_rows);
+        if (first < end) {
+            visit({sample, first, sample, first + offset, end - first});
+        }
+    }
+}
+
+template <class Visit>
+void runs_of_sample(const Problem &problem, const Indices &indices, std::int64_t source, std::int64_t sample,
+                    RowRange range, Visit visit) {
+    const Addressing &a = problem.addressing;
+    const std::int64_t most = rows_at_once(problem, range);
+    const SampleRows rows = rows_of_sample(a, indices, sample, load_on_host);
+    const std::int64_t end = std::min(range.end, rows.begin + rows.count);
+    std::int64_t row = std::max(range.first, rows.begin);
+    while (row < end) {
+        const Place place = place_in_sample(a, indices, sample, rows, row, load_on_host);
+        const std::int64_t stretch = std::min({stretch_of(a, rows, place), end - row, most});
+        if (place.found()) {
+            visit({source, row, place.block, place.row, stretch});
+        }
+        row += stretch;
+    }
+}
+
+template <class Visit>
+void runs_of_slots(const Addressing &a, const Indices &indices, RowRange range, Visit visit) {
+    std::int64_t rows = 1;
+    for (std::int64_t row = range.first; row < range.end; row += rows, rows = 1) {
+        const Place place = find_place(a, indices, 0, row, load_on_host);
+        if (!place.found()) {
+            continue;
+        }
+        const std::int64_t most = std::min(range.end - row, a.cache_rows - place.row);
+        for (auto slot = static_cast<std::int64_t>(place.position) + 1;
+             rows < most && slot != a.reserved_slot && load_wide(a, indices.slots, row + rows, load_on_host) == slot;
+             ++slot) {
+            ++rows;
+        }
+        visit({0, row, place.block, place.row, rows});
+    }
+}
+
+template <class Visit>
+void for_each_run(const Problem &problem, const kvappend_args &args, RowRange range, Visit visit) {
+    const Addressing &a = problem.addressing;
+    const Indices indices = indices_of(problem.buffers, args);
+    if (a.kind == KVAPPEND_ADDRESSING_SLOTS) {
+        runs_of_slots(a, indices, range, visit);
+        return;
+    }
+    if (a.lengths == KVAPPEND_LENGTHS_PACKED) {
+        const std::int64_t first = find_sample(a, indices, range.first, load_on_host);
+        for (std::int64_t sample = std::max<std::int64_t>(first, 0);
+             sample < a.batch && indices.lengths[sample] < range.end; ++sample) {
+            runs_of_sample(problem, indices, 0, sample, range, visit);
+        }
+        return;
+    }
+    for (std::int64_t sample = range.first / a.new_rows; sample * a.new_rows < range.end; ++sample) {
+        const std::int64_t before = sample * a.new_rows;
+        runs_of_sample(problem, indices, sample, sample, {range.first - before, range.end - before}, visit);
+    }
+}
+
+// Flattened, so that all that a loop goes by stays in registers: a load from the stack that needs two stores waits
+// until they, and with them all rows before, have reached the processor's caches.
+template <class Moves, bool Far>
+[[gnu::flatten]] void append_dense(const Problem &problem, const kvappend_args &args, RowRange range) {
+    const std::int64_t most = rows_at_once(problem, range);
+    for (std::int64_t first = range.first; first < range.end; first += most) {
+        const RowRange part{first, std::min(first + most, range.end)};
+        for_each_dense_run(problem, args, part, [&](const Run &run) { copy_run<Moves, Far>(problem, args, run); });
+    }
+    Moves::template finish<Far>();
+}
+
+template <class Moves, bool Far>
+[[gnu::flatten]] void append_rows(const Problem &problem, const kvappend_args &args, RowRange range) {
+    for_each_run(problem, args, range, [&](const Run &run) { copy_run<Moves, Far>(problem, args, run); });
+    Moves::template finish<Far>();
+}
+
+} // namespace kvappend

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// The appends by moves of 32 bytes. What AVX may be used in stands behind the pragma, and all of it is this file's own
+// or a template over it: compiled with -mavx, any inline function here could become that of the whole library.
+#include "run.hpp"
+#include "small.hpp"
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx")
+#endif
+
+#include "append.hpp"
+
+namespace kvappend {
+
+namespace {
+
+struct AvxMoves {
+    static constexpr std::size_t line = 64;
+    // From here on the C library is as fast or faster.
+    static constexpr std::size_t much = 512;
+
+    template <bool Far, class Use>
+    static void choose(std::size_t bytes, Use use) {
+        if (bytes < line) {
+            use([bytes](std::byte *to, const std::byte *from) { copy_small(to, from, bytes); });
+        } else if (Far) {
+            use([bytes](std::byte *to, const std::byte *from) { copy_far(to, from, bytes); });
+        } else if (bytes >= much) {
+            use([bytes](std::byte *to, const std::byte *from) { std::memcpy(to, from, bytes); });
+        } else {
+            use([bytes](std::byte *to, const std::byte *from) { copy_near(to, from, bytes); });
+        }
+    }
+
+    template <bool Far>
+    static void finish() {
+        if (Far) {
+            _mm_sfence(); // Whoever is told that the rows are there must see them.
+        }
+    }
+
+private:
+    struct Line {
+        __m256i low;
+        __m256i high;
+    };
+    static Line load(const std::byte *from) {
+        return {_mm256_loadu_si256(reinterpret_cast<const __m256i_u *>(from)),
+                _mm256_loadu_si256(reinterpret_cast<const __m256i_u *>(from + line / 2))};
+    }
+    static void store(std::byte *to, Line value) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i_u *>(to), value.low);
+        _mm256_storeu_si256(reinterpret_cast<__m256i_u *>(to + line / 2), value.high);
+    }
+
+    static void copy_near(std::byte *to, const std::byte *from, std::size_t bytes) {
+        const std::size_t last = bytes - line;
+        for (std::size_t at = 0; at < last; at += line) {
+            store(to + at, load(from + at));
+        }
+        store(to + last, load(from + last));
+    }
+
+    // Whole lines by stores that do not fetch them first; what there is of other lines goes the ordinary way.
+    static void copy_far(std::byte *to, const std::byte *from, std::size_t bytes) {
+        std::size_t at = -reinterpret_cast<std::uintptr_t>(to) % line;
+        copy_small(to, from, at);
+        for (; at + line <= bytes; at += line) {
+            const Line value = load(from + at);
+            _mm256_stream_si256(reinterpret_cast<__m256i *>(to + at), value.low);
+            _mm256_stream_si256(reinterpret_cast<__m256i *>(to + at + line / 2), value.high);
+        }
+        copy_small(to + at, from + at, bytes - at);
+    }
+};
+
+} // namespace
+
+constexpr Append avx_dense{append_dense<AvxMoves, false>, append_dense<AvxMoves, true>};
+constexpr Append avx_rows{append_rows<AvxMoves, false>, append_rows<AvxMoves, true>};
+
+} // namespace kvappend
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// The threads that a plan has besides its callers'.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include <pthread.h>
+#include <sys/types.h>
+
+namespace kvappend {
+
+class Crew {
+public:
+    // NULL where there is no memory for it. It has as many helpers as the system was willing to start.
+    static std::unique_ptr<Crew> create(std::int32_t helpers) noexcept;
+    Crew(const Crew &) = delete;
+    Crew &operator=(const Crew &) = delete;
+    ~Crew();
+
+    std::int32_t helpers() const { return helpers_; }
+
+    // Does every share of the job once, on the calling thread and on helpers that come in time, and returns when all
+    // are done. Where the helpers are at another caller's job it does nothing, and says so.
+    using Work = void (*)(const void *job, std::uint32_t share);
+    bool share(Work work, const void *job, std::uint32_t shares);
+
+private:
+    Crew() = default;
+    void serve();
+    bool do_share();
+
+    std::unique_ptr<pthread_t[]> threads_;
+    std::int32_t helpers_ = 0;
+    // A child process has none of the threads, and must not wait for them.
+    pid_t process_ = 0;
+
+    std::atomic<bool> taken_ = false;
+    std::atomic<bool> over_ = false;
+    // Changes when there is something to do, for helpers that sleep.
+    std::atomic<std::uint32_t> calls_ = 0;
+    // Set before unclaimed_, and read by those who have claimed a share only: the job lasts until that is done.
+    Work work_ = nullptr;
+    const void *job_ = nullptr;
+    std::uint32_t shares_ = 0;
+    std::atomic<std::uint32_t> unclaimed_ = 0;
+    std::atomic<std::uint32_t> unfinished_ = 0;
+};
+
+} // namespace kvappend

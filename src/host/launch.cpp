@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// A run on the host: whether it goes past the processor's caches, and whether the plan's threads share it.
+#include "crew.hpp"
+#include "host.hpp"
+
+#include <algorithm>
+
+namespace kvappend {
+
+namespace {
+
+// So much leaves a core's own cache in any case, and need not drive all else from it.
+constexpr std::int64_t far_bytes = std::int64_t{2} << 20;
+// What is less has been copied before a helper is awake.
+constexpr std::int64_t shared_bytes = std::int64_t{1} << 20;
+// Enough for long runs, and little enough that whoever comes late finds something to do.
+constexpr std::int64_t share_bytes = shared_bytes / 2;
+
+std::int64_t bytes_of_row(const TensorCopy &copy) {
+    return copy.empty() ? 0 : copy.heads * copy.row_bytes;
+}
+
+// A run in shares of so many rows, and of one head each or of all.
+struct Job {
+    Append::Rows append;
+    const Problem &problem;
+    const kvappend_args &args;
+    std::int64_t rows;
+    std::int64_t rows_in_share;
+    std::int64_t parts; // of each head, or of all
+    bool by_head;
+
+    std::int64_t shares() const { return by_head ? std::max(problem.k.heads, problem.v.heads) * parts : parts; }
+
+    static void do_share(const void *job, std::uint32_t share) {
+        const Job &j = *static_cast<const Job *>(job);
+        const std::int64_t first = share % j.parts * j.rows_in_share;
+        const RowRange range{first, std::min(first + j.rows_in_share, j.rows)};
+        if (!j.by_head) {
+            j.append(j.problem, j.args, range);
+            return;
+        }
+        const std::int64_t head = share / j.parts;
+        Problem problem = j.problem;
+        kvappend_args args = j.args;
+        keep_head(problem.k, head, args.k_new, args.k_cache);
+        keep_head(problem.v, head, args.v_new, args.v_cache);
+        j.append(problem, args, range);
+    }
+
+private:
+    static void keep_head(TensorCopy &copy, std::int64_t head, const void *&from, void *&to) {
+        if (!copy.empty()) {
+            from = static_cast<const std::byte *>(from) + head * copy.from.head;
+            to = static_cast<std::byte *>(to) + head * copy.to.head;
+            copy.heads = 1;
+        }
+    }
+};
+
+// Rows that are adjacent are cut between heads first, which leaves them long.
+bool long_runs(const Problem &problem) {
+    const TensorCopy &k = problem.k;
+    const TensorCopy &v = problem.v;
+    return (k.empty() || k.adjacent_rows) && (v.empty() || v.adjacent_rows) &&
+           (k.empty() || v.empty() || k.heads == v.heads);
+}
+
+Job in_shares(Append::Rows append, const Problem &problem, const kvappend_args &args, std::int64_t rows,
+              std::int64_t bytes) {
+    const bool by_head = long_runs(problem);
+    const std::int64_t heads = by_head ? std::max(problem.k.heads, problem.v.heads) : 1;
+    // At most some thousands, also of the largest runs.
+    const std::int64_t in_share = std::max(share_bytes, bytes >> 12);
+    const std::int64_t wanted = std::clamp(bytes / heads / in_share, std::int64_t{1}, rows);
+    const std::int64_t rows_in_share = (rows + wanted - 1) / wanted;
+    return {append, problem, args, rows, rows_in_share, (rows + rows_in_share - 1) / rows_in_share, by_head};
+}
+
+} // namespace
+
+Status host_launch(const Append &append, const Problem &problem, const Target &target, const kvappend_args &args) {
+    const std::int64_t rows = problem.batch * problem.new_rows;
+    const std::int64_t row_bytes = bytes_of_row(problem.k) + bytes_of_row(problem.v);
+    const std::int64_t bytes = rows * row_bytes;
+    const Append::Rows append_rows = bytes >= far_bytes ? append.far : append.near;
+    if (target.crew != nullptr && bytes >= shared_bytes) {
+        const Job job = in_shares(append_rows, problem, args, rows, bytes);
+        if (target.crew->share(Job::do_share, &job, static_cast<std::uint32_t>(job.shares()))) {
+            return KVAPPEND_SUCCESS;
+        }
+    }
+    append_rows(problem, args, {0, rows});
+    return KVAPPEND_SUCCESS;
+}
+
+} // namespace kvappend

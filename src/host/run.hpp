@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows that are copied together, and how many they are.
+#pragma once
+
+#include "../places.hpp"
+#include "../window.hpp"
+#include "host.hpp"
+
+#include <algorithm>
+
+namespace kvappend {
+
+// Rows that lie one behind the other in the source and in one block of the cache.
+struct Run {
+    std::int64_t sample; // of the source
+    std::int64_t row;
+    std::int64_t block;
+    std::int64_t cache_row;
+    std::int64_t rows;
+};
+
+// K and V of a token may lie on one page of memory, as in a fused projection, which need not be found twice when they
+// are copied soon one after the other.
+inline std::int64_t rows_at_once(const Problem &problem, RowRange range) {
+    constexpr std::int64_t few = 8;
+    const bool runs = problem.k.adjacent_rows && problem.v.adjacent_rows;
+    return runs || problem.new_rows <= few ? range.end - range.first : few;
+}
+
+// How many rows of the sample, from this one on, share its fate and, where they are written, lie one behind the other.
+inline std::int64_t stretch_of(const Addressing &a, const SampleRows &rows, const Place &place) {
+    const std::int64_t rest = rows.count - place.sample_row;
+    const bool pages = a.kind >= KVAPPEND_ADDRESSING_PAGED;
+    switch (place.fate) {
+    case Fate::written:
+        // The rows behind the sinks may be replaced.
+        return std::min(rest, (pages || place.row >= a.sink_rows ? a.cache_rows : a.sink_rows) - place.row);
+    case Fate::replaced:
+        return rest - (a.cache_rows - a.sink_rows);
+    case Fate::below:
+        return static_cast<std::int64_t>(std::min(static_cast<std::uint64_t>(rest), -place.position));
+    case Fate::above:
+        return pages ? std::min(rest, a.cache_rows - place.row) : rest;
+    case Fate::padding:
+        break;
+    }
+    return rest;
+}
+
+} // namespace kvappend
