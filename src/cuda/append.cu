@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <tuple>
 
 namespace kvappend {
 
@@ -30,12 +31,12 @@ struct Grid {
     std::int64_t y = 0;
 };
 
-// Lays one tensor out over blocks. With `busy`, there is enough work to fill the device, and each thread gets several
-// vectors; otherwise each gets one, so that a short call spreads over as many threads as it can.
-Grid lay_out(const Problem &problem, const TensorCopy &copy, const void *from, void *to, std::uint32_t widest,
-             bool in_runs, bool busy, TensorLines &t) {
+// Describes one tensor's copy.
+TensorLines describe(const Problem &problem, const TensorCopy &copy, const void *from, void *to, std::uint32_t widest,
+                     bool in_runs) {
+    TensorLines t{};
     const auto addresses = reinterpret_cast<std::uintptr_t>(from) | reinterpret_cast<std::uintptr_t>(to);
-    t.access_log2 = static_cast<std::uint8_t>(std::countr_zero(addresses | std::min(copy.alignment, widest)));
+    t.access_log2 = static_cast<std::uint32_t>(std::countr_zero(addresses | std::min(copy.alignment, widest)));
     t.from = static_cast<const std::byte *>(from);
     t.to = static_cast<std::byte *>(to);
     t.from_batch = copy.from.batch;
@@ -48,35 +49,54 @@ Grid lay_out(const Problem &problem, const TensorCopy &copy, const void *from, v
     t.lines = in_runs ? 1 : problem.new_rows;
     t.row_vectors = copy.row_bytes >> t.access_log2;
     t.line_vectors = in_runs ? problem.new_rows * t.row_vectors : t.row_vectors;
-
+    t.run = in_runs && problem.new_rows > 1 ? 1 : 0;
     t.piece_stride = copy.piece_stride;
-    // A whole row is one piece of more vectors than there can be.
-    t.piece_log2 = copy.whole_rows() ? 62 : bits_for(copy.piece_bytes >> t.access_log2);
+    t.piece_log2 = bits_for(copy.piece_bytes >> t.access_log2);
+    return t;
+}
 
-    const unsigned loads_log2 = busy ? bits_for(loads_in_flight) : 0;
-    const unsigned lane_bits = std::min(block_threads_log2, bits_for(shares(t.line_vectors, loads_log2)));
-    const unsigned line_bits = std::min(block_threads_log2 - lane_bits, bits_for(t.lines));
-    const unsigned head_bits = block_threads_log2 - lane_bits - line_bits;
-    t.lane_bits = static_cast<std::uint8_t>(lane_bits);
-    t.line_bits = static_cast<std::uint8_t>(line_bits);
+// Lays a tensor out over blocks of 1 << block_log2 threads, each of which copies 1 << loads_log2 vectors at a time.
+Grid lay_out(TensorLines &t, unsigned block_log2, unsigned loads_log2) {
+    const unsigned lane_bits = std::min(block_log2, bits_for(shares(t.line_vectors, loads_log2)));
+    const unsigned line_bits = std::min(block_log2 - lane_bits, bits_for(t.lines));
+    const unsigned head_bits = block_log2 - lane_bits - line_bits;
+    t.lane_mask = (1u << lane_bits) - 1;
+    t.line_mask = (1u << line_bits) - 1;
+    t.line_shift = lane_bits;
+    t.head_shift = lane_bits + line_bits;
+    t.heads_per_block = 1u << head_bits;
+    t.lines_per_block = t.lines == 1 ? 0 : 1u << line_bits;
+    t.vectors_per_block = t.lines == 1 ? 1u << lane_bits : 0;
+    return {std::min(most_blocks_x,
+                     t.lines == 1 ? shares(t.line_vectors, lane_bits + loads_log2) : shares(t.lines, line_bits)),
+            std::min(most_blocks_yz, shares(t.heads, head_bits))};
+}
 
-    Grid grid;
-    grid.y = std::min(most_blocks_yz, shares(t.heads, head_bits));
-    t.head_step = grid.y << head_bits;
-    if (t.lines == 1) {
-        grid.x = std::min(most_blocks_x, shares(t.line_vectors, lane_bits + loads_log2));
-        t.vectors_per_block = 1u << lane_bits;
-        t.vector_step = grid.x << lane_bits;
-        t.lines_per_block = 0;
-        t.line_step = 1;
-    } else {
-        grid.x = std::min(most_blocks_x, shares(t.lines, line_bits));
-        t.vectors_per_block = 0;
-        t.vector_step = std::int64_t{1} << lane_bits;
-        t.lines_per_block = 1u << line_bits;
-        t.line_step = grid.x << line_bits;
-    }
-    return grid;
+// How far a thread goes on in a grid, which may be larger than this tensor needs.
+void set_steps(TensorLines &t, const Grid &grid) {
+    t.head_step = grid.y * t.heads_per_block;
+    t.line_step = t.lines == 1 ? 1 : grid.x * t.lines_per_block;
+    t.vector_step = t.lines == 1 ? grid.x * t.vectors_per_block : std::int64_t{t.lane_mask} + 1;
+}
+
+// Whether the kernel can work with 31 bits. Indices go beyond their extents by steps, which are no larger than the
+// extents but for the threads of a block.
+bool is_narrow(const Problem &problem, const TensorLines &t) {
+    constexpr std::int64_t most_index = INT32_MAX >> (block_threads_log2 + 1);
+    const Addressing &a = problem.addressing;
+    const std::int64_t indices[] = {problem.batch, t.heads, problem.new_rows * t.row_vectors, a.cache_blocks};
+    const std::int64_t strides[] = {t.from_batch, t.from_head, t.from_row,    t.to_batch,
+                                    t.to_head,    t.to_row,    t.piece_stride};
+    return std::ranges::max(indices) <= most_index && a.cache_rows <= INT32_MAX / 2 &&
+           std::ranges::max(strides) <= INT32_MAX;
+}
+
+bool twins(const TensorLines &k, const TensorLines &v) {
+    const auto shape = [](const TensorLines &t) {
+        return std::tuple(t.from_batch, t.from_head, t.from_row, t.to_batch, t.to_head, t.to_row, t.line_vectors,
+                          t.access_log2, t.piece_stride, t.piece_log2);
+    };
+    return shape(k) == shape(v);
 }
 
 template <class Placing>
@@ -104,29 +124,46 @@ Status launch(const Problem &problem, const Target &target, const kvappend_args 
         const void *from;
         void *to;
     } parts[] = {{problem.k, args.k_new, args.k_cache}, {problem.v, args.v_new, args.v_cache}};
-    // A multiprocessor holds 1024 threads or more. Twice that many 16-byte vectors each keep it busy.
-    double bytes = 0;
-    for (const auto &part : parts) {
-        bytes += static_cast<double>(part.copy.heads * part.copy.row_bytes) * static_cast<double>(problem.new_rows);
-    }
-    const bool busy = bytes * static_cast<double>(problem.batch) >= 2048.0 * 16.0 * target.multiprocessors;
-
-    Grid grid;
     unsigned count = 0;
+    std::int64_t vectors = 0;
     for (const auto &part : parts) {
         if (!part.copy.empty()) {
-            const Grid own = lay_out(problem, part.copy, part.from, part.to, 1u << WidestLog2,
-                                     Placing::in_runs && part.copy.adjacent_rows, busy, p.tensors[count++]);
-            grid = {std::max(grid.x, own.x), std::max(grid.y, own.y)};
+            const TensorLines &t = p.tensors[count++] = describe(
+                problem, part.copy, part.from, part.to, 1u << WidestLog2, Placing::in_runs && part.copy.adjacent_rows);
+            vectors += problem.batch * t.heads * t.lines * t.line_vectors;
         }
     }
-    p.both = count - 1;
-    p.batch_step = std::min(most_blocks_yz >> p.both, problem.batch);
+    const bool narrow =
+        std::all_of(p.tensors, p.tensors + count, [&](const TensorLines &t) { return is_narrow(problem, t); });
+    const bool as_twins = narrow && count == 2 && twins(p.tensors[0], p.tensors[1]);
+    const std::int64_t copies = as_twins ? 2 : 1;
+    p.apart = count == 2 && !as_twins ? 1 : 0;
+    p.batch_step = std::min(most_blocks_yz >> p.apart, problem.batch);
+    // A multiprocessor holds 1024 threads or more. Twice that many vectors each keep it busy.
+    const bool is_long = vectors >= std::int64_t{2048} * target.multiprocessors || problem.batch > p.batch_step ||
+                         std::max(p.tensors[0].heads, p.tensors[1].heads) > most_blocks_yz;
+    // Fewer threads to a block where that leaves more multiprocessors with a block.
+    unsigned block_log2 = block_threads_log2;
+    while (block_log2 > least_block_threads_log2 && vectors / copies < std::int64_t{4} * target.multiprocessors
+                                                                           << block_log2) {
+        --block_log2;
+    }
+    Grid grid;
+    for (unsigned i = 0; i < count; ++i) {
+        const Grid own = lay_out(p.tensors[i], block_log2, is_long ? bits_for(loads_in_flight / copies) : 0);
+        grid = {std::max(grid.x, own.x), std::max(grid.y, own.y)};
+    }
+    for (unsigned i = 0; i < count; ++i) {
+        set_steps(p.tensors[i], grid);
+    }
+    p.way = !narrow    ? Way::wide
+            : as_twins ? (is_long ? Way::long_twins : Way::short_twins)
+                       : (is_long ? Way::long_one : Way::short_one);
 
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
-                          static_cast<unsigned>(p.batch_step << p.both));
-    config.blockDim = dim3(block_threads);
+                          static_cast<unsigned>(p.batch_step << p.apart));
+    config.blockDim = dim3(1u << block_log2);
     config.stream = stream;
     return launched(cudaLaunchKernelEx(&config, append<WidestLog2, Placing>, p));
 }
