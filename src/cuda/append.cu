@@ -139,15 +139,20 @@ Status launch(const Problem &problem, const Target &target, const kvappend_args 
     const std::int64_t copies = as_twins ? 2 : 1;
     p.apart = count == 2 && !as_twins ? 1 : 0;
     p.batch_step = std::min(most_blocks_yz >> p.apart, problem.batch);
-    // A multiprocessor holds 1024 threads or more. Twice that many vectors each keep it busy.
-    const bool is_long = vectors >= std::int64_t{2048} * target.multiprocessors || problem.batch > p.batch_step ||
-                         std::max(p.tensors[0].heads, p.tensors[1].heads) > most_blocks_yz;
-    // Fewer threads to a block where that leaves more multiprocessors with a block.
-    unsigned block_log2 = block_threads_log2;
-    while (block_log2 > least_block_threads_log2 && vectors / copies < std::int64_t{4} * target.multiprocessors
-                                                                           << block_log2) {
-        --block_log2;
+    // Where a head has several lines, the threads of one block do each of them.
+    std::int64_t lanes = 1;
+    for (unsigned i = 0; i < count; ++i) {
+        lanes = std::max(lanes, p.tensors[i].lines == 1 ? 1 : p.tensors[i].line_vectors);
     }
+    // A multiprocessor holds 1024 threads or more. Twice that many vectors each keep it busy.
+    const bool is_long = vectors >= std::int64_t{2048} * target.multiprocessors || lanes > block_threads ||
+                         problem.batch > p.batch_step ||
+                         std::max(p.tensors[0].heads, p.tensors[1].heads) > most_blocks_yz;
+    // Blocks as small as leaves each multiprocessor with four, so that a short call reaches all of them.
+    const std::int64_t share = vectors / copies / (std::int64_t{4} * target.multiprocessors);
+    const unsigned share_log2 = share > 0 ? bits_for(share + 1) - 1 : 0;
+    const unsigned block_log2 =
+        std::clamp(std::max(bits_for(lanes), share_log2), least_block_threads_log2, block_threads_log2);
     Grid grid;
     for (unsigned i = 0; i < count; ++i) {
         const Grid own = lay_out(p.tensors[i], block_log2, is_long ? bits_for(loads_in_flight / copies) : 0);

@@ -68,7 +68,7 @@ __device__ __forceinline__ std::uint64_t product(Index index, std::int64_t strid
 }
 
 // A placing has these members:
-// load_early(sample): starts to load what a place depends on;
+// load_early(sample, line): starts to load what a place depends on;
 // aim(tensor, sample, head, line, early): the Aim of a line, for which it may have to wait;
 // along(tensor, i): the bytes from the line's first vector to its vector i.
 // Twins are a K and a V of the same shape, strides and width, of which a thread copies the same vectors. With 31 bits
@@ -150,7 +150,7 @@ __device__ __forceinline__ void copy_lines(const Parameters<Placing> &p, const T
     // One loop over lines, heads and samples, of which the usual grid needs one turn. A line is aimed at in each turn
     // anew, so that the compiler cannot move the wait for its indices ahead of the first loads of the new rows.
     do {
-        const auto early = p.placing.load_early(sample);
+        const auto early = p.placing.load_early(sample, line);
         const std::uint64_t start =
             product(sample, t.from_batch) + product(head, t.from_head) + product(line, t.from_row);
 

@@ -23,7 +23,7 @@ struct DensePlacing {
     };
 
     template <class Index>
-    __device__ __forceinline__ Early load_early(Index sample) const {
+    __device__ __forceinline__ Early load_early(Index sample, Index /*line*/) const {
         const auto *const words = static_cast<const unsigned *>(offsets) + (std::int64_t{sample} << wide_offsets);
         return {__ldg(words), __ldg(words + wide_offsets)};
     }

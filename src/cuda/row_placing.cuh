@@ -7,24 +7,30 @@
 
 namespace kvappend {
 
+struct LoadIndex {
+    template <class T>
+    __device__ __forceinline__ T operator()(const T *index) const {
+        return __ldg(index);
+    }
+};
+
 struct RowPlacing {
     static constexpr bool in_runs = false;
 
     Addressing addressing;
     Indices indices;
 
-    struct Early {};
+    using Early = Loaded;
 
     template <class Index>
-    __device__ __forceinline__ Early load_early(Index /*sample*/) const {
-        return {};
+    __device__ __forceinline__ Early load_early(Index sample, Index line) const {
+        return load_row(addressing, indices, sample, line, LoadIndex{});
     }
 
     template <class Index>
     __device__ __forceinline__ Aim<Index> aim(const TensorLines &t, Index sample, Index head, Index line,
-                                              const Early & /*early*/) const {
-        const auto load = [](const auto *index) { return __ldg(index); };
-        const Place place = find_place(addressing, indices, sample, line, load);
+                                              const Early &early) const {
+        const Place place = find_place(addressing, indices, sample, line, early, LoadIndex{});
         if (!place.found()) {
             return {0, 0, 0};
         }
