@@ -94,8 +94,8 @@ Status check_ranges(const Addressing &a, const Indices &indices, kvappend_fault 
 // The entry of the page table that stands for a row, or -1.
 std::int64_t entry_of(const Addressing &a, const Indices &indices, const Place &place) {
     const bool paged = a.kind == KVAPPEND_ADDRESSING_PAGED || a.kind == KVAPPEND_ADDRESSING_PAGED_CSR;
-    return paged ? find_entry(a, indices, place.sample, place.position / static_cast<std::uint64_t>(a.cache_rows),
-                              load_on_host)
+    return paged ? find_entry(a, load_sample(a, indices, place.sample, load_on_host),
+                              place.position / static_cast<std::uint64_t>(a.cache_rows))
                  : -1;
 }
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <tuple>
 
 namespace kvappend {
 
@@ -31,12 +32,11 @@ struct Grid {
     std::int64_t y = 0;
 };
 
-// Lays one tensor out over blocks. With `busy`, there is enough work to fill the device, and each thread gets several
-// vectors; otherwise each gets one, so that a short call spreads over as many threads as it can.
-// The addresses are those of all that is laid out so, or'ed.
-Grid lay_out(const Problem &problem, const TensorCopy &copy, std::uintptr_t addresses, std::uint32_t widest,
-             bool in_runs, bool busy, TensorLines &t) {
-    t.access_log2 = static_cast<std::uint8_t>(std::countr_zero(addresses | std::min(copy.alignment, widest)));
+// Describes one tensor's copy. The addresses are those of all that is described so, or'ed.
+TensorLines describe(const Problem &problem, const TensorCopy &copy, std::uintptr_t addresses, std::uint32_t widest,
+                     bool in_runs) {
+    TensorLines t{};
+    t.access_log2 = static_cast<std::uint32_t>(std::countr_zero(addresses | std::min(copy.alignment, widest)));
     t.from_batch = copy.from.batch;
     t.from_head = copy.from.head;
     t.from_row = copy.from.row;
@@ -47,35 +47,55 @@ Grid lay_out(const Problem &problem, const TensorCopy &copy, std::uintptr_t addr
     t.lines = in_runs ? 1 : problem.new_rows;
     t.row_vectors = copy.row_bytes >> t.access_log2;
     t.line_vectors = in_runs ? problem.new_rows * t.row_vectors : t.row_vectors;
-
+    t.run = in_runs && problem.new_rows > 1 ? 1 : 0;
     t.piece_stride = copy.piece_stride;
-    // A whole row is one piece of more vectors than there can be.
-    t.piece_log2 = copy.whole_rows() ? 62 : bits_for(copy.piece_bytes >> t.access_log2);
+    t.piece_log2 = bits_for(copy.piece_bytes >> t.access_log2);
+    return t;
+}
 
-    const unsigned loads_log2 = busy ? bits_for(loads_in_flight) : 0;
-    const unsigned lane_bits = std::min(block_threads_log2, bits_for(shares(t.line_vectors, loads_log2)));
-    const unsigned line_bits = std::min(block_threads_log2 - lane_bits, bits_for(t.lines));
-    const unsigned head_bits = block_threads_log2 - lane_bits - line_bits;
-    t.lane_bits = static_cast<std::uint8_t>(lane_bits);
-    t.line_bits = static_cast<std::uint8_t>(line_bits);
+// Lays a tensor out over blocks of 1 << block_log2 threads, each of which copies 1 << loads_log2 vectors at a time.
+Grid lay_out(TensorLines &t, unsigned block_log2, unsigned loads_log2) {
+    const unsigned lane_bits = std::min(block_log2, bits_for(shares(t.line_vectors, loads_log2)));
+    const unsigned line_bits = std::min(block_log2 - lane_bits, bits_for(t.lines));
+    const unsigned head_bits = block_log2 - lane_bits - line_bits;
+    t.lane_mask = (1u << lane_bits) - 1;
+    t.line_mask = (1u << line_bits) - 1;
+    t.line_shift = lane_bits;
+    t.head_shift = lane_bits + line_bits;
+    t.heads_per_block = 1u << head_bits;
+    t.lines_per_block = t.lines == 1 ? 0 : 1u << line_bits;
+    t.vectors_per_block = t.lines == 1 ? 1u << (lane_bits + loads_log2) : 0;
+    t.vector_step = std::int64_t{1} << lane_bits;
+    return {std::min(most_blocks_x,
+                     t.lines == 1 ? shares(t.line_vectors, lane_bits + loads_log2) : shares(t.lines, line_bits)),
+            std::min(most_blocks_yz, shares(t.heads, head_bits))};
+}
 
-    Grid grid;
-    grid.y = std::min(most_blocks_yz, shares(t.heads, head_bits));
-    t.head_step = grid.y << head_bits;
-    if (t.lines == 1) {
-        grid.x = std::min(most_blocks_x, shares(t.line_vectors, lane_bits + loads_log2));
-        t.vectors_per_block = 1u << lane_bits;
-        t.vector_step = grid.x << lane_bits;
-        t.lines_per_block = 0;
-        t.line_step = 1;
-    } else {
-        grid.x = std::min(most_blocks_x, shares(t.lines, line_bits));
-        t.vectors_per_block = 0;
-        t.vector_step = std::int64_t{1} << lane_bits;
-        t.lines_per_block = 1u << line_bits;
-        t.line_step = grid.x << line_bits;
-    }
-    return grid;
+// How far a thread goes on in a grid, which may be larger than this tensor needs.
+void set_steps(TensorLines &t, const Grid &grid, unsigned loads_log2) {
+    t.head_step = grid.y * t.heads_per_block;
+    t.line_step = t.lines == 1 ? 1 : grid.x * t.lines_per_block;
+    t.vector_turn = t.lines == 1 ? grid.x * t.vectors_per_block : t.vector_step << loads_log2;
+}
+
+// Whether the kernel can work with 31 bits. Indices go beyond their extents by steps, which are no larger than the
+// extents but for the threads of a block.
+bool is_narrow(const Problem &problem, const TensorLines &t) {
+    constexpr std::int64_t most_index = INT32_MAX >> (block_threads_log2 + 1);
+    const Addressing &a = problem.addressing;
+    const std::int64_t indices[] = {problem.batch, t.heads, problem.new_rows * t.row_vectors, a.cache_blocks};
+    const std::int64_t strides[] = {t.from_batch, t.from_head, t.from_row,    t.to_batch,
+                                    t.to_head,    t.to_row,    t.piece_stride};
+    return std::ranges::max(indices) <= most_index && a.cache_rows <= INT32_MAX / 2 &&
+           std::ranges::max(strides) <= INT32_MAX;
+}
+
+bool twins(const TensorLines &k, const TensorLines &v) {
+    const auto shape = [](const TensorLines &t) {
+        return std::tuple(t.from_batch, t.from_head, t.from_row, t.to_batch, t.to_head, t.to_row, t.heads, t.lines,
+                          t.row_vectors, t.access_log2, t.piece_stride, t.piece_log2);
+    };
+    return shape(k) == shape(v);
 }
 
 template <class Placing>
@@ -112,7 +132,7 @@ public:
         }
         Shared &shared = shared_[geometry];
         if (geometry == geometries_) {
-            shared = {&problem, indices, {}};
+            shared = {&problem, indices, {}, 0};
             ++geometries_;
         }
         unsigned tensor = 0;
@@ -122,43 +142,56 @@ public:
                 p_.layers[layers_].to[tensor] = static_cast<std::byte *>(to);
                 shared.addresses[tensor++] |=
                     reinterpret_cast<std::uintptr_t>(from) | reinterpret_cast<std::uintptr_t>(to);
-                // As a float, for this is no more than a measure, and the sum over layers might not fit.
-                bytes_ += static_cast<float>(copy.heads * copy.row_bytes) * static_cast<float>(problem.new_rows) *
-                          static_cast<float>(problem.batch);
             }
         };
         put(problem.k, args.k_new, args.k_cache);
         put(problem.v, args.v_new, args.v_cache);
+        ++shared.layers;
         p_.geometry_of[layers_++] = static_cast<std::uint8_t>(geometry);
         programmatic_ = programmatic_ && problem.addressing.has(KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH);
         return true;
     }
 
     Status perform(const Target &target, CUstream_st *stream) {
-        // A multiprocessor holds 1024 threads or more. Twice that many 16-byte vectors each keep it busy.
-        const bool busy = bytes_ >= 2048.0F * 16.0F * static_cast<float>(target.multiprocessors);
-        Grid grid;
+        float vectors = 0; // no more than a measure, and the sum might not fit in a whole number
+        std::int64_t lanes = 1;
         std::int64_t batch = 0;
+        std::int64_t heads = 0;
         for (unsigned i = 0; i < geometries_; ++i) {
-            const Problem &problem = *shared_[i].problem;
             Geometry<Placing> &g = p_.geometries[i];
-            g.batch = problem.batch;
-            g.placing = placing_of<Placing>(problem, shared_[i].indices);
-            unsigned count = 0;
-            for (const TensorCopy *const copy : {&problem.k, &problem.v}) {
-                if (!copy->empty()) {
-                    const Grid own = lay_out(problem, *copy, shared_[i].addresses[count], 1u << WidestLog2,
-                                             Placing::in_runs && copy->adjacent_rows, busy, g.tensors[count]);
-                    grid = {std::max(grid.x, own.x), std::max(grid.y, own.y)};
-                    ++count;
-                }
-            }
-            g.both = count - 1;
-            p_.both |= g.both;
+            describe_geometry(shared_[i], g);
             batch = std::max(batch, g.batch);
+            for (unsigned n = 0; n <= g.both; ++n) {
+                const TensorLines &t = g.tensors[n];
+                vectors += static_cast<float>(g.batch * t.heads) * static_cast<float>(t.lines * t.line_vectors) *
+                           static_cast<float>(shared_[i].layers);
+                heads = std::max(heads, t.heads);
+                // Where a head has several lines, the threads of one block do each of them.
+                lanes = std::max(lanes, t.lines == 1 ? 1 : t.line_vectors);
+            }
         }
-        const std::int64_t most_samples = (most_blocks_yz >> p_.both) / layers_;
-        p_.batch_step = static_cast<std::uint32_t>(std::min(most_samples, batch));
+        // A multiprocessor holds 1024 threads or more: a few times that many vectors each make a call long. So do
+        // extents that a grid cannot cover.
+        const auto per_multiprocessor = static_cast<std::int64_t>(
+            std::min(vectors / static_cast<float>(target.multiprocessors), static_cast<float>(INT32_MAX)));
+        const bool is_long = per_multiprocessor >= 8192 || lanes > block_threads ||
+                             batch > most_blocks_yz / 2 / layers_ || heads > most_blocks_yz;
+        bool all_twins = true;
+        for (unsigned i = 0; i < geometries_; ++i) {
+            Geometry<Placing> &g = p_.geometries[i];
+            const bool narrow = is_narrow(*shared_[i].problem, g);
+            const bool as_twins = narrow && !is_long && g.both != 0 && twins(g.tensors[0], g.tensors[1]);
+            g.way = !narrow ? Way::wide : is_long ? Way::long_one : as_twins ? Way::short_twins : Way::short_one;
+            all_twins = all_twins && as_twins;
+            p_.apart |= as_twins ? 0 : g.both;
+        }
+        p_.batch_step = static_cast<std::uint32_t>(std::min((most_blocks_yz >> p_.apart) / layers_, batch));
+        // Blocks as small as leaves each multiprocessor with four, so that a short call reaches all of them.
+        const std::int64_t share = per_multiprocessor / 4 / (all_twins ? 2 : 1);
+        const unsigned share_log2 = share > 0 ? bits_for(share + 1) - 1 : 0;
+        const unsigned block_log2 =
+            std::clamp(std::max(bits_for(lanes), share_log2), least_block_threads_log2, block_threads_log2);
+        const Grid grid = lay_out_all(block_log2);
         p_.programmatic = programmatic_ && target.architecture >= 90 ? 1 : 0;
 
         cudaLaunchAttribute attribute{};
@@ -166,8 +199,8 @@ public:
         attribute.val.programmaticStreamSerializationAllowed = 1;
         cudaLaunchConfig_t config{};
         config.gridDim =
-            dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), (layers_ * p_.batch_step) << p_.both);
-        config.blockDim = dim3(block_threads);
+            dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), (layers_ * p_.batch_step) << p_.apart);
+        config.blockDim = dim3(1u << block_log2);
         config.stream = stream;
         config.attrs = &attribute;
         config.numAttrs = p_.programmatic;
@@ -179,13 +212,50 @@ private:
         const Problem *problem;
         Indices indices;
         std::array<std::uintptr_t, 2> addresses; // or'ed, by tensor
+        unsigned layers;
     };
+
+    static void describe_geometry(const Shared &shared, Geometry<Placing> &g) {
+        const Problem &problem = *shared.problem;
+        g.batch = problem.batch;
+        g.placing = placing_of<Placing>(problem, shared.indices);
+        unsigned count = 0;
+        for (const TensorCopy *const copy : {&problem.k, &problem.v}) {
+            if (!copy->empty()) {
+                g.tensors[count] = describe(problem, *copy, shared.addresses[count], 1u << WidestLog2,
+                                            Placing::in_runs && copy->adjacent_rows);
+                ++count;
+            }
+        }
+        g.both = count - 1;
+    }
+
+    static bool is_narrow(const Problem &problem, const Geometry<Placing> &g) {
+        return std::all_of(g.tensors, g.tensors + g.both + 1,
+                           [&](const TensorLines &t) { return kvappend::is_narrow(problem, t); });
+    }
+
+    Grid lay_out_all(unsigned block_log2) {
+        Grid grid;
+        const auto for_each_tensor = [&](auto act) {
+            for (unsigned i = 0; i < geometries_; ++i) {
+                Geometry<Placing> &g = p_.geometries[i];
+                const unsigned loads_log2 = g.way == Way::long_one ? bits_for(loads_in_flight) : 0;
+                std::for_each_n(g.tensors, g.both + 1, [&](TensorLines &t) { act(t, loads_log2); });
+            }
+        };
+        for_each_tensor([&](TensorLines &t, unsigned loads_log2) {
+            const Grid own = lay_out(t, block_log2, loads_log2);
+            grid = {std::max(grid.x, own.x), std::max(grid.y, own.y)};
+        });
+        for_each_tensor([&](TensorLines &t, unsigned loads_log2) { set_steps(t, grid, loads_log2); });
+        return grid;
+    }
 
     P p_{};
     std::array<Shared, P::most_geometries> shared_{};
     unsigned geometries_ = 0;
     unsigned layers_ = 0;
-    float bytes_ = 0;
     bool programmatic_ = true;
 };
 

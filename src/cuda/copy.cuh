@@ -12,12 +12,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include <cuda_runtime.h>
 
 namespace kvappend {
 
 constexpr unsigned block_threads_log2 = 7;
+constexpr unsigned least_block_threads_log2 = 5;
 constexpr unsigned block_threads = 1u << block_threads_log2;
 // Of blocks on a multiprocessor at once. Without such a bound the compiler saves registers until it must spill some.
 constexpr int blocks_resident = 8;
@@ -36,36 +38,63 @@ struct TensorLines {
     std::int64_t piece_stride;
     std::uint32_t piece_log2;
     // How far a thread goes on when the grid is smaller than the work.
-    std::int64_t head_step, line_step, vector_step;
+    std::int64_t head_step, line_step, vector_turn;
+    std::int64_t vector_step; // between the vectors that a thread has in flight
     // How block indices, and the bits of a thread's index, become the place where a thread starts.
+    std::uint32_t heads_per_block;
     std::uint32_t lines_per_block;   // 0 where a head has one line: then x counts pieces of it
     std::uint32_t vectors_per_block; // 0 where a head has several lines: then x counts groups of them
-    std::uint8_t lane_bits, line_bits;
-    std::uint8_t access_log2;
+    std::uint32_t lane_mask, line_mask;
+    std::uint32_t line_shift, head_shift;
+    std::uint32_t access_log2;
+    std::uint32_t run; // 1 where a line is more than one row
 };
 
 // Where a line goes: `shift` bytes behind the cache's base, but only its vectors begin <= i < end.
+template <class Index>
 struct Aim {
     std::uint64_t shift;
-    std::int64_t begin;
-    std::int64_t end;
+    Index begin;
+    Index end;
+};
+
+// What an index contributes to an address. Of 32 bits without a sign, a GPU multiplies and adds that in one
+// instruction.
+template <class Index>
+__device__ __forceinline__ std::uint64_t product(Index index, std::int64_t stride) {
+    using Unsigned = std::make_unsigned_t<Index>;
+    return std::uint64_t{static_cast<Unsigned>(index)} * static_cast<Unsigned>(stride);
+}
+
+// A placing has these members:
+// load_early(sample, line): starts to load what a place depends on;
+// aim(tensor, sample, head, line, early): the Aim of a line, for which it may have to wait;
+// along(tensor, i): the bytes from the line's first vector to its vector i.
+// With 31 bits for indices and strides, addresses need a fraction of the instructions. In a short call each thread
+// copies one vector, so that it spreads over as many threads as it can, and the same vector of V where K and V are
+// twins: of the same shape, strides and width. In a long one each has loads_in_flight.
+enum class Way : std::uint32_t {
+    short_twins,
+    short_one,
+    long_twins,
+    long_one,
+    wide
+};
+
+// What the layers of a model have in common, or some of them.
+template <class Placing>
+struct Geometry {
+    TensorLines tensors[2]; // the second one only where both K and V are copied
+    std::uint32_t both;     // 1 where both are copied, else 0
+    Way way;
+    std::int64_t batch;
+    Placing placing;
 };
 
 // The pointers of a layer, in the order of its tensors.
 struct Layer {
     const std::byte *from[2];
     std::byte *to[2];
-};
-
-// What the layers of a model have in common, or some of them. A placing has a member aim(tensor, sample, head, line),
-// which gives the Aim of a line, and a member along<Log2>(tensor, i), which gives the bytes from the line's first
-// vector to its vector i.
-template <class Placing>
-struct Geometry {
-    TensorLines tensors[2]; // the second one only where both K and V are copied
-    std::uint32_t both;     // 1 where both are copied, else 0
-    std::int64_t batch;
-    Placing placing;
 };
 
 // Kernel parameters are 4096 bytes at most, for every driver. That is enough for two geometries, such as those of
@@ -78,8 +107,8 @@ struct Parameters {
     Geometry<Placing> geometries[most_geometries];
     Layer layers[Layers];
     std::uint8_t geometry_of[Layers];
-    // One value of z for each tensor of each of so many samples of each layer.
-    std::uint32_t both;
+    // One value of z for each sample in a step of each layer; or two, if blocks copy K or V.
+    std::uint32_t apart;
     std::uint32_t batch_step;
     std::uint32_t programmatic; // 1: wait for the launch before
 };
@@ -107,6 +136,26 @@ struct Vector<4> {
     using Type = uint4;
 };
 
+// Calls use(Width) for the width that a tensor has, of those up to the widest.
+template <unsigned WidestLog2, class Use>
+__device__ __forceinline__ void with_width(unsigned log2, Use use) {
+    if constexpr (WidestLog2 > 0) {
+        if (log2 != WidestLog2) [[unlikely]] {
+            return with_width<WidestLog2 - 1>(log2, use);
+        }
+    }
+    use(Vector<WidestLog2>{});
+}
+
+// What a block copies: tensors of a layer, from the first or the second one on, and samples from one on.
+struct BlockWork {
+    const Layer &layer;
+    unsigned tensor;
+    std::uint32_t sample;
+    std::uint32_t batch_step;
+    bool programmatic;
+};
+
 // With programmatic dependent launch, a kernel may start while the one before it in the stream runs. Nothing of memory
 // may be touched until that is done. The kernel behind may then start in the same way; it waits for this one likewise.
 __device__ __forceinline__ void wait_for_launch_before() {
@@ -116,120 +165,128 @@ __device__ __forceinline__ void wait_for_launch_before() {
 #endif
 }
 
-// What one block copies from: a tensor of a layer, from one sample on.
-struct BlockWork {
-    const std::byte *from;
-    std::byte *to;
-    std::int64_t sample;
-    std::int64_t batch_step;
-    bool programmatic;
-};
-
-template <unsigned Log2, class Placing>
-__device__ __forceinline__ void copy_lines(const Geometry<Placing> &g, const TensorLines &t, const BlockWork &work) {
-    using Vector = typename Vector<Log2>::Type;
-
-    const unsigned lane = threadIdx.x & ((1u << t.lane_bits) - 1);
-    const unsigned line_in_block = (threadIdx.x >> t.lane_bits) & ((1u << t.line_bits) - 1);
-    const unsigned head_in_block = threadIdx.x >> (t.lane_bits + t.line_bits);
-    const unsigned heads_per_block_log2 = block_threads_log2 - t.lane_bits - t.line_bits;
-
-    const std::int64_t first_vector = std::int64_t{blockIdx.x} * t.vectors_per_block + lane;
-    const std::int64_t first_line = std::int64_t{blockIdx.x} * t.lines_per_block + line_in_block;
-    const std::int64_t first_head = (std::int64_t{blockIdx.y} << heads_per_block_log2) + head_in_block;
-    // The grid is as large as the larger of K and V needs.
-    if (first_vector >= t.vector_step || first_line >= t.lines || first_head >= t.heads) {
+template <unsigned WidestLog2, unsigned Tensors, int Loads, class Index, class Placing>
+__device__ __forceinline__ void copy_lines(const Geometry<Placing> &g, const BlockWork &work) {
+    const TensorLines &t = g.tensors[work.tensor];
+    // The grid of a short call is as large as the work, but for the length of a line.
+    constexpr bool once = Loads == 1 && sizeof(Index) == sizeof(std::int32_t);
+    const auto first = [](unsigned block, unsigned per_block, unsigned in_block) {
+        return static_cast<Index>(block) * static_cast<Index>(per_block) + static_cast<Index>(in_block);
+    };
+    const Index first_vector = first(blockIdx.x, t.vectors_per_block, threadIdx.x & t.lane_mask);
+    const Index first_line = first(blockIdx.x, t.lines_per_block, (threadIdx.x >> t.line_shift) & t.line_mask);
+    const Index first_head = first(blockIdx.y, t.heads_per_block, threadIdx.x >> t.head_shift);
+    const auto vectors = static_cast<Index>(t.line_vectors);
+    const auto lines = static_cast<Index>(t.lines);
+    const auto heads = static_cast<Index>(t.heads);
+    if (first_vector >= vectors || first_line >= lines || first_head >= heads) {
         return;
     }
+    const auto vector_step = static_cast<Index>(t.vector_step);
 
-    std::int64_t line = first_line;
-    std::int64_t head = first_head;
-    std::int64_t sample = work.sample;
+    Index line = first_line;
+    Index head = first_head;
+    auto sample = static_cast<Index>(work.sample);
     if (work.programmatic) {
         wait_for_launch_before();
     }
     // One loop over lines, heads and samples, of which the usual grid needs one turn. A line is aimed at in each turn
     // anew, so that the compiler cannot move the wait for its indices ahead of the first loads of the new rows.
-    while (sample < g.batch) {
-        const auto *const from = reinterpret_cast<const Vector *>(work.from + sample * t.from_batch +
-                                                                  head * t.from_head + line * t.from_row);
+    do {
+        const auto early = g.placing.load_early(sample, line);
+        const std::uint64_t start =
+            product(sample, t.from_batch) + product(head, t.from_head) + product(line, t.from_row);
 
-        Vector held[loads_in_flight];
-        const auto load = [&](std::int64_t i) {
+        typename Vector<WidestLog2>::Type held[std::size_t{Loads}][Tensors];
+        const auto load = [&](Index i) {
+            with_width<WidestLog2>(t.access_log2, [&](auto width) {
+                using Type = typename decltype(width)::Type;
 #pragma unroll
-            for (int n = 0; n < loads_in_flight; ++n) {
-                if (i + n * t.vector_step < t.line_vectors) {
-                    held[n] = __ldg(from + i + n * t.vector_step);
+                for (int n = 0; n < Loads; ++n) {
+                    const Index at = i + n * vector_step;
+                    if (n > 0 && at >= vectors) {
+                        break;
+                    }
+#pragma unroll
+                    for (unsigned k = 0; k < Tensors; ++k) {
+                        const std::byte *const from = work.layer.from[work.tensor + k] + start;
+                        const Type vector = __ldg(reinterpret_cast<const Type *>(from) + at);
+                        __builtin_memcpy(&held[n][k], &vector, sizeof vector);
+                    }
                 }
-            }
+            });
         };
         load(first_vector);
 
-        const Aim aim = g.placing.aim(t, sample, head, line);
-        const auto store = [&](std::int64_t i) {
+        const Aim<Index> aim = g.placing.aim(t, sample, head, line, early);
+        const Index end = aim.end < vectors ? aim.end : vectors;
+        const auto store = [&](Index i) {
+            with_width<WidestLog2>(t.access_log2, [&](auto width) {
+                using Type = typename decltype(width)::Type;
 #pragma unroll
-            for (int n = 0; n < loads_in_flight; ++n) {
-                const std::int64_t at = i + n * t.vector_step;
-                if (aim.begin <= at && at < aim.end) {
-                    const std::uint64_t shift = aim.shift + g.placing.template along<Log2>(t, at);
-                    __stwb(reinterpret_cast<Vector *>(work.to + shift), held[n]);
+                for (int n = 0; n < Loads; ++n) {
+                    const Index at = i + n * vector_step;
+                    if (aim.begin <= at && at < end) {
+                        const std::uint64_t shift = aim.shift + g.placing.along(t, at);
+#pragma unroll
+                        for (unsigned k = 0; k < Tensors; ++k) {
+                            Type vector;
+                            __builtin_memcpy(&vector, &held[n][k], sizeof vector);
+                            __stwb(reinterpret_cast<Type *>(work.layer.to[work.tensor + k] + shift), vector);
+                        }
+                    }
                 }
-            }
+            });
         };
         store(first_vector);
-        for (std::int64_t i = first_vector + loads_in_flight * t.vector_step; i < aim.end;
-             i += loads_in_flight * t.vector_step) {
+        const auto vector_turn = static_cast<Index>(t.vector_turn);
+        for (Index i = first_vector + vector_turn; i < end; i += vector_turn) {
             load(i);
             store(i);
         }
 
-        line += t.line_step;
-        if (line >= t.lines) {
+        if constexpr (once) {
+            return;
+        }
+        line += static_cast<Index>(t.line_step);
+        if (line >= lines) {
             line = first_line;
-            head += t.head_step;
-            if (head >= t.heads) {
+            head += static_cast<Index>(t.head_step);
+            if (head >= heads) {
                 head = first_head;
-                sample += work.batch_step;
+                sample += static_cast<Index>(work.batch_step);
             }
         }
-    }
+    } while (sample < static_cast<Index>(g.batch));
 }
 
 // Copies with accesses of at most 1 << WidestLog2 bytes; K and V each have their own width.
 template <unsigned WidestLog2, class Placing, unsigned Layers>
 __global__ void __launch_bounds__(block_threads, blocks_resident)
     append(const __grid_constant__ Parameters<Placing, Layers> p) {
-    const unsigned part = blockIdx.z >> p.both;
+    const unsigned part = blockIdx.z >> p.apart;
     const unsigned layer = Layers == 1 ? 0 : part / p.batch_step;
     const Geometry<Placing> &g = p.geometries[Layers == 1 ? 0 : p.geometry_of[layer]];
-    const unsigned tensor = blockIdx.z & p.both;
-    if (Layers > 1 && tensor > g.both) {
-        return; // Of two geometries one may have K or V alone.
-    }
-    const TensorLines &t = g.tensors[tensor];
-    const BlockWork work{p.layers[layer].from[tensor], p.layers[layer].to[tensor],
-                         std::int64_t{part - layer * p.batch_step}, std::int64_t{p.batch_step}, p.programmatic != 0};
-    if constexpr (WidestLog2 >= 4) {
-        if (t.access_log2 == 4) {
-            return copy_lines<4>(g, t, work);
+    BlockWork work{p.layers[layer], 0, part - layer * p.batch_step, p.batch_step, p.programmatic != 0};
+    if constexpr (Layers > 1) {
+        // Of two geometries one may have fewer samples, or K or V alone, or its K and V copied by the same blocks.
+        const unsigned most = g.way == Way::short_twins ? 0 : g.both;
+        if ((blockIdx.z & p.apart) > most || work.sample >= g.batch) {
+            return;
         }
     }
-    if constexpr (WidestLog2 >= 3) {
-        if (t.access_log2 == 3) {
-            return copy_lines<3>(g, t, work);
-        }
+    // In the order of haste.
+    if (g.way == Way::short_twins) [[likely]] {
+        return copy_lines<WidestLog2, 2, 1, std::int32_t>(g, work);
     }
-    if constexpr (WidestLog2 >= 2) {
-        if (t.access_log2 == 2) {
-            return copy_lines<2>(g, t, work);
-        }
+    work.tensor = blockIdx.z & p.apart;
+    if (g.way == Way::short_one) {
+        return copy_lines<WidestLog2, 1, 1, std::int32_t>(g, work);
     }
-    if constexpr (WidestLog2 >= 1) {
-        if (t.access_log2 == 1) {
-            return copy_lines<1>(g, t, work);
-        }
+    if (g.way == Way::long_one) {
+        return copy_lines<WidestLog2, 1, loads_in_flight, std::int32_t>(g, work);
     }
-    copy_lines<0>(g, t, work);
+    copy_lines<WidestLog2, 1, 1, std::int64_t>(g, work);
 }
 
 } // namespace kvappend

@@ -16,29 +16,38 @@ struct DensePlacing {
     std::int64_t new_rows;
     std::int64_t cache_rows;
 
-    __device__ __forceinline__ Aim aim(const TensorLines &t, std::int64_t sample, std::int64_t head,
-                                       std::int64_t line) const {
-        const std::int64_t offset = wide_offsets != 0
-                                        ? std::int64_t{__ldg(static_cast<const long long *>(offsets) + sample)}
-                                        : std::int64_t{__ldg(static_cast<const int *>(offsets) + sample)};
-        const Window window = window_of(offset, new_rows, cache_rows);
-        Aim aim{0, 0, 0};
-        if (t.lines == 1) {
-            aim.begin = window.first * t.row_vectors;
-            aim.end = window.end * t.row_vectors;
-        } else if (window.first <= line && line < window.end) {
-            aim.end = t.line_vectors;
-        }
-        // For vectors inside the cache alone is this the way to an address in it; else it may wrap around, unharmed.
-        const std::uint64_t row = static_cast<std::uint64_t>(offset) + static_cast<std::uint64_t>(line);
-        aim.shift = static_cast<std::uint64_t>(sample * t.to_batch + head * t.to_head) +
-                    row * static_cast<std::uint64_t>(t.to_row);
-        return aim;
+    // The words of an offset. They are put together only when it is used, and nothing waits for their loads before.
+    struct Early {
+        std::uint32_t low;
+        std::uint32_t high; // the low one again, where offsets have 32 bits
+    };
+
+    template <class Index>
+    __device__ __forceinline__ Early load_early(Index sample, Index /*line*/) const {
+        const auto *const words = static_cast<const unsigned *>(offsets) + (std::int64_t{sample} << wide_offsets);
+        return {__ldg(words), __ldg(words + wide_offsets)};
     }
 
-    template <unsigned Log2>
-    __device__ __forceinline__ std::uint64_t along(const TensorLines & /*t*/, std::int64_t i) const {
-        return static_cast<std::uint64_t>(i) << Log2;
+    template <class Index>
+    __device__ __forceinline__ Aim<Index> aim(const TensorLines &t, Index sample, Index head, Index line,
+                                              const Early &early) const {
+        const std::uint64_t start = product(sample, t.to_batch) + product(head, t.to_head);
+        const auto high = static_cast<std::int64_t>(static_cast<std::int32_t>(early.high));
+        const std::int64_t offset = (wide_offsets != 0 ? high : high >> 32) << 32 | early.low;
+        // For rows inside the cache alone is this the way to an address in it; else it may wrap around, unharmed.
+        const std::uint64_t row = static_cast<std::uint64_t>(offset) + static_cast<std::uint64_t>(line);
+        const std::uint64_t shift = start + row * static_cast<std::make_unsigned_t<Index>>(t.to_row);
+        if (t.run == 0) {
+            return {shift, 0, row < static_cast<std::uint64_t>(cache_rows) ? static_cast<Index>(t.line_vectors) : 0};
+        }
+        const auto window = window_of(offset, static_cast<Index>(new_rows), static_cast<Index>(cache_rows));
+        const auto row_vectors = static_cast<Index>(t.row_vectors);
+        return {shift, window.first * row_vectors, window.end * row_vectors};
+    }
+
+    template <class Index>
+    __device__ __forceinline__ std::uint64_t along(const TensorLines &t, Index i) const {
+        return static_cast<std::uint64_t>(std::int64_t{i}) << t.access_log2;
     }
 };
 

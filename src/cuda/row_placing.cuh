@@ -7,28 +7,43 @@
 
 namespace kvappend {
 
+struct LoadIndex {
+    template <class T>
+    __device__ __forceinline__ T operator()(const T *index) const {
+        return __ldg(index);
+    }
+};
+
 struct RowPlacing {
     static constexpr bool in_runs = false;
 
     Addressing addressing;
     Indices indices;
 
-    __device__ __forceinline__ Aim aim(const TensorLines &t, std::int64_t sample, std::int64_t head,
-                                       std::int64_t line) const {
-        const auto load = [](const auto *index) { return __ldg(index); };
-        const Place place = find_place(addressing, indices, sample, line, load);
+    using Early = Loaded;
+
+    template <class Index>
+    __device__ __forceinline__ Early load_early(Index sample, Index line) const {
+        return load_row(addressing, indices, sample, line, LoadIndex{});
+    }
+
+    template <class Index>
+    __device__ __forceinline__ Aim<Index> aim(const TensorLines &t, Index sample, Index head, Index line,
+                                              const Early &early) const {
+        const Place place = find_place(addressing, indices, sample, line, early, LoadIndex{});
         if (!place.found()) {
             return {0, 0, 0};
         }
-        return {static_cast<std::uint64_t>(place.block * t.to_batch + head * t.to_head + place.row * t.to_row), 0,
-                t.line_vectors};
+        return {product(static_cast<Index>(place.block), t.to_batch) + product(head, t.to_head) +
+                    product(static_cast<Index>(place.row), t.to_row),
+                0, static_cast<Index>(t.line_vectors)};
     }
 
-    template <unsigned Log2>
-    __device__ __forceinline__ std::uint64_t along(const TensorLines &t, std::int64_t i) const {
-        const std::int64_t piece = i >> t.piece_log2;
-        const std::int64_t in_piece = i - (piece << t.piece_log2);
-        return static_cast<std::uint64_t>(piece * t.piece_stride + (in_piece << Log2));
+    template <class Index>
+    __device__ __forceinline__ std::uint64_t along(const TensorLines &t, Index i) const {
+        const Index piece = i >> t.piece_log2;
+        const Index in_piece = i - (piece << t.piece_log2);
+        return product(piece, t.piece_stride) + (static_cast<std::uint64_t>(std::int64_t{in_piece}) << t.access_log2);
     }
 };
 

@@ -50,8 +50,12 @@ Status cuda_admit(const Problem & /*problem*/, const kvappend_args & /*args*/) {
 
 Status cuda_settle(const Problem &problem, const kvappend_args &args, CUstream_st *stream) {
     const Addressing &a = problem.addressing;
-    const SettleParameters p{
-        a, indices_of(problem.buffers, args), problem.batch, problem.new_rows, const_cast<void *>(args.cache_offsets), args.report};
+    const SettleParameters p{a,
+                             indices_of(problem.buffers, args),
+                             problem.batch,
+                             problem.new_rows,
+                             const_cast<void *>(args.cache_offsets),
+                             args.report};
     Status status = KVAPPEND_SUCCESS;
     if (a.has(KVAPPEND_FLAG_RESET_REPORT)) {
         status = launch(reset_report, 1, p, stream);

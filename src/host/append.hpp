@@ -90,7 +90,7 @@ template <class Visit>
 void for_each_dense_run(const Problem &problem, const kvappend_args &args, RowRange range, Visit visit) {
     const std::int64_t new_rows = problem.new_rows;
     for (std::int64_t sample = range.first / new_rows; sample * new_rows < range.end; ++sample) {
-        const std::int64_t offset = load_wide(problem.addressing, args.cache_offsets, sample, load_on_host);
+        const std::int64_t offset = wide_index(problem.addressing, args.cache_offsets, sample);
         const Window window = window_of(offset, new_rows, problem.addressing.cache_rows);
         const std::int64_t first = std::max(window.first, range.first - sample * new_rows);
         const std::int64_t end = std::min(window.end, range.end - sample * new_rows);
@@ -105,11 +105,12 @@ void runs_of_sample(const Problem &problem, const Indices &indices, std::int64_t
                     RowRange range, Visit visit) {
     const Addressing &a = problem.addressing;
     const std::int64_t most = rows_at_once(problem, range);
-    const SampleRows rows = rows_of_sample(a, indices, sample, load_on_host);
+    const Loaded at = load_sample(a, indices, sample, load_on_host);
+    const SampleRows rows = rows_of_sample(a, at);
     const std::int64_t end = std::min(range.end, rows.begin + rows.count);
     std::int64_t row = std::max(range.first, rows.begin);
     while (row < end) {
-        const Place place = place_in_sample(a, indices, sample, rows, row, load_on_host);
+        const Place place = find_place(a, indices, sample, row, at, load_on_host);
         const std::int64_t stretch = std::min({stretch_of(a, rows, place), end - row, most});
         if (place.found()) {
             visit({source, row, place.block, place.row, stretch});
@@ -128,8 +129,7 @@ void runs_of_slots(const Addressing &a, const Indices &indices, RowRange range, 
         }
         const std::int64_t most = std::min(range.end - row, a.cache_rows - place.row);
         for (auto slot = static_cast<std::int64_t>(place.position) + 1;
-             rows < most && slot != a.reserved_slot && load_wide(a, indices.slots, row + rows, load_on_host) == slot;
-             ++slot) {
+             rows < most && slot != a.reserved_slot && wide_index(a, indices.slots, row + rows) == slot; ++slot) {
             ++rows;
         }
         visit({0, row, place.block, place.row, rows});

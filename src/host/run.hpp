@@ -19,6 +19,12 @@ struct Run {
     std::int64_t rows;
 };
 
+// An offset or a slot.
+inline std::int64_t wide_index(const Addressing &a, const void *array, std::int64_t i) {
+    return a.offset_bytes == 8 ? static_cast<const std::int64_t *>(array)[i]
+                               : static_cast<const std::int32_t *>(array)[i];
+}
+
 // K and V of a token may lie on one page of memory, as in a fused projection, which need not be found twice when they
 // are copied soon one after the other.
 inline std::int64_t rows_at_once(const Problem &problem, RowRange range) {

@@ -223,8 +223,8 @@ TEST_CASE("the widest access that pointers, strides and rows allow is the one ma
             INFO("accesses of " << width << " bytes");
             const std::size_t moved = width == row.width ? buffers.new_bytes / width : 0;
             CHECK(emulation::stores(width) == moved);
-            // The offset is one load of 8 bytes for each thread, besides the rows.
-            CHECK((width == 8 ? emulation::loads(width) > moved : emulation::loads(width) == moved));
+            // The offset is two loads of 4 bytes for each thread, besides the rows.
+            CHECK((width == 4 ? emulation::loads(width) > moved : emulation::loads(width) == moved));
         }
         subject().release(source);
         subject().release(cache);
