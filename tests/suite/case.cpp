@@ -263,6 +263,7 @@ void check_case(const Case &c, std::mt19937_64 &random, int runs) {
     descriptor.backend = subject().backend();
     kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
     preference.kernel_name = c.kernel.empty() ? nullptr : c.kernel.c_str();
+    preference.host_threads = c.host_threads;
     const PlanPointer plan = make_plan(descriptor, &preference);
 
     std::vector<Block> memory;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "case.hpp"
+#include "subject.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
@@ -45,6 +46,13 @@ void check_every_way(const Case &c, std::mt19937_64 &random, Arrange arrange) {
         check_case(varied, random, runs);
     };
     check("silently", KVAPPEND_SKIP_SILENTLY, 0, 1);
+    if (subject().backend() == KVAPPEND_BACKEND_HOST) {
+        INFO("with threads of the plan, which sleep while so little is copied");
+        Case threaded = c;
+        threaded.host_threads = 2;
+        arrange(threaded);
+        check_case(threaded, random);
+    }
     check("with a report", KVAPPEND_SKIP_REPORT, 0, 2);
     check("with a report of its own", KVAPPEND_SKIP_REPORT, KVAPPEND_FLAG_RESET_REPORT | KVAPPEND_FLAG_COUNT_WRITTEN,
           2);
