@@ -22,7 +22,9 @@ constexpr unsigned block_threads_log2 = 7;
 constexpr unsigned least_block_threads_log2 = 5;
 constexpr unsigned block_threads = 1u << block_threads_log2;
 // Of blocks on a multiprocessor at once. Without such a bound the compiler saves registers until it must spill some.
-constexpr int blocks_resident = 8;
+// The pointer to a layer takes two more.
+template <unsigned Layers>
+constexpr int blocks_resident = Layers == 1 ? 8 : 7;
 // Loads that a thread has in flight before it stores.
 constexpr int loads_in_flight = 4;
 
@@ -262,7 +264,7 @@ __device__ __forceinline__ void copy_lines(const Geometry<Placing> &g, const Blo
 
 // Copies with accesses of at most 1 << WidestLog2 bytes; K and V each have their own width.
 template <unsigned WidestLog2, class Placing, unsigned Layers>
-__global__ void __launch_bounds__(block_threads, blocks_resident)
+__global__ void __launch_bounds__(block_threads, blocks_resident<Layers>)
     append(const __grid_constant__ Parameters<Placing, Layers> p) {
     const unsigned part = blockIdx.z >> p.apart;
     const unsigned layer = Layers == 1 ? 0 : part / p.batch_step;

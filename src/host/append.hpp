@@ -63,8 +63,8 @@ void copy_tensor(const TensorCopy &copy, const void *source, void *cache, const 
     if (copy.empty()) {
         return;
     }
-    const auto *from = static_cast<const std::byte *>(source) + run.sample * copy.from.batch + run.row * copy.from.row;
-    auto *to = static_cast<std::byte *>(cache) + run.block * copy.to.batch + run.cache_row * copy.to.row;
+    const std::byte *from = source_of(copy, source, run);
+    std::byte *to = target_of(copy, cache, run);
     if (copy.whole_rows()) {
         const std::int64_t bytes = (copy.adjacent_rows ? run.rows : 1) * copy.row_bytes;
         Moves::template choose<Far>(static_cast<std::size_t>(bytes),
@@ -81,6 +81,26 @@ void copy_tensor(const TensorCopy &copy, const void *source, void *cache, const 
 
 template <class Moves, bool Far>
 void copy_run(const Problem &problem, const kvappend_args &args, const Run &run) {
+    const TensorCopy &k = problem.k;
+    const TensorCopy &v = problem.v;
+    if (run.rows == 1 && alike(k, v)) {
+        // In turns: their places lie far apart, and memory serves both at once.
+        const std::byte *k_from = source_of(k, args.k_new, run);
+        const std::byte *v_from = source_of(v, args.v_new, run);
+        std::byte *k_to = target_of(k, args.k_cache, run);
+        std::byte *v_to = target_of(v, args.v_cache, run);
+        Moves::template choose<Far>(static_cast<std::size_t>(k.row_bytes), [&](auto one) {
+            for (std::int64_t head = 0; head < k.heads; ++head) {
+                one(k_to, k_from);
+                one(v_to, v_from);
+                k_from += k.from.head;
+                v_from += v.from.head;
+                k_to += k.to.head;
+                v_to += v.to.head;
+            }
+        });
+        return;
+    }
     copy_tensor<Moves, Far>(problem.k, args.k_new, args.k_cache, run);
     copy_tensor<Moves, Far>(problem.v, args.v_new, args.v_cache, run);
 }

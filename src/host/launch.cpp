@@ -58,11 +58,14 @@ private:
     }
 };
 
-// Rows that are adjacent are cut between heads first, which leaves them long.
+// Many rows that are adjacent are cut between heads first, which leaves them so.
 bool long_runs(const Problem &problem) {
+    constexpr std::int64_t many_rows = 64;
+    constexpr std::int64_t most_heads = 1024; // so that shares can be counted
     const TensorCopy &k = problem.k;
     const TensorCopy &v = problem.v;
-    return (k.empty() || k.adjacent_rows) && (v.empty() || v.adjacent_rows) &&
+    return problem.new_rows >= many_rows && std::max(k.heads, v.heads) <= most_heads &&
+           (k.empty() || k.adjacent_rows) && (v.empty() || v.adjacent_rows) &&
            (k.empty() || v.empty() || k.heads == v.heads);
 }
 

@@ -25,6 +25,20 @@ inline std::int64_t wide_index(const Addressing &a, const void *array, std::int6
                                : static_cast<const std::int32_t *>(array)[i];
 }
 
+inline const std::byte *source_of(const TensorCopy &copy, const void *source, const Run &run) {
+    return static_cast<const std::byte *>(source) + run.sample * copy.from.batch + run.row * copy.from.row;
+}
+
+inline std::byte *target_of(const TensorCopy &copy, void *cache, const Run &run) {
+    return static_cast<std::byte *>(cache) + run.block * copy.to.batch + run.cache_row * copy.to.row;
+}
+
+// Rows of K and of V that can be copied in one loop.
+inline bool alike(const TensorCopy &k, const TensorCopy &v) {
+    return k.heads == v.heads && k.row_bytes == v.row_bytes && k.whole_rows() && v.whole_rows() && !k.empty() &&
+           !v.empty();
+}
+
 // K and V of a token may lie on one page of memory, as in a fused projection, which need not be found twice when they
 // are copied soon one after the other.
 inline std::int64_t rows_at_once(const Problem &problem, RowRange range) {

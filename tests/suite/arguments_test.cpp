@@ -296,6 +296,31 @@ TEST_CASE("tensors that do not fit in 63 bits are refused", "[arguments]") {
     }
 }
 
+TEST_CASE("host threads out of range, or where they are of no use, are refused", "[arguments]") {
+    const bool cuda = subject().backend() == KVAPPEND_BACKEND_CUDA;
+    kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
+    for (const std::int32_t threads : {0, 1, cuda ? 1 : 2, cuda ? 1 : 5}) {
+        p.host_threads = threads;
+        CHECK(make_plan(ordinary(), &p) != nullptr);
+    }
+    for (const std::int32_t threads : {-1, INT32_MIN, 1025, INT32_MAX}) {
+        p.host_threads = threads;
+        check_creation(ordinary(), KVAPPEND_ERROR_HOST_THREADS,
+                       "preference.host_threads is " + std::to_string(threads) + ": expected 0 to 1024", &p);
+    }
+    if (cuda) {
+        for (const std::int32_t threads : {2, 1024}) {
+            p.host_threads = threads;
+            check_creation(ordinary(), KVAPPEND_ERROR_CONFLICT,
+                           "preference.host_threads is " + std::to_string(threads) + " and descriptor.backend is not",
+                           &p);
+        }
+    }
+    p.host_threads = 0;
+    p.reserved = -1;
+    check_creation(ordinary(), KVAPPEND_ERROR_CONFLICT, "preference.reserved is -1: expected 0", &p);
+}
+
 TEST_CASE("an unknown or unfit kernel is refused", "[arguments]") {
     kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
     CHECK(make_plan(ordinary(), &p) != nullptr); // NULL is no wish.

@@ -269,6 +269,7 @@ public:
         d_.backend = subject().backend();
         kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
         preference.kernel_name = c.kernel.empty() ? nullptr : c.kernel.c_str();
+        preference.host_threads = c.host_threads;
         plan_ = sharer != nullptr ? sharer->plan_ : std::shared_ptr<kvappend_plan>(make_plan(d_, &preference));
         for (const std::size_t bytes : c.block_bytes) {
             memory_.emplace_back(bytes);

@@ -39,6 +39,7 @@ struct Place {
 struct Case {
     kvappend_descriptor descriptor = KVAPPEND_DESCRIPTOR_INIT;
     std::string kernel; // forced if not empty
+    std::int32_t host_threads = 0;
     // What the descriptor does not ask for is not there, whatever stands here.
     std::vector<std::int64_t> offsets;
     std::vector<std::int64_t> slots;

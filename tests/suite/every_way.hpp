@@ -48,6 +48,12 @@ void check_every_way(const Case &c, std::mt19937_64 &random, Arrange arrange) {
     check("silently", KVAPPEND_SKIP_SILENTLY, 0, 1);
     if (subject().backend() == KVAPPEND_BACKEND_CUDA) {
         check("launched programmatically", KVAPPEND_SKIP_SILENTLY, KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH, 1);
+    } else {
+        INFO("with threads of the plan, which sleep while so little is copied");
+        Case threaded = c;
+        threaded.host_threads = 2;
+        arrange(threaded);
+        check_case(threaded, random);
     }
     check("with a report", KVAPPEND_SKIP_REPORT, 0, 2);
     check("with a report of its own", KVAPPEND_SKIP_REPORT, KVAPPEND_FLAG_RESET_REPORT | KVAPPEND_FLAG_COUNT_WRITTEN,

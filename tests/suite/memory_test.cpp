@@ -68,6 +68,28 @@ TEST_CASE("a plan for which there is no memory is refused", "[arguments]") {
     CHECK(make_plan(d) != nullptr);
 }
 
+TEST_CASE("a plan for whose threads there is no memory is refused", "[arguments]") {
+    if (subject().backend() != KVAPPEND_BACKEND_HOST) {
+        SKIP("only plans of the host backend have threads");
+    }
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.batch = d.heads = d.new_rows = d.cache_rows = d.k_dim = 1;
+    kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
+    p.host_threads = 3;
+    for (const int requests : {1, 2}) {
+        INFO(requests << " requests are met");
+        kvappend_plan *plan = nullptr;
+        const kvappend_status status = [&] {
+            const Limit limit(requests);
+            return kvappend_plan_create(&d, &p, &plan);
+        }();
+        CHECK(told(status).starts_with(
+            "KVAPPEND_ERROR_OUT_OF_MEMORY: preference.host_threads is 3: there is no memory "));
+        CHECK(plan == nullptr);
+    }
+    CHECK(make_plan(d, &p) != nullptr);
+}
+
 TEST_CASE("a validation for which there is no memory is refused", "[validate]") {
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = subject().backend();

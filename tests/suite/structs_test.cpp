@@ -385,6 +385,23 @@ TEST_CASE("a preference that is too short for a kernel name wishes for none", "[
     }
 }
 
+TEST_CASE("what stands behind a preference's size wishes for nothing", "[structs]") {
+    const kvappend_descriptor d = small_descriptor();
+    const struct {
+        kvappend_preference preference;
+        kvappend_status status;
+    } faults[] = {{{sizeof(kvappend_preference), nullptr, -1, 0}, KVAPPEND_ERROR_HOST_THREADS},
+                  {{sizeof(kvappend_preference), nullptr, 0, 1}, KVAPPEND_ERROR_CONFLICT}};
+    for (const auto &fault : faults) {
+        PlanPointer plan;
+        for (const std::size_t size : {std::size_t{8}, offsetof(kvappend_preference, host_threads)}) {
+            Resized cut(fault.preference, size, 256);
+            CHECK(create(&d, cut.as<kvappend_preference>(), plan) == KVAPPEND_SUCCESS);
+        }
+        CHECK(create(&d, &fault.preference, plan) == fault.status);
+    }
+}
+
 TEST_CASE("a descriptor of zeros is a plan of the host backend with nothing to do", "[structs]") {
     for (const std::size_t size : {std::size_t{8}, sizeof(kvappend_descriptor), largest}) {
         Resized zeros(size, size);

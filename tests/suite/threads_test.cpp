@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// One plan, many threads, each with buffers and a stream of its own: a plan never changes.
+// One plan, many threads, each with buffers and a stream of its own: a plan never changes. And plans with threads.
 #include "plan.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
 #include <atomic>
+#include <csignal>
 #include <cstring>
 #include <thread>
 #include <vector>
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 namespace {
 
@@ -81,6 +85,50 @@ PlanPointer make_small_plan() {
     return PlanPointer(plan);
 }
 
+// A plan that has threads of its own, for rows of four heads which together are more than they sleep through.
+constexpr std::int64_t large_heads = 4, large_rows = 1100;
+constexpr std::size_t large_bytes = large_heads * large_rows * 64 * sizeof(float);
+
+PlanPointer make_large_plan(std::int32_t host_threads) {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.batch = 1;
+    d.heads = large_heads;
+    d.new_rows = d.cache_rows = large_rows;
+    d.k_dim = d.v_dim = 64;
+    kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
+    p.host_threads = host_threads;
+    kvappend_plan *plan = nullptr;
+    kvappend_plan_create(&d, &p, &plan);
+    return PlanPointer(plan);
+}
+
+// What is wrong after so many appends, each of which fills both caches.
+int fill_and_compare(const kvappend_plan *plan, unsigned char mark, int runs) {
+    int wrong = 0;
+    std::vector<unsigned char> k_new(large_bytes), v_new(large_bytes), k_cache(large_bytes), v_cache(large_bytes);
+    const std::int64_t offset = 0;
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = k_new.data();
+    args.v_new = v_new.data();
+    args.k_cache = k_cache.data();
+    args.v_cache = v_cache.data();
+    args.cache_offsets = &offset;
+    for (int run = 0; run < runs; ++run) {
+        for (std::size_t i = 0; i < large_bytes; ++i) {
+            k_new[i] = static_cast<unsigned char>(mark + i * 7 + i / 251 + static_cast<std::size_t>(run) * 31);
+            v_new[i] = static_cast<unsigned char>(k_new[i] + 101);
+        }
+        wrong += kvappend_plan_run(plan, &args, nullptr, 0, nullptr) != KVAPPEND_SUCCESS;
+        wrong += k_cache != k_new;
+        wrong += v_cache != v_new;
+    }
+    return wrong;
+}
+
+bool on_host() {
+    return subject().backend() == KVAPPEND_BACKEND_HOST;
+}
+
 // The sum of what eight threads count at once; each is given a mark of its own.
 template <class Count>
 int on_threads(Count count) {
@@ -110,4 +158,106 @@ TEST_CASE("threads create, run and destroy plans of their own at once", "[thread
               }
               return wrong;
           }) == 0);
+}
+
+TEST_CASE("a plan with threads of its own is run by many threads at once", "[threads]") {
+    if (!on_host()) {
+        SKIP("only plans of the host backend have threads");
+    }
+    // All but one of the eight find the plan's threads at work, and go on alone.
+    for (const std::int32_t threads : {2, 3, 7}) {
+        const PlanPointer plan = make_large_plan(threads);
+        CHECK(on_threads([&](unsigned char mark) { return fill_and_compare(plan.get(), mark, 4); }) == 0);
+    }
+}
+
+TEST_CASE("plans with threads of their own come and go at once, used or not", "[threads]") {
+    if (!on_host()) {
+        SKIP("only plans of the host backend have threads");
+    }
+    CHECK(on_threads([](unsigned char mark) {
+              int wrong = 0;
+              for (std::int32_t turn = 0; turn < 6; ++turn) {
+                  const PlanPointer plan = make_large_plan(2 + turn % 3);
+                  wrong += plan == nullptr;
+                  wrong += turn % 2 == 0 ? fill_and_compare(plan.get(), mark, 2) : 0;
+              }
+              return wrong;
+          }) == 0);
+}
+
+TEST_CASE("a child process has a plan without its threads", "[threads]") {
+    if (!on_host()) {
+        SKIP("only plans of the host backend have threads");
+    }
+    PlanPointer plan = make_large_plan(3);
+    REQUIRE(fill_and_compare(plan.get(), 1, 2) == 0);
+    // While another thread is at a run, so that the child finds the plan's threads idle or at work.
+    std::atomic<bool> over = false;
+    std::atomic<int> wrong = 0;
+    std::thread other([&] {
+        while (!over) {
+            wrong += fill_and_compare(plan.get(), 2, 1);
+        }
+    });
+    for (int i = 0; i < 8; ++i) {
+        const pid_t child = fork();
+        if (child == 0) {
+            alarm(120); // Ends a child that waits for threads which it does not have.
+            const int found = fill_and_compare(plan.get(), 3, 2);
+            plan.reset();
+            _exit(found == 0 ? 0 : 1);
+        }
+        int status = -1;
+        CHECK(waitpid(child, &status, 0) == child);
+        CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    }
+    over = true;
+    other.join();
+    CHECK(wrong == 0);
+    CHECK(fill_and_compare(plan.get(), 4, 2) == 0);
+}
+
+TEST_CASE("a plan's threads take no signals", "[threads]") {
+    if (!on_host()) {
+        SKIP("only plans of the host backend have threads");
+    }
+    static std::atomic<int> handled;
+    handled = 0;
+    struct sigaction action {};
+    struct sigaction before {};
+    action.sa_handler = [](int) { ++handled; };
+    REQUIRE(sigaction(SIGUSR1, &action, &before) == 0);
+    const PlanPointer plan = make_large_plan(5);
+    // With this thread's closed to it, the signal goes to any other that is open to it, and else it waits.
+    sigset_t usr1;
+    sigset_t open;
+    sigemptyset(&usr1);
+    sigaddset(&usr1, SIGUSR1);
+    REQUIRE(pthread_sigmask(SIG_BLOCK, &usr1, &open) == 0);
+    REQUIRE(kill(getpid(), SIGUSR1) == 0);
+    CHECK(fill_and_compare(plan.get(), 5, 3) == 0);
+    CHECK(handled == 0);
+    REQUIRE(pthread_sigmask(SIG_SETMASK, &open, nullptr) == 0);
+    CHECK(handled == 1);
+    sigaction(SIGUSR1, &before, nullptr);
+}
+
+TEST_CASE("a plan whose threads cannot be started is refused", "[threads]") {
+    if (!on_host()) {
+        SKIP("only plans of the host backend have threads");
+    }
+    pthread_attr_t usual;
+    pthread_attr_t endless;
+    REQUIRE(pthread_getattr_default_np(&usual) == 0);
+    REQUIRE(pthread_getattr_default_np(&endless) == 0);
+    // No address space has room for such a stack.
+    REQUIRE(pthread_attr_setstacksize(&endless, std::size_t{1} << 62) == 0);
+    REQUIRE(pthread_setattr_default_np(&endless) == 0);
+    const PlanPointer plan = make_large_plan(2);
+    const std::string message = kvappend_last_error_message();
+    REQUIRE(pthread_setattr_default_np(&usual) == 0);
+    CHECK(plan == nullptr);
+    CHECK(message == "preference.host_threads is 2: expected at most 1, as the system starts no more");
+    CHECK(fill_and_compare(make_large_plan(2).get(), 6, 1) == 0);
 }

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs of the host that are large enough to be shared among a plan's threads, or to go past the processor's caches: by
+// every addressing, by every kernel, and with any number of threads the same bytes.
+#include "draw.hpp"
+#include "every_way.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+
+#include <algorithm>
+#include <numeric>
+
+namespace {
+
+// Four heads with 192 bytes of K and 128 of V make 1280 bytes a row: about 1.2 and 2.4 MB in all.
+constexpr std::int64_t few_rows = 960;
+constexpr std::int64_t many_rows = 1920;
+
+Case large(std::int32_t addressing, std::int64_t batch, std::int64_t new_rows, std::int64_t cache_rows) {
+    Case c = appending(addressing, batch, new_rows, cache_rows);
+    c.descriptor.heads = 4;
+    c.descriptor.k_dim = 96;
+    c.descriptor.v_dim = 64;
+    return c;
+}
+
+// Pages of 16 rows in an order that is not theirs, enough for so many positions of each of three samples.
+void give_pages(Case &c, std::int64_t positions) {
+    kvappend_descriptor &d = c.descriptor;
+    const std::int64_t entries = (positions + 15) / 16;
+    d.cache_rows = 16;
+    d.cache_blocks = 3 * entries;
+    c.page_table.resize(static_cast<std::size_t>(3 * entries));
+    std::iota(c.page_table.rbegin(), c.page_table.rend(), 0);
+    // Some pages follow each other, and some do not.
+    std::rotate(c.page_table.begin(), c.page_table.begin() + 5, c.page_table.end() - 7);
+    d.table_entries = d.addressing == KVAPPEND_ADDRESSING_PAGED ? entries : 3 * entries;
+    const auto n = static_cast<std::int32_t>(entries);
+    c.page_indptr = {0, n, 2 * n, 3 * n};
+}
+
+void by_token(Case &c) {
+    kvappend_descriptor &d = c.descriptor;
+    const std::int64_t k[] = {d.heads * d.new_rows * d.k_dim, d.k_dim, d.heads * d.k_dim};
+    const std::int64_t v[] = {d.heads * d.new_rows * d.v_dim, d.v_dim, d.heads * d.v_dim};
+    std::ranges::copy(k, d.k_new_strides);
+    std::ranges::copy(v, d.v_new_strides);
+}
+
+// By every kernel that serves it, alone and with others, at aligned places and at others.
+void check_shared(Case c) {
+    auto random = seeded_random();
+    for (const std::string &kernel : kernels_of_subject()) {
+        c.kernel = kernel;
+        if (!kernel_serves(c)) {
+            continue;
+        }
+        for (const std::int32_t threads : {1, 2, 5}) {
+            c.host_threads = threads;
+            place_apart(c, 128, 128);
+            check_case(c, random);
+            for (std::size_t tensor = 0; tensor < tensor_count; ++tensor) {
+                c.places[tensor].start -= 54 + 2 * tensor;
+            }
+            check_case(c, random);
+        }
+    }
+    // The report and the offsets are the work of one thread, around that of all.
+    c.kernel.clear();
+    c.host_threads = 3;
+    c.descriptor.skip_policy = KVAPPEND_SKIP_REPORT;
+    c.descriptor.flags |= KVAPPEND_FLAG_COUNT_WRITTEN;
+    if (asks_for(c.descriptor, offsets_index)) {
+        c.descriptor.flags |= KVAPPEND_FLAG_ADVANCE;
+    }
+    place_apart(c, 64, 64);
+    check_case(c, random, 2);
+}
+
+#define SIZES GENERATE(few_rows, many_rows)
+
+} // namespace
+
+TEST_CASE("large dense appends", "[shared]") {
+    const std::int64_t rows = SIZES;
+    SECTION("of one sample, whose heads are shared out") {
+        Case c = large(KVAPPEND_ADDRESSING_DENSE, 1, rows, rows + 9);
+        c.offsets = {5};
+        check_shared(c);
+    }
+    SECTION("of samples that reach out of their caches") {
+        Case c = large(KVAPPEND_ADDRESSING_DENSE, 3, rows / 3, rows / 3 + 40);
+        c.offsets = {0, 60, -7};
+        check_shared(c);
+    }
+    SECTION("of K alone") {
+        Case c = large(KVAPPEND_ADDRESSING_DENSE, 2, rows, rows);
+        c.descriptor.v_dim = 0;
+        c.offsets = {1, -1};
+        check_shared(c);
+    }
+    SECTION("of many samples with a row each") {
+        Case c = large(KVAPPEND_ADDRESSING_DENSE, rows, 1, 3);
+        for (std::int64_t b = 0; b < rows; ++b) {
+            c.offsets.push_back(b % 4);
+        }
+        check_shared(c);
+    }
+    SECTION("by token") {
+        Case c = large(KVAPPEND_ADDRESSING_DENSE, 2, rows / 2, rows);
+        c.offsets = {3, rows - 5};
+        by_token(c);
+        check_shared(c);
+    }
+    SECTION("of packed samples, some without rows") {
+        Case c = large(KVAPPEND_ADDRESSING_DENSE, 5, rows, rows);
+        c.descriptor.lengths = KVAPPEND_LENGTHS_PACKED;
+        const auto n = static_cast<std::int32_t>(rows);
+        c.lengths = {3, 3, n / 2, n / 2, n / 2 + 1, n - 2};
+        c.offsets = {0, 1, 2, 3, 4};
+        check_shared(c);
+    }
+    SECTION("of samples with lengths and pads") {
+        Case c = large(KVAPPEND_ADDRESSING_DENSE, 3, rows / 3, rows / 3);
+        c.descriptor.lengths = KVAPPEND_LENGTHS_PER_SAMPLE;
+        c.descriptor.flags = KVAPPEND_FLAG_LEFT_PADS;
+        c.lengths = {static_cast<std::int32_t>(rows / 3), 7, 200};
+        c.left_pads = {10, 0, 40};
+        c.offsets = {0, 1, 2};
+        check_shared(c);
+    }
+}
+
+TEST_CASE("large appends to rings", "[shared]") {
+    const std::int64_t rows = SIZES;
+    Case c = large(KVAPPEND_ADDRESSING_RING, 2, rows / 2, rows / 2 + 11);
+    c.descriptor.sink_rows = 3;
+    c.offsets = {rows, 0};
+    SECTION("that hold all rows") {
+        check_shared(c);
+    }
+    SECTION("that hold the last ones") {
+        c.descriptor.cache_rows = 100;
+        check_shared(c);
+    }
+}
+
+TEST_CASE("large appends to pages", "[shared]") {
+    const std::int64_t rows = SIZES / 3;
+    Case c = large(GENERATE(KVAPPEND_ADDRESSING_PAGED, KVAPPEND_ADDRESSING_PAGED_CSR), 3, rows, 16);
+    c.offsets = {0, 21, -3};
+    give_pages(c, rows);
+    SECTION("by head") {
+        check_shared(c);
+    }
+    SECTION("by token") {
+        by_token(c);
+        check_shared(c);
+    }
+    SECTION("of packed samples") {
+        c.descriptor.new_rows = 3 * rows;
+        c.descriptor.lengths = KVAPPEND_LENGTHS_PACKED;
+        const auto n = static_cast<std::int32_t>(rows);
+        c.lengths = {0, n - 9, 2 * n, 3 * n};
+        check_shared(c);
+    }
+}
+
+TEST_CASE("large appends by slots", "[shared]") {
+    const std::int64_t rows = SIZES;
+    Case c = large(KVAPPEND_ADDRESSING_SLOTS, 1, rows, 16);
+    c.descriptor.cache_blocks = rows / 16 + 2;
+    // Runs of 37 rows from the last to the first, with padding and slots of no page between them.
+    for (std::int64_t t = 0; t < rows; ++t) {
+        const std::int64_t run = t / 37;
+        c.slots.push_back(t % 37 == 3 ? -1 : t % 37 == 30 ? 16 * rows : rows - 1 - run * 37 + t % 37 - 36);
+    }
+    std::ranges::replace_if(
+        c.slots, [](std::int64_t slot) { return slot < 0; }, -1);
+    SECTION("of whole rows") {
+        check_shared(c);
+    }
+    SECTION("with a reserved slot amid a run") {
+        c.descriptor.flags = KVAPPEND_FLAG_RESERVED_SLOT;
+        c.descriptor.reserved_slot = rows - 20;
+        check_shared(c);
+    }
+    SECTION("of rows in pieces") {
+        c.descriptor.k_pack = 8;
+        c.descriptor.v_pack = 1;
+        check_shared(c);
+    }
+}
