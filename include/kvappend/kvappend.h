@@ -595,8 +595,8 @@ KVAPPEND_API kvappend_status kvappend_plan_validate(const kvappend_plan *plan, c
                                                     kvappend_fault *fault);
 
 /* Ends a plan's life. NULL is allowed and does nothing. Launches already made are not disturbed: a kernel keeps nothing
- * of the plan. Waits for the plan's own threads to end, where it has any. Makes no CUDA call, and always succeeds. Legal
- * under stream capture. */
+ * of the plan. Waits for the plan's own threads to end, where it has any. Makes no CUDA call, and always succeeds.
+ * Legal under stream capture. */
 KVAPPEND_API kvappend_status kvappend_plan_destroy(kvappend_plan *plan);
 
 /* ---- what was chosen ---- */

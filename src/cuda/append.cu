@@ -170,11 +170,11 @@ public:
                 lanes = std::max(lanes, t.lines == 1 ? 1 : t.line_vectors);
             }
         }
-        // A multiprocessor holds 1024 threads or more: a few times that many vectors each make a call long. So do
-        // extents that a grid cannot cover.
+        // A multiprocessor holds 1024 threads or more: twice that many vectors each make a call long. So do extents
+        // that a grid cannot cover.
         const auto per_multiprocessor = static_cast<std::int64_t>(
             std::min(vectors / static_cast<float>(target.multiprocessors), static_cast<float>(INT32_MAX)));
-        const bool is_long = per_multiprocessor >= 8192 || lanes > block_threads ||
+        const bool is_long = per_multiprocessor >= 2048 || lanes > block_threads ||
                              batch > most_blocks_yz / 2 / layers_ || heads > most_blocks_yz;
         bool all_twins = true;
         for (unsigned i = 0; i < geometries_; ++i) {
