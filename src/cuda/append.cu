@@ -66,17 +66,18 @@ Grid lay_out(TensorLines &t, unsigned block_log2, unsigned loads_log2) {
     t.head_shift = lane_bits + line_bits;
     t.heads_per_block = 1u << head_bits;
     t.lines_per_block = t.lines == 1 ? 0 : 1u << line_bits;
-    t.vectors_per_block = t.lines == 1 ? 1u << lane_bits : 0;
+    t.vectors_per_block = t.lines == 1 ? 1u << (lane_bits + loads_log2) : 0;
+    t.vector_step = std::int64_t{1} << lane_bits;
     return {std::min(most_blocks_x,
                      t.lines == 1 ? shares(t.line_vectors, lane_bits + loads_log2) : shares(t.lines, line_bits)),
             std::min(most_blocks_yz, shares(t.heads, head_bits))};
 }
 
 // How far a thread goes on in a grid, which may be larger than this tensor needs.
-void set_steps(TensorLines &t, const Grid &grid) {
+void set_steps(TensorLines &t, const Grid &grid, unsigned loads_log2) {
     t.head_step = grid.y * t.heads_per_block;
     t.line_step = t.lines == 1 ? 1 : grid.x * t.lines_per_block;
-    t.vector_step = t.lines == 1 ? grid.x * t.vectors_per_block : std::int64_t{t.lane_mask} + 1;
+    t.vector_turn = t.lines == 1 ? grid.x * t.vectors_per_block : t.vector_step << loads_log2;
 }
 
 // Whether the kernel can work with 31 bits. Indices go beyond their extents by steps, which are no larger than the
@@ -93,8 +94,8 @@ bool is_narrow(const Problem &problem, const TensorLines &t) {
 
 bool twins(const TensorLines &k, const TensorLines &v) {
     const auto shape = [](const TensorLines &t) {
-        return std::tuple(t.from_batch, t.from_head, t.from_row, t.to_batch, t.to_head, t.to_row, t.line_vectors,
-                          t.access_log2, t.piece_stride, t.piece_log2);
+        return std::tuple(t.from_batch, t.from_head, t.from_row, t.to_batch, t.to_head, t.to_row, t.heads, t.lines,
+                          t.row_vectors, t.access_log2, t.piece_stride, t.piece_log2);
     };
     return shape(k) == shape(v);
 }
@@ -135,35 +136,35 @@ Status launch(const Problem &problem, const Target &target, const kvappend_args 
     }
     const bool narrow =
         std::all_of(p.tensors, p.tensors + count, [&](const TensorLines &t) { return is_narrow(problem, t); });
-    const bool as_twins = narrow && count == 2 && twins(p.tensors[0], p.tensors[1]);
-    const std::int64_t copies = as_twins ? 2 : 1;
-    p.apart = count == 2 && !as_twins ? 1 : 0;
-    p.batch_step = std::min(most_blocks_yz >> p.apart, problem.batch);
     // Where a head has several lines, the threads of one block do each of them.
     std::int64_t lanes = 1;
     for (unsigned i = 0; i < count; ++i) {
         lanes = std::max(lanes, p.tensors[i].lines == 1 ? 1 : p.tensors[i].line_vectors);
     }
-    // A multiprocessor holds 1024 threads or more. Twice that many vectors each keep it busy.
-    const bool is_long = vectors >= std::int64_t{2048} * target.multiprocessors || lanes > block_threads ||
-                         problem.batch > p.batch_step ||
+    // A multiprocessor holds 1024 threads or more: a few times that many vectors each make a call long. So do extents
+    // that a grid cannot cover.
+    const bool is_long = vectors >= std::int64_t{8192} * target.multiprocessors || lanes > block_threads ||
+                         problem.batch > most_blocks_yz / 2 ||
                          std::max(p.tensors[0].heads, p.tensors[1].heads) > most_blocks_yz;
+    const bool as_twins = narrow && !is_long && count == 2 && twins(p.tensors[0], p.tensors[1]);
+    const std::int64_t copies = as_twins ? 2 : 1;
+    p.apart = count == 2 && !as_twins ? 1 : 0;
+    p.batch_step = std::min(most_blocks_yz >> p.apart, problem.batch);
     // Blocks as small as leaves each multiprocessor with four, so that a short call reaches all of them.
     const std::int64_t share = vectors / copies / (std::int64_t{4} * target.multiprocessors);
     const unsigned share_log2 = share > 0 ? bits_for(share + 1) - 1 : 0;
     const unsigned block_log2 =
         std::clamp(std::max(bits_for(lanes), share_log2), least_block_threads_log2, block_threads_log2);
+    const unsigned loads_log2 = narrow && is_long ? bits_for(loads_in_flight) : 0;
     Grid grid;
     for (unsigned i = 0; i < count; ++i) {
-        const Grid own = lay_out(p.tensors[i], block_log2, is_long ? bits_for(loads_in_flight / copies) : 0);
+        const Grid own = lay_out(p.tensors[i], block_log2, loads_log2);
         grid = {std::max(grid.x, own.x), std::max(grid.y, own.y)};
     }
     for (unsigned i = 0; i < count; ++i) {
-        set_steps(p.tensors[i], grid);
+        set_steps(p.tensors[i], grid, loads_log2);
     }
-    p.way = !narrow    ? Way::wide
-            : as_twins ? (is_long ? Way::long_twins : Way::short_twins)
-                       : (is_long ? Way::long_one : Way::short_one);
+    p.way = !narrow ? Way::wide : is_long ? Way::long_one : as_twins ? Way::short_twins : Way::short_one;
 
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),

@@ -40,7 +40,8 @@ struct TensorLines {
     std::int64_t piece_stride;
     std::uint32_t piece_log2;
     // How far a thread goes on when the grid is smaller than the work.
-    std::int64_t head_step, line_step, vector_step;
+    std::int64_t head_step, line_step, vector_turn;
+    std::int64_t vector_step; // between the vectors that a thread has in flight
     // How block indices, and the bits of a thread's index, become the place where a thread starts.
     std::uint32_t heads_per_block;
     std::uint32_t lines_per_block;   // 0 where a head has one line: then x counts pieces of it
@@ -71,9 +72,9 @@ __device__ __forceinline__ std::uint64_t product(Index index, std::int64_t strid
 // load_early(sample, line): starts to load what a place depends on;
 // aim(tensor, sample, head, line, early): the Aim of a line, for which it may have to wait;
 // along(tensor, i): the bytes from the line's first vector to its vector i.
-// Twins are a K and a V of the same shape, strides and width, of which a thread copies the same vectors. With 31 bits
-// for indices and strides, addresses need a fraction of the instructions. A short call has each thread copy one vector,
-// so that it spreads over as many threads as it can; a long one has loads_in_flight.
+// With 31 bits for indices and strides, addresses need a fraction of the instructions. In a short call each thread
+// copies one vector, so that it spreads over as many threads as it can, and the same vector of V where K and V are
+// twins: of the same shape, strides and width. In a long one each has loads_in_flight.
 enum class Way : std::uint32_t {
     short_twins,
     short_one,
@@ -196,7 +197,8 @@ __device__ __forceinline__ void copy_lines(const Parameters<Placing> &p, const T
             });
         };
         store(first_vector);
-        for (Index i = first_vector + Loads * vector_step; i < end; i += Loads * vector_step) {
+        const auto vector_turn = static_cast<Index>(t.vector_turn);
+        for (Index i = first_vector + vector_turn; i < end; i += vector_turn) {
             load(i);
             store(i);
         }
@@ -227,9 +229,6 @@ __global__ void __launch_bounds__(block_threads, blocks_resident)
     const TensorLines &t = p.tensors[blockIdx.z & p.apart];
     if (p.way == Way::short_one) {
         return copy_lines<WidestLog2, 1, 1, std::int32_t>(p, t);
-    }
-    if (p.way == Way::long_twins) {
-        return copy_lines<WidestLog2, 2, loads_in_flight / 2, std::int32_t>(p, p.tensors[0]);
     }
     if (p.way == Way::long_one) {
         return copy_lines<WidestLog2, 1, loads_in_flight, std::int32_t>(p, t);
