@@ -141,9 +141,9 @@ Status launch(const Problem &problem, const Target &target, const kvappend_args 
     for (unsigned i = 0; i < count; ++i) {
         lanes = std::max(lanes, p.tensors[i].lines == 1 ? 1 : p.tensors[i].line_vectors);
     }
-    // A multiprocessor holds 1024 threads or more: a few times that many vectors each make a call long. So do extents
-    // that a grid cannot cover.
-    const bool is_long = vectors >= std::int64_t{8192} * target.multiprocessors || lanes > block_threads ||
+    // A multiprocessor holds 1024 threads or more: twice that many vectors each make a call long. So do extents that a
+    // grid cannot cover.
+    const bool is_long = vectors >= std::int64_t{2048} * target.multiprocessors || lanes > block_threads ||
                          problem.batch > most_blocks_yz / 2 ||
                          std::max(p.tensors[0].heads, p.tensors[1].heads) > most_blocks_yz;
     const bool as_twins = narrow && !is_long && count == 2 && twins(p.tensors[0], p.tensors[1]);
