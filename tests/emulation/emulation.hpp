@@ -29,6 +29,8 @@ void set_device_count(int count);
 void set_driver_version(int version);
 void set_architecture(int device, int major, int minor);
 void set_multiprocessors(int device, int count);
+// For which architecture the kernels were compiled, if not for the device's: then a driver translates their PTX.
+void set_code_architecture(int architecture);
 // Launches are checked and counted, and then forgotten: for measuring what surrounds them.
 void set_discard_launches(bool discard);
 

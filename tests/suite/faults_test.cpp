@@ -476,6 +476,23 @@ TEST_CASE("a launch is programmatic where the plan asks for it and the device ca
     CHECK(emulation::last_fault().empty());
 }
 
+TEST_CASE("a kernel without the code that waits is not launched programmatically", "[faults]") {
+    const Machine machine;
+    // The oldest PTX is what a device gets that is newer than all the code but the newest PTX.
+    emulation::set_architecture(0, 11, 0);
+    kvappend_descriptor d = decode_step();
+    d.flags = KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH;
+    const Buffers buffers(d);
+    for (const int code : {75, 89, 90, 100}) {
+        emulation::set_code_architecture(code);
+        const PlanPointer plan = make_plan(d);
+        CHECK(told(kvappend_plan_run(plan.get(), &buffers.args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+        CHECK(emulation::last_launch().programmatic == (code >= 90));
+        launches_for({plan.get()}, 2, buffers.args);
+        CHECK(emulation::last_launch().programmatic == (code >= 90));
+    }
+}
+
 TEST_CASE("a failing launch of layers is reported", "[faults]") {
     const Machine machine;
     const kvappend_descriptor d = decode_step();
