@@ -192,7 +192,7 @@ public:
         const unsigned block_log2 =
             std::clamp(std::max(bits_for(lanes), share_log2), least_block_threads_log2, block_threads_log2);
         const Grid grid = lay_out_all(block_log2);
-        p_.programmatic = programmatic_ && target.architecture >= 90 ? 1 : 0;
+        p_.programmatic = programmatic_ && target.code_architecture >= 90 ? 1 : 0;
 
         cudaLaunchAttribute attribute{};
         attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -343,8 +343,11 @@ Status launch_all(Appends &appends, CUstream_st *stream) {
 }
 
 // What launch_all may come to, which other plans decide as well, and what settles.
-Status prepare(const Problem &problem) {
-    if (const Status status = load<4, RowPlacing, most_layers>(); status != KVAPPEND_SUCCESS) {
+Status prepare(const Problem &problem, Target &target) {
+    // All kernels of this file are compiled for the same architectures.
+    if (const Status status =
+            load_kernel(reinterpret_cast<const void *>(append<4, RowPlacing, most_layers>), &target.code_architecture);
+        status != KVAPPEND_SUCCESS) {
         return status;
     }
     if (const Status status = problem.plain() ? load<4, DensePlacing, most_layers>() : KVAPPEND_SUCCESS;
