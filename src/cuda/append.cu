@@ -79,7 +79,7 @@ void set_steps(TensorLines &t, const Grid &grid, unsigned loads_log2) {
 }
 
 // Whether the kernel can work with 31 bits. Indices go beyond their extents by steps, which are no larger than the
-// extents but for the threads of a block.
+// extents but for the threads of a block: extents of any geometry of the launch, as all have the same grid.
 bool is_narrow(const Problem &problem, const TensorLines &t) {
     constexpr std::int64_t most_index = INT32_MAX >> (block_threads_log2 + 1);
     const Addressing &a = problem.addressing;
@@ -176,10 +176,13 @@ public:
             std::min(vectors / static_cast<float>(target.multiprocessors), static_cast<float>(INT32_MAX)));
         const bool is_long = per_multiprocessor >= 8192 || lanes > block_threads ||
                              batch > most_blocks_yz / 2 / layers_ || heads > most_blocks_yz;
+        bool narrow = true;
+        for (unsigned i = 0; i < geometries_; ++i) {
+            narrow = narrow && is_narrow(*shared_[i].problem, p_.geometries[i]);
+        }
         bool all_twins = true;
         for (unsigned i = 0; i < geometries_; ++i) {
             Geometry<Placing> &g = p_.geometries[i];
-            const bool narrow = is_narrow(*shared_[i].problem, g);
             const bool as_twins = narrow && !is_long && g.both != 0 && twins(g.tensors[0], g.tensors[1]);
             g.way = !narrow ? Way::wide : is_long ? Way::long_one : as_twins ? Way::short_twins : Way::short_one;
             all_twins = all_twins && as_twins;
