@@ -19,6 +19,8 @@ struct Target {
     int device;
     int architecture; // ten times the compute capability
     int multiprocessors;
+    // The one that the kernels' code was compiled for, which is an older one where the driver had to translate it.
+    int code_architecture;
     Crew *crew; // host: the plan's threads; NULL where it has none
 };
 
@@ -62,7 +64,7 @@ struct Backend {
     // Finds out what a plan created now would run on.
     Status (*open)(Target &target);
     // Does for launch_all and settle what a kernel's load does for its launch. Called once a plan.
-    Status (*prepare)(const Problem &problem);
+    Status (*prepare)(const Problem &problem, Target &target);
     // Refuses a stream, or a device that is current now, which is not the plan's.
     Status (*enter)(const Target &target, CUstream_st *stream);
     // Several appends in as few launches as may be.

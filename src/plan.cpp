@@ -91,7 +91,7 @@ Status Plan::create(const kvappend_descriptor &descriptor, const kvappend_prefer
     if (const Status status = plan.kernel_->load(); status != KVAPPEND_SUCCESS) {
         return status;
     }
-    if (const Status status = plan.backend_->prepare(plan.problem_); status != KVAPPEND_SUCCESS) {
+    if (const Status status = plan.backend_->prepare(plan.problem_, plan.target_); status != KVAPPEND_SUCCESS) {
         return status;
     }
     const std::int32_t helpers = std::max(preference.host_threads - 1, 0);

@@ -79,7 +79,7 @@ void set_steps(TensorLines &t, const Grid &grid, unsigned loads_log2) {
 }
 
 // Whether the kernel can work with 31 bits. Indices go beyond their extents by steps, which are no larger than the
-// extents but for the threads of a block.
+// extents but for the threads of a block: extents of any geometry of the launch, as all have the same grid.
 bool is_narrow(const Problem &problem, const TensorLines &t) {
     constexpr std::int64_t most_index = INT32_MAX >> (block_threads_log2 + 1);
     const Addressing &a = problem.addressing;
@@ -176,10 +176,13 @@ public:
             std::min(vectors / static_cast<float>(target.multiprocessors), static_cast<float>(INT32_MAX)));
         const bool is_long = per_multiprocessor >= 2048 || lanes > block_threads ||
                              batch > most_blocks_yz / 2 / layers_ || heads > most_blocks_yz;
+        bool narrow = true;
+        for (unsigned i = 0; i < geometries_; ++i) {
+            narrow = narrow && is_narrow(*shared_[i].problem, p_.geometries[i]);
+        }
         bool all_twins = true;
         for (unsigned i = 0; i < geometries_; ++i) {
             Geometry<Placing> &g = p_.geometries[i];
-            const bool narrow = is_narrow(*shared_[i].problem, g);
             const bool as_twins = narrow && !is_long && g.both != 0 && twins(g.tensors[0], g.tensors[1]);
             g.way = !narrow ? Way::wide : is_long ? Way::long_one : as_twins ? Way::short_twins : Way::short_one;
             all_twins = all_twins && as_twins;
@@ -192,7 +195,7 @@ public:
         const unsigned block_log2 =
             std::clamp(std::max(bits_for(lanes), share_log2), least_block_threads_log2, block_threads_log2);
         const Grid grid = lay_out_all(block_log2);
-        p_.programmatic = programmatic_ && target.architecture >= 90 ? 1 : 0;
+        p_.programmatic = programmatic_ && target.code_architecture >= 90 ? 1 : 0;
 
         cudaLaunchAttribute attribute{};
         attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -343,8 +346,11 @@ Status launch_all(Appends &appends, CUstream_st *stream) {
 }
 
 // What launch_all may come to, which other plans decide as well, and what settles.
-Status prepare(const Problem &problem) {
-    if (const Status status = load<4, RowPlacing, most_layers>(); status != KVAPPEND_SUCCESS) {
+Status prepare(const Problem &problem, Target &target) {
+    // All kernels of this file are compiled for the same architectures.
+    if (const Status status =
+            load_kernel(reinterpret_cast<const void *>(append<4, RowPlacing, most_layers>), &target.code_architecture);
+        status != KVAPPEND_SUCCESS) {
         return status;
     }
     if (const Status status = problem.plain() ? load<4, DensePlacing, most_layers>() : KVAPPEND_SUCCESS;

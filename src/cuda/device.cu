@@ -38,10 +38,15 @@ Status cuda_failure(const char *call, cudaError_t error) {
     }
 }
 
-Status load_kernel(const void *kernel) {
+Status load_kernel(const void *kernel, int *code_architecture) {
     cudaFuncAttributes attributes{};
-    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
-    return error == cudaSuccess ? KVAPPEND_SUCCESS : cuda_failure("cudaFuncGetAttributes", error);
+    if (const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel); error != cudaSuccess) {
+        return cuda_failure("cudaFuncGetAttributes", error);
+    }
+    if (code_architecture != nullptr) {
+        *code_architecture = attributes.ptxVersion;
+    }
+    return KVAPPEND_SUCCESS;
 }
 
 Status launched(cudaError_t error) {

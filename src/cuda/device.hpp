@@ -12,7 +12,8 @@ namespace kvappend {
 Status cuda_failure(const char *call, cudaError_t error);
 
 // Asks for a kernel's attributes, so that CUDA loads it now rather than at its first launch, which may be in a capture.
-Status load_kernel(const void *kernel);
+// Tells the architecture that its code was compiled for, where that is asked for.
+Status load_kernel(const void *kernel, int *code_architecture = nullptr);
 
 // What a launch into the caller's stream came to.
 Status launched(cudaError_t error);

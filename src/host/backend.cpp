@@ -90,7 +90,7 @@ void dismiss(Target &target) {
     delete target.crew;
 }
 
-constexpr Backend backend{kernels,     open,       [](const Problem &) -> Status { return KVAPPEND_SUCCESS; },
+constexpr Backend backend{kernels,     open,       [](const Problem &, Target &) -> Status { return KVAPPEND_SUCCESS; },
                           enter,       launch_all, host_admit,
                           host_settle, fetch,      hire,
                           dismiss};

@@ -29,6 +29,10 @@ void set_device_count(int count);
 void set_driver_version(int version);
 void set_architecture(int device, int major, int minor);
 void set_multiprocessors(int device, int count);
+// For which architecture the kernels were compiled, if not for the device's: then a driver translates their PTX.
+void set_code_architecture(int architecture);
+// A kernel runs for the first so many blocks of its grid alone, for grids that would take too long; 0: for all.
+void set_most_blocks(std::uint64_t count);
 // Launches are checked and counted, and then forgotten: for measuring what surrounds them.
 void set_discard_launches(bool discard);
 

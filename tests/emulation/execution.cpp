@@ -23,6 +23,7 @@ struct Totals {
     std::array<std::atomic<std::uint64_t>, widths> loads{};
     std::array<std::atomic<std::uint64_t>, widths> stores{};
     std::atomic<std::uint64_t> executions{0};
+    std::atomic<std::uint64_t> most_blocks{0};
 };
 Totals totals;
 
@@ -141,7 +142,12 @@ cudaError_t internal::execute(int device, dim3 grid, dim3 block, bool programmat
     blockDim = block;
     cudaError_t error = cudaSuccess;
     try {
+        std::uint64_t blocks = 0;
+        const std::uint64_t most = totals.most_blocks;
         for_each(blockIdx, grid, [&] {
+            if (most != 0 && blocks++ >= most) {
+                return;
+            }
             for_each(threadIdx, block, [&] {
                 execution.waited = false;
                 body();
@@ -165,6 +171,11 @@ void internal::forget_executions() {
         totals.loads[index] = totals.stores[index] = 0;
     }
     totals.executions = 0;
+    totals.most_blocks = 0;
+}
+
+void set_most_blocks(std::uint64_t count) {
+    totals.most_blocks = count;
 }
 
 std::uint64_t executions() {

@@ -20,6 +20,7 @@ struct State {
     std::atomic<std::uint64_t> launches{0};
     std::atomic<std::uint64_t> lazy_loads{0};
     std::atomic<bool> discard{false};
+    std::atomic<int> code_architecture{0}; // 0: the device's
 };
 
 State &state() {
@@ -127,10 +128,15 @@ void internal::forget_launches() {
     all.fault.clear();
     all.launches = all.lazy_loads = 0;
     all.discard = false;
+    all.code_architecture = 0;
 }
 
 void set_discard_launches(bool discard) {
     state().discard = discard;
+}
+
+void set_code_architecture(int architecture) {
+    state().code_architecture = architecture;
 }
 
 std::uint64_t launches() {
@@ -164,7 +170,8 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *ke
             return error;
         }
         const int architecture = device(current).major * 10 + device(current).minor;
-        *attributes = {0, 0, 0, 1024, 32, architecture, architecture, 0, 48 * 1024};
+        const int code = emulation::state().code_architecture;
+        *attributes = {0, 0, 0, 1024, 32, code != 0 ? code : architecture, architecture, 0, 48 * 1024};
         return cudaSuccess;
     });
 }

@@ -476,6 +476,23 @@ TEST_CASE("a launch is programmatic where the plan asks for it and the device ca
     CHECK(emulation::last_fault().empty());
 }
 
+TEST_CASE("a kernel without the code that waits is not launched programmatically", "[faults]") {
+    const Machine machine;
+    // The oldest PTX is what a device gets that is newer than all the code but the newest PTX.
+    emulation::set_architecture(0, 11, 0);
+    kvappend_descriptor d = decode_step();
+    d.flags = KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH;
+    const Buffers buffers(d);
+    for (const int code : {75, 89, 90, 100}) {
+        emulation::set_code_architecture(code);
+        const PlanPointer plan = make_plan(d);
+        CHECK(told(kvappend_plan_run(plan.get(), &buffers.args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+        CHECK(emulation::last_launch().programmatic == (code >= 90));
+        launches_for({plan.get()}, 2, buffers.args);
+        CHECK(emulation::last_launch().programmatic == (code >= 90));
+    }
+}
+
 TEST_CASE("a failing launch of layers is reported", "[faults]") {
     const Machine machine;
     const kvappend_descriptor d = decode_step();
@@ -504,4 +521,26 @@ TEST_CASE("plans of two backends do not go in one call", "[faults]") {
     CHECK(std::string(kvappend_last_error_message()) ==
           "layer 1: the plan's backend is 0: expected 1, that of the first layer's plan");
     CHECK(emulation::launches() == 0);
+}
+
+TEST_CASE("layers with 31-bit indices beside layers that need more", "[faults]") {
+    const Machine machine;
+    kvappend_descriptor d = decode_step();
+    d.heads = 1;
+    d.new_rows = d.cache_rows = 512;
+    d.k_dim = 8;
+    d.v_dim = 0;
+    const Buffers buffers(d);
+    const PlanPointer narrow = make_plan(d);
+    // One row, repeated so often that the grid times the vectors of a block of the other layer comes to 2^31 and more.
+    d.new_rows = (std::int64_t{1} << 29) + 128;
+    d.k_new_strides[KVAPPEND_AXIS_BATCH] = d.k_dim;
+    const PlanPointer wide = make_plan(d);
+    const kvappend_plan *const plans[] = {narrow.get(), wide.get()};
+    const kvappend_args *const args[] = {&buffers.args, &buffers.args};
+    emulation::set_most_blocks(1); // of which there are eight millions
+    CHECK(told(kvappend_plan_run_layers(plans, args, 2, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    CHECK(emulation::last_launch().grid.x > std::uint32_t{1} << 22);
+    subject().synchronize();
+    CHECK(emulation::last_fault().empty());
 }

@@ -105,6 +105,45 @@ TEST_CASE("a cache of more than 2^31 rows", "[large]") {
     check_large(1, 1, rows, 9, rows - 10);
 }
 
+TEST_CASE("one row repeated at more positions than can be counted, of which few are in the cache", "[large]") {
+    if (subject().backend() != KVAPPEND_BACKEND_HOST) {
+        SKIP("a device looks at every row");
+    }
+    constexpr std::int64_t rows = std::int64_t{1} << 60;
+    constexpr std::int64_t cache_rows = 16;
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.element_type = KVAPPEND_ELEMENT_F16;
+    d.batch = d.heads = 1;
+    d.new_rows = rows;
+    d.cache_rows = cache_rows;
+    d.k_dim = d.v_dim = 2; // K and V together have 2^63 bytes.
+    d.k_new_strides[KVAPPEND_AXIS_BATCH] = d.v_new_strides[KVAPPEND_AXIS_BATCH] = 2;
+    for (const std::int32_t addressing : {KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_RING}) {
+        d.addressing = addressing;
+        kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
+        for (const std::int32_t threads : {1, 2}) {
+            preference.host_threads = threads;
+            const PlanPointer plan = make_plan(d, &preference);
+            const std::vector<std::uint16_t> row = {1, 2};
+            std::vector<std::uint16_t> k(2 * cache_rows);
+            std::vector<std::uint16_t> v(2 * cache_rows);
+            const std::int64_t offset = 8 - rows;
+            kvappend_args args = KVAPPEND_ARGS_INIT;
+            args.k_new = args.v_new = row.data();
+            args.k_cache = k.data();
+            args.v_cache = v.data();
+            args.cache_offsets = &offset;
+            CHECK(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, nullptr)) == "KVAPPEND_SUCCESS");
+            for (std::size_t i = 0; i < k.size(); ++i) {
+                const std::uint16_t expected = i < 16 ? row[i % 2] : 0;
+                CHECK(k[i] == expected);
+                CHECK(v[i] == expected);
+            }
+        }
+    }
+}
+
 TEST_CASE("a head stride of more than 2^31 bytes", "[large]") {
     check_large(3, 8, (std::int64_t{1} << 27) + 10, 2, (std::int64_t{1} << 27) + 1);
 }
