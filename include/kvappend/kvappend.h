@@ -49,7 +49,7 @@
  * stay valid and unchanged. So advance the offsets in the order of the stream (by a kernel or a copy in it), or wait.
  *
  * ERRORS. Each call returns a status. When it is not KVAPPEND_SUCCESS, nothing was written to any cache (one exception:
- * kvappend_plan_run, where a launch behind the copy fails), results passed back through pointers are NULL or zero, and
+ * a run of which a launch fails that is not the first), results passed back through pointers are NULL or zero, and
  * kvappend_last_error_message() names the argument, its value and what was expected. What goes wrong after a launch,
  * such as an access to a buffer that the GPU cannot reach, CUDA tells only later; so KVAPPEND_ERROR_CUDA may also bring
  * the failure of earlier work on the device. One thing has no status: where the process has no memory left for a
@@ -396,10 +396,10 @@ typedef struct kvappend_preference {
     /* Host backend: so many threads, the one that calls run among them, share the copying of a large run; 0 and 1 mean
      * the calling thread alone. At most 1024; with the CUDA backend at most 1. The other threads are started by plan
      * creation, belong to the plan and end with it; in between they sleep, with all signals blocked. A run wakes them
-     * when it has at least a mebibyte to copy and they are not at another run of the plan: else
-     * its thread works alone, so that any number of threads may still run one plan at once. It waits for nothing but
-     * the parts that others have begun; so a plan still works in a child process after fork, where they do not exist.
-     * What is written does not depend on the number of threads. */
+     * when it has at least a mebibyte to copy and they are not at another run of the plan: else its thread works alone,
+     * so that any number of threads may still run one plan at once. It waits for nothing but the parts that others have
+     * begun; so a plan still works in a child process after fork, where they do not exist. What is written does not
+     * depend on the number of threads. */
     int32_t host_threads;
     int32_t reserved; /* must be 0 */
 } kvappend_preference;
@@ -538,17 +538,19 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * times, and plans may differ in all but their backend (KVAPPEND_ERROR_BACKEND) and device. layers = 0 is nothing to
  * do, and then both arrays may be NULL.
  *
- * All appends are checked first, as by run; after an error nothing has been written, and the message begins with
- * "layer i: ". Apart from each other they must not share memory where one writes, but for what they all may read or
- * count in (indices, and the report): a row of two appends with one place is undefined, and this is not checked. All
- * rows are placed by the offsets as they are before the call; then the appends count and advance, one after the other.
+ * All appends are checked first, as by run; after an error nothing has been written (but see below: several launches),
+ * and the message begins with "layer i: " where it is about one of them. Apart from each other they must not share
+ * memory where one writes, but for what they all may read or count in (indices, and the report): a row of two appends
+ * with one place is undefined, and this is not checked. All rows are placed by the offsets as they are before the call;
+ * then the appends count and advance, one after the other.
  *
  * CUDA backend: up to 80 appends go in one launch, if they have no more than two geometries, that is, pairs of a plan
  * and arrays of indices (layers with a sliding window and layers without make two); more take as many launches as that
- * comes to, in the given order. If every plan is a plain dense one ([B, H, L, D] rows by cache_offsets alone), rows are
- * copied in runs, else row by row. The kernel is one for several layers ("cuda_dense_layers_b16",
- * "cuda_rows_layers_b16"), whichever the plans have by themselves. The flag PROGRAMMATIC_LAUNCH counts for a launch
- * where all its plans have it. Else the same holds as for run. Legal under stream capture.
+ * comes to, in the given order; should one of these fail, those before it are under way. If every plan is a plain dense
+ * one ([B, H, L, D] rows by cache_offsets alone), rows are copied in runs, else row by row. The kernel is one for
+ * several layers ("cuda_dense_layers_b16", "cuda_rows_layers_b16"), whichever the plans have by themselves. The flag
+ * PROGRAMMATIC_LAUNCH counts for a launch where all its plans have it. Else the same holds as for run. Legal under
+ * stream capture.
  *
  * Host backend: the appends are done one after the other. */
 KVAPPEND_API kvappend_status kvappend_plan_run_layers(const kvappend_plan *const *plans,
