@@ -58,12 +58,15 @@ private:
     }
 };
 
+// More would be short ones, and their number might not fit in that of the shares.
+constexpr std::int64_t most_heads = 1 << 12;
+
 // Rows that are adjacent are cut between heads first, which leaves them long.
 bool long_runs(const Problem &problem) {
     const TensorCopy &k = problem.k;
     const TensorCopy &v = problem.v;
     return (k.empty() || k.adjacent_rows) && (v.empty() || v.adjacent_rows) &&
-           (k.empty() || v.empty() || k.heads == v.heads);
+           (k.empty() || v.empty() || k.heads == v.heads) && std::max(k.heads, v.heads) <= most_heads;
 }
 
 Job in_shares(Append::Rows append, const Problem &problem, const kvappend_args &args, std::int64_t rows,
