@@ -49,21 +49,22 @@
  * stay valid and unchanged. So advance the offsets in the order of the stream (by a kernel or a copy in it), or wait.
  *
  * ERRORS. Each call returns a status. When it is not KVAPPEND_SUCCESS, nothing was written to any cache (one exception:
- * a run of which a launch fails that is not the first), results passed back through pointers are NULL or zero, and
- * kvappend_last_error_message() names the argument, its value and what was expected. What goes wrong after a launch,
- * such as an access to a buffer that the GPU cannot reach, CUDA tells only later; so KVAPPEND_ERROR_CUDA may also bring
- * the failure of earlier work on the device. One thing has no status: where the process has no memory left for a
- * thread's first message, the C library may end the process.
+ * kvappend_plan_run and kvappend_plan_run_layers, where a launch behind another one fails: those before it are under
+ * way), results passed back through pointers are NULL or zero, and kvappend_last_error_message() names the argument,
+ * its value and what was expected. What goes wrong after a launch, such as an access to a buffer that the GPU cannot
+ * reach, CUDA tells only later; so KVAPPEND_ERROR_CUDA may also bring the failure of earlier work on the device. One
+ * thing has no status: where the process has no memory left for a thread's first message, the C library may end the
+ * process.
  *
  * THREADS. Every function may be called from any thread at any time, but for two rules of CUDA: nothing that makes a
  * CUDA call may be called from a callback of cudaLaunchHostFunc, and see CAPTURE. A plan never changes after its
  * creation: any number of threads may run one plan at once. Only destroying a plan must not overlap another use of it.
  *
  * CAPTURE. Apart from kvappend_plan_create and kvappend_plan_validate, no function waits for a device, and each may be
- * called while a stream is captured, with one exception that is CUDA's: kvappend_plan_run must not be given the default
- * stream while a capture of a stream that synchronises with it is under way; it would fail, and break that capture. The
- * other two must not be called by a thread that captures a stream, nor by any thread during a capture in
- * cudaStreamCaptureModeGlobal.
+ * called while a stream is captured, with one exception that is CUDA's: kvappend_plan_run and kvappend_plan_run_layers
+ * must not be given the default stream while a capture of a stream that synchronises with it is under way; they would
+ * fail, and break that capture. kvappend_plan_create and kvappend_plan_validate must not be called by a thread that
+ * captures a stream, nor by any thread during a capture in cudaStreamCaptureModeGlobal.
  *
  * UNLOADING. Unload the library (dlclose) only when all that it launched is done, and no graph that holds a launch of
  * it will be replayed: kernels live in the library. So do the threads of plans with host_threads: destroy these first.
@@ -293,8 +294,9 @@ enum kvappend_flag {
      * attribute cudaLaunchAttributeProgrammaticStreamSerialization). It may start while the kernel before it in the
      * stream still runs, finds out what is to be copied where, and waits for that kernel's end before it touches any
      * buffer. A kernel behind it that is launched in the same way may start early, too, and must itself wait
-     * (cudaGridDependencySynchronize) before it reads a cache. What is copied does not change. Without effect below
-     * compute capability 9.0. */
+     * (cudaGridDependencySynchronize) before it reads a cache, and before it writes what this one reads: new rows and
+     * indices. What is copied does not change. Without effect below compute capability 9.0, and where the driver made
+     * the kernel for the device from PTX for less than that. */
     KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH = 128
 };
 
@@ -538,11 +540,12 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * times, and plans may differ in all but their backend (KVAPPEND_ERROR_BACKEND) and device. layers = 0 is nothing to
  * do, and then both arrays may be NULL.
  *
- * All appends are checked first, as by run; after an error nothing has been written (but see below: several launches),
- * and the message begins with "layer i: " where it is about one of them. Apart from each other they must not share
- * memory where one writes, but for what they all may read or count in (indices, and the report): a row of two appends
- * with one place is undefined, and this is not checked. All rows are placed by the offsets as they are before the call;
- * then the appends count and advance, one after the other.
+ * All appends are checked first, as by run; when one is refused nothing has been written, and the message begins with
+ * "layer i: ". Where a launch fails that is not the first, what was launched before it is under way. Apart from each
+ * other they must not share memory where one writes, but for what they all may read or count in (indices, and the
+ * report): a row of two appends with one place is undefined, and this is not checked. All rows are placed by the
+ * offsets as they are before the call; then the appends count and advance, one after the other: one behind an append
+ * that advances its offsets counts by those that it left.
  *
  * CUDA backend: up to 80 appends go in one launch, if they have no more than two geometries, that is, pairs of a plan
  * and arrays of indices (layers with a sliding window and layers without make two); more take as many launches as that

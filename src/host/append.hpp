@@ -105,17 +105,18 @@ void copy_run(const Problem &problem, const kvappend_args &args, const Run &run)
     copy_tensor<Moves, Far>(problem.v, args.v_new, args.v_cache, run);
 }
 
-// The plain dense append: the rows of a sample are one run.
+// The plain dense append: the rows of a sample follow each other.
 template <class Visit>
 void for_each_dense_run(const Problem &problem, const kvappend_args &args, RowRange range, Visit visit) {
     const std::int64_t new_rows = problem.new_rows;
+    const std::int64_t most = rows_at_once(problem, range);
     for (std::int64_t sample = range.first / new_rows; sample * new_rows < range.end; ++sample) {
         const std::int64_t offset = wide_index(problem.addressing, args.cache_offsets, sample);
         const Window window = window_of(offset, new_rows, problem.addressing.cache_rows);
         const std::int64_t first = std::max(window.first, range.first - sample * new_rows);
         const std::int64_t end = std::min(window.end, range.end - sample * new_rows);
-        if (first < end) {
-            visit({sample, first, sample, first + offset, end - first});
+        for (std::int64_t row = first; row < end; row += most) {
+            visit({sample, row, sample, row + offset, std::min(most, end - row)});
         }
     }
 }
@@ -131,8 +132,9 @@ void runs_of_sample(const Problem &problem, const Indices &indices, std::int64_t
     std::int64_t row = std::max(range.first, rows.begin);
     while (row < end) {
         const Place place = find_place(a, indices, sample, row, at, load_on_host);
-        const std::int64_t stretch = std::min({stretch_of(a, rows, place), end - row, most});
+        std::int64_t stretch = std::min(stretch_of(a, rows, place), end - row);
         if (place.found()) {
+            stretch = std::min(stretch, most);
             visit({source, row, place.block, place.row, stretch});
         }
         row += stretch;
@@ -182,11 +184,7 @@ void for_each_run(const Problem &problem, const kvappend_args &args, RowRange ra
 // until they, and with them all rows before, have reached the processor's caches.
 template <class Moves, bool Far>
 [[gnu::flatten]] void append_dense(const Problem &problem, const kvappend_args &args, RowRange range) {
-    const std::int64_t most = rows_at_once(problem, range);
-    for (std::int64_t first = range.first; first < range.end; first += most) {
-        const RowRange part{first, std::min(first + most, range.end)};
-        for_each_dense_run(problem, args, part, [&](const Run &run) { copy_run<Moves, Far>(problem, args, run); });
-    }
+    for_each_dense_run(problem, args, range, [&](const Run &run) { copy_run<Moves, Far>(problem, args, run); });
     Moves::template finish<Far>();
 }
 

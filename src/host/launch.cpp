@@ -16,8 +16,8 @@ constexpr std::int64_t shared_bytes = std::int64_t{1} << 20;
 // Enough for long runs, and little enough that whoever comes late finds something to do.
 constexpr std::int64_t share_bytes = shared_bytes / 2;
 
-std::int64_t bytes_of_row(const TensorCopy &copy) {
-    return copy.empty() ? 0 : copy.heads * copy.row_bytes;
+std::int64_t bytes_of(const TensorCopy &copy, std::int64_t rows) {
+    return copy.empty() ? 0 : rows * copy.heads * copy.row_bytes;
 }
 
 // A run in shares of so many rows, and of one head each or of all.
@@ -84,8 +84,9 @@ Job in_shares(Append::Rows append, const Problem &problem, const kvappend_args &
 
 Status host_launch(const Append &append, const Problem &problem, const Target &target, const kvappend_args &args) {
     const std::int64_t rows = problem.batch * problem.new_rows;
-    const std::int64_t row_bytes = bytes_of_row(problem.k) + bytes_of_row(problem.v);
-    const std::int64_t bytes = rows * row_bytes;
+    // Each fits in 63 bits, which the sum may not.
+    const std::int64_t k_bytes = bytes_of(problem.k, rows);
+    const std::int64_t bytes = k_bytes + std::min(bytes_of(problem.v, rows), INT64_MAX - k_bytes);
     const Append::Rows append_rows = bytes >= far_bytes ? append.far : append.near;
     if (target.crew != nullptr && bytes >= shared_bytes) {
         const Job job = in_shares(append_rows, problem, args, rows, bytes);

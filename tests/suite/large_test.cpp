@@ -5,6 +5,9 @@
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <new>
 #include <numeric>
@@ -142,6 +145,45 @@ TEST_CASE("one row repeated at more positions than can be counted, of which few 
             }
         }
     }
+}
+
+TEST_CASE("threads share 2^32 heads", "[large]") {
+    if (subject().backend() != KVAPPEND_BACKEND_HOST) {
+        SKIP("a device has no such threads");
+    }
+    constexpr std::int64_t heads = std::int64_t{1} << 32;
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.element_type = KVAPPEND_ELEMENT_F16;
+    d.batch = d.new_rows = d.cache_rows = d.k_dim = 1;
+    d.heads = heads;
+    d.k_new_strides[KVAPPEND_AXIS_BATCH] = 1; // and one element for all heads
+    kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
+    preference.host_threads = 2;
+    const PlanPointer plan = make_plan(d, &preference);
+
+    // A cache of 8 GiB, whose parts are all the same memory.
+    constexpr std::size_t bytes = heads * sizeof(std::uint16_t);
+    constexpr std::size_t part = std::size_t{1} << 26;
+    const int file = memfd_create("cache", MFD_CLOEXEC);
+    REQUIRE(file >= 0);
+    REQUIRE(ftruncate(file, part) == 0);
+    void *const cache = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    REQUIRE(cache != MAP_FAILED);
+    for (std::size_t at = 0; at < bytes; at += part) {
+        REQUIRE(mmap(static_cast<std::byte *>(cache) + at, part, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file,
+                     0) != MAP_FAILED);
+    }
+    const std::uint16_t element = 0x4242;
+    const std::int64_t offset = 0;
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = &element;
+    args.k_cache = cache;
+    args.cache_offsets = &offset;
+    CHECK(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, nullptr)) == "KVAPPEND_SUCCESS");
+    const auto *const found = static_cast<const std::uint16_t *>(cache);
+    CHECK(std::all_of(found, found + part / sizeof element, [&](std::uint16_t one) { return one == element; }));
+    munmap(cache, bytes);
+    close(file);
 }
 
 TEST_CASE("a head stride of more than 2^31 bytes", "[large]") {
