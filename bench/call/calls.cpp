@@ -96,7 +96,7 @@ std::vector<Call> calls() {
     std::vector<Call> all;
     all.push_back({"empty call", [] { kvappend_version(); }});
     const auto add = [&all](const std::string &name, const kvappend_descriptor &d, auto make) {
-        const auto made = std::make_shared<Step>(d);
+        auto made = std::make_shared<Step>(d);
         all.push_back({name, [made, make] { make(*made); }});
         return made;
     };
