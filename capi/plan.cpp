@@ -77,7 +77,7 @@ private:
     const kvappend_plan *const *plans_;
     const kvappend_args *const *args_;
     std::size_t count_;
-    kvappend_args copy_;
+    kvappend_args copy_ = KVAPPEND_ARGS_INIT;
 };
 
 std::int32_t operation_of(std::int32_t addressing) {

@@ -8,7 +8,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace {
 
@@ -20,21 +23,26 @@ void make(const std::string &name, long times) {
     }
 }
 
-void measure(const Call &call) {
-    const auto least = [](const std::vector<double> &times) { return std::ranges::min(times); };
-    const auto most = [](const std::vector<double> &times) { return std::ranges::max(times); };
-    benchmark::RegisterBenchmark(call.name.c_str(),
-                                 [call](benchmark::State &state) {
-                                     for ([[maybe_unused]] const auto turn : state) {
-                                         call.make();
-                                         benchmark::ClobberMemory();
-                                     }
-                                 })
-        ->Repetitions(9)
-        ->ComputeStatistics("min", least)
-        ->ComputeStatistics("max", most)
-        ->ReportAggregatesOnly();
-}
+class Measurement final : public benchmark::Fixture {
+public:
+    explicit Measurement(Call call) : call_(std::move(call)) {
+        SetName(call_.name.c_str());
+        Repetitions(9);
+        ComputeStatistics("min", [](const std::vector<double> &times) { return std::ranges::min(times); });
+        ComputeStatistics("max", [](const std::vector<double> &times) { return std::ranges::max(times); });
+        ReportAggregatesOnly();
+    }
+
+private:
+    void BenchmarkCase(benchmark::State &state) override {
+        for ([[maybe_unused]] const auto turn : state) {
+            call_.make();
+            benchmark::ClobberMemory();
+        }
+    }
+
+    const Call call_;
+};
 
 } // namespace
 
@@ -50,7 +58,8 @@ int main(int argc, char **argv) {
         return EXIT_SUCCESS;
     }
     for (const Call &call : calls()) {
-        measure(call);
+        // Google Benchmark owns what it is given.
+        benchmark::internal::RegisterBenchmarkInternal(std::make_unique<Measurement>(call).release());
     }
     benchmark::Initialize(&argc, argv);
     benchmark::RunSpecifiedBenchmarks();
