@@ -58,9 +58,11 @@ struct DestroyPlan {
 };
 using Plan = std::unique_ptr<kvappend_plan, DestroyPlan>;
 
-Plan make_plan(const Problem &problem) {
+Plan make_plan(const Problem &problem, std::int32_t threads = 1) {
+    kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
+    preference.host_threads = threads;
     kvappend_plan *plan = nullptr;
-    require(kvappend_plan_create(&problem.descriptor, nullptr, &plan));
+    require(kvappend_plan_create(&problem.descriptor, &preference, &plan));
     return Plan(plan);
 }
 
@@ -90,10 +92,12 @@ void set_call(const Problem &problem, const Indices &indices, const std::byte *f
     args.lengths_bytes = indices.lengths.size() * sizeof(std::int32_t);
 }
 
+template <std::int32_t Threads>
 class Library final : public Competitor {
 public:
     explicit Library(const Course &course)
-        : course_(course), walk_(course), plan_(make_plan(*course.problem)), args_(make_args(*course.problem)) {}
+        : course_(course), walk_(course), plan_(make_plan(*course.problem, Threads)),
+          args_(make_args(*course.problem)) {}
 
     void run(std::byte *arena, std::int64_t calls) override {
         walk_.go(arena, calls, [this](const Indices &indices, const std::byte *fresh, std::byte *cache) {
@@ -172,7 +176,10 @@ std::unique_ptr<Competitor> make(const Course &course) {
 } // namespace
 
 std::span<const Entry> entries() {
-    static constexpr Entry all[] = {{"library", make<Library>}, {"memcpy", make<OnePiece>}, {"loop", make<ByRows>}};
+    static constexpr Entry all[] = {{"library", make<Library<1>>},
+                                    {"library, 2 threads", make<Library<2>>},
+                                    {"memcpy", make<OnePiece>},
+                                    {"loop", make<ByRows>}};
     return all;
 }
 

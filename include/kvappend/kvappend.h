@@ -398,7 +398,7 @@ typedef struct kvappend_preference {
     /* Host backend: so many threads, the one that calls run among them, share the copying of a large run; 0 and 1 mean
      * the calling thread alone. At most 1024; with the CUDA backend at most 1. The other threads are started by plan
      * creation, belong to the plan and end with it; in between they sleep, with all signals blocked. A run wakes them
-     * when it has at least a mebibyte to copy and they are not at another run of the plan: else its thread works alone,
+     * when it has at least 8 MiB to copy and they are not at another run of the plan: else its thread works alone,
      * so that any number of threads may still run one plan at once. It waits for nothing but the parts that others have
      * begun; so a plan still works in a child process after fork, where they do not exist. What is written does not
      * depend on the number of threads. */

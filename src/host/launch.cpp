@@ -9,12 +9,11 @@ namespace kvappend {
 
 namespace {
 
-// So much leaves a core's own cache in any case, and need not drive all else from it.
-constexpr std::int64_t far_bytes = std::int64_t{2} << 20;
-// What is less has been copied before a helper is awake.
-constexpr std::int64_t shared_bytes = std::int64_t{1} << 20;
+// So much leaves no room in the processor's cache for what follows, and is shared out: less has been copied before a
+// helper is awake, and is read again from the cache.
+constexpr std::int64_t large_bytes = std::int64_t{8} << 20;
 // Enough for long runs, and little enough that whoever comes late finds something to do.
-constexpr std::int64_t share_bytes = shared_bytes / 2;
+constexpr std::int64_t share_bytes = large_bytes / 16;
 
 std::int64_t bytes_of(const TensorCopy &copy, std::int64_t rows) {
     return copy.empty() ? 0 : rows * copy.heads * copy.row_bytes;
@@ -87,8 +86,8 @@ Status host_launch(const Append &append, const Problem &problem, const Target &t
     // Each fits in 63 bits, which the sum may not.
     const std::int64_t k_bytes = bytes_of(problem.k, rows);
     const std::int64_t bytes = k_bytes + std::min(bytes_of(problem.v, rows), INT64_MAX - k_bytes);
-    const Append::Rows append_rows = bytes >= far_bytes ? append.far : append.near;
-    if (target.crew != nullptr && bytes >= shared_bytes) {
+    const Append::Rows append_rows = bytes >= large_bytes ? append.far : append.near;
+    if (target.crew != nullptr && bytes >= large_bytes) {
         const Job job = in_shares(append_rows, problem, args, rows, bytes);
         if (target.crew->share(Job::do_share, &job, static_cast<std::uint32_t>(job.shares()))) {
             return KVAPPEND_SUCCESS;

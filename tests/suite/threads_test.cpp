@@ -86,7 +86,7 @@ PlanPointer make_small_plan() {
 }
 
 // A plan that has threads of its own, for rows of four heads which together are more than they sleep through.
-constexpr std::int64_t large_heads = 4, large_rows = 1100;
+constexpr std::int64_t large_heads = 4, large_rows = 4200;
 constexpr std::size_t large_bytes = large_heads * large_rows * 64 * sizeof(float);
 
 PlanPointer make_large_plan(std::int32_t host_threads) {
