@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "report.hpp"
 
+#include "../host/json.hpp"
 #include "../host/spread.hpp"
 
 #include <algorithm>
@@ -28,34 +29,6 @@ Spread ratios(const Times &times, const char *other) {
     std::vector<double> values;
     std::ranges::transform(times.at(other), times.at(library), std::back_inserter(values), std::divides<>());
     return spread_of(std::move(values));
-}
-
-std::string quoted(const std::string &text) {
-    std::string result = "\"";
-    for (const char c : text) {
-        if (c == '"' || c == '\\') {
-            result += '\\';
-        }
-        result += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-    }
-    return result + '"';
-}
-
-std::string json(const Spread &spread) {
-    char text[128];
-    std::snprintf(text, sizeof text, R"({"min": %.4f, "median": %.4f, "max": %.4f})", spread.least, spread.median,
-                  spread.most);
-    return text;
-}
-
-std::string json(const std::vector<double> &values) {
-    std::string text;
-    for (const double value : values) {
-        char number[32];
-        std::snprintf(number, sizeof number, "%s%.2f", text.empty() ? "" : ", ", value);
-        text += number;
-    }
-    return "[" + text + "]";
 }
 
 std::string name_of(const Case &c, const char *timing) {

@@ -2,6 +2,7 @@
 #include "report.hpp"
 
 #include "competitor.hpp"
+#include "json.hpp"
 #include "spread.hpp"
 
 #include <algorithm>
@@ -16,34 +17,6 @@ Spread ratios(const std::vector<double> &one, const std::vector<double> &other) 
     std::vector<double> values;
     std::ranges::transform(other, one, std::back_inserter(values), std::divides<>());
     return spread_of(std::move(values));
-}
-
-std::string quoted(const std::string &text) {
-    std::string result = "\"";
-    for (const char c : text) {
-        if (c == '"' || c == '\\') {
-            result += '\\';
-        }
-        result += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-    }
-    return result + '"';
-}
-
-std::string json(const Spread &spread) {
-    char text[128];
-    std::snprintf(text, sizeof text, R"({"min": %.4f, "median": %.4f, "max": %.4f})", spread.least, spread.median,
-                  spread.most);
-    return text;
-}
-
-std::string json(const std::vector<double> &values) {
-    std::string text;
-    for (const double value : values) {
-        char number[32];
-        std::snprintf(number, sizeof number, "%s%.2f", text.empty() ? "" : ", ", value);
-        text += number;
-    }
-    return "[" + text + "]";
 }
 
 std::span<const Entry> libraries() {
