@@ -284,34 +284,26 @@ bool moves_plain(const Kernel &kernel, const Problem &problem) {
     return problem.plain() && moves(kernel, problem);
 }
 
-template <unsigned WidestLog2, unsigned Layers = 1>
-constexpr Kernel dense(const char *name) {
+template <unsigned WidestLog2, class Placing, unsigned Layers = 1>
+constexpr Kernel kernel(const char *name) {
     return {name,
             1u << WidestLog2,
             75,
-            moves_plain,
-            load<WidestLog2, DensePlacing, Layers>,
-            launch<WidestLog2, DensePlacing, Layers>};
-}
-
-template <unsigned WidestLog2, unsigned Layers = 1>
-constexpr Kernel rows(const char *name) {
-    return {name,
-            1u << WidestLog2,
-            75,
-            moves,
-            load<WidestLog2, RowPlacing, Layers>,
-            launch<WidestLog2, RowPlacing, Layers>};
+            Placing::in_runs ? moves_plain : moves,
+            load<WidestLog2, Placing, Layers>,
+            launch<WidestLog2, Placing, Layers>};
 }
 
 constexpr unsigned most_layers = 80;
 
-constexpr Kernel kernels[] = {
-    dense<4>("cuda_dense_b16"), dense<3>("cuda_dense_b8"), dense<2>("cuda_dense_b4"), dense<1>("cuda_dense_b2"),
-    dense<0>("cuda_dense_b1"), rows<4>("cuda_rows_b16"), rows<3>("cuda_rows_b8"), rows<2>("cuda_rows_b4"),
-    rows<1>("cuda_rows_b2"), rows<0>("cuda_rows_b1"),
-    // For several layers. They serve one as well, but not as fast.
-    dense<4, most_layers>("cuda_dense_layers_b16"), rows<4, most_layers>("cuda_rows_layers_b16")};
+constexpr Kernel kernels[] = {kernel<4, DensePlacing>("cuda_dense_b16"), kernel<3, DensePlacing>("cuda_dense_b8"),
+                              kernel<2, DensePlacing>("cuda_dense_b4"), kernel<1, DensePlacing>("cuda_dense_b2"),
+                              kernel<0, DensePlacing>("cuda_dense_b1"), kernel<4, RowPlacing>("cuda_rows_b16"),
+                              kernel<3, RowPlacing>("cuda_rows_b8"), kernel<2, RowPlacing>("cuda_rows_b4"),
+                              kernel<1, RowPlacing>("cuda_rows_b2"), kernel<0, RowPlacing>("cuda_rows_b1"),
+                              // For several layers. They serve one as well, but not as fast.
+                              kernel<4, DensePlacing, most_layers>("cuda_dense_layers_b16"),
+                              kernel<4, RowPlacing, most_layers>("cuda_rows_layers_b16")};
 
 template <class Placing>
 Status launch_layers(Appends &appends, CUstream_st *stream) {

@@ -72,13 +72,13 @@ __device__ __forceinline__ std::uint64_t product(Index index, std::int64_t strid
 // load_early(sample, line): starts to load what a place depends on;
 // aim(tensor, sample, head, line, early): the Aim of a line, for which it may have to wait;
 // along(tensor, i): the bytes from the line's first vector to its vector i.
+
 // With 31 bits for indices and strides, addresses need a fraction of the instructions. In a short call each thread
 // copies one vector, so that it spreads over as many threads as it can, and the same vector of V where K and V are
 // twins: of the same shape, strides and width. In a long one each has loads_in_flight.
 enum class Way : std::uint32_t {
     short_twins,
     short_one,
-    long_twins,
     long_one,
     wide
 };

@@ -86,8 +86,9 @@ Status host_launch(const Append &append, const Problem &problem, const Target &t
     // Each fits in 63 bits, which the sum may not.
     const std::int64_t k_bytes = bytes_of(problem.k, rows);
     const std::int64_t bytes = k_bytes + std::min(bytes_of(problem.v, rows), INT64_MAX - k_bytes);
-    const Append::Rows append_rows = bytes >= large_bytes ? append.far : append.near;
-    if (target.crew != nullptr && bytes >= large_bytes) {
+    const bool large = bytes >= large_bytes;
+    const Append::Rows append_rows = large ? append.far : append.near;
+    if (target.crew != nullptr && large) {
         const Job job = in_shares(append_rows, problem, args, rows, bytes);
         if (target.crew->share(Job::do_share, &job, static_cast<std::uint32_t>(job.shares()))) {
             return KVAPPEND_SUCCESS;
