@@ -60,7 +60,7 @@ public:
         args_.k_cache_bytes = problem.cache_bytes;
         args_.v_cache = call.cache + problem.v_cache_at;
         args_.v_cache_bytes = problem.cache_bytes - problem.v_cache_at;
-        args_.cache_offsets = args_.slots = call.places.get();
+        args_.slots = args_.cache_offsets = call.places.get();
         args_.cache_offsets_bytes = args_.slots_bytes = call.indices.places.size() * sizeof(std::int64_t);
         args_.lengths = static_cast<const std::int32_t *>(call.lengths.get());
         args_.lengths_bytes = call.indices.lengths.size() * sizeof(std::int32_t);

@@ -86,7 +86,8 @@ void set_call(const Problem &problem, const Indices &indices, const std::byte *f
     args.v_new = fresh + problem.v_new_at;
     args.k_cache = cache;
     args.v_cache = cache + problem.v_cache_at;
-    args.cache_offsets = args.slots = indices.places.data();
+    args.slots = indices.places.data();
+    args.cache_offsets = const_cast<std::int64_t *>(indices.places.data()); // No case asks for FLAG_ADVANCE.
     args.cache_offsets_bytes = args.slots_bytes = indices.places.size() * sizeof(std::int64_t);
     args.lengths = indices.lengths.data();
     args.lengths_bytes = indices.lengths.size() * sizeof(std::int32_t);

@@ -424,7 +424,8 @@ typedef struct kvappend_args {
     size_t k_cache_bytes;
     void *v_cache; /* [N, H, R, D_v], written in place */
     size_t v_cache_bytes;
-    const void *cache_offsets; /* [B], contiguous: the position of each sample's row 0; read. Not with SLOTS. */
+    /* [B], contiguous: the position of each sample's row 0; read, and with FLAG_ADVANCE written. Not with SLOTS. */
+    void *cache_offsets;
     size_t cache_offsets_bytes;
     /* What the descriptor asks for, contiguous and read; else ignored. These are int32, but for slots. */
     const void *slots; /* [T], of the descriptor's offset_type: SLOTS */

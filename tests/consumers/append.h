@@ -27,7 +27,7 @@ static int append_ragged_batch(const kvappend_api *api) {
         v_dim = 3
     };
     /* The third sample stands at the end of its cache: its second row is skipped. */
-    const int64_t offsets[batch] = {0, 3, 4};
+    int64_t offsets[batch] = {0, 3, 4};
     double k_new[batch][heads][rows][k_dim], v_new[batch][heads][rows][v_dim];
     double k_cache[batch][heads][cache_rows][k_dim], v_cache[batch][heads][cache_rows][v_dim];
     double k_expected[batch][heads][cache_rows][k_dim], v_expected[batch][heads][cache_rows][v_dim];

@@ -132,18 +132,24 @@ struct Buffer {
     std::size_t kvappend_args::*bytes;
 };
 
-constexpr Buffer<const void *> read_buffers[] = {
-    {"k_new", &kvappend_args::k_new, &kvappend_args::k_new_bytes},
-    {"v_new", &kvappend_args::v_new, &kvappend_args::v_new_bytes},
-    {"cache_offsets", &kvappend_args::cache_offsets, &kvappend_args::cache_offsets_bytes}};
+constexpr Buffer<const void *> read_buffers[] = {{"k_new", &kvappend_args::k_new, &kvappend_args::k_new_bytes},
+                                                 {"v_new", &kvappend_args::v_new, &kvappend_args::v_new_bytes}};
+constexpr Buffer<void *> offsets_buffer{"cache_offsets", &kvappend_args::cache_offsets,
+                                        &kvappend_args::cache_offsets_bytes};
 constexpr Buffer<void *> written_buffers[] = {{"k_cache", &kvappend_args::k_cache, &kvappend_args::k_cache_bytes},
                                               {"v_cache", &kvappend_args::v_cache, &kvappend_args::v_cache_bytes}};
 
 template <class Function>
-void for_each_buffer(Function function) {
+void for_each_read_buffer(Function function) {
     for (const auto &buffer : read_buffers) {
         function(buffer);
     }
+    function(offsets_buffer);
+}
+
+template <class Function>
+void for_each_buffer(Function function) {
+    for_each_read_buffer(function);
     for (const auto &buffer : written_buffers) {
         function(buffer);
     }
@@ -490,7 +496,7 @@ TEST_CASE("alignment is that of the element and of the offset", "[arguments]") {
 }
 
 TEST_CASE("a new tensor or offsets that share memory with a cache are refused", "[arguments]") {
-    for (const auto &read : read_buffers) {
+    for_each_read_buffer([](const auto &read) {
         for (const auto &written : written_buffers) {
             const std::string words = std::string("args.") + read.name + " [0x";
             Call call;
@@ -509,7 +515,7 @@ TEST_CASE("a new tensor or offsets that share memory with a cache are refused", 
                 call.check_accepted();
             }
         }
-    }
+    });
     // New tensors are only read, so they may be one.
     Call call;
     call.args.k_new = call.args.v_new;
@@ -520,7 +526,7 @@ TEST_CASE("the least overlap there can be with a cache is refused, by one elemen
     kvappend_descriptor d = ordinary();
     d.element_type = KVAPPEND_ELEMENT_F16;
     d.offset_type = KVAPPEND_OFFSET_INT32;
-    for (const auto &read : read_buffers) {
+    for_each_read_buffer([&](const auto &read) {
         for (const auto &written : written_buffers) {
             Call call(d);
             for_each_buffer([&](const auto &buffer) { call.args.*buffer.bytes /= 2; });
@@ -534,7 +540,7 @@ TEST_CASE("the least overlap there can be with a cache is refused, by one elemen
                            std::string("args.") + read.name + " [" + text(call.args.*read.pointer) + ", ");
             }
         }
-    }
+    });
 }
 
 TEST_CASE("a cache in a gap of a new tensor is refused, and a new tensor or offsets in a gap of a cache",
@@ -554,11 +560,13 @@ TEST_CASE("a cache in a gap of a new tensor is refused, and a new tensor or offs
     call.args.v_cache = moved(good.k_new, 100 * 4);
     call.check(KVAPPEND_ERROR_ALIAS, "args.k_new [" + text(good.k_new) + ", " + text(moved(good.k_new, 348 * 4)) +
                                          ") and args.v_cache [" + text(call.args.v_cache) + ", ");
-    for (const auto &read : {read_buffers[1], read_buffers[2]}) {
+    const auto check = [&](const auto &read) {
         call.args = good;
         call.args.*read.pointer = moved(good.k_cache, 100 * 4);
         call.check(KVAPPEND_ERROR_ALIAS, std::string("args.") + read.name + " [" + text(call.args.*read.pointer));
-    }
+    };
+    check(read_buffers[1]);
+    check(offsets_buffer);
     // New tensors may lie in each other's gaps, and so may the offsets in theirs.
     call.args = good;
     call.args.v_new = moved(good.k_new, 100 * 4);

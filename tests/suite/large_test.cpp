@@ -131,7 +131,7 @@ TEST_CASE("one row repeated at more positions than can be counted, of which few 
             const std::vector<std::uint16_t> row = {1, 2};
             std::vector<std::uint16_t> k(2 * cache_rows);
             std::vector<std::uint16_t> v(2 * cache_rows);
-            const std::int64_t offset = 8 - rows;
+            std::int64_t offset = 8 - rows;
             kvappend_args args = KVAPPEND_ARGS_INIT;
             args.k_new = args.v_new = row.data();
             args.k_cache = k.data();
@@ -174,7 +174,7 @@ TEST_CASE("threads share 2^32 heads", "[large]") {
                      0) != MAP_FAILED);
     }
     const std::uint16_t element = 0x4242;
-    const std::int64_t offset = 0;
+    std::int64_t offset = 0;
     kvappend_args args = KVAPPEND_ARGS_INIT;
     args.k_new = &element;
     args.k_cache = cache;

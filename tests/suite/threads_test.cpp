@@ -106,7 +106,7 @@ PlanPointer make_large_plan(std::int32_t host_threads) {
 int fill_and_compare(const kvappend_plan *plan, unsigned char mark, int runs) {
     int wrong = 0;
     std::vector<unsigned char> k_new(large_bytes), v_new(large_bytes), k_cache(large_bytes), v_cache(large_bytes);
-    const std::int64_t offset = 0;
+    std::int64_t offset = 0;
     kvappend_args args = KVAPPEND_ARGS_INIT;
     args.k_new = k_new.data();
     args.v_new = v_new.data();
