@@ -3,9 +3,10 @@
 """An installed copy serves a C program through pkg-config, and the source tree serves a Meson project as a subproject."""
 
 import os
-import subprocess
 import sys
 import tempfile
+
+from installation import Installation, run, skip
 
 MESON_CONSUMER = """\
 project('consumer', 'c')
@@ -14,28 +15,15 @@ test('linked', executable('linked', 'linked.c', dependencies: kvappend))
 """
 
 
-def run(*command, **options):
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout.strip()
-
-
 def check_installed(meson, build, source, abi, folder):
-    # Installed into a staging folder, as packages are built.
-    run(*meson, "install", "-C", build, "--no-rebuild", "--quiet", "--destdir", folder)
-    found = {os.path.join(path, name) for path, _, names in os.walk(folder) for name in names}
-    pc = next(path for path in found if path.endswith("/kvappend.pc"))
-    library = next(path for path in found if path.endswith("/libkvappend.so"))
-    assert os.readlink(library) == f"libkvappend.so.{abi}", library
-    assert {os.path.basename(path) for path in found} == {
+    installation = Installation(meson, build, folder)
+    assert os.readlink(installation.library) == f"libkvappend.so.{abi}", installation.library
+    assert {os.path.basename(path) for path in installation.files} == {
         "kvappend.h", "version.h", "kvappend.pc", "libkvappend.so", f"libkvappend.so.{abi}"
-    }, found
-    environment = dict(os.environ, PKG_CONFIG_LIBDIR=os.path.dirname(pc), PKG_CONFIG_SYSROOT_DIR=folder,
-                       LD_LIBRARY_PATH=os.path.dirname(library))
-    flags = run("pkg-config", "--cflags", "--libs", "kvappend", env=environment).split()
+    }, installation.files
     program = os.path.join(folder, "linked")
-    run("cc", "-std=c99", os.path.join(source, "tests/consumers/linked.c"), *flags, "-o", program)
-    run(program, env=environment)
+    run("cc", "-std=c99", os.path.join(source, "tests/consumers/linked.c"), *installation.flags(), "-o", program)
+    run(program, env=installation.environment)
     needed = run("readelf", "-d", program)
     assert f"libkvappend.so.{abi}" in needed and "libstdc++" not in needed, needed
 
@@ -55,8 +43,7 @@ def check_subproject(meson, source, folder):
 def main():
     build, source, abi, sanitizers, *meson = sys.argv[1:]
     if sanitizers != "none":
-        print("skipped: a program without the sanitizers' runtime cannot use a library with them")
-        sys.exit(77)
+        skip("a program without the sanitizers' runtime cannot use a library with them")
     with tempfile.TemporaryDirectory() as folder:
         check_installed(meson, build, source, abi, folder)
     with tempfile.TemporaryDirectory() as folder:

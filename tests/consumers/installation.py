@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A copy of the library as packages install it, in a scratch folder, for programs that find it as a user's do."""
+
+import os
+import subprocess
+import sys
+
+SKIPPED = 77
+
+
+def run(*command, **options):
+    """What the command prints; it must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout.strip()
+
+
+def skip(why):
+    print(f"skipped: {why}")
+    sys.exit(SKIPPED)
+
+
+class Installation:
+    """The build installed below `folder`; `environment` leads pkg-config and the loader there."""
+
+    def __init__(self, meson, build, folder):
+        run(*meson, "install", "-C", build, "--no-rebuild", "--quiet", "--destdir", folder)
+        self.files = {os.path.join(path, name) for path, _, names in os.walk(folder) for name in names}
+        self.library = self.find("/libkvappend.so")
+        self.environment = dict(os.environ, PKG_CONFIG_LIBDIR=os.path.dirname(self.find("/kvappend.pc")),
+                                PKG_CONFIG_SYSROOT_DIR=folder, LD_LIBRARY_PATH=os.path.dirname(self.library))
+
+    def find(self, end):
+        return next(path for path in self.files if path.endswith(end))
+
+    def flags(self):
+        """What a compiler needs to be told."""
+        return run("pkg-config", "--cflags", "--libs", "kvappend", env=self.environment).split()
