@@ -90,8 +90,9 @@
 #error "libkvappend supports 64-bit targets only"
 #endif
 
+/* No function throws: a C++ compiler that knows so needs no code for the case. */
 #if defined(__GNUC__)
-#define KVAPPEND_API __attribute__((visibility("default")))
+#define KVAPPEND_API __attribute__((visibility("default"), nothrow))
 #else
 #define KVAPPEND_API
 #endif
