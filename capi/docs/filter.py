@@ -11,9 +11,11 @@ import os
 import re
 import sys
 
-COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*(?:\n[ \t]*//[^\n]*)*", re.DOTALL)
+COMMENT = re.compile(r"// SPDX[^\n]*|/\*.*?\*/|//[^\n]*(?:\n[ \t]*//[^\n]*)*", re.DOTALL)
 SECTION = re.compile(r"/\* ---- (.+) ---- \*/")
-NOT_FOR_READERS = re.compile(r"/[*/]\s*(SPDX-|clang-format|NOLINT|namespace |extern )")
+NOT_FOR_READERS = re.compile(r"/[*/]\s*(SPDX-|clang-format|NOLINT|namespace |extern |---- )")
+# Doxygen takes a specialisation that the general template derives from for a circle.
+PRIVATE_BASE = re.compile(r"(?<=\w) : private [\w:<>]+(?= \{)")
 SCOPE = re.compile(r"\b(namespace|class|struct|union|enum|extern)\b[^()=]*$")
 FUNCTION = re.compile(r"KVAPPEND_API [^;(]*?\b(kvappend_\w+)\(")
 FIELD_RULES = [
@@ -28,19 +30,24 @@ def links_for(text):
     functions = set(FUNCTION.findall(text))
     constants = set(re.findall(r"^\s+(KVAPPEND_\w+) = |^#define (KVAPPEND_\w+) ", text, re.MULTILINE))
     constants = {name for pair in constants for name in pair}
+    # The enumeration that KVAPPEND_BACKEND_* means, and so on.
+    enums = {first: name for name, first in re.findall(r"^enum (\w+) \{\s*(?:/\*.*?\*/\s*)?(KVAPPEND_[A-Z]+_)", text,
+                                                       re.MULTILINE | re.DOTALL)}
 
     def link(found):
         name = found[0]
         return name + "()" if name in functions else "#" + name if name in constants else name
 
     def in_line(line):
-        if re.match(r" \*     ", line):
+        if re.match(r"( \*|//)     ", line):
             return line  # Code.
         line = re.sub(r"(?<![#\w])(kvappend|KVAPPEND)_\w+\b(?!\()", link, line)
+        line = re.sub(r"\b(KVAPPEND_[A-Z]+_)\*",
+                      lambda found: f'\\ref {enums[found[1]]} "{found[0]}"' if found[1] in enums else found[0], line)
         # In front of a word it is C's asterisk, and not the beginning of emphasis.
         line = re.sub(r"(?<=[ (,])\*(?=[A-Za-z])", r"\\*", line)
         line = line.replace("]:", "] :")  # It is a shape, and not the address of a link.
-        return re.sub(r"^ \* ([A-Z][A-Z ]+)\. ", r" * **\1.** ", line)
+        return re.sub(r"^( \*|//) ([A-Z][A-Z ]+)\. ", r"\1 **\2.** ", line)
 
     return lambda comment: "\n".join(in_line(line) for line in comment.split("\n"))
 
@@ -83,7 +90,7 @@ def with_documentation(text, name):
             return comment.replace("///", "///" + mark, 1)
         return "/**" + mark + links(comment)[2:]
 
-    text = COMMENT.sub(documentation, text)
+    text = PRIVATE_BASE.sub("", COMMENT.sub(documentation, text))
     return text + "/**@}*/\n" if told["section"] else text
 
 

@@ -105,9 +105,9 @@ struct CUstream_st;
 
 /* ---- status ---- */
 
-/* What a call came to. In brackets: which functions can say it; what run can say validate and run_layers can, too. */
+/* What a call came to, by enum kvappend_status_code. */
 typedef int32_t kvappend_status;
-/* The values of a kvappend_status. */
+/* In brackets: which functions can say it; what run can say validate and run_layers can, too. */
 enum kvappend_status_code {
     /* Done, or arranged in the stream. [all] */
     KVAPPEND_SUCCESS = 0,

@@ -4,12 +4,16 @@
 #include <kvappend/kvappend.h>
 
 #include <cstdio>
+#include <cstdlib>
 
-#define REQUIRE(call)                                                                                                  \
-    if ((call) != 0) {                                                                                                 \
-        std::fprintf(stderr, "%s: %s\n", #call, kvappend_last_error_message());                                        \
-        return 1;                                                                                                      \
+// For CUDA's calls and the library's: both return 0 where all is well.
+static void require(int status, const char *call) {
+    if (status != 0) {
+        std::fprintf(stderr, "%s: %s\n", call, kvappend_last_error_message());
+        std::exit(1);
     }
+}
+#define REQUIRE(call) require(call, #call)
 
 int main() {
     int count = 0;
