@@ -90,7 +90,8 @@ class Figure:
         return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
                 f'viewBox="0 0 {width} {height}" role="img" aria-label="{escape(self.title)}">\n'
                 f"  <!-- SPDX-License-Identifier: Apache-2.0 -->\n  <style>{STYLE}  </style>\n"
-                f'  <rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="6" class="panel"/>\n{body}\n</svg>\n')
+                f'  <rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="6" class="panel"/>\n'
+                f"{body}\n</svg>\n")
 
 
 def dense(order):
@@ -100,7 +101,9 @@ def dense(order):
     figure = Figure(f"Dense, {axes}: one sample's cache in memory, position 2")
     figure.text(20, 68, "k_new", "code")
     new = figure.cells(110, 48, [("h0", "new"), ("h1", "new")], 70)
-    places = [(h, r) for h in range(2) for r in range(4)] if heads_outside else [(h, r) for r in range(4) for h in range(2)]
+    places = [(h, r) for h in range(2) for r in range(4)]
+    if not heads_outside:
+        places.sort(key=lambda place: place[1])
     figure.text(20, 150, "k_cache", "code")
     kinds = ["held", "held", "new", "free"]
     tops = figure.cells(110, 130, [(f"h{h} r{r}", kinds[r]) for h, r in places], 70)
@@ -116,8 +119,8 @@ def ring():
     figure.text(20, 68, "k_new", "code")
     new = figure.cells(110, 48, [("10", "new")], 70)
     figure.text(20, 150, "k_cache", "code")
-    tops = figure.cells(110, 130, [("0", "held"), ("1", "held"), ("10", "new"), ("7", "held"), ("8", "held"), ("9", "held")],
-                        70)
+    held = [(str(position), "held") for position in (0, 1, 7, 8, 9)]
+    tops = figure.cells(110, 130, held[:2] + [("10", "new")] + held[2:], 70)
     figure.arrow(new[0], tops[2])
     for row, (x, _) in enumerate(tops):
         figure.text(x, 178, f"row {row}", "quiet", "middle")
@@ -137,8 +140,8 @@ def paged():
     figure.text(330, 128, "lengths 0 3 4, cache_offsets 1 2: positions 1 2 3 and 2", "quiet")
     figure.text(20, 230, "k_cache", "code")
     tops = []
-    for page, rows in enumerate([(("11", "new"), ("12", "new")), (("", "held"), ("", "held")), (("20", "new"), ("", "free")),
-                                 (("", "held"), ("10", "new"))]):
+    for page, rows in enumerate([(("11", "new"), ("12", "new")), (("", "held"), ("", "held")),
+                                 (("20", "new"), ("", "free")), (("", "held"), ("10", "new"))]):
         tops += figure.cells(130 + page * 130, 210, rows)
         figure.text(130 + page * 130 + 46, 258, f"page {page}", "quiet", "middle")
     for token, place in enumerate([7, 0, 1, 4]):
@@ -199,7 +202,8 @@ def lengths():
     figure.text(470, 62, "FIXED: L_new = 3 each")
     rows(470, 74, [3, 3, 3])
     figure.text(20, 200, "PACKED: lengths 0 1 4 6 (cu_seqlens), of T = 7 tokens")
-    figure.cells(20, 212, [(f"{b}.{l}", "new") for b, count in enumerate([1, 3, 2]) for l in range(count)] + [("", "skipped")])
+    packed = [(f"{b}.{l}", "new") for b, count in enumerate([1, 3, 2]) for l in range(count)]
+    figure.cells(20, 212, packed + [("", "skipped")])
     return figure
 
 

@@ -104,10 +104,10 @@ def with_rules(text):
         declaration = re.sub(r"/\*\*.*?\*/|/\*\*.*", "", line).rstrip()
         documented = "/**<" in line or previous.endswith("*/") and not re.search(r"/\*\*<|/\* clang-format", previous)
         begin = re.match(r"typedef struct (kvappend_\w+) \{", line)
-        field = re.match(r"    (?:[\w]+ )+\*?(\w+)(?:\[\d\])?;", declaration)
+        field = re.match(r"    (?:\w+ )+\*?(\w+)(?:\[\d\])?;", declaration)
         function = FUNCTION.match(line)
         macro = re.match(r"#define (KVAPPEND_[A-Z_]+) ", line)
-        rule = next((found.expand(words) for pattern, words in FIELD_RULES if (found := pattern.fullmatch(declaration))), None)
+        rules = [found.expand(words) for pattern, words in FIELD_RULES if (found := pattern.fullmatch(declaration))]
         name = f"{struct}::{field[1]}" if field else f"{function[1]}()" if function else macro[1] if macro else None
         if begin:
             struct = begin[1]
@@ -115,8 +115,8 @@ def with_rules(text):
             like = None
         if name and documented and not (function and "/**<" in line):
             like = name
-        elif rule and not documented:
-            line = f"/** {rule} */ {line}"
+        elif rules and not documented:
+            line = f"/** {rules[0]} */ {line}"
         elif function and (like or function[1].endswith("_init")):
             line = f"/** \\copydoc {like or 'kvappend_descriptor_init()'} */ {line}"
         elif field and like:
@@ -135,7 +135,8 @@ def main():
     path = sys.argv[1]
     with open(path, encoding="utf-8") as file:
         text = file.read()
-    sys.stdout.write(with_rules(with_documentation(text, os.path.basename(path))))
+    text = with_documentation(text, os.path.basename(path))
+    sys.stdout.write(with_rules(text) if path.endswith(".h") else text)
 
 
 if __name__ == "__main__":

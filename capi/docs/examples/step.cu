@@ -55,7 +55,8 @@ int main() {
     a.k_new = device_new, a.k_new_bytes = sizeof k_new;
     a.k_cache = device_cache, a.k_cache_bytes = sizeof k_cache;
     a.cache_offsets = device_offsets, a.cache_offsets_bytes = sizeof offsets;
-    REQUIRE(kvappend_plan_run(plan, &a, nullptr, 0, stream)); // One launch, in the order of the stream.
+    // One launch, in the order of the stream.
+    REQUIRE(kvappend_plan_run(plan, &a, nullptr, 0, stream));
     // [run]
 
     REQUIRE(cudaMemcpyAsync(k_cache, device_cache, sizeof k_cache, cudaMemcpyDeviceToHost, stream));
