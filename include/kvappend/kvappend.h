@@ -115,9 +115,11 @@ struct CUstream_st;
 
 /* ---- status ---- */
 
-/* What a call came to. In brackets: which functions can say it; what run can say validate and run_layers can, too. */
+/* What a call came to, by enum kvappend_status_code. */
 typedef int32_t kvappend_status;
+/* In brackets: which functions can say it; what run can say validate and run_layers can, too. */
 enum kvappend_status_code {
+    /* Done, or arranged in the stream. [all] */
     KVAPPEND_SUCCESS = 0,
     /* A struct, plan or result pointer that must be given is NULL. [all that take one] */
     KVAPPEND_ERROR_NULL_ARGUMENT = 1,
@@ -230,8 +232,8 @@ enum kvappend_element_type {
 
 /* The type of one element of cache_offsets and of slots. */
 enum kvappend_offset_type {
-    KVAPPEND_OFFSET_INT64 = 0,
-    KVAPPEND_OFFSET_INT32 = 1
+    KVAPPEND_OFFSET_INT64 = 0, /* int64_t */
+    KVAPPEND_OFFSET_INT32 = 1  /* int32_t */
 };
 
 /* How the place of a row is found in a cache [N, H, R, D], where N is cache_blocks and R is cache_rows. The block n is
@@ -330,8 +332,8 @@ enum kvappend_skip {
 /* The meaning of the three entries of a stride array. */
 enum kvappend_axis {
     KVAPPEND_AXIS_BATCH = 0, /* of a cache: the block, which is a sample's cache or a page */
-    KVAPPEND_AXIS_HEAD = 1,
-    KVAPPEND_AXIS_ROW = 2
+    KVAPPEND_AXIS_HEAD = 1,  /* of K and V */
+    KVAPPEND_AXIS_ROW = 2    /* of a new tensor: l, or the token; of a cache: the row in its block */
 };
 
 /* What is the same at every run of a plan. All zero is legal: a plan of the host backend with nothing to copy.
@@ -617,6 +619,7 @@ KVAPPEND_API kvappend_status kvappend_plan_destroy(kvappend_plan *plan);
 
 /* ---- what was chosen ---- */
 
+/* What a plan does. */
 enum kvappend_operation {
     KVAPPEND_OPERATION_DENSE_APPEND = 1, /* The append of KVAPPEND_ADDRESSING_DENSE. */
     KVAPPEND_OPERATION_RING_APPEND = 2,  /* of KVAPPEND_ADDRESSING_RING */
