@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A drop-in for Transformers' StaticCache whose new rows are appended by libkvappend:
+
+    model.generate(**inputs, past_key_values=KvappendCache(config=model.config, max_cache_len=4096))
+
+It is the static cache in all but `update`: the same tensors of the same shapes, positions, masks, `reset` and `crop`."""
+
+import torch
+from transformers.cache_utils import StaticCache, StaticLayer
+
+from .plan import append
+
+
+class KvappendLayer(StaticLayer):
+    is_compileable = False  # torch.compile cannot look into a call of a C library.
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        on_gpu = key_states.is_cuda
+        append(k_new=key_states, v_new=value_states, k_cache=self.keys, v_cache=self.values,
+               cache_offsets=self.cumulative_length.expand(self.batch_size).contiguous(),
+               # Behind the end of the cache the static cache fails, too, and on a GPU in no gentler way.
+               trap=True, stream=torch.cuda.current_stream().cuda_stream if on_gpu else None)
+        self.cumulative_length.add_(key_states.shape[-2])
+        return self.keys, self.values
+
+
+class KvappendCache(StaticCache):
+    """Layers that are not plain attention over all that came before, such as sliding windows, stay as they are."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.layers = [KvappendLayer(layer.max_cache_len) if type(layer) is StaticLayer else layer
+                       for layer in self.layers]
