@@ -162,10 +162,16 @@ class Appends(unittest.TestCase):
         cache.expect(new["k_new"], [((b, l), (b, l)) for b in range(B) for l in range(L)])
         append(k_new=new["k_new"], k_cache=cache.view)
         self.assertTrue(cache.is_as_expected())
-        append(k_new=new["k_new"][:, :, :0], k_cache=cache.view, v_new=None, cache_offsets=numpy.zeros(B, numpy.int64))
-        self.assertTrue(cache.is_as_expected())
-        append(k_new=new["k_new"], k_cache=cache.view, page_table=numpy.zeros((B, 0), numpy.int32))
-        self.assertTrue(cache.is_as_expected())
+        offsets = numpy.zeros(B, numpy.int64)
+        for empty in (
+                {"k_new": new["k_new"][:, :, :0], "k_cache": cache.view, "v_new": None, "cache_offsets": offsets},
+                {"k_new": noise(B, H, 0, K_DIM), "k_cache": cache.view},
+                {"k_new": noise(B, H, L, 0), "k_cache": noise(B, H, R, 0), "cache_offsets": offsets},
+                {"k_new": noise(0, H, K_DIM), "k_cache": cache.view, "slots": numpy.zeros(7, numpy.int64)},
+                {"k_new": noise(0, H, L, K_DIM), "k_cache": noise(0, H, R, K_DIM), "cache_offsets": offsets[:0]},
+                {"k_new": new["k_new"], "k_cache": cache.view, "page_table": numpy.zeros((B, 0), numpy.int32)}):
+            append(**empty)
+            self.assertTrue(cache.is_as_expected())
 
     def test_one_plan_in_many_threads(self):
         new, caches = tensors()

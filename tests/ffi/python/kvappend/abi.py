@@ -194,9 +194,8 @@ class PrecisionGuarantee(Struct):
     _fields_ = [("struct_size", ctypes.c_size_t), ("bit_exact", ctypes.c_int32), ("deterministic", ctypes.c_int32)]
 
 
-# kvappend_status as a result: the functions that load() gives raise Error where it is not SUCCESS.
 class Result(ctypes.c_int32):
-    pass
+    """kvappend_status as a result: the functions that load() gives raise Error where it is not SUCCESS."""
 
 
 PlanPointer = ctypes.c_void_p
@@ -245,16 +244,16 @@ def load(path):
     library = ctypes.CDLL(path)
 
     def require(status, _function, _arguments):
-        if status.value != Status.SUCCESS:
-            # Both texts are copied here; ctypes gives up the interpreter's lock in calls, but keeps to the thread.
-            raise Error(status.value, api["status_name"](status.value).decode(), api["last_error_message"]().decode())
+        if status:
+            # The message is this thread's; other threads may run in between, and have messages of their own.
+            raise Error(status, api["status_name"](status).decode(), api["last_error_message"]().decode())
 
     api = {}
     for name, (result, arguments) in FUNCTIONS.items():
         function = getattr(library, "kvappend_" + name)
         function.restype, function.argtypes = result, arguments
         if result is Result:
-            function.errcheck = require
+            function.restype, function.errcheck = ctypes.c_int32, require
         api[name] = function
     api["get_api"](ABI_VERSION, ctypes.c_void_p())
     return types.SimpleNamespace(**api)

@@ -3,7 +3,7 @@
 is refused here; whether it is a good one, the library says."""
 
 from .abi import Addressing, Axis, Backend, Descriptor, Element, Flag, Lengths, Offset, Skip
-from .dlpack import Code, Device
+from .dlpack import ON_DEVICE, Code, Device
 
 ELEMENTS = {(Code.FLOAT, 32): Element.F32, (Code.FLOAT, 64): Element.F64, (Code.FLOAT, 16): Element.F16,
             (Code.BFLOAT, 16): Element.BF16,
@@ -11,7 +11,6 @@ ELEMENTS = {(Code.FLOAT, 32): Element.F32, (Code.FLOAT, 64): Element.F64, (Code.
             (Code.UINT, 16): Element.BF16}
 OFFSETS = {(Code.INT, 64): Offset.INT64, (Code.INT, 32): Offset.INT32}
 INT64, INT32 = OFFSETS
-ON_DEVICE = (Device.CUDA, Device.CUDA_MANAGED)
 REPORT_FIELDS = 11
 
 
@@ -30,7 +29,7 @@ class _Facts:
 def _require_form(name, layout, *forms):
     if len(layout.shape) not in [form.count(",") + 1 for form in forms]:
         raise ValueError(f"{name} is {list(layout.shape)}: expected {' or '.join(f'[{form}]' for form in forms)}")
-    if layout.shape[-1] > 1 and layout.strides[-1] != 1:
+    if layout.strides[-1] != 1 and layout.shape[-1] > 1 and layout.size > 0:
         raise ValueError(f"{name} has stride {layout.strides[-1]} in its last axis: expected 1, elements side by side")
 
 
@@ -44,11 +43,11 @@ def _require_type(name, layout, types):
 
 def _stride_array(name, shape, strides):
     """Three zeros mean contiguous. So where they are meant, an axis without a second entry gets another stride."""
-    if not any(strides):
-        strides = [0 if n > 1 else 1 for n in shape]
+    if not any(strides[:3]) and 0 not in shape:
+        strides = [0 if n > 1 else 1 for n in shape[:3]]
         if not any(strides):
             raise ValueError(f"{name} is one row repeated along all of its axes: that has no descriptor")
-    return tuple(strides)
+    return tuple(strides[:3])
 
 
 def _state_device(facts, layouts):
@@ -69,15 +68,14 @@ def _state_new(facts, kind, layout, by_token):
     shape, strides = layout.shape, layout.strides
     if by_token:
         _require_form(name, layout, "T, H, D")
-        (tokens, heads, dim), (token, head, _) = shape, strides
-        shape, strides = (1, heads, tokens, dim), (0, head, token, 1)
+        shape, strides = (1, shape[1], shape[0], shape[2]), (0, strides[1], strides[0])
     else:
         _require_form(name, layout, "B, H, L, D")
         facts.state("batch", shape[0], name)
     facts.state("heads", shape[1], name)
     facts.state("new_rows", shape[2], name)
     facts.state(kind + "_dim", shape[3], name)
-    facts.values[name + "_strides"] = _stride_array(name, shape[:3], strides[:3])
+    facts.values[name + "_strides"] = _stride_array(name, shape, strides)
 
 
 def _state_cache(facts, kind, layout):
@@ -89,12 +87,12 @@ def _state_cache(facts, kind, layout):
     if len(shape) == 5:
         blocks, heads, pieces, rows, pack = shape
         facts.values[kind + "_pack"], facts.values[kind + "_piece_stride"] = pack, strides[2]
-        shape, strides = (blocks, heads, rows, pieces * pack), (*strides[:2], strides[3])
+        shape, strides = (blocks, heads, rows, pieces * pack), (strides[0], strides[1], strides[3])
     facts.state("cache_blocks", shape[0], name)
     facts.state("heads", shape[1], name)
     facts.state("cache_rows", shape[2], name)
     facts.state(kind + "_dim", shape[3], name)
-    facts.values[name + "_strides"] = _stride_array(name, shape[:3], strides[:3])
+    facts.values[name + "_strides"] = _stride_array(name, shape, strides)
 
 
 def _state_indices(facts, layouts, packed):
@@ -128,7 +126,7 @@ def _state_table(facts, layouts):
         _require_form("page_table", layout, "B, entries")
         facts.state("batch", layout.shape[0], "page_table")
         facts.values["table_stride"] = layout.strides[0]
-        if layout.strides[0] == 0 and layout.shape[0] > 1 and layout.shape[1] > 0:
+        if layout.strides[0] == 0 and layout.shape[0] > 1 and layout.size > 0:
             raise ValueError("page_table is one row repeated along its first axis: that has no descriptor")
     facts.values["table_entries"] = layout.shape[-1]
 

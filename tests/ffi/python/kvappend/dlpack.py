@@ -18,6 +18,7 @@ class Device(enum.IntEnum):
 
 
 _REACHED = frozenset(Device)
+ON_DEVICE = (Device.CUDA, Device.CUDA_MANAGED)
 
 
 class Code(enum.IntEnum):
@@ -52,7 +53,7 @@ _get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_cha
 
 
 class Layout(typing.NamedTuple):
-    """All of a tensor but its place. A stride, in elements, is 0 where its axis has no second entry to lead to."""
+    """All of a tensor but its place. A stride, in elements, is 0 where there is no second entry to lead to."""
     shape: tuple
     strides: tuple
     type: tuple  # (Code, bits)
@@ -84,17 +85,15 @@ def _export(name, tensor, stream):
     """The tensor's capsule."""
     if not hasattr(tensor, "__dlpack__"):
         raise TypeError(f"{name}: a {type(tensor).__name__} has no __dlpack__, as NumPy's arrays and tensors have")
-    device = tensor.__dlpack_device__()[0]
-    if device not in _REACHED:
-        raise ValueError(f"{name}: memory of DLPack's device type {int(device)} cannot be reached: expected one of "
-                         f"{', '.join(f'{d.name} {d.value}' for d in Device)}")
-    # On a GPU the tensor's owner makes our stream wait for what still writes the tensor. 1 is the default stream.
-    keywords = {"stream": stream or 1} if device in (Device.CUDA, Device.CUDA_MANAGED) else {}
+    # On a GPU the tensor's owner makes our stream wait for what still writes the tensor; None is the default stream.
+    # Memory of the CPU knows no streams.
+    if stream is not None and tensor.__dlpack_device__()[0] not in ON_DEVICE:
+        stream = None
     try:
         try:
-            return tensor.__dlpack__(**keywords, max_version=(1, 0), copy=False)
+            return tensor.__dlpack__(stream=stream, max_version=(1, 0), copy=False)
         except TypeError:  # One that knows neither word has only capsules of the old kind.
-            return tensor.__dlpack__(**keywords)
+            return tensor.__dlpack__(stream=stream)
     except BufferError as refusal:
         raise BufferError(f"{name}: {refusal}") from refusal
 
@@ -113,6 +112,9 @@ def borrow(name, tensor, stream=None):
         found, read_only = _Tensor.from_address(_get_pointer(capsule, LEGACY)), False
     else:
         raise BufferError(f"{name}: {capsule!r} is none of DLPack's, or is used up")
+    if found.device_type not in _REACHED:
+        raise ValueError(f"{name}: memory of DLPack's device type {found.device_type} cannot be reached: expected one "
+                         f"of {', '.join(f'{device.name} {device.value}' for device in Device)}")
     if found.lanes != 1:
         raise ValueError(f"{name}: vectors of {found.lanes} elements are not supported")
     shape = tuple(found.shape[:found.ndim])
@@ -122,6 +124,9 @@ def borrow(name, tensor, stream=None):
         strides = [1] * found.ndim
         for axis in range(found.ndim - 1, 0, -1):
             strides[axis - 1] = strides[axis] * shape[axis]
-    strides = tuple(stride if n > 1 else 0 for n, stride in zip(shape, strides))
+    if 0 in shape:
+        strides = (0,) * found.ndim
+    else:
+        strides = tuple(stride if n > 1 else 0 for n, stride in zip(shape, strides))
     layout = Layout(shape, strides, (found.code, found.bits), (found.device_type, found.device_id))
     return Tensor(layout, (found.data or 0) + found.byte_offset, read_only, capsule)

@@ -9,11 +9,10 @@ from . import abi
 from .describe import describe
 from .dlpack import Layout, borrow
 
-_NO_STREAM = -1  # DLPack's word for a tensor that nobody will read.
 _WRITTEN = ("k_cache", "v_cache", "report")
 
 
-def _borrow_all(tensors, stream):
+def _borrow_all(tensors, stream=None):
     unknown = [name for name in tensors if name not in abi.BUFFERS]
     if unknown:
         raise TypeError(f"{', '.join(unknown)}: expected some of {', '.join(abi.BUFFERS)}")
@@ -50,7 +49,7 @@ class Plan:
                  host_threads=0, **tensors):
         layouts = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Layout)}
         others = {name: tensor for name, tensor in tensors.items() if name not in layouts}
-        layouts |= {name: tensor.layout for name, tensor in _borrow_all(others, _NO_STREAM).items()}
+        layouts |= {name: tensor.layout for name, tensor in _borrow_all(others).items()}
         descriptor = describe(layouts, ring=ring, sink_rows=sink_rows, reserved_slot=reserved_slot, flags=flags,
                               trap=trap)
         preference = abi.Preference(kernel_name=kernel_name and kernel_name.encode(), host_threads=host_threads)

@@ -11,17 +11,21 @@ from transformers.cache_utils import StaticCache, StaticLayer
 from .plan import append
 
 
-class KvappendLayer(StaticLayer):
-    is_compileable = False  # torch.compile cannot look into a call of a C library.
+if not hasattr(StaticLayer(1), "cumulative_length"):
+    raise ImportError("this Transformers is too old: its static layers do not count their tokens, as those of 5 do")
 
+
+class KvappendLayer(StaticLayer):
+    # torch.compile cannot look into a C library. That is not what `is_compileable` says: to Transformers a cache that is
+    # not "compileable" has no rows behind the last token, and needs no mask for them.
+    @torch.compiler.disable
     def update(self, key_states, value_states, *args, **kwargs):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        on_gpu = key_states.is_cuda
         append(k_new=key_states, v_new=value_states, k_cache=self.keys, v_cache=self.values,
                cache_offsets=self.cumulative_length.expand(self.batch_size).contiguous(),
                # Behind the end of the cache the static cache fails, too, and on a GPU in no gentler way.
-               trap=True, stream=torch.cuda.current_stream().cuda_stream if on_gpu else None)
+               trap=True, stream=torch.cuda.current_stream().cuda_stream if key_states.is_cuda else None)
         self.cumulative_length.add_(key_states.shape[-2])
         return self.keys, self.values
 
