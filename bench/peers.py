@@ -245,8 +245,8 @@ def main():
         return SKIPPED
     random.seed(1)
 
-    library = abi.load(options.library)
-    makers = [lambda case, caches: Library(case, caches, library), NumpySlices]
+    loaded = abi.load(options.library)
+    makers = [lambda case, caches: Library(case, caches, loaded), NumpySlices]
     if torch:
         torch.set_num_threads(1)
         makers += [TorchSlices, TorchIndexCopy]

@@ -169,9 +169,9 @@ class Devices(unittest.TestCase):
         self.assertEqual(describe(self.layouts(k_new=(13, 1))).backend, Backend.CUDA)
 
     def test_memory_apart_is_refused(self):
-        with self.assertRaisesRegex(ValueError, "k_new is in the memory of the CPU, and k_cache is on a CUDA device"):
+        with self.assertRaisesRegex(ValueError, "k_new is in the memory of the CPU, and k_cache on CUDA device 1"):
             describe(self.layouts(k_new=CPU))
-        with self.assertRaisesRegex(ValueError, "k_cache has device 1, and k_new has 0"):
+        with self.assertRaisesRegex(ValueError, "k_cache is on CUDA device 1, and k_new on 0"):
             describe(self.layouts(k_new=(2, 0)))
 
     def test_the_stream_is_told_to_who_owns_the_tensor(self):

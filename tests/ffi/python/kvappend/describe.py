@@ -3,7 +3,7 @@
 is refused here; whether it is a good one, the library says."""
 
 from .abi import Addressing, Axis, Backend, Descriptor, Element, Flag, Lengths, Offset, Skip
-from .dlpack import ON_DEVICE, Code, Device
+from .dlpack import ON_DEVICE, Code, Device, type_name
 
 ELEMENTS = {(Code.FLOAT, 32): Element.F32, (Code.FLOAT, 64): Element.F64, (Code.FLOAT, 16): Element.F16,
             (Code.BFLOAT, 16): Element.BF16,
@@ -35,64 +35,57 @@ def _require_form(name, layout, *forms):
 
 def _require_type(name, layout, types):
     if layout.type not in types:
-        code, bits = layout.type
-        known = {**{code.value: code.name for code in Code}}.get(code, f"DLPack's code {code}")
-        wanted = ", ".join(f"{code.name} {bits}" for code, bits in types)
-        raise ValueError(f"{name} has elements of type {known} {bits}: expected one of {wanted}")
+        raise ValueError(f"{name} has elements of type {type_name(layout.type)}: expected one of "
+                         f"{', '.join(map(type_name, types))}")
 
 
-def _stride_array(name, shape, strides):
-    """Three zeros mean contiguous. So where they are meant, an axis without a second entry gets another stride."""
-    if not any(strides[:3]) and 0 not in shape:
-        strides = [0 if n > 1 else 1 for n in shape[:3]]
+def _backend(layouts):
+    devices = {name: layout.device[1] for name, layout in layouts.items() if layout.device[0] in ON_DEVICE}
+    if not devices:
+        return Backend.HOST
+    first = next(iter(devices))
+    for name, layout in layouts.items():
+        if layout.device[0] == Device.CPU:
+            raise ValueError(f"{name} is in the memory of the CPU, and {first} on CUDA device {devices[first]}")
+        if devices.get(name, devices[first]) != devices[first]:
+            raise ValueError(f"{name} is on CUDA device {devices[name]}, and {first} on {devices[first]}")
+    return Backend.CUDA
+
+
+def _state_tensor(facts, name, layout, axes, shape, strides):
+    """One of K and V; `axes` is what its extents are called, strides[:3] those of the descriptor."""
+    _require_type(name, layout, ELEMENTS)
+    facts.state("element_type", ELEMENTS[layout.type], name)
+    for axis, extent in zip(axes, shape):
+        facts.state(axis, extent, name)
+    strides = strides[:3]
+    # Three zeros mean contiguous. Where they are meant, an axis without a second entry gets another stride.
+    if layout.size > 0 and not any(strides):
+        strides = [0 if extent > 1 else 1 for extent in shape[:3]]
         if not any(strides):
             raise ValueError(f"{name} is one row repeated along all of its axes: that has no descriptor")
-    return tuple(strides[:3])
-
-
-def _state_device(facts, layouts):
-    on_device = {name: layout for name, layout in layouts.items() if layout.device[0] in ON_DEVICE}
-    for name, layout in on_device.items():
-        facts.state("device", layout.device[1], name)
-    for name, layout in layouts.items():
-        if on_device and layout.device[0] == Device.CPU:
-            raise ValueError(f"{name} is in the memory of the CPU, and {next(iter(on_device))} is on a CUDA device")
-    facts.values.pop("device", None)
-    facts.values["backend"] = Backend.CUDA if on_device else Backend.HOST
+    facts.values[name + "_strides"] = tuple(strides)
 
 
 def _state_new(facts, kind, layout, by_token):
-    name = kind + "_new"
-    _require_type(name, layout, ELEMENTS)
-    facts.state("element_type", ELEMENTS[layout.type], name)
-    shape, strides = layout.shape, layout.strides
+    name, shape, strides = kind + "_new", layout.shape, layout.strides
     if by_token:
         _require_form(name, layout, "T, H, D")
-        shape, strides = (1, shape[1], shape[0], shape[2]), (0, strides[1], strides[0])
+        # The stride of the batch is not used; as it is not 0, the others are taken as they are.
+        _state_tensor(facts, name, layout, ("new_rows", "heads", kind + "_dim"), shape, (1, strides[1], strides[0]))
     else:
         _require_form(name, layout, "B, H, L, D")
-        facts.state("batch", shape[0], name)
-    facts.state("heads", shape[1], name)
-    facts.state("new_rows", shape[2], name)
-    facts.state(kind + "_dim", shape[3], name)
-    facts.values[name + "_strides"] = _stride_array(name, shape, strides)
+        _state_tensor(facts, name, layout, ("batch", "heads", "new_rows", kind + "_dim"), shape, strides)
 
 
 def _state_cache(facts, kind, layout):
-    name = kind + "_cache"
-    _require_type(name, layout, ELEMENTS)
-    facts.state("element_type", ELEMENTS[layout.type], name)
+    name, shape, strides = kind + "_cache", layout.shape, layout.strides
     _require_form(name, layout, "N, H, R, D", "N, H, D/pack, R, pack")
-    shape, strides = layout.shape, layout.strides
     if len(shape) == 5:
         blocks, heads, pieces, rows, pack = shape
         facts.values[kind + "_pack"], facts.values[kind + "_piece_stride"] = pack, strides[2]
         shape, strides = (blocks, heads, rows, pieces * pack), (strides[0], strides[1], strides[3])
-    facts.state("cache_blocks", shape[0], name)
-    facts.state("heads", shape[1], name)
-    facts.state("cache_rows", shape[2], name)
-    facts.state(kind + "_dim", shape[3], name)
-    facts.values[name + "_strides"] = _stride_array(name, shape, strides)
+    _state_tensor(facts, name, layout, ("cache_blocks", "heads", "cache_rows", kind + "_dim"), shape, strides)
 
 
 def _state_indices(facts, layouts, packed):
@@ -147,7 +140,7 @@ def describe(layouts, *, ring=False, sink_rows=0, reserved_slot=None, flags=0, t
     # Which of both lengths count is told by the tensors that they divide.
     packed = not slots and "lengths" in layouts and len(layouts[new[0]].shape) == 3
     facts = _Facts()
-    _state_device(facts, layouts)
+    facts.values["backend"] = _backend(layouts)
     for name in new:
         _state_new(facts, name[0], layouts[name], slots or packed)
         _state_cache(facts, name[0], layouts[name[0] + "_cache"])

@@ -52,6 +52,11 @@ _get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_cha
     ("PyCapsule_GetPointer", ctypes.pythonapi))
 
 
+def type_name(code_and_bits):
+    code, bits = code_and_bits
+    return f"{Code(code).name if code in list(Code) else f'DLPack code {code}'} {bits}"
+
+
 class Layout(typing.NamedTuple):
     """All of a tensor but its place. A stride, in elements, is 0 where there is no second entry to lead to."""
     shape: tuple
@@ -60,9 +65,7 @@ class Layout(typing.NamedTuple):
     device: tuple  # (Device, number)
 
     def __str__(self):
-        code, bits = self.type
-        names = {code.value: code.name for code in Code}
-        return (f"{list(self.shape)} by strides {list(self.strides)}, of {names.get(code, f'code {code}')} {bits}, on "
+        return (f"{list(self.shape)} by strides {list(self.strides)}, of {type_name(self.type)}, on "
                 f"{Device(self.device[0]).name} {self.device[1]}")
 
     @property
