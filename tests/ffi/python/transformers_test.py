@@ -11,12 +11,8 @@ import unittest
 import torch
 import transformers
 from kvappend import Error
+from kvappend.transformers_cache import KvappendCache, KvappendLayer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, StaticCache
-
-if int(transformers.__version__.split(".", maxsplit=1)[0]) < 5:
-    print(f"skipped: Transformers 5 is needed, and {transformers.__version__} is installed")
-    raise SystemExit(77)
-from kvappend.transformers_cache import KvappendCache, KvappendLayer  # pylint: disable=wrong-import-position
 
 PROMPT, NEW, ROWS, WORDS = 9, 40, 64, 256
 SIZES = {"vocab_size": WORDS, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,

@@ -241,7 +241,7 @@ class Error(Exception):
 
 def load(path):
     """The library at `path`, or of that name where the loader finds it: `plan_run` is kvappend_plan_run, and so on."""
-    library = ctypes.CDLL(path)
+    loaded = ctypes.CDLL(path)
 
     def require(status, _function, _arguments):
         if status:
@@ -250,7 +250,7 @@ def load(path):
 
     api = {}
     for name, (result, arguments) in FUNCTIONS.items():
-        function = getattr(library, "kvappend_" + name)
+        function = getattr(loaded, "kvappend_" + name)
         function.restype, function.argtypes = result, arguments
         if result is Result:
             function.restype, function.errcheck = ctypes.c_int32, require

@@ -2,7 +2,7 @@
 """From the layouts of tensors to the descriptor of the problem that they are. What is no problem for the library at all
 is refused here; whether it is a good one, the library says."""
 
-from .abi import Addressing, Axis, Backend, Descriptor, Element, Flag, Lengths, Offset, Skip
+from .abi import Addressing, Backend, Descriptor, Element, Flag, Lengths, Offset, Skip
 from .dlpack import ON_DEVICE, Code, Device, type_name
 
 ELEMENTS = {(Code.FLOAT, 32): Element.F32, (Code.FLOAT, 64): Element.F64, (Code.FLOAT, 16): Element.F16,

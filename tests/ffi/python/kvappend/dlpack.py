@@ -95,8 +95,9 @@ def _export(name, tensor, stream):
     try:
         try:
             return tensor.__dlpack__(stream=stream, max_version=(1, 0), copy=False)
-        except TypeError:  # One that knows neither word has only capsules of the old kind.
-            return tensor.__dlpack__(stream=stream)
+        except TypeError:
+            pass  # One that knows neither word has only capsules of the old kind.
+        return tensor.__dlpack__(stream=stream)
     except BufferError as refusal:
         raise BufferError(f"{name}: {refusal}") from refusal
 

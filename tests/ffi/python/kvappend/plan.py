@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans, by tensors."""
 
-import ctypes
 import functools
 import weakref
 
@@ -30,12 +29,13 @@ class Plan:
         report            eleven int64, zero at first (see Report)
 
     Each is anything with __dlpack__ (NumPy's arrays, PyTorch's tensors, ...), any view of it that keeps the elements of
-    a row side by side, or a Layout where there is no tensor yet. An axis order of its own is but a transposed view:
-    PyTorch's [B, L, H, D] is x.transpose(1, 2). Either both of K's tensors or both of V's may be missing.
+    a row side by side, or a Layout where there is no tensor yet. Another order of axes is but a transposed view: for
+    PyTorch's [B, L, H, D] give x.transpose(1, 2). NumPy's bfloat16, which ml_dtypes adds, goes as x.view(numpy.uint16).
+    Either both of K's tensors or both of V's may be missing.
 
     A plan keeps no tensor. It may run in any number of threads at once, and is destroyed by `close`, at the end of
-    `with`, or with its last reference; only `close` must not overlap a run. For CUDA the tensors' device must be current
-    when it is made and when it runs, and the memory must stay as it is until the stream has come past the run.
+    `with`, or with its last reference; only `close` must not overlap a run. For CUDA the tensors' device must be
+    current when it is made and when it runs, and memory must stay as it is until the stream has come past the run.
 
         ring           positions go round from sink_rows on, instead of ending with the cache
         reserved_slot  a further number in slots that means padding
@@ -62,8 +62,8 @@ class Plan:
         self._written = _WRITTEN + (("cache_offsets",) if flags & abi.Flag.ADVANCE else ())
 
     def run(self, *, stream=None, **tensors):
-        """Appends. The tensors are as those the plan was made for, in other memory or the same. stream is the number
-        of a CUDA stream (PyTorch: torch.cuda.current_stream().cuda_stream); None is the default stream, and the host."""
+        """Appends. The tensors are as those the plan was made for, in other memory or the same. stream is a CUDA
+        stream's number (PyTorch: torch.cuda.current_stream().cuda_stream); None is the default stream, or the host."""
         self._run(_borrow_all(tensors, stream), stream)
 
     def _run(self, borrowed, stream):

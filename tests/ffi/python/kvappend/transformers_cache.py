@@ -3,7 +3,7 @@
 
     model.generate(**inputs, past_key_values=KvappendCache(config=model.config, max_cache_len=4096))
 
-It is the static cache in all but `update`: the same tensors of the same shapes, positions, masks, `reset` and `crop`."""
+It is the static cache in all but `update`: the same tensors of the same shapes, masks, positions, reset and crop."""
 
 import torch
 from transformers.cache_utils import StaticCache, StaticLayer
@@ -16,10 +16,10 @@ if not hasattr(StaticLayer(1), "cumulative_length"):
 
 
 class KvappendLayer(StaticLayer):
-    # torch.compile cannot look into a C library. That is not what `is_compileable` says: to Transformers a cache that is
-    # not "compileable" has no rows behind the last token, and needs no mask for them.
+    # torch.compile cannot look into a C library. That is not for `is_compileable` to say: Transformers takes a cache
+    # without it for one that has no rows behind the last token, and leaves out their mask.
     @torch.compiler.disable
-    def update(self, key_states, value_states, *args, **kwargs):
+    def update(self, key_states, value_states, *_args, **_kwargs):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         append(k_new=key_states, v_new=value_states, k_cache=self.keys, v_cache=self.values,
@@ -35,5 +35,6 @@ class KvappendCache(StaticCache):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.layers = [KvappendLayer(layer.max_cache_len) if type(layer) is StaticLayer else layer
-                       for layer in self.layers]
+        for index, layer in enumerate(self.layers):
+            if type(layer) is StaticLayer:  # pylint: disable=unidiomatic-typecheck
+                self.layers[index] = KvappendLayer(layer.max_cache_len)
