@@ -13,9 +13,11 @@
 //     b.v_cache = v_cache;
 //     b.cache_offsets = offsets;
 //
-//     kvappend::descriptor d;                                                   kvappend_descriptor, zero but for its
-//     size d.batch = B, d.heads = H, d.new_rows = 1, d.cache_rows = R, d.k_dim = d.v_dim = D; b.fill(d); element type,
-//     offset type, strides kvappend::plan plan = kvappend::plan::create(d).value();
+//     kvappend::descriptor d;                                                   zero but for its size
+//     d.batch = B, d.heads = H, d.new_rows = 1;
+//     d.cache_rows = R, d.k_dim = d.v_dim = D;
+//     b.fill(d);                                                                element type, offset type, strides
+//     kvappend::plan plan = kvappend::plan::create(d).value();
 //
 //     kvappend::args a;
 //     b.fill(a);                                                                pointers and sizes
