@@ -26,7 +26,7 @@ FIELD_RULES = [
 
 
 def links_for(text):
-    """What turns the names that a comment mentions into links, where the header declares them."""
+    """What turns the names that a comment mentions into links, where this text declares them."""
     functions = set(FUNCTION.findall(text))
     constants = set(re.findall(r"^\s+(KVAPPEND_\w+) = |^#define (KVAPPEND_\w+) ", text, re.MULTILINE))
     constants = {name for pair in constants for name in pair}
@@ -65,9 +65,9 @@ def in_declarations(text):
     return outside
 
 
-def with_documentation(text, name):
-    """The comments of the file of this name as Doxygen's."""
-    links = links_for(text)
+def with_documentation(text, name, names):
+    """The comments of the file of this name as Doxygen's, with links to what the text `names` declares."""
+    links = links_for(names)
     outside = in_declarations(text)
     told = {"file": False, "section": False}
 
@@ -133,9 +133,13 @@ def with_rules(text):
 
 def main():
     path = sys.argv[1]
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
-    text = with_documentation(text, os.path.basename(path))
+    folder = os.path.dirname(path)
+    texts = {}
+    for name in sorted(os.listdir(folder)):
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            texts[name] = file.read()
+    name = os.path.basename(path)
+    text = with_documentation(texts[name], name, "\n".join(texts.values()))
     sys.stdout.write(with_rules(text) if path.endswith(".h") else text)
 
 
