@@ -6,10 +6,10 @@ import itertools
 import sys
 import threading
 import unittest
-import weakref
+from unittest import mock
 
 import numpy
-from kvappend import Error, Flag, Layout, Plan, Report, Status, append
+from kvappend import Error, Flag, Layout, Plan, Report, Status, abi, append
 
 B, H, L, R, K_DIM, V_DIM = 4, 3, 5, 9, 8, 6
 TYPES = (numpy.float32, numpy.float64, numpy.float16, numpy.uint16)  # The last with bfloat16's bits.
@@ -309,14 +309,21 @@ class Lifetimes(unittest.TestCase):
         self.assertEqual(self.references(), before)
 
     def test_a_plan_goes_with_its_last_reference(self):
-        destroyed = []
-        plan = Plan(**self.tensors)
-        weakref.finalize(plan, destroyed.append, True)
-        pending = plan._destroy  # pylint: disable=protected-access
-        self.assertTrue(pending.alive)
-        del plan
-        self.assertEqual(destroyed, [True])
-        self.assertFalse(pending.alive)
+        library = abi.library()
+        with mock.patch.object(library, "plan_destroy", side_effect=library.plan_destroy) as destroy:
+            plan = Plan(**self.tensors)
+            plan.run(**self.tensors)
+            self.assertEqual(destroy.call_count, 0)
+            del plan
+            self.assertEqual(destroy.call_count, 1)
+            with Plan(**self.tensors) as plan:
+                pass
+            self.assertEqual(destroy.call_count, 2)
+            plan.close()
+            del plan
+            with self.assertRaises(Error):
+                Plan(**self.tensors, host_threads=-1)
+            self.assertEqual(destroy.call_count, 2)
 
     def test_a_plan_of_layouts_needs_no_tensor(self):
         float32, cpu = (2, 32), (1, 0)
