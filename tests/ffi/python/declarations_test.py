@@ -30,9 +30,10 @@ def run(*command, **options):
 
 
 def installed_include():
-    flags = run("pkg-config", "--cflags", "kvappend").split()
-    return next(flag for flag in map(lambda flag: flag.removeprefix("-I"), flags)
-                if os.path.exists(os.path.join(flag, "kvappend/kvappend.h")))
+    # Also where it is one that pkg-config takes for the compiler's own, and would leave out.
+    environment = dict(os.environ, PKG_CONFIG_ALLOW_SYSTEM_CFLAGS="1")
+    folders = [flag.removeprefix("-I") for flag in run("pkg-config", "--cflags", "kvappend", env=environment).split()]
+    return next(folder for folder in folders if os.path.exists(os.path.join(folder, "kvappend/kvappend.h")))
 
 
 def ctype(declared, is_result=False, is_field=False):
