@@ -65,7 +65,9 @@ def compiled(include, expressions):
 
 
 def by_header(include):
-    text = run("cc", "-std=c99", "-E", "-P", "-I", include, os.path.join(include, "kvappend/kvappend.h"))
+    # Whatever attributes exported functions have, they have some.
+    text = run("cc", "-std=c99", "-E", "-P", "-D__attribute__(attributes)=EXPORTED", "-I", include,
+               os.path.join(include, "kvappend/kvappend.h"))
     text = " ".join(text.split())
     types, expressions = {}, ["KVAPPEND_ABI_VERSION"]
     for _, body in re.findall(r"enum (kvappend_\w+) \{(.*?)\}", text):
@@ -79,7 +81,7 @@ def by_header(include):
             kind = ctype(declared, is_field=True)
             types[f"{name}.{field}"] = kind * int(length) if length else kind
             expressions += [f"offsetof({name}, {field})", f"sizeof((({name} *)NULL)->{field})"]
-    for result, name, parameters in re.findall(r'visibility\("default"\)\)\) (.*?)(\w+)\((.*?)\);', text):
+    for result, name, parameters in re.findall(r"EXPORTED ([^;]*?)(kvappend_\w+)\((.*?)\);", text):
         kinds = [ctype(re.sub(r"\w+$", "", parameter)) for parameter in parameters.split(",") if parameter != "void"]
         types[name] = (ctype(result, is_result=True), kinds)
     return types, compiled(include, expressions)
