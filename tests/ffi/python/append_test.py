@@ -6,10 +6,10 @@ import itertools
 import sys
 import threading
 import unittest
-import weakref
+from unittest import mock
 
 import numpy
-from kvappend import Error, Flag, Layout, Plan, Report, Status, append
+from kvappend import Error, Flag, Layout, Plan, Report, Status, abi, append
 
 B, H, L, R, K_DIM, V_DIM = 4, 3, 5, 9, 8, 6
 TYPES = (numpy.float32, numpy.float64, numpy.float16, numpy.uint16)  # The last with bfloat16's bits.
@@ -227,6 +227,10 @@ class Refusals(unittest.TestCase):
         self.refused(Error, "ERROR_HOST_THREADS: .*-1", host_threads=-1)
         self.refused(Error, "ERROR_CONFLICT: .*sink_rows", sink_rows=2)
         self.refused(Error, "ERROR_FLAGS", flags=1 << 20)
+        self.refused(Error, "ERROR_CONFLICT: .*BATCH_INDEX", batch_index=numpy.zeros(B, numpy.int32),
+                     page_table=numpy.zeros((B, 2), numpy.int32))
+        self.refused(Error, "ERROR_BUFFER_TOO_SMALL: .*report", report=numpy.zeros(5, numpy.int64))
+        self.refused(Error, "ERROR_NULL_BUFFER: .*report", report=numpy.zeros(0, numpy.int64))
         self.refused(Error, "ERROR_SKIPPED: row 1 of sample 0 has the position 9", trap=True,
                      cache_offsets=numpy.array([R - 1, 0, 0, 0]))
 
@@ -255,7 +259,16 @@ class Refusals(unittest.TestCase):
         good = self.good
         self.refused(TypeError, "a list has no __dlpack__", cache_offsets=[0, 0, 0, 0])
         self.refused(TypeError, "k_old: expected some of k_new, ", k_old=good["k_new"])
-        self.refused(TypeError, "expected k_new with k_cache", k_cache=None)
+        self.refused(TypeError, "k_new and k_cache go together", k_cache=None)
+        self.refused(TypeError, "v_new and v_cache go together", v_new=None)
+        self.refused(TypeError, "expected k_new with k_cache", k_new=None, k_cache=None, v_new=None, v_cache=None)
+        indices, table = numpy.zeros(B, numpy.int32), numpy.zeros((B, 2), numpy.int32)
+        self.refused(TypeError, "page_indptr divides a page_table", page_indptr=indices)
+        self.refused(TypeError, "slots and cache_offsets do not go together", slots=indices)
+        self.refused(TypeError, "slots and page_table do not", slots=indices, page_table=table, cache_offsets=None)
+        self.refused(TypeError, "slots and ring do not", slots=indices, ring=True, cache_offsets=None)
+        self.refused(TypeError, "ring and page_table do not", page_table=table, ring=True)
+        self.refused(TypeError, "report and trap do not", report=numpy.zeros(11, numpy.int64), trap=True)
         self.refused(ValueError, r"v_new has batch 2, and k_new has 4", v_new=good["v_new"][:2])
         self.refused(ValueError, r"k_cache has k_dim 6, and k_new has 8", k_cache=good["v_cache"])
         self.refused(ValueError, "v_cache has element_type", v_cache=noise(B, H, R, V_DIM, dtype=numpy.float16))
@@ -309,14 +322,21 @@ class Lifetimes(unittest.TestCase):
         self.assertEqual(self.references(), before)
 
     def test_a_plan_goes_with_its_last_reference(self):
-        destroyed = []
-        plan = Plan(**self.tensors)
-        weakref.finalize(plan, destroyed.append, True)
-        pending = plan._destroy  # pylint: disable=protected-access
-        self.assertTrue(pending.alive)
-        del plan
-        self.assertEqual(destroyed, [True])
-        self.assertFalse(pending.alive)
+        library = abi.library()
+        with mock.patch.object(library, "plan_destroy", side_effect=library.plan_destroy) as destroy:
+            plan = Plan(**self.tensors)
+            plan.run(**self.tensors)
+            self.assertEqual(destroy.call_count, 0)
+            del plan
+            self.assertEqual(destroy.call_count, 1)
+            with Plan(**self.tensors) as plan:
+                pass
+            self.assertEqual(destroy.call_count, 2)
+            plan.close()
+            del plan
+            with self.assertRaises(Error):
+                Plan(**self.tensors, host_threads=-1)
+            self.assertEqual(destroy.call_count, 2)
 
     def test_a_plan_of_layouts_needs_no_tensor(self):
         float32, cpu = (2, 32), (1, 0)

@@ -30,9 +30,10 @@ def run(*command, **options):
 
 
 def installed_include():
-    flags = run("pkg-config", "--cflags", "kvappend").split()
-    return next(flag for flag in map(lambda flag: flag.removeprefix("-I"), flags)
-                if os.path.exists(os.path.join(flag, "kvappend/kvappend.h")))
+    # Also where it is one that pkg-config takes for the compiler's own, and would leave out.
+    environment = dict(os.environ, PKG_CONFIG_ALLOW_SYSTEM_CFLAGS="1")
+    folders = [flag.removeprefix("-I") for flag in run("pkg-config", "--cflags", "kvappend", env=environment).split()]
+    return next(folder for folder in folders if os.path.exists(os.path.join(folder, "kvappend/kvappend.h")))
 
 
 def ctype(declared, is_result=False, is_field=False):
@@ -64,7 +65,9 @@ def compiled(include, expressions):
 
 
 def by_header(include):
-    text = run("cc", "-std=c99", "-E", "-P", "-I", include, os.path.join(include, "kvappend/kvappend.h"))
+    # Whatever attributes exported functions have, they have some.
+    text = run("cc", "-std=c99", "-E", "-P", "-D__attribute__(attributes)=EXPORTED", "-I", include,
+               os.path.join(include, "kvappend/kvappend.h"))
     text = " ".join(text.split())
     types, expressions = {}, ["KVAPPEND_ABI_VERSION"]
     for _, body in re.findall(r"enum (kvappend_\w+) \{(.*?)\}", text):
@@ -78,7 +81,7 @@ def by_header(include):
             kind = ctype(declared, is_field=True)
             types[f"{name}.{field}"] = kind * int(length) if length else kind
             expressions += [f"offsetof({name}, {field})", f"sizeof((({name} *)NULL)->{field})"]
-    for result, name, parameters in re.findall(r'visibility\("default"\)\)\) (.*?)(\w+)\((.*?)\);', text):
+    for result, name, parameters in re.findall(r"EXPORTED ([^;]*?)(kvappend_\w+)\((.*?)\);", text):
         kinds = [ctype(re.sub(r"\w+$", "", parameter)) for parameter in parameters.split(",") if parameter != "void"]
         types[name] = (ctype(result, is_result=True), kinds)
     return types, compiled(include, expressions)

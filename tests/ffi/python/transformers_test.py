@@ -42,9 +42,9 @@ def prompts(batch):
     return {"input_ids": tokens, "attention_mask": mask}
 
 
-def generate(model, cache, inputs):
+def generate(model, cache, inputs, **options):
     return model.generate(**inputs, **{keyword(model): cache}, max_new_tokens=NEW, do_sample=False, output_logits=True,
-                          return_dict_in_generate=True, disable_compile=True)
+                          return_dict_in_generate=True, disable_compile=True, **options)
 
 
 def bits(tensor):
@@ -68,10 +68,10 @@ class Generation(unittest.TestCase):
             self.assert_same_bits(one.keys, other.keys)
             self.assert_same_bits(one.values, other.values)
 
-    def check(self, model, inputs, own_layers=SIZES["num_hidden_layers"]):
+    def check(self, model, inputs, own_layers=SIZES["num_hidden_layers"], **options):
         stock, own = (kind(config=model.config, max_cache_len=ROWS) for kind in CACHES)
         self.assertEqual(sum(isinstance(layer, KvappendLayer) for layer in own.layers), own_layers)
-        expected, found = generate(model, stock, inputs), generate(model, own, inputs)
+        expected, found = (generate(model, cache, inputs, **options) for cache in (stock, own))
         self.assertEqual(expected.sequences.tolist(), found.sequences.tolist())
         self.assertEqual(found.sequences.shape, (len(inputs["input_ids"]), PROMPT + NEW))
         self.assertEqual(len(found.logits), NEW)
@@ -84,6 +84,10 @@ class Generation(unittest.TestCase):
         for dtype, batch in itertools.product((torch.float32, torch.bfloat16), (1, 3)):
             with self.subTest(dtype=dtype, batch=batch):
                 self.check(llama(dtype), prompts(batch))
+
+    def test_equals_stock_with_beams(self):
+        """Which put the samples of the cache in another order at each step."""
+        self.check(llama(), prompts(2), num_beams=3)
 
     def test_equals_stock_where_windows_slide(self):
         """Layers with a sliding window stay Transformers' own; the others are ours."""

@@ -9,7 +9,8 @@
     kvappend.append(k_new=k_new, v_new=v_new, k_cache=k_cache, v_cache=v_cache, cache_offsets=offsets)
 
 This package is ctypes and nothing else: copy it, install libkvappend where the loader finds it (or say where by
-KVAPPEND_LIBRARY), and it works. Where NumPy is older than 2.1, it cannot lend an array that is read-only. kvappend.abi has the C interface as it is, for what Plan does not offer."""
+KVAPPEND_LIBRARY), and it works. Only arrays that are read-only need NumPy 2.1: an older one does not lend them.
+kvappend.abi has the C interface as it is, for what Plan does not offer."""
 
 from .abi import Error, Flag, Report, Status
 from .dlpack import Layout

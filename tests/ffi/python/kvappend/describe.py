@@ -124,19 +124,35 @@ def _state_table(facts, layouts):
     facts.values["table_entries"] = layout.shape[-1]
 
 
-def _addressing(layouts, ring):
+def _addressing(names):
     for name, addressing in (("slots", Addressing.SLOTS), ("page_indptr", Addressing.PAGED_CSR),
-                             ("page_table", Addressing.PAGED)):
-        if name in layouts:
+                             ("page_table", Addressing.PAGED), ("ring", Addressing.RING)):
+        if name in names:
             return addressing
-    return Addressing.RING if ring else Addressing.DENSE
+    return Addressing.DENSE
+
+
+def _require_names(names):
+    """What would otherwise be left out of the descriptor, and so be ignored without a word."""
+    for kind in "kv":
+        if (kind + "_new" in names) != (kind + "_cache" in names):
+            raise TypeError(f"{kind}_new and {kind}_cache go together")
+    if "k_new" not in names and "v_new" not in names:
+        raise TypeError("expected k_new with k_cache, or v_new with v_cache, or all four")
+    if "page_indptr" in names and "page_table" not in names:
+        raise TypeError("page_indptr divides a page_table, which is not there")
+    for one, others in (("slots", ("cache_offsets", "page_table", "ring")), ("ring", ("page_table",)),
+                        ("report", ("trap",))):
+        for other in others:
+            if one in names and other in names:
+                raise TypeError(f"{one} and {other} do not go together")
 
 
 def describe(layouts, *, ring=False, sink_rows=0, reserved_slot=None, flags=0, trap=False):
     """The descriptor of an append with tensors of these layouts, by the names that they have in kvappend_args."""
+    names = {*layouts, *(["ring"] if ring else []), *(["trap"] if trap else [])}
+    _require_names(names)
     slots, new = "slots" in layouts, [name for name in ("k_new", "v_new") if name in layouts]
-    if not new or [name[0] + "_cache" for name in new] != [name for name in ("k_cache", "v_cache") if name in layouts]:
-        raise TypeError("expected k_new with k_cache, or v_new with v_cache, or all four")
     # Which of both lengths count is told by the tensors that they divide.
     packed = not slots and "lengths" in layouts and len(layouts[new[0]].shape) == 3
     facts = _Facts()
@@ -160,5 +176,5 @@ def describe(layouts, *, ring=False, sink_rows=0, reserved_slot=None, flags=0, t
     if "lengths" in layouts:
         facts.values["lengths"] = Lengths.PACKED if packed else Lengths.PER_SAMPLE
     facts.values["skip_policy"] = Skip.TRAP if trap else Skip.REPORT if "report" in layouts else Skip.SILENTLY
-    return Descriptor(addressing=_addressing(layouts, ring), flags=flags, sink_rows=sink_rows,
+    return Descriptor(addressing=_addressing(names), flags=flags, sink_rows=sink_rows,
                       reserved_slot=reserved_slot or 0, **facts.values)

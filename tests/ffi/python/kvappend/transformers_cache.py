@@ -23,7 +23,7 @@ class KvappendLayer(StaticLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         append(k_new=key_states, v_new=value_states, k_cache=self.keys, v_cache=self.values,
-               cache_offsets=self.cumulative_length.expand(self.batch_size).contiguous(),
+               cache_offsets=self.cumulative_length.expand(len(key_states)).contiguous(),
                # Behind the end of the cache the static cache fails, too, and on a GPU in no gentler way.
                trap=True, stream=torch.cuda.current_stream().cuda_stream if key_states.is_cuda else None)
         self.cumulative_length.add_(key_states.shape[-2])
