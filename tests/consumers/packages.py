@@ -54,8 +54,9 @@ def main():
         skip("packages are not made of sanitizers' builds")
     if not os.path.exists(os.path.join(source, ".git")) or not shutil.which("git"):
         skip("meson dist needs a git checkout, and git")
-    if not shutil.which("dpkg-shlibdeps"):
-        skip("dpkg-shlibdeps is missing: install dpkg-dev")
+    missing = [program for program in ("dpkg-shlibdeps", "cmake") if not shutil.which(program)]
+    if missing:
+        skip(f"{' and '.join(missing)} missing: apt-get install dpkg-dev cmake")
     with tempfile.TemporaryDirectory() as folder:
         given = archive(meson, build, version, folder)
         with_deb = os.path.join(folder, "build")
