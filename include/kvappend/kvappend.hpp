@@ -3,24 +3,24 @@
 // libkvappend for C++17 and later: a header over kvappend.h, with nothing to link but the library. What a call does is
 // told there, under the name of the C function; here stands how C++ says it.
 //
-//     std::vector<float> k_new(B * H * D), ...;                          or std::array, std::span, device memory
+//     std::vector<float> k_new(B * H * D), k_cache(B * H * R * D), ...;         or std::span, std::array, device memory
 //     std::vector<std::int64_t> offsets(B);
 //
-//     kvappend::buffers<float> b;                                        float: the element type
-//     b.k_new = k_new;                                                   contiguous [B, H, L_new, D_k]
-//     b.v_new = {v, count, kvappend::strides{L * W, D, W}};              any strides; v is a pointer
-//     b.k_cache = {k_cache, kvappend::strides::bshd(R, H, D)};           tokens outside, heads inside
+//     kvappend::buffers<float> b;                                               float: the element type
+//     b.k_new = k_new;                                                          contiguous [B, H, L_new, D_k]
+//     b.v_new = {qkv.data() + at, count, kvappend::strides{L * W, D, W}};       any strides
+//     b.k_cache = {k_cache, kvappend::strides::bshd(R, H, D)};                  tokens outside, heads inside
 //     b.v_cache = v_cache;
 //     b.cache_offsets = offsets;
 //
-//     kvappend::descriptor d;                                            all zero but struct_size
-//     d.batch = B, d.heads = H, d.new_rows = L, d.cache_rows = R;
-//     d.k_dim = d.v_dim = D;
-//     b.fill(d);                                                         element type, offset type, strides
+//     kvappend::descriptor d;                                                   zero but for its size
+//     d.batch = B, d.heads = H, d.new_rows = 1;
+//     d.cache_rows = R, d.k_dim = d.v_dim = D;
+//     b.fill(d);                                                                element type, offset type, strides
 //     kvappend::plan plan = kvappend::plan::create(d).value();
 //
 //     kvappend::args a;
-//     b.fill(a);                                                         pointers and sizes
+//     b.fill(a);                                                                pointers and sizes
 //     if (const auto done = plan.run(a, stream); !done) {
 //         std::fprintf(stderr, "%s\n", done.message());
 //     }

@@ -60,7 +60,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         given = archive(meson, build, version, folder)
         with_deb = os.path.join(folder, "build")
-        run(*meson, "setup", with_deb, given, "-Dcuda=disabled", "-Dtests=disabled", "-Dbench=disabled")
+        run(*meson, "setup", with_deb, given, "-Dcuda=disabled", "-Dtests=disabled", "-Dbench=disabled",
+            "-Ddocs=disabled")
         run(*meson, "compile", "-C", with_deb, "deb")
         runtime, development = sorted(glob.glob(os.path.join(with_deb, "deb/*.deb")), key=lambda path: "-dev_" in path)
         check_packages(runtime, development, abi, version)
