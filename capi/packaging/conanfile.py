@@ -30,8 +30,7 @@ class Kvappend(ConanFile):
         self.version = ".".join(re.findall(r"^#define KVAPPEND_VERSION_[MP][A-Z]* (\d+)$", text, re.MULTILINE))
 
     def export_sources(self):
-        for pattern in ("meson.build", "meson_options.txt", "LICENSE", "CHANGELOG.md", "include/*", "src/*", "capi/*"):
-            copy(self, pattern, self._root(), self.export_sources_folder)
+        copy(self, "*", self._root(), self.export_sources_folder, excludes=("build*", ".git", ".git/*"))
 
     def configure(self):
         # Programs meet the C interface only, so their standard and their C++ library do not matter.
@@ -47,7 +46,7 @@ class Kvappend(ConanFile):
 
     def generate(self):
         toolchain = MesonToolchain(self)
-        toolchain.project_options.update({"tests": "disabled", "bench": "disabled",
+        toolchain.project_options.update({"tests": "disabled", "bench": "disabled", "docs": "disabled",
                                           "cuda": "enabled" if self.options.cuda else "disabled"})
         toolchain.generate()
 

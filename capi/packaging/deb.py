@@ -73,7 +73,8 @@ class Packages:
     def build(self, meson, source, options):
         build = os.path.join(self.folder, "build")
         subprocess.run([meson, "setup", build, source, "--prefix=/usr", "--libdir=" + self.libdir,
-                        "--buildtype=release", "-Dtests=disabled", "-Dbench=disabled", *options], check=True)
+                        "--buildtype=release", "-Dtests=disabled", "-Dbench=disabled",
+                        "-Ddocs=disabled", *options], check=True)
         subprocess.run([meson, "compile", "-C", build], check=True)
         for package, tag in ((self.runtime, "runtime"), ("libkvappend-dev", "devel")):
             subprocess.run([meson, "install", "-C", build, "--no-rebuild", "--quiet", "--strip", "--tags", tag,

@@ -54,12 +54,14 @@ def main():
         skip("packages are not made of sanitizers' builds")
     if not os.path.exists(os.path.join(source, ".git")) or not shutil.which("git"):
         skip("meson dist needs a git checkout, and git")
-    if not shutil.which("dpkg-shlibdeps"):
-        skip("dpkg-shlibdeps is missing: install dpkg-dev")
+    missing = [program for program in ("dpkg-shlibdeps", "cmake") if not shutil.which(program)]
+    if missing:
+        skip(f"{' and '.join(missing)} missing: apt-get install dpkg-dev cmake")
     with tempfile.TemporaryDirectory() as folder:
         given = archive(meson, build, version, folder)
         with_deb = os.path.join(folder, "build")
-        run(*meson, "setup", with_deb, given, "-Dcuda=disabled", "-Dtests=disabled", "-Dbench=disabled")
+        run(*meson, "setup", with_deb, given, "-Dcuda=disabled", "-Dtests=disabled", "-Dbench=disabled",
+            "-Ddocs=disabled")
         run(*meson, "compile", "-C", with_deb, "deb")
         runtime, development = sorted(glob.glob(os.path.join(with_deb, "deb/*.deb")), key=lambda path: "-dev_" in path)
         check_packages(runtime, development, abi, version)
