@@ -12,7 +12,10 @@ const INCLUDE: &str = "#include <kvappend/kvappend.h>\n";
 
 /// What the C compiler prints for `source`, which it must accept.
 fn compile(options: &[&str], source: &str) -> String {
-    let flags = Command::new("pkg-config").args(["--cflags", "kvappend"]).output().expect("pkg-config");
+    let flags = Command::new("pkg-config")
+        .args(["--cflags", "kvappend"])
+        .output()
+        .expect("pkg-config");
     assert!(flags.status.success(), "{}", String::from_utf8_lossy(&flags.stderr));
     let flags = String::from_utf8(flags.stdout).expect("flags");
     let mut compiler = Command::new(env::var("CC").unwrap_or_else(|_| "cc".to_owned()))
@@ -25,7 +28,12 @@ fn compile(options: &[&str], source: &str) -> String {
         .stderr(Stdio::piped())
         .spawn()
         .expect("a C compiler");
-    compiler.stdin.take().expect("its input").write_all(source.as_bytes()).expect("written");
+    compiler
+        .stdin
+        .take()
+        .expect("its input")
+        .write_all(source.as_bytes())
+        .expect("written");
     let output = compiler.wait_with_output().expect("its end");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
@@ -81,12 +89,22 @@ fn declarations_are_the_headers() {
             let what = format!("{name}.{}", field.name);
             assert(format!("offsetof({name}, {}) == {}", field.name, field.offset), &what);
             assert(format!("sizeof({access}) == {}", field.size), &what);
-            assert(format!("__builtin_types_compatible_p(__typeof__({access}), {})", field_in_c(field)), &what);
+            assert(
+                format!(
+                    "__builtin_types_compatible_p(__typeof__({access}), {})",
+                    field_in_c(field)
+                ),
+                &what,
+            );
         }
     }
     for function in FUNCTIONS {
         let arguments: Vec<_> = function.arguments.iter().map(|argument| in_c(argument)).collect();
-        let arguments = if arguments.is_empty() { "void".to_owned() } else { arguments.join(", ") };
+        let arguments = if arguments.is_empty() {
+            "void".to_owned()
+        } else {
+            arguments.join(", ")
+        };
         source += &format!("{} {}({arguments});\n", in_c(function.result), function.name);
     }
     compile(&["-fsyntax-only"], &source);
@@ -100,7 +118,9 @@ fn the_header_has_nothing_else() {
     declared.extend(["kvappend_plan", "kvappend_status"]);
     // Enumerations have tags in the header, and are plain integers where they cross the interface.
     let header = compile(&["-E", "-P"], INCLUDE);
-    let words = header.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+    let words = header
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .filter(|word| !word.is_empty());
     let mut before = "";
     let mut seen = 0;
     for word in words {
@@ -128,7 +148,8 @@ fn the_table_holds_the_functions() {
     use kvappend_sys::*;
     let mut table = std::ptr::null();
     // SAFETY: the pointer to be filled is valid.
-    assert_eq!(unsafe { kvappend_get_api(KVAPPEND_ABI_VERSION, &mut table) }, KVAPPEND_SUCCESS);
+    let status = unsafe { kvappend_get_api(KVAPPEND_ABI_VERSION, &mut table) };
+    assert_eq!(status, KVAPPEND_SUCCESS);
     // SAFETY: on success it is that of a table in static memory.
     let table = unsafe { &*table };
     assert!(table.struct_size >= size_of::<kvappend_api>());

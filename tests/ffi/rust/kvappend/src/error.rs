@@ -33,7 +33,10 @@ pub struct Error {
 
 impl Error {
     pub(crate) fn new(status: sys::kvappend_status, message: impl Into<String>) -> Self {
-        Self { status: Status(status), message: message.into() }
+        Self {
+            status: Status(status),
+            message: message.into(),
+        }
     }
 
     pub fn status(&self) -> Status {

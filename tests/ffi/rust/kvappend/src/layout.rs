@@ -15,7 +15,12 @@ impl Layout {
     pub const fn contiguous(shape: [usize; 4]) -> Self {
         let [_, heads, rows, dim] = shape;
         let head = rows.saturating_mul(dim);
-        Self::strided(shape, [heads.saturating_mul(head), head, dim])
+        Self {
+            shape,
+            strides: [heads.saturating_mul(head), head, dim],
+            pack: 0,
+            piece_stride: 0,
+        }
     }
 
     /// `[B, L, H, D]` without gaps, tokens outside heads. `shape` is in the order of all layouts: `[B, H, L, D]`.
@@ -34,12 +39,15 @@ impl Layout {
     /// Strides are in elements, from one batch entry, head and row to the next. Three zeros mean contiguous, as they do
     /// to the library.
     pub const fn strided(shape: [usize; 4], strides: [usize; 3]) -> Self {
-        if let ([0, 0, 0], [1.., _, _, _] | [_, 1.., _, _] | [_, _, 1.., _]) = (strides, shape) {
-            if shape[3] > 0 {
-                return Self::contiguous(shape);
-            }
+        if matches!(strides, [0, 0, 0]) {
+            return Self::contiguous(shape);
         }
-        Self { shape, strides, pack: 0, piece_stride: 0 }
+        Self {
+            shape,
+            strides,
+            pack: 0,
+            piece_stride: 0,
+        }
     }
 
     /// A cache with rows in pieces of `pack` elements, `[N, H, D / pack, R, pack]` without gaps. `shape` is `[N, H, R,
@@ -48,7 +56,12 @@ impl Layout {
         let [_, heads, rows, dim] = shape;
         let head = rows.saturating_mul(dim);
         let strides = [heads.saturating_mul(head), head, pack];
-        Self { shape, strides, pack, piece_stride: rows.saturating_mul(pack) }
+        Self {
+            shape,
+            strides,
+            pack,
+            piece_stride: rows.saturating_mul(pack),
+        }
     }
 
     pub const fn shape(&self) -> [usize; 4] {
