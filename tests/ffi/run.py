@@ -37,7 +37,8 @@ def test_rust(installation, scratch):
     if shutil.which("rustfmt") and shutil.which("cargo-fmt"):
         run("cargo", "fmt", "--all", "--check", env=environment)
     if shutil.which("cargo-clippy"):
-        run("cargo", "clippy", "--offline", "--locked", "--quiet", "--all-targets", "--", "-D", "warnings", env=environment)
+        run("cargo", "clippy", "--offline", "--locked", "--quiet", "--all-targets", "--", "-D", "warnings",
+            env=environment)
     return run("cargo", "test", "--offline", "--locked", env=environment)
 
 

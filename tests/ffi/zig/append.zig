@@ -70,10 +70,10 @@ fn Case(comptime T: type) type {
                     if (position < 0 or position >= cache_rows) continue;
                     for (0..heads) |h| {
                         const row = (b * heads + h) * cache_rows + @as(usize, @intCast(position));
-                        const k_row = (b * heads + h) * new_rows + l;
-                        const v_row = (b * new_rows + l) * heads + h;
-                        @memcpy(after.k_memory[guard + row * k_dim ..][0..k_dim], self.k_new[k_row * k_dim ..][0..k_dim]);
-                        @memcpy(after.v_memory[guard + row * v_dim ..][0..v_dim], self.v_new[v_row * v_dim ..][0..v_dim]);
+                        const k_new = self.k_new[((b * heads + h) * new_rows + l) * k_dim ..][0..k_dim];
+                        const v_new = self.v_new[((b * new_rows + l) * heads + h) * v_dim ..][0..v_dim];
+                        @memcpy(after.k_memory[guard + row * k_dim ..][0..k_dim], k_new);
+                        @memcpy(after.v_memory[guard + row * v_dim ..][0..v_dim], v_new);
                     }
                 }
             }
