@@ -52,7 +52,8 @@ impl<T: Element, O: Offset> Plan<T, O> {
     pub fn run(&self, append: Append<'_, T, O>) -> Result<()> {
         let buffers = self.checked(append)?;
         // SAFETY: the backend is the host, the slices were borrowed for the call, each as the plan uses it, and their
-        // sizes are given, to which the library keeps whatever the indices are.
+        // sizes are given, to which the library keeps whatever the indices are. Where two rows have one place, it
+        // leaves bytes of either, and any bits are an element.
         unsafe { self.run_raw(&buffers, ptr::null_mut()) }
     }
 
