@@ -169,6 +169,9 @@ test "an error says what was expected, and nothing is written" {
     args = case.args(&cache_offsets);
     args.k_new = args.k_cache;
     try std.testing.expectError(error.Alias, plan.run(args, null));
+    // A stream is for devices.
+    const stream: *c.struct_CUstream_st = @ptrFromInt(0x1000);
+    try std.testing.expectError(error.Stream, plan.run(case.args(&cache_offsets), stream));
     try before.expectEqual(case);
 
     var descriptor = ragged_batch;

@@ -2,8 +2,8 @@
 //! Appends through the safe interface, with every byte of the caches and of the memory around them compared.
 
 use kvappend::{
-    sys, Addressing, Append, Bf16, Caches, Descriptor, Element, Error, Layout, Lengths, Offsets, Plan, Report, Skip,
-    Status, Tensor, TensorMut, F16,
+    sys, Addressing, Append, Bf16, Caches, Descriptor, Element, Error, Layout, Lengths, Offsets, Plan, RawAppend,
+    Report, Skip, Status, Tensor, TensorMut, F16,
 };
 
 const BATCH: usize = 4;
@@ -394,6 +394,19 @@ fn one_pool_by_slots() -> Result<(), Error> {
 fn a_plan_may_be_sent_and_shared() {
     fn sent_and_shared<T: Send + Sync>() {}
     sent_and_shared::<Plan<F16, i32>>();
+}
+
+/// A stream reaches the library, which has no use for it in host memory.
+#[test]
+fn a_stream_is_for_devices() -> Result<(), Error> {
+    // Of no rows, so that no buffer is missing.
+    let none = Layout::contiguous([0; 4]);
+    let plan: Plan<f32, i64> = Descriptor::new(none, none, none, none).host()?;
+    let stream = std::ptr::NonNull::dangling().as_ptr();
+    // SAFETY: no buffer is needed, and the stream is refused.
+    let error = unsafe { plan.run_raw(&RawAppend::default(), stream) }.expect_err("a stream");
+    assert_eq!(error.status(), Status(sys::KVAPPEND_ERROR_STREAM));
+    Ok(())
 }
 
 /// With no device the creation says so; a plan for one refuses host memory.
