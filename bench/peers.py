@@ -9,12 +9,16 @@ import argparse
 import ctypes
 import importlib
 import json
+import os
 import random
 import re
 import statistics
 import subprocess
 import sys
 import time
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/ffi/python"))
+from kvappend import abi  # pylint: disable=wrong-import-position
 
 SKIPPED = 77
 MEBIBYTE = 1 << 20
@@ -31,19 +35,6 @@ def installed(name):
 
 
 numpy, torch, onnx, onnxruntime = map(installed, ("numpy", "torch", "onnx", "onnxruntime"))
-
-
-# Both structs end before the fields that no case needs, as an older header's would: the library takes those as zero.
-class Descriptor(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_size_t)]
-    _fields_ += [(name, ctypes.c_int32) for name in ("backend", "element_type", "offset_type", "addressing")]
-    _fields_ += [(name, ctypes.c_int64) for name in ("batch", "heads", "new_rows", "cache_rows", "k_dim", "v_dim")]
-
-
-class Args(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_size_t)]
-    for _name in ("k_new", "v_new", "k_cache", "v_cache", "cache_offsets"):
-        _fields_ += [(_name, ctypes.c_void_p), (_name + "_bytes", ctypes.c_size_t)]
 
 
 class Case:
@@ -77,39 +68,31 @@ class Case:
 
 
 class Library:
+    """The C interface as it is: what kvappend.Plan does for its callers at each run costs more than a small append."""
     name = "library"
 
-    def __init__(self, case, caches, path):
-        library = ctypes.CDLL(path)
-        library.kvappend_last_error_message.restype = ctypes.c_char_p
-        self.library, self.plan = library, ctypes.c_void_p()
-        descriptor = Descriptor(struct_size=ctypes.sizeof(Descriptor), batch=case.batch, heads=case.heads,
-                                new_rows=case.rows, cache_rows=case.cache_rows, k_dim=case.k_dim, v_dim=case.v_dim,
-                                element_type={"float32": 0, "float16": 2}[case.type])
-        self.require(library.kvappend_plan_create(ctypes.byref(descriptor), None, ctypes.byref(self.plan)))
-        self.run = library.kvappend_plan_run
-        self.run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+    def __init__(self, case, caches, library):
+        self.library, self.plan = library, abi.PlanPointer()
+        descriptor = abi.Descriptor(batch=case.batch, heads=case.heads, new_rows=case.rows, cache_rows=case.cache_rows,
+                                    k_dim=case.k_dim, v_dim=case.v_dim,
+                                    element_type={"float32": abi.Element.F32, "float16": abi.Element.F16}[case.type])
+        library.plan_create(descriptor, None, self.plan)
         self.kept, self.calls = [], []
         for layer, place in case.visits:
             offsets = numpy.full(case.batch, place, numpy.int64)
-            args = Args(struct_size=ctypes.sizeof(Args))
+            args = abi.Args()
             for name, array in zip(("k_new", "v_new", "k_cache", "v_cache", "cache_offsets"),
                                    (case.k_new, case.v_new, *caches[layer], offsets)):
                 setattr(args, name, array.ctypes.data)
                 setattr(args, name + "_bytes", array.nbytes)
-            self.kept += [offsets, args]
-            self.calls.append(ctypes.addressof(args))
-
-    def require(self, status):
-        if status != 0:
-            raise RuntimeError(self.library.kvappend_last_error_message().decode())
+            self.kept.append(offsets)
+            self.calls.append(ctypes.byref(args))
 
     def __call__(self, visit):
-        self.require(self.run(self.plan, self.calls[visit], None, 0, None))
+        self.library.plan_run(self.plan, self.calls[visit], None, 0, None)
 
     def __del__(self):
-        self.library.kvappend_plan_destroy.argtypes = [ctypes.c_void_p]
-        self.library.kvappend_plan_destroy(self.plan)
+        self.library.plan_destroy(self.plan)
 
 
 class Slices:
@@ -262,7 +245,8 @@ def main():
         return SKIPPED
     random.seed(1)
 
-    makers = [lambda case, caches: Library(case, caches, options.library), NumpySlices]
+    loaded = abi.load(options.library)
+    makers = [lambda case, caches: Library(case, caches, loaded), NumpySlices]
     if torch:
         torch.set_num_threads(1)
         makers += [TorchSlices, TorchIndexCopy]

@@ -7,7 +7,9 @@
 
 namespace kvappend {
 
-inline constexpr auto load_on_host = [](const auto *index) { return *index; };
+// Of a plain load a compiler may make two, and another thread may write between them: then what was found to lie inside
+// the cache would not be what is used.
+inline constexpr auto load_on_host = [](const auto *index) { return __atomic_load_n(index, __ATOMIC_RELAXED); };
 
 // Calls visit(place) for every row of the source, in order, until it returns false.
 template <class Visit>

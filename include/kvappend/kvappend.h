@@ -34,10 +34,11 @@
  *
  * A row with no place in the cache is skipped, and every other row of the call is still written. No sum wraps around:
  * every 64-bit offset is legal. Arrays of indices are read by the backend at each run, never by the host before it, and
- * may hold anything: no value makes a run read or write outside the tensors and arrays. No other byte of the caches
- * changes. The copy is of bits: the payload of a NaN and the sign of a zero survive. cache_offsets is read and not
- * written: the caller advances it, or asks for that by KVAPPEND_FLAG_ADVANCE. What a run skipped it tells where
- * descriptor.skip_policy asks for it, and kvappend_plan_validate looks for faults in the arrays of indices.
+ * may hold anything: no value makes a run read or write outside the tensors and arrays, not even one that changes while
+ * the run reads it (which leaves open what is copied). No other byte of the caches changes. The copy is of bits: the
+ * payload of a NaN and the sign of a zero survive. cache_offsets is read and not written: the caller advances it, or
+ * asks for that by KVAPPEND_FLAG_ADVANCE. What a run skipped it tells where descriptor.skip_policy asks for it, and
+ * kvappend_plan_validate looks for faults in the arrays of indices.
  *
  * RAGGED BATCHES. Samples stand at positions of their own, and KVAPPEND_LENGTHS_* gives each its own number of rows. To
  * leave a sample out of a step without that, give it an offset of -L_new or less: then all its rows are skipped.
@@ -52,13 +53,20 @@
  * kvappend_plan_run and kvappend_plan_run_layers, where a launch behind another one fails: those before it are under
  * way), results passed back through pointers are NULL or zero, and kvappend_last_error_message() names the argument,
  * its value and what was expected. What goes wrong after a launch, such as an access to a buffer that the GPU cannot
- * reach, CUDA tells only later; so KVAPPEND_ERROR_CUDA may also bring the failure of earlier work on the device. One
- * thing has no status: where the process has no memory left for a thread's first message, the C library may end the
- * process.
+ * reach, CUDA tells only later; so KVAPPEND_ERROR_CUDA may also bring the failure of earlier work on the device. What
+ * cudaGetLastError tells is left to CUDA: the library neither asks for it nor clears it. One thing has no status: where
+ * the process has no memory left for a thread's first message, the C library may end the process.
  *
  * THREADS. Every function may be called from any thread at any time, but for two rules of CUDA: nothing that makes a
  * CUDA call may be called from a callback of cudaLaunchHostFunc, and see CAPTURE. A plan never changes after its
  * creation: any number of threads may run one plan at once. Only destroying a plan must not overlap another use of it.
+ *
+ * SIGNALS, FORK. A signal may interrupt any call. Its handler may make runs of the host backend, also of the plan whose
+ * run it interrupts (one that fails may garble the message of the thread), and must return: a call that is left by
+ * longjmp, or by cancelling its thread asynchronously, leaves its plan unusable and its buffers in use. In a child
+ * process, plans of the host backend work on, without their threads; those of the CUDA backend can be asked and
+ * destroyed only, as CUDA does not work there. A child that a handler made in the middle of a run of a plan with
+ * threads must not go on with that run.
  *
  * CAPTURE. Apart from kvappend_plan_create and kvappend_plan_validate, no function waits for a device, and each may be
  * called while a stream is captured, with one exception that is CUDA's: kvappend_plan_run and kvappend_plan_run_layers
@@ -68,6 +76,7 @@
  *
  * UNLOADING. Unload the library (dlclose) only when all that it launched is done, and no graph that holds a launch of
  * it will be replayed: kernels live in the library. So do the threads of plans with host_threads: destroy these first.
+ * Another plan that is still alive then only loses its memory; nothing may be called with it any more.
  *
  * STRUCTS. Each struct starts with struct_size, which the caller sets to the sizeof it was compiled with: use the
  * _INIT macro, or the init function where macros are not at hand. A field that is zero has its documented default.
@@ -90,8 +99,9 @@
 #error "libkvappend supports 64-bit targets only"
 #endif
 
+/* No function throws: a C++ compiler that knows so needs no code for the case. */
 #if defined(__GNUC__)
-#define KVAPPEND_API __attribute__((visibility("default")))
+#define KVAPPEND_API __attribute__((visibility("default"), nothrow))
 #else
 #define KVAPPEND_API
 #endif
@@ -105,9 +115,11 @@ struct CUstream_st;
 
 /* ---- status ---- */
 
-/* What a call came to. In brackets: which functions can say it; what run can say validate and run_layers can, too. */
+/* What a call came to, by enum kvappend_status_code. */
 typedef int32_t kvappend_status;
+/* In brackets: which functions can say it; what run can say validate and run_layers can, too. */
 enum kvappend_status_code {
+    /* Done, or arranged in the stream. [all] */
     KVAPPEND_SUCCESS = 0,
     /* A struct, plan or result pointer that must be given is NULL. [all that take one] */
     KVAPPEND_ERROR_NULL_ARGUMENT = 1,
@@ -220,8 +232,8 @@ enum kvappend_element_type {
 
 /* The type of one element of cache_offsets and of slots. */
 enum kvappend_offset_type {
-    KVAPPEND_OFFSET_INT64 = 0,
-    KVAPPEND_OFFSET_INT32 = 1
+    KVAPPEND_OFFSET_INT64 = 0, /* int64_t */
+    KVAPPEND_OFFSET_INT32 = 1  /* int32_t */
 };
 
 /* How the place of a row is found in a cache [N, H, R, D], where N is cache_blocks and R is cache_rows. The block n is
@@ -320,8 +332,8 @@ enum kvappend_skip {
 /* The meaning of the three entries of a stride array. */
 enum kvappend_axis {
     KVAPPEND_AXIS_BATCH = 0, /* of a cache: the block, which is a sample's cache or a page */
-    KVAPPEND_AXIS_HEAD = 1,
-    KVAPPEND_AXIS_ROW = 2
+    KVAPPEND_AXIS_HEAD = 1,  /* of K and V */
+    KVAPPEND_AXIS_ROW = 2    /* of a new tensor: l, or the token; of a cache: the row in its block */
 };
 
 /* What is the same at every run of a plan. All zero is legal: a plan of the host backend with nothing to copy.
@@ -607,6 +619,7 @@ KVAPPEND_API kvappend_status kvappend_plan_destroy(kvappend_plan *plan);
 
 /* ---- what was chosen ---- */
 
+/* What a plan does. */
 enum kvappend_operation {
     KVAPPEND_OPERATION_DENSE_APPEND = 1, /* The append of KVAPPEND_ADDRESSING_DENSE. */
     KVAPPEND_OPERATION_RING_APPEND = 2,  /* of KVAPPEND_ADDRESSING_RING */

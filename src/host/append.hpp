@@ -169,7 +169,7 @@ void for_each_run(const Problem &problem, const kvappend_args &args, RowRange ra
     if (a.lengths == KVAPPEND_LENGTHS_PACKED) {
         const std::int64_t first = find_sample(a, indices, range.first, load_on_host);
         for (std::int64_t sample = std::max<std::int64_t>(first, 0);
-             sample < a.batch && indices.lengths[sample] < range.end; ++sample) {
+             sample < a.batch && load_on_host(indices.lengths + sample) < range.end; ++sample) {
             runs_of_sample(problem, indices, 0, sample, range, visit);
         }
         return;

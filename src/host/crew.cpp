@@ -4,6 +4,7 @@
 #include <csignal>
 #include <new>
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 namespace kvappend {
@@ -17,7 +18,14 @@ std::unique_ptr<Crew> Crew::create(std::int32_t helpers) noexcept {
     if (crew->threads_ == nullptr) {
         return nullptr;
     }
-    crew->process_ = getpid();
+    void *const page = mmap(nullptr, sizeof(pid_t), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) {
+        return nullptr;
+    }
+    // A kernel before 4.14 does not know this; then the number has to do.
+    madvise(page, sizeof(pid_t), MADV_WIPEONFORK);
+    crew->process_ = static_cast<pid_t *>(page);
+    *crew->process_ = getpid();
     // Helpers inherit the mask: signals are for the threads of the program.
     sigset_t all;
     sigset_t before;
@@ -36,7 +44,11 @@ std::unique_ptr<Crew> Crew::create(std::int32_t helpers) noexcept {
 }
 
 Crew::~Crew() {
-    if (process_ != getpid()) {
+    const bool own = process_ != nullptr && *process_ == getpid();
+    if (process_ != nullptr) {
+        munmap(process_, sizeof(pid_t));
+    }
+    if (!own) {
         return;
     }
     over_ = true;

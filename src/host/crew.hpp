@@ -33,8 +33,9 @@ private:
 
     std::unique_ptr<pthread_t[]> threads_;
     std::int32_t helpers_ = 0;
-    // A child process has none of the threads, and must not wait for them.
-    pid_t process_ = 0;
+    // Who has the threads: a child process has none, and must not wait for them. The number stands on a page of its
+    // own, which the kernel makes zero in every child; for in another namespace a child may have its parent's number.
+    pid_t *process_ = nullptr;
 
     std::atomic<bool> taken_ = false;
     std::atomic<bool> over_ = false;

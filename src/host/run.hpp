@@ -21,8 +21,8 @@ struct Run {
 
 // An offset or a slot.
 inline std::int64_t wide_index(const Addressing &a, const void *array, std::int64_t i) {
-    return a.offset_bytes == 8 ? static_cast<const std::int64_t *>(array)[i]
-                               : static_cast<const std::int32_t *>(array)[i];
+    return a.offset_bytes == 8 ? load_on_host(static_cast<const std::int64_t *>(array) + i)
+                               : load_on_host(static_cast<const std::int32_t *>(array) + i);
 }
 
 inline const std::byte *source_of(const TensorCopy &copy, const void *source, const Run &run) {

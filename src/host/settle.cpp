@@ -52,7 +52,8 @@ void advance_offsets(const Problem &problem, const kvappend_args &args) {
     const Indices indices = indices_of(problem.buffers, args);
     auto *const offsets = static_cast<Offset *>(const_cast<void *>(args.cache_offsets));
     for (std::int64_t sample = 0; sample < a.batch; ++sample) {
-        offsets[sample] = static_cast<Offset>(advanced_offset(a, indices, sample, offsets[sample], load_on_host));
+        const Offset offset = load_on_host(offsets + sample);
+        offsets[sample] = static_cast<Offset>(advanced_offset(a, indices, sample, offset, load_on_host));
     }
 }
 

@@ -20,13 +20,13 @@ def skip(why):
     sys.exit(SKIPPED)
 
 
-class Installation:
-    """The build installed below `folder`; `environment` leads pkg-config and the loader there."""
+class Installed:
+    """The library as it lies below `folder`; `environment` leads pkg-config and the loader there."""
 
-    def __init__(self, meson, build, folder):
-        run(*meson, "install", "-C", build, "--no-rebuild", "--quiet", "--destdir", folder)
+    def __init__(self, folder):
         self.files = {os.path.join(path, name) for path, _, names in os.walk(folder) for name in names}
         self.library = self.find("/libkvappend.so")
+        self.prefix = os.path.dirname(os.path.dirname(os.path.dirname(self.find("/include/kvappend/kvappend.h"))))
         self.environment = dict(os.environ, PKG_CONFIG_LIBDIR=os.path.dirname(self.find("/kvappend.pc")),
                                 PKG_CONFIG_SYSROOT_DIR=folder, LD_LIBRARY_PATH=os.path.dirname(self.library))
 
@@ -35,4 +35,14 @@ class Installation:
 
     def flags(self):
         """What a compiler needs to be told."""
-        return run("pkg-config", "--cflags", "--libs", "kvappend", env=self.environment).split()
+        # pkg-config leaves out what it takes for the compiler's own, which below a scratch folder it is not.
+        environment = dict(self.environment, PKG_CONFIG_ALLOW_SYSTEM_CFLAGS="1", PKG_CONFIG_ALLOW_SYSTEM_LIBS="1")
+        return run("pkg-config", "--cflags", "--libs", "kvappend", env=environment).split()
+
+
+class Installation(Installed):
+    """The build, installed below `folder`."""
+
+    def __init__(self, meson, build, folder):
+        run(*meson, "install", "-C", build, "--no-rebuild", "--quiet", "--destdir", folder)
+        super().__init__(folder)

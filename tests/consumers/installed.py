@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""An installed copy serves a C program through pkg-config, and the source tree serves a Meson project as a subproject."""
+"""An installed copy serves programs through pkg-config and through CMake, and the source tree serves a Meson project as a
+subproject."""
 
 import os
 import sys
 import tempfile
 
 from installation import Installation, run, skip
+from users import use_cmake, use_pkg_config
 
 MESON_CONSUMER = """\
 project('consumer', 'c')
@@ -15,17 +17,17 @@ test('linked', executable('linked', 'linked.c', dependencies: kvappend))
 """
 
 
-def check_installed(meson, build, source, abi, folder):
+def check_installed(meson, build, source, abi, version, folder):
     installation = Installation(meson, build, folder)
     assert os.readlink(installation.library) == f"libkvappend.so.{abi}", installation.library
     assert {os.path.basename(path) for path in installation.files} == {
-        "kvappend.h", "version.h", "kvappend.pc", "libkvappend.so", f"libkvappend.so.{abi}"
+        "kvappend.h", "kvappend.hpp", "version.h", "kvappend.pc", "kvappendConfig.cmake", "kvappendConfigVersion.cmake",
+        "libkvappend.so", f"libkvappend.so.{abi}"
     }, installation.files
-    program = os.path.join(folder, "linked")
-    run("cc", "-std=c99", os.path.join(source, "tests/consumers/linked.c"), *installation.flags(), "-o", program)
-    run(program, env=installation.environment)
+    program = use_pkg_config(installation, source, folder)
     needed = run("readelf", "-d", program)
     assert f"libkvappend.so.{abi}" in needed and "libstdc++" not in needed, needed
+    use_cmake(installation, source, version, folder)
 
 
 def check_subproject(meson, source, folder):
@@ -41,11 +43,11 @@ def check_subproject(meson, source, folder):
 
 
 def main():
-    build, source, abi, sanitizers, *meson = sys.argv[1:]
+    build, source, abi, version, sanitizers, *meson = sys.argv[1:]
     if sanitizers != "none":
         skip("a program without the sanitizers' runtime cannot use a library with them")
     with tempfile.TemporaryDirectory() as folder:
-        check_installed(meson, build, source, abi, folder)
+        check_installed(meson, build, source, abi, version, folder)
     with tempfile.TemporaryDirectory() as folder:
         check_subproject(meson, source, folder)
 

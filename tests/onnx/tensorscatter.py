@@ -3,98 +3,37 @@
 """ONNX's own cases of TensorScatter, as its package publishes them, come out the same to the byte; and so do others,
 with what those leave out, as ONNX' reference implementation has them."""
 
-import ctypes
 import importlib
 import itertools
 import math
 import sys
 
+from kvappend import append
+
 SKIPPED = 77
 
-BACKEND_HOST = 0
-ELEMENTS = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}
-OFFSETS = {"int64": 0, "int32": 1}
-ADDRESSINGS = {"linear": 0, "circular": 1}
-FLAG_ZERO_OFFSETS = 4
+
+def by_rows(array, axis):
+    """A view [B, H, L, D]: L is `axis`, D the last axis if that is another, and H all axes that remain, which must lie
+    side by side. Bits of bfloat16 go as uint16, as NumPy has no name for the type."""
+    if array.dtype.name == "bfloat16":
+        array = array.view("uint16")
+    batch, shape = array.shape[0], array.shape
+    heads = math.prod(shape[1:axis] + shape[axis + 1:-1])
+    if axis == array.ndim - 1:
+        return array.reshape(batch, heads, shape[axis], 1)
+    if axis == array.ndim - 2:
+        return array.reshape(batch, heads, shape[axis], shape[-1])
+    assert axis == 1, (axis, shape)
+    return array.reshape(batch, shape[axis], heads, shape[-1]).transpose(0, 2, 1, 3)
 
 
-# Both structs end before the fields that no case needs, as an older header's would: the library takes those as zero.
-class Descriptor(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_size_t)]
-    _fields_ += [(name, ctypes.c_int32) for name in ("backend", "element_type", "offset_type", "addressing")]
-    _fields_ += [(name, ctypes.c_int64) for name in ("batch", "heads", "new_rows", "cache_rows", "k_dim", "v_dim")]
-    _fields_ += [(name, ctypes.c_int64 * 3)
-                 for name in ("k_new_strides", "v_new_strides", "k_cache_strides", "v_cache_strides")]
-    _fields_ += [(name, ctypes.c_int32) for name in ("lengths", "flags")]
-
-
-class Args(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_size_t)]
-    for _name in ("k_new", "v_new", "k_cache", "v_cache", "cache_offsets"):
-        _fields_ += [(_name, ctypes.c_void_p), (_name + "_bytes", ctypes.c_size_t)]
-
-
-class Library:
-    def __init__(self, path):
-        self.library = ctypes.CDLL(path)
-        self.library.kvappend_last_error_message.restype = ctypes.c_char_p
-        self.library.kvappend_plan_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t,
-                                                   ctypes.c_void_p]
-        self.library.kvappend_plan_destroy.argtypes = [ctypes.c_void_p]
-
-    def require(self, status):
-        assert status == 0, self.library.kvappend_last_error_message().decode()
-
-    def append(self, descriptor, args):
-        plan = ctypes.c_void_p()
-        self.require(self.library.kvappend_plan_create(ctypes.byref(descriptor), None, ctypes.byref(plan)))
-        try:
-            self.require(self.library.kvappend_plan_run(plan, ctypes.byref(args), None, 0, None))
-        finally:
-            self.library.kvappend_plan_destroy(plan)
-
-
-def give(args, name, array):
-    setattr(args, name, array.ctypes.data)
-    setattr(args, name + "_bytes", array.nbytes)
-
-
-def tensor_scatter(library, attributes, past_cache, update, write_indices=None):
+def tensor_scatter(attributes, past_cache, update, write_indices=None):
     """The operator by libkvappend: K alone, in a copy of past_cache."""
     present_cache = past_cache.copy(order="C")
-    update = update.copy(order="C")
-    rank = present_cache.ndim
-    axis = attributes.get("axis", -2) % rank
-    assert 1 <= axis < rank, axis
-    # A row is what the last axis holds, and the axes that remain are one axis of heads, as they lie side by side.
-    row_axis = None if axis == rank - 1 else rank - 1
-    head_axes = [a for a in range(1, rank) if a not in (axis, row_axis)]
-    assert head_axes == list(range(rank))[head_axes[0]:head_axes[-1] + 1] if head_axes else True, (axis, rank)
-
-    def strides(array):
-        elements = [stride // array.itemsize for stride in array.strides]
-        return elements[0], elements[head_axes[-1]] if head_axes else 0, elements[axis]
-
-    descriptor = Descriptor(struct_size=ctypes.sizeof(Descriptor), backend=BACKEND_HOST)
-    descriptor.element_type = ELEMENTS[present_cache.dtype.name]
-    descriptor.addressing = ADDRESSINGS[attributes.get("mode", "linear")]
-    descriptor.batch = present_cache.shape[0]
-    descriptor.heads = math.prod(present_cache.shape[a] for a in head_axes)
-    descriptor.new_rows = update.shape[axis]
-    descriptor.cache_rows = present_cache.shape[axis]
-    descriptor.k_dim = 1 if row_axis is None else present_cache.shape[row_axis]
-    descriptor.k_new_strides[:] = strides(update)
-    descriptor.k_cache_strides[:] = strides(present_cache)
-    args = Args(struct_size=ctypes.sizeof(Args))
-    give(args, "k_new", update)
-    give(args, "k_cache", present_cache)
-    if write_indices is None:
-        descriptor.flags = FLAG_ZERO_OFFSETS
-    else:
-        descriptor.offset_type = OFFSETS[write_indices.dtype.name]
-        write_indices = write_indices.copy(order="C")
-        give(args, "cache_offsets", write_indices)
-    library.append(descriptor, args)
+    axis = attributes.get("axis", -2) % present_cache.ndim
+    append(k_new=by_rows(update.copy(order="C"), axis), k_cache=by_rows(present_cache, axis),
+           cache_offsets=write_indices, ring=attributes.get("mode", "linear") == "circular")
     return present_cache
 
 
@@ -110,14 +49,14 @@ def published_cases():
     return cases
 
 
-def check(library, onnx, case):
+def check(onnx, case):
     (node,) = case.model.graph.node
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     if "mode" in attributes:
         attributes["mode"] = attributes["mode"].decode()
     for inputs, (expected,) in case.data_sets:
         before = [array.tobytes() for array in inputs]
-        found = tensor_scatter(library, attributes, *inputs)
+        found = tensor_scatter(attributes, *inputs)
         assert found.dtype == expected.dtype and found.shape == expected.shape, case.name
         assert found.tobytes() == expected.tobytes(), f"{case.name}\nfound\n{found}\nexpected\n{expected}"
         assert [array.tobytes() for array in inputs] == before, case.name
@@ -135,7 +74,7 @@ def reference(onnx, attributes, inputs):
     return present_cache
 
 
-def check_other(library, onnx, numpy, random):
+def check_other(onnx, numpy, random):
     """Every axis, other types, indices beyond the ring, and no indices."""
     shapes = [(3, 7, 5), (2, 7, 3, 4), (2, 1, 7, 8), (1, 2, 6, 3, 4)]
     count = 0
@@ -149,7 +88,7 @@ def check_other(library, onnx, numpy, random):
             last = shape[axis] - rows if mode == "linear" else 1000
             inputs = [cache, update] + ([] if absent else [random.integers(0, last + 1, shape[0])])
             attributes = {"mode": mode, "axis": axis if absent else axis - len(shape)}
-            found = tensor_scatter(library, attributes, *inputs)
+            found = tensor_scatter(attributes, *inputs)
             expected = reference(onnx, attributes, inputs)
             assert found.tobytes() == expected.tobytes(), (shape, attributes, inputs, found, expected)
             count += 1
@@ -157,7 +96,7 @@ def check_other(library, onnx, numpy, random):
 
 
 def main():
-    path, sanitizers = sys.argv[1:]
+    (sanitizers,) = sys.argv[1:]
     if sanitizers != "none":
         print("skipped: a program without the sanitizers' runtime cannot use a library with them")
         sys.exit(SKIPPED)
@@ -169,15 +108,14 @@ def main():
     except ImportError as absent:
         print(f"skipped: there is no onnx package with TensorScatter, which is there from 1.19 on: {absent}")
         sys.exit(SKIPPED)
-    library = Library(path)
     cases = published_cases()
     for case in cases:
-        check(library, onnx, case)
+        check(onnx, case)
         print(f"{case.name}: passed")
     print(f"{len(cases)} cases of onnx {onnx.__version__}")
     # Earlier ones take all leading indices, the sample's too, modulo the rows of a circular cache.
     if tuple(int(number) for number in onnx.__version__.split(".")[:2]) >= (1, 23):
-        others = check_other(library, onnx, numpy, numpy.random.default_rng(24))
+        others = check_other(onnx, numpy, numpy.random.default_rng(24))
         print(f"{others} other cases by its reference implementation")
 
 

@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// libkvappend for C++17 and later: a header over kvappend.h, with nothing to link but the library. What a call does is
+// told there, under the name of the C function; here stands how C++ says it.
+//
+//     std::vector<float> k_new(B * H * D), k_cache(B * H * R * D), ...;         or std::span, std::array, device memory
+//     std::vector<std::int64_t> offsets(B);
+//
+//     kvappend::buffers<float> b;                                               float: the element type
+//     b.k_new = k_new;                                                          contiguous [B, H, L_new, D_k]
+//     b.v_new = {qkv.data() + at, count, kvappend::strides{L * W, D, W}};       any strides
+//     b.k_cache = {k_cache, kvappend::strides::bshd(R, H, D)};                  tokens outside, heads inside
+//     b.v_cache = v_cache;
+//     b.cache_offsets = offsets;
+//
+//     kvappend::descriptor d;                                                   zero but for its size
+//     d.batch = B, d.heads = H, d.new_rows = 1;
+//     d.cache_rows = R, d.k_dim = d.v_dim = D;
+//     b.fill(d);                                                                element type, offset type, strides
+//     kvappend::plan plan = kvappend::plan::create(d).value();
+//
+//     kvappend::args a;
+//     b.fill(a);                                                                pointers and sizes
+//     if (const auto done = plan.run(a, stream); !done) {
+//         std::fprintf(stderr, "%s\n", done.message());
+//     }
+//
+// ERRORS. A call that can fail gives a result<T>: a value or a status, in the manner of std::expected. No function here
+// throws by itself; whoever wants exceptions calls value(), which throws kvappend::error where there is no value. A
+// program that is compiled without exceptions has all but value(). (Where memory runs out, layers::add and
+// result::error do what the standard library's containers do.)
+//
+// COST. None: every function is one call of the C function with the same arguments, a result<void> is its status, and a
+// plan is its pointer.
+//
+// STRUCTS. descriptor, preference, args, report, fault, sku and precision_guarantee are those of C, made ready as their
+// init functions do; functions take C's own structs, too. Constants are those of C: KVAPPEND_ADDRESSING_RING.
+//
+// LOADING BY HAND. These functions call the library that the program is linked with. A program that loads it by dlopen
+// calls through the table kvappend_api, for which views, buffers and structs do as well.
+#ifndef KVAPPEND_KVAPPEND_HPP
+#define KVAPPEND_KVAPPEND_HPP
+
+#include "kvappend.h"
+
+#if __cplusplus < 201703L
+#error "kvappend.hpp needs C++17; kvappend.h does with any C++"
+#endif
+
+#if defined(__GNUC__)
+#define KVAPPEND_VISIBLE __attribute__((visibility("default")))
+#else
+#define KVAPPEND_VISIBLE
+#endif
+
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace kvappend {
+
+// A part of every symbol's name, so that this header's and a later one's can be in one program.
+inline namespace v1 {
+
+// ---- errors ----
+
+// kvappend_status_name. Static text, such as "KVAPPEND_ERROR_ALIAS".
+inline const char *status_name(kvappend_status status) noexcept {
+    return kvappend_status_name(status);
+}
+
+// kvappend_last_error_message: why this thread's latest failing call failed.
+inline const char *last_error_message() noexcept {
+    return kvappend_last_error_message();
+}
+
+// A failed call as an exception or to be kept: what() is the status' name and the message. (Visible, so that all parts
+// of a program that hide their symbols have one such type to throw and to catch.)
+class KVAPPEND_VISIBLE error : public std::runtime_error {
+public:
+    // With the calling thread's last message: to be made before its next failing call.
+    explicit error(kvappend_status status)
+        : std::runtime_error(std::string(status_name(status)) + ": " + last_error_message()), status_(status) {}
+
+    kvappend_status status() const noexcept { return status_; }
+
+private:
+    kvappend_status status_;
+};
+
+// Nothing, or why not. It is the status alone: message(), error() and value() read the text of the calling thread's
+// latest failing call, so use them in the thread that made the call and before its next failing one.
+template <class T>
+class result;
+
+template <>
+class [[nodiscard]] result<void> {
+public:
+    explicit result(kvappend_status status) noexcept : status_(status) {}
+
+    bool has_value() const noexcept { return status_ == KVAPPEND_SUCCESS; }
+    explicit operator bool() const noexcept { return has_value(); }
+    kvappend_status status() const noexcept { return status_; }
+    // "" after a success.
+    const char *message() const noexcept { return has_value() ? "" : last_error_message(); }
+    // A copy with a text of its own.
+    kvappend::error error() const { return kvappend::error(status_); }
+#if defined(__cpp_exceptions)
+    // Throws kvappend::error after a failure.
+    void value() const {
+        if (!has_value()) {
+            throw kvappend::error(status_);
+        }
+    }
+#endif
+
+private:
+    kvappend_status status_;
+};
+
+// A T, or why not. After a failure, * and -> give an empty T.
+template <class T>
+class [[nodiscard]] result : private result<void> {
+public:
+    result(kvappend_status status, T &&value) noexcept : result<void>(status), value_(std::move(value)) {}
+
+    using result<void>::has_value;
+    using result<void>::operator bool;
+    using result<void>::status;
+    using result<void>::message;
+    using result<void>::error;
+
+    T &operator*() &noexcept { return value_; }
+    const T &operator*() const &noexcept { return value_; }
+    T &&operator*() &&noexcept { return std::move(value_); }
+    T *operator->() noexcept { return &value_; }
+    const T *operator->() const noexcept { return &value_; }
+#if defined(__cpp_exceptions)
+    T &value() & {
+        return result<void>::value(), value_;
+    }
+    const T &value() const & {
+        return result<void>::value(), value_;
+    }
+    T &&value() && {
+        return result<void>::value(), std::move(value_);
+    }
+#endif
+
+private:
+    T value_;
+};
+
+// ---- structs ----
+
+// kvappend_descriptor_init, and so on: zero but for struct_size.
+struct descriptor : kvappend_descriptor {
+    constexpr descriptor() noexcept : kvappend_descriptor() { struct_size = sizeof(kvappend_descriptor); }
+};
+struct preference : kvappend_preference {
+    constexpr preference() noexcept : kvappend_preference() { struct_size = sizeof(kvappend_preference); }
+};
+struct args : kvappend_args {
+    constexpr args() noexcept : kvappend_args() { struct_size = sizeof(kvappend_args); }
+};
+struct report : kvappend_report {
+    constexpr report() noexcept : kvappend_report() { struct_size = sizeof(kvappend_report); }
+};
+struct fault : kvappend_fault {
+    constexpr fault() noexcept : kvappend_fault() { struct_size = sizeof(kvappend_fault); }
+};
+struct sku : kvappend_sku {
+    constexpr sku() noexcept : kvappend_sku() { struct_size = sizeof(kvappend_sku); }
+};
+struct precision_guarantee : kvappend_precision_guarantee {
+    constexpr precision_guarantee() noexcept : kvappend_precision_guarantee() {
+        struct_size = sizeof(kvappend_precision_guarantee);
+    }
+};
+
+// ---- views ----
+
+// The KVAPPEND_ELEMENT_* of a C++ type. Any type of 16 bits (std::uint16_t, __half, __nv_bfloat16) counts as F16, as
+// the copy is the same; kvappend_sku then says so, too. Who wants the name right, or has another type, says
+//
+//     template <> inline constexpr std::int32_t kvappend::element_type<__nv_bfloat16> = KVAPPEND_ELEMENT_BF16;
+template <class T>
+inline constexpr std::int32_t element_type = [] {
+    static_assert(std::is_trivially_copyable_v<T> && sizeof(T) == 2,
+                  "an element is a float, a double, of 16 bits, or what kvappend::element_type is specialised for");
+    return KVAPPEND_ELEMENT_F16;
+}();
+template <>
+inline constexpr std::int32_t element_type<float> = KVAPPEND_ELEMENT_F32;
+template <>
+inline constexpr std::int32_t element_type<double> = KVAPPEND_ELEMENT_F64;
+
+namespace detail {
+
+// Whether memory of Us may be viewed as memory of Ts, which is so if they are the same but for const.
+template <class U, class T>
+inline constexpr bool same_memory = std::is_convertible_v<U (*)[], T (*)[]>;
+
+// Whether what is given as a Range && will be there when its elements are used. What is about to be destroyed, and has
+// something to destroy, owns its memory.
+template <class Range>
+inline constexpr bool lasts = std::is_lvalue_reference_v<Range> || std::is_trivially_destructible_v<Range>;
+
+template <class Range>
+using element_of = std::remove_pointer_t<decltype(std::data(std::declval<Range &>()))>;
+
+} // namespace detail
+
+// Memory of so many Ts. It owns nothing and never looks at the memory, which may be a device's.
+template <class T>
+class array_view {
+public:
+    // No array.
+    constexpr array_view() noexcept = default;
+    // Of no elements there is no array: in kvappend_args the size 0 would mean that the size is not known.
+    constexpr array_view(T *data, std::size_t size) noexcept
+        : data_(size == 0 ? nullptr : data), bytes_(size * sizeof(T)) {}
+    // Any contiguous container, span or array of T.
+    template <class Range, class U = detail::element_of<Range>,
+              class = std::enable_if_t<detail::lasts<Range> && detail::same_memory<U, T>>>
+    constexpr array_view(Range &&range) noexcept : array_view(std::data(range), std::size(range)) {}
+    template <class U, class = std::enable_if_t<detail::same_memory<U, T>>>
+    constexpr array_view(const array_view<U> &other) noexcept : data_(other.data_), bytes_(other.bytes_) {}
+
+    // An array whose size is not known, and so not checked.
+    static constexpr array_view unchecked(T *data) noexcept {
+        array_view view;
+        view.data_ = data;
+        return view;
+    }
+
+    // As kvappend_args takes them.
+    constexpr T *pointer() const noexcept { return data_; }
+    constexpr std::size_t bytes() const noexcept { return bytes_; }
+
+private:
+    template <class U>
+    friend class array_view;
+
+    T *data_ = nullptr;
+    std::size_t bytes_ = 0;
+};
+
+// In elements, by KVAPPEND_AXIS_*. All zero: contiguous.
+struct strides {
+    std::int64_t batch = 0; // of a cache: of the block, which is a sample's cache or a page
+    std::int64_t head = 0;
+    std::int64_t row = 0;
+
+    // Of a tensor [B, rows, heads, dim], of caches known as NHD.
+    static constexpr strides bshd(std::int64_t rows, std::int64_t heads, std::int64_t dim) noexcept {
+        return {rows * heads * dim, dim, heads * dim};
+    }
+};
+
+// An array with the strides of a tensor's axes. It begins at the tensor's element [0, 0, 0, 0].
+template <class T>
+class tensor_view : public array_view<T> {
+public:
+    constexpr tensor_view() noexcept = default;
+    constexpr tensor_view(T *data, std::size_t size, kvappend::strides by = {}) noexcept
+        : array_view<T>(data, size), by_(by) {}
+    template <class Range, class U = detail::element_of<Range>,
+              class = std::enable_if_t<detail::lasts<Range> && detail::same_memory<U, T>>>
+    constexpr tensor_view(Range &&range, kvappend::strides by = {}) noexcept
+        : array_view<T>(std::data(range), std::size(range)), by_(by) {}
+    constexpr tensor_view(array_view<T> array, kvappend::strides by = {}) noexcept : array_view<T>(array), by_(by) {}
+    template <class U, class = std::enable_if_t<detail::same_memory<U, T>>>
+    constexpr tensor_view(const tensor_view<U> &other) noexcept : array_view<T>(other), by_(other.strides()) {}
+
+    constexpr kvappend::strides strides() const noexcept { return by_; }
+
+private:
+    kvappend::strides by_;
+};
+
+// The buffers of an append, all of its tensors with elements of type T, and offsets and slots of type Offset. Offset is
+// std::int64_t or std::int32_t; const, where no run shall advance the offsets by KVAPPEND_FLAG_ADVANCE.
+template <class T, class Offset = std::int64_t>
+struct buffers {
+    static_assert(sizeof(Offset) == 8 || sizeof(Offset) == 4, "offsets are of 64 or 32 bits");
+    static_assert(std::is_signed_v<Offset> && std::is_integral_v<Offset>, "offsets are signed integers");
+
+    tensor_view<const T> k_new;
+    tensor_view<const T> v_new;
+    tensor_view<T> k_cache;
+    tensor_view<T> v_cache;
+    array_view<Offset> cache_offsets;
+    array_view<const Offset> slots;
+    array_view<const std::int32_t> lengths;
+    array_view<const std::int32_t> left_pads;
+    array_view<const std::int32_t> batch_index;
+    array_view<const std::int32_t> page_table;
+    array_view<const std::int32_t> page_indptr;
+    kvappend_report *report = nullptr;
+
+    // What of a plan the buffers tell: element type, offset type and strides (but for the pieces of a packed row).
+    void fill(kvappend_descriptor &d) const noexcept {
+        d.element_type = element_type<std::remove_cv_t<T>>;
+        d.offset_type = sizeof(Offset) == 8 ? KVAPPEND_OFFSET_INT64 : KVAPPEND_OFFSET_INT32;
+        put(k_new.strides(), d.k_new_strides);
+        put(v_new.strides(), d.v_new_strides);
+        put(k_cache.strides(), d.k_cache_strides);
+        put(v_cache.strides(), d.v_cache_strides);
+    }
+
+    // What of a run they tell: all but struct_size.
+    void fill(kvappend_args &a) const noexcept {
+        a.k_new = k_new.pointer(), a.k_new_bytes = k_new.bytes();
+        a.v_new = v_new.pointer(), a.v_new_bytes = v_new.bytes();
+        a.k_cache = k_cache.pointer(), a.k_cache_bytes = k_cache.bytes();
+        a.v_cache = v_cache.pointer(), a.v_cache_bytes = v_cache.bytes();
+        // Only KVAPPEND_FLAG_ADVANCE has them written.
+        a.cache_offsets = const_cast<std::remove_const_t<Offset> *>(cache_offsets.pointer());
+        a.cache_offsets_bytes = cache_offsets.bytes();
+        a.slots = slots.pointer(), a.slots_bytes = slots.bytes();
+        a.lengths = lengths.pointer(), a.lengths_bytes = lengths.bytes();
+        a.left_pads = left_pads.pointer(), a.left_pads_bytes = left_pads.bytes();
+        a.batch_index = batch_index.pointer(), a.batch_index_bytes = batch_index.bytes();
+        a.page_table = page_table.pointer(), a.page_table_bytes = page_table.bytes();
+        a.page_indptr = page_indptr.pointer(), a.page_indptr_bytes = page_indptr.bytes();
+        a.report = report, a.report_bytes = report == nullptr ? 0 : sizeof *report;
+    }
+
+private:
+    static void put(strides from, std::int64_t (&to)[3]) noexcept {
+        to[KVAPPEND_AXIS_BATCH] = from.batch;
+        to[KVAPPEND_AXIS_HEAD] = from.head;
+        to[KVAPPEND_AXIS_ROW] = from.row;
+    }
+};
+
+// ---- plans ----
+
+// A plan, or none; it ends with its scope. An empty one is refused by all functions, as NULL is in C.
+//
+// As in C, a plan never changes: any number of threads may call its const functions at once. What they do with a
+// device, under stream capture, and with the structs and the stream, is told in kvappend.h.
+class plan {
+public:
+    // kvappend_plan_create.
+    static result<plan> create(const kvappend_descriptor &descriptor,
+                               const kvappend_preference *preference = nullptr) noexcept {
+        kvappend_plan *made = nullptr;
+        const kvappend_status status = kvappend_plan_create(&descriptor, preference, &made);
+        return {status, plan(made)};
+    }
+    static result<plan> create(const kvappend_descriptor &descriptor, const kvappend_preference &preference) noexcept {
+        return create(descriptor, &preference);
+    }
+
+    plan() noexcept = default;
+    // Takes over a plan of the C function.
+    explicit plan(kvappend_plan *owned) noexcept : owned_(owned) {}
+    plan(plan &&other) noexcept : owned_(other.release()) {}
+    plan &operator=(plan &&other) noexcept {
+        plan(std::move(other)).swap(*this);
+        return *this;
+    }
+    ~plan() { reset(); }
+
+    // kvappend_plan_destroy, if there is a plan.
+    void reset() noexcept {
+        if (owned_ != nullptr) {
+            kvappend_plan_destroy(release());
+        }
+    }
+    // Gives the plan into other hands, which then destroy it.
+    kvappend_plan *release() noexcept { return std::exchange(owned_, nullptr); }
+    void swap(plan &other) noexcept { std::swap(owned_, other.owned_); }
+    kvappend_plan *get() const noexcept { return owned_; }
+    explicit operator bool() const noexcept { return owned_ != nullptr; }
+
+    // kvappend_plan_workspace_size.
+    result<std::size_t> workspace_size() const noexcept {
+        std::size_t bytes = 0;
+        const kvappend_status status = kvappend_plan_workspace_size(owned_, &bytes);
+        return {status, std::move(bytes)};
+    }
+    // kvappend_plan_can_implement.
+    result<void> can_implement(const kvappend_args &args) const noexcept {
+        return result<void>(kvappend_plan_can_implement(owned_, &args));
+    }
+    // kvappend_plan_run. A cudaStream_t is a CUstream_st *.
+    result<void> run(const kvappend_args &args, CUstream_st *stream = nullptr, void *workspace = nullptr,
+                     std::size_t workspace_bytes = 0) const noexcept {
+        return result<void>(kvappend_plan_run(owned_, &args, workspace, workspace_bytes, stream));
+    }
+    // kvappend_plan_validate. `where`, if given, is the first fault.
+    result<void> validate(const kvappend_args &args, kvappend_fault *where = nullptr, CUstream_st *stream = nullptr,
+                          void *workspace = nullptr, std::size_t workspace_bytes = 0) const noexcept {
+        return result<void>(kvappend_plan_validate(owned_, &args, workspace, workspace_bytes, stream, where));
+    }
+    // kvappend_plan_get_sku.
+    result<sku> get_sku() const noexcept {
+        sku filled;
+        const kvappend_status status = kvappend_plan_get_sku(owned_, &filled);
+        return {status, std::move(filled)};
+    }
+    // kvappend_plan_get_precision_guarantee.
+    result<precision_guarantee> get_precision_guarantee() const noexcept {
+        precision_guarantee filled;
+        const kvappend_status status = kvappend_plan_get_precision_guarantee(owned_, &filled);
+        return {status, std::move(filled)};
+    }
+
+private:
+    kvappend_plan *owned_ = nullptr;
+};
+
+// Appends that are done as one, such as those of all layers: made once, run at each step. It holds pointers to the
+// plans (to what plan::get gives) and to the args, which must stay where they are; the args may change between runs.
+class layers {
+public:
+    void add(const plan &plan, const kvappend_args &args) {
+        plans_.push_back(plan.get());
+        args_.push_back(&args);
+    }
+    void add(const plan &plan, const kvappend_args &&args) = delete; // it would be gone before the run
+
+    std::size_t size() const noexcept { return plans_.size(); }
+
+    // kvappend_plan_run_layers.
+    result<void> run(CUstream_st *stream = nullptr, void *workspace = nullptr,
+                     std::size_t workspace_bytes = 0) const noexcept {
+        return result<void>(
+            kvappend_plan_run_layers(plans_.data(), args_.data(), plans_.size(), workspace, workspace_bytes, stream));
+    }
+
+private:
+    std::vector<const kvappend_plan *> plans_;
+    std::vector<const kvappend_args *> args_;
+};
+
+// ---- the library ----
+
+// kvappend_kernel_name: nullptr past the end of the table.
+inline const char *kernel_name(std::size_t index) noexcept {
+    return kvappend_kernel_name(index);
+}
+
+// kvappend_version: that of the library. KVAPPEND_VERSION is that of the header.
+inline std::uint32_t version() noexcept {
+    return kvappend_version();
+}
+
+// kvappend_get_api: all functions as a table, as one might hand it on.
+inline result<const kvappend_api *> get_api(std::uint32_t abi_version = KVAPPEND_ABI_VERSION) noexcept {
+    const kvappend_api *api = nullptr;
+    const kvappend_status status = kvappend_get_api(abi_version, &api);
+    return {status, std::move(api)};
+}
+
+} // namespace v1
+
+} // namespace kvappend
+
+#undef KVAPPEND_VISIBLE
+
+#endif

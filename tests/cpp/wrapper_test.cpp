@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: Apache-2.0
+// kvappend.hpp: each of its functions does what the C function does whose name is the test's tag.
+#include <kvappend/kvappend.hpp>
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <span>
+#include <string>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace {
+
+// That the wrapper costs nothing.
+static_assert(sizeof(kvappend::plan) == sizeof(void *));
+static_assert(std::is_standard_layout_v<kvappend::plan>);
+static_assert(sizeof(kvappend::result<void>) == sizeof(kvappend_status));
+static_assert(std::is_trivially_copyable_v<kvappend::result<void>>);
+static_assert(sizeof(kvappend::descriptor) == sizeof(kvappend_descriptor));
+static_assert(sizeof(kvappend::args) == sizeof(kvappend_args));
+
+// That a plan has one owner.
+static_assert(!std::is_copy_constructible_v<kvappend::plan> && !std::is_copy_assignable_v<kvappend::plan>);
+static_assert(std::is_nothrow_move_constructible_v<kvappend::plan>);
+static_assert(std::is_nothrow_move_assignable_v<kvappend::plan>);
+static_assert(!std::is_convertible_v<kvappend_plan *, kvappend::plan>);
+
+// What can be viewed as what.
+template <class View, class From>
+constexpr bool views = std::is_convertible_v<From, View>;
+using ReadFloats = kvappend::tensor_view<const float>;
+using WriteFloats = kvappend::tensor_view<float>;
+static_assert(views<WriteFloats, std::vector<float> &> && views<ReadFloats, const std::vector<float> &>);
+static_assert(views<WriteFloats, std::span<float>> && views<ReadFloats, std::span<const float, 3>>);
+static_assert(views<WriteFloats, float (&)[3]> && views<ReadFloats, std::array<float, 3> &>);
+static_assert(views<ReadFloats, WriteFloats> && !views<WriteFloats, ReadFloats>);
+static_assert(!views<WriteFloats, const std::vector<float> &> && !views<WriteFloats, std::vector<double> &>);
+static_assert(!views<ReadFloats, std::vector<float>>, "it would be gone");
+static_assert(views<kvappend::array_view<const std::int32_t>, std::vector<std::int32_t> &>);
+
+struct Half {
+    std::uint16_t bits;
+};
+enum class BFloat : std::uint16_t {
+};
+static_assert(kvappend::element_type<float> == KVAPPEND_ELEMENT_F32);
+static_assert(kvappend::element_type<double> == KVAPPEND_ELEMENT_F64);
+static_assert(kvappend::element_type<std::uint16_t> == KVAPPEND_ELEMENT_F16);
+static_assert(kvappend::element_type<Half> == KVAPPEND_ELEMENT_F16);
+
+constexpr std::size_t samples = 2;
+constexpr std::size_t dim = 4;
+constexpr std::size_t rows = 3;
+
+// One new row of each of two samples, in caches of three rows, one head; V is there, but its tokens lie outside.
+struct Step {
+    std::vector<float> k_new{1, 2, 3, 4, 5, 6, 7, 8};
+    std::vector<float> v_new{-1, -2, -3, -4, -5, -6, -7, -8};
+    std::vector<float> k_cache = std::vector<float>(samples * rows * dim, 9);
+    std::vector<float> v_cache = std::vector<float>(samples * rows * dim, 9);
+    std::vector<std::int64_t> offsets{2, 0};
+
+    static kvappend::descriptor extents() {
+        kvappend::descriptor d;
+        d.batch = samples;
+        d.heads = d.new_rows = 1;
+        d.cache_rows = rows;
+        d.k_dim = d.v_dim = dim;
+        return d;
+    }
+    kvappend::buffers<float> buffers() {
+        kvappend::buffers<float> b;
+        b.k_new = k_new;
+        b.v_new = std::span(v_new);
+        b.k_cache = {k_cache.data(), k_cache.size()};
+        b.v_cache = {v_cache, kvappend::strides{dim, 0, samples * dim}}; // [rows, B, dim]
+        b.cache_offsets = offsets;
+        return b;
+    }
+    kvappend::descriptor descriptor() {
+        kvappend::descriptor d = extents();
+        buffers().fill(d);
+        return d;
+    }
+    kvappend::args args() {
+        kvappend::args a;
+        buffers().fill(a);
+        return a;
+    }
+
+    // Whether the caches hold the first `written` samples' rows, and nothing else new.
+    bool holds(std::size_t written) const {
+        std::vector<float> k(k_cache.size(), 9);
+        std::vector<float> v(v_cache.size(), 9);
+        const std::array<std::size_t, samples> at{2, 0};
+        for (std::size_t b = 0; b < written; ++b) {
+            for (std::size_t i = 0; i < dim; ++i) {
+                k[(b * rows + at[b]) * dim + i] = static_cast<float>(b * dim + i + 1);
+                v[(at[b] * samples + b) * dim + i] = -static_cast<float>(b * dim + i + 1);
+            }
+        }
+        return k == k_cache && v == v_cache;
+    }
+};
+
+template <class Struct, class Init>
+bool made_as_by(Init init) {
+    const Struct ours;
+    Struct theirs;
+    std::memset(static_cast<void *>(&theirs), 0xff, sizeof theirs);
+    return init(&theirs, sizeof theirs) == KVAPPEND_SUCCESS && std::memcmp(&ours, &theirs, sizeof ours) == 0;
+}
+
+} // namespace
+
+template <>
+inline constexpr std::int32_t kvappend::element_type<BFloat> = KVAPPEND_ELEMENT_BF16;
+
+TEST_CASE("structs are made as the init functions make them",
+          "[kvappend_descriptor_init][kvappend_preference_init][kvappend_args_init][kvappend_report_init]"
+          "[kvappend_fault_init][kvappend_sku_init][kvappend_precision_guarantee_init]") {
+    CHECK(made_as_by<kvappend::descriptor>(kvappend_descriptor_init));
+    CHECK(made_as_by<kvappend::preference>(kvappend_preference_init));
+    CHECK(made_as_by<kvappend::args>(kvappend_args_init));
+    CHECK(made_as_by<kvappend::report>(kvappend_report_init));
+    CHECK(made_as_by<kvappend::fault>(kvappend_fault_init));
+    CHECK(made_as_by<kvappend::sku>(kvappend_sku_init));
+    CHECK(made_as_by<kvappend::precision_guarantee>(kvappend_precision_guarantee_init));
+}
+
+TEST_CASE("buffers fill what a plan knows of them, and nothing else") {
+    std::array<BFloat, 6> elements{};
+    std::array<std::int32_t, 3> slots{};
+    kvappend::buffers<BFloat, const std::int32_t> b;
+    b.k_new = {elements, {1, 2, 3}};
+    b.v_new = {elements, {4, 5, 6}};
+    b.k_cache = {elements, {7, 8, 9}};
+    b.v_cache = {elements, kvappend::strides::bshd(5, 3, 2)};
+    b.slots = slots;
+    kvappend::descriptor expected;
+    expected.element_type = KVAPPEND_ELEMENT_BF16;
+    expected.offset_type = KVAPPEND_OFFSET_INT32;
+    for (int i = 0; i < 3; ++i) {
+        expected.k_new_strides[i] = i + 1;
+        expected.v_new_strides[i] = i + 4;
+        expected.k_cache_strides[i] = i + 7;
+    }
+    expected.v_cache_strides[KVAPPEND_AXIS_BATCH] = 30;
+    expected.v_cache_strides[KVAPPEND_AXIS_HEAD] = 2;
+    expected.v_cache_strides[KVAPPEND_AXIS_ROW] = 6;
+    expected.batch = 77;
+    kvappend::descriptor d;
+    d.batch = 77;
+    d.element_type = -1;
+    b.fill(d);
+    CHECK(std::memcmp(&d, &expected, sizeof d) == 0);
+}
+
+TEST_CASE("buffers fill the arguments of a run") {
+    std::array<double, 4> k{};
+    std::array<double, 3> v{};
+    std::array<std::int64_t, 5> offsets{};
+    std::array<std::int32_t, 6> indices{};
+    kvappend::report report;
+    kvappend::buffers<double> b;
+    b.k_new = k;
+    b.v_new = v;
+    b.k_cache = k;
+    b.v_cache = kvappend::array_view<double>::unchecked(v.data());
+    b.cache_offsets = offsets;
+    b.slots = std::span(offsets).first(4);
+    b.lengths = indices;
+    b.left_pads = std::span(indices).first(1);
+    b.batch_index = std::span(indices).first(2);
+    b.page_table = std::span(indices).first(3);
+    b.page_indptr = std::span(indices).first(4);
+    b.report = &report;
+    kvappend_args expected = KVAPPEND_ARGS_INIT;
+    expected.k_new = expected.k_cache = k.data();
+    expected.k_new_bytes = expected.k_cache_bytes = 32;
+    expected.v_new = expected.v_cache = v.data();
+    expected.v_new_bytes = 24;
+    expected.cache_offsets = offsets.data();
+    expected.cache_offsets_bytes = 40;
+    expected.slots = offsets.data();
+    expected.slots_bytes = 32;
+    expected.lengths = expected.left_pads = expected.batch_index = indices.data();
+    expected.page_table = expected.page_indptr = indices.data();
+    expected.lengths_bytes = 24;
+    expected.left_pads_bytes = 4;
+    expected.batch_index_bytes = 8;
+    expected.page_table_bytes = 12;
+    expected.page_indptr_bytes = 16;
+    expected.report = &report;
+    expected.report_bytes = sizeof report;
+    kvappend::args a;
+    b.fill(a);
+    CHECK(std::memcmp(&a, &expected, sizeof a) == 0);
+    kvappend::buffers<double>{}.fill(a);
+    CHECK(std::memcmp(&a, &static_cast<const kvappend_args &>(kvappend::args()), sizeof a) == 0);
+}
+
+TEST_CASE("an array without elements is none, and copies of views keep what they are") {
+    std::vector<float> empty;
+    empty.reserve(1);
+    CHECK(kvappend::array_view<float>(empty).pointer() == nullptr);
+    float one = 0;
+    auto unchecked = kvappend::array_view<float>::unchecked(&one);
+    kvappend::tensor_view<float> tensor{unchecked, {1, 2, 3}};
+    kvappend::tensor_view<float> same(tensor);
+    const kvappend::tensor_view<const float> read_only = same;
+    CHECK(read_only.pointer() == &one);
+    CHECK(read_only.bytes() == 0);
+    CHECK(read_only.strides().row == 3);
+    const kvappend::array_view<const float> without_strides = read_only;
+    CHECK(without_strides.pointer() == &one);
+}
+
+TEST_CASE("a plan is created, runs, and reports", "[kvappend_plan_create][kvappend_plan_run]") {
+    Step step;
+    auto created = kvappend::plan::create(step.descriptor());
+    REQUIRE(created);
+    CHECK(created.has_value());
+    CHECK(created.status() == KVAPPEND_SUCCESS);
+    CHECK(std::string(created.message()).empty());
+    REQUIRE(created->get() != nullptr);
+    const kvappend::plan plan = *std::move(created);
+    CHECK(plan.run(step.args()).status() == KVAPPEND_SUCCESS);
+    CHECK(step.holds(2));
+}
+
+TEST_CASE("a preference counts", "[kvappend_plan_create]") {
+    Step step;
+    kvappend::preference preference;
+    preference.kernel_name = "host_rows";
+    const kvappend::plan plan = kvappend::plan::create(step.descriptor(), preference).value();
+    CHECK(std::string(plan.get_sku().value().kernel_name) == "host_rows");
+    preference.kernel_name = "none";
+    CHECK(kvappend::plan::create(step.descriptor(), &preference).status() == KVAPPEND_ERROR_KERNEL);
+}
+
+TEST_CASE("a failure is a status, a message, and an exception for who asks",
+          "[kvappend_plan_create][kvappend_status_name][kvappend_last_error_message]") {
+    kvappend::descriptor d = Step::extents();
+    d.batch = -1;
+    const std::string message = "descriptor.batch is -1: expected 0 or more";
+    auto created = kvappend::plan::create(d);
+    CHECK_FALSE(created);
+    CHECK_FALSE(*created);
+    CHECK(created.status() == KVAPPEND_ERROR_EXTENT);
+    CHECK(created.message() == message);
+    CHECK(kvappend::last_error_message() == message);
+    CHECK(std::string(kvappend::status_name(created.status())) == "KVAPPEND_ERROR_EXTENT");
+    const kvappend::error kept = created.error();
+    CHECK(kept.status() == KVAPPEND_ERROR_EXTENT);
+    try {
+        kvappend::plan plan = std::move(created).value();
+        FAIL("no exception, but " << plan.get());
+    } catch (const kvappend::error &thrown) {
+        CHECK(thrown.status() == KVAPPEND_ERROR_EXTENT);
+        CHECK(thrown.what() == "KVAPPEND_ERROR_EXTENT: " + message);
+    }
+    const kvappend::plan none;
+    CHECK_THROWS_AS(none.run(kvappend::args()).value(), kvappend::error);
+    CHECK_THROWS_AS(none.workspace_size().value(), kvappend::error);
+    CHECK(std::string(kept.what()) == "KVAPPEND_ERROR_EXTENT: " + message);
+}
+
+TEST_CASE("a value may be had without a copy") {
+    Step step;
+    auto created = kvappend::plan::create(step.descriptor());
+    const kvappend::plan &in_place = created.value();
+    CHECK(&in_place == &*created);
+    const auto &constant = created;
+    CHECK(&constant.value() == &*constant);
+    CHECK(constant->get() == created->get());
+}
+
+TEST_CASE("a plan has one owner, and ends with it", "[kvappend_plan_destroy]") {
+    Step step;
+    kvappend::plan first = kvappend::plan::create(step.descriptor()).value();
+    kvappend_plan *const there = first.get();
+    kvappend::plan second = std::move(first);
+    CHECK_FALSE(first); // NOLINT(bugprone-use-after-move, clang-analyzer-cplusplus.Move): moved from is empty
+    CHECK(second.get() == there);
+    first = std::move(second);
+    CHECK(first.get() == there);
+    first = kvappend::plan::create(step.descriptor()).value(); // and the address sanitizer sees that `there` is gone
+    CHECK(first);
+    kvappend_plan *const raw = first.release();
+    CHECK_FALSE(first);
+    const kvappend::plan adopted(raw);
+    CHECK(adopted.run(step.args()));
+    second = kvappend::plan::create(step.descriptor()).value();
+    second.reset();
+    CHECK_FALSE(second);
+    CHECK(second.run(step.args()).status() == KVAPPEND_ERROR_NULL_ARGUMENT);
+}
+
+TEST_CASE("no workspace is needed", "[kvappend_plan_workspace_size]") {
+    Step step;
+    CHECK(kvappend::plan::create(step.descriptor())->workspace_size().value() == 0);
+    CHECK(kvappend::plan().workspace_size().status() == KVAPPEND_ERROR_NULL_ARGUMENT);
+}
+
+TEST_CASE("arguments are checked without a run", "[kvappend_plan_can_implement]") {
+    Step step;
+    const kvappend::plan plan = kvappend::plan::create(step.descriptor()).value();
+    kvappend::args a = step.args();
+    CHECK(plan.can_implement(a));
+    a.k_cache_bytes -= 1;
+    CHECK(plan.can_implement(a).status() == KVAPPEND_ERROR_BUFFER_TOO_SMALL);
+    CHECK(step.holds(0));
+}
+
+TEST_CASE("stream and workspace come to the library", "[kvappend_plan_run][kvappend_plan_validate]"
+                                                      "[kvappend_plan_run_layers]") {
+    Step step;
+    const kvappend::plan plan = kvappend::plan::create(step.descriptor()).value();
+    const kvappend::args a = step.args();
+    auto *const stream = reinterpret_cast<CUstream_st *>(&step);
+    kvappend::layers layers;
+    layers.add(plan, a);
+    CHECK(plan.run(a, stream).status() == KVAPPEND_ERROR_STREAM);
+    CHECK(plan.run(a, nullptr, nullptr, 1).status() == KVAPPEND_ERROR_WORKSPACE);
+    CHECK(plan.validate(a, nullptr, stream).status() == KVAPPEND_ERROR_STREAM);
+    CHECK(plan.validate(a, nullptr, nullptr, nullptr, 1).status() == KVAPPEND_ERROR_WORKSPACE);
+    CHECK(layers.run(stream).status() == KVAPPEND_ERROR_STREAM);
+    CHECK(layers.run(nullptr, nullptr, 1).status() == KVAPPEND_ERROR_WORKSPACE);
+    CHECK(step.holds(0));
+    CHECK(plan.run(a, nullptr, &step, sizeof step));
+    CHECK(step.holds(2));
+}
+
+TEST_CASE("validation says where the fault is", "[kvappend_plan_validate]") {
+    Step step;
+    const kvappend::plan plan = kvappend::plan::create(step.descriptor()).value();
+    kvappend::fault fault;
+    CHECK(plan.validate(step.args(), &fault));
+    step.offsets[1] = rows;
+    CHECK(plan.validate(step.args(), &fault).status() == KVAPPEND_ERROR_SKIPPED);
+    CHECK(fault.sample == 1);
+    CHECK(fault.position == rows);
+}
+
+TEST_CASE("layers are appended as one", "[kvappend_plan_run_layers]") {
+    std::array<Step, 2> steps;
+    const kvappend::plan plan = kvappend::plan::create(steps[0].descriptor()).value();
+    std::array<kvappend::args, 2> args{steps[0].args(), steps[1].args()};
+    kvappend::layers layers;
+    CHECK(layers.run());
+    for (const kvappend::args &a : args) {
+        layers.add(plan, a);
+    }
+    CHECK(layers.size() == 2);
+    args[1].k_new = nullptr;
+    const auto refused = layers.run();
+    CHECK(refused.status() == KVAPPEND_ERROR_NULL_BUFFER);
+    CHECK(std::string(refused.message()).rfind("layer 1: ", 0) == 0);
+    CHECK(steps[0].holds(0));
+    args[1] = steps[1].args();
+    CHECK(layers.run());
+    CHECK(steps[0].holds(2));
+    CHECK(steps[1].holds(2));
+}
+
+TEST_CASE("what was chosen", "[kvappend_plan_get_sku][kvappend_plan_get_precision_guarantee][kvappend_kernel_name]") {
+    Step step;
+    const kvappend::plan plan = kvappend::plan::create(step.descriptor()).value();
+    const kvappend::sku sku = plan.get_sku().value();
+    CHECK(sku.operation == KVAPPEND_OPERATION_DENSE_APPEND);
+    CHECK(sku.element_type == KVAPPEND_ELEMENT_F32);
+    const auto guarantee = plan.get_precision_guarantee();
+    CHECK(guarantee->bit_exact == 1);
+    CHECK(guarantee->deterministic == 1);
+    std::vector<std::string> names;
+    while (const char *const name = kvappend::kernel_name(names.size())) {
+        names.emplace_back(name);
+    }
+    CHECK(std::find(names.begin(), names.end(), sku.kernel_name) != names.end());
+    CHECK(kvappend::plan().get_sku().status() == KVAPPEND_ERROR_NULL_ARGUMENT);
+    CHECK(kvappend::plan().get_precision_guarantee().status() == KVAPPEND_ERROR_NULL_ARGUMENT);
+}
+
+TEST_CASE("the version and the table are the library's", "[kvappend_version][kvappend_get_api]") {
+    CHECK(kvappend::version() == KVAPPEND_VERSION);
+    const kvappend_api *const api = kvappend::get_api().value();
+    CHECK(api->version == KVAPPEND_VERSION);
+    CHECK(api->plan_run == kvappend_plan_run);
+    const auto other = kvappend::get_api(KVAPPEND_ABI_VERSION + 1);
+    CHECK(other.status() == KVAPPEND_ERROR_ABI_VERSION);
+    CHECK(*other == nullptr);
+}
+
+TEST_CASE("a message is the thread's that failed") {
+    CHECK_FALSE(kvappend::plan().workspace_size());
+    const std::string mine = kvappend::last_error_message();
+    std::thread([] {
+        CHECK(std::string(kvappend::last_error_message()).empty());
+        CHECK_FALSE(kvappend::get_api(0));
+    }).join();
+    CHECK(kvappend::last_error_message() == mine);
+}

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C interface, declaration by declaration: what kvappend/kvappend.h says, in ctypes. The header is the manual."""
+
+import ctypes
+import enum
+import functools
+import os
+import types
+
+ABI_VERSION = 1
+
+
+class Status(enum.IntEnum):
+    SUCCESS = 0
+    ERROR_NULL_ARGUMENT = 1
+    ERROR_STRUCT_SIZE = 2
+    ERROR_ABI_VERSION = 3
+    ERROR_BACKEND = 10
+    ERROR_ELEMENT_TYPE = 11
+    ERROR_OFFSET_TYPE = 12
+    ERROR_ADDRESSING = 13
+    ERROR_EXTENT = 14
+    ERROR_STRIDE = 15
+    ERROR_OVERFLOW = 16
+    ERROR_CACHE_OVERLAP = 17
+    ERROR_KERNEL = 18
+    ERROR_LENGTHS = 19
+    ERROR_UNSUPPORTED = 20
+    ERROR_NO_DEVICE = 21
+    ERROR_DRIVER = 22
+    ERROR_CUDA = 23
+    ERROR_WRONG_DEVICE = 24
+    ERROR_OUT_OF_MEMORY = 25
+    ERROR_NULL_BUFFER = 30
+    ERROR_BUFFER_TOO_SMALL = 31
+    ERROR_MISALIGNED = 32
+    ERROR_ALIAS = 33
+    ERROR_WORKSPACE = 34
+    ERROR_STREAM = 35
+    ERROR_FLAGS = 40
+    ERROR_CONFLICT = 41
+    ERROR_SKIP_POLICY = 42
+    ERROR_PACK = 43
+    ERROR_SKIPPED = 44
+    ERROR_INDEX_ORDER = 45
+    ERROR_INDEX_RANGE = 46
+    ERROR_DUPLICATE = 47
+    ERROR_HOST_THREADS = 48
+
+
+class Backend(enum.IntEnum):
+    HOST = 0
+    CUDA = 1
+
+
+class Element(enum.IntEnum):
+    F32 = 0
+    F64 = 1
+    F16 = 2
+    BF16 = 3
+
+
+class Offset(enum.IntEnum):
+    INT64 = 0
+    INT32 = 1
+
+
+class Addressing(enum.IntEnum):
+    DENSE = 0
+    RING = 1
+    PAGED = 2
+    PAGED_CSR = 3
+    SLOTS = 4
+
+
+class Lengths(enum.IntEnum):
+    FIXED = 0
+    PER_SAMPLE = 1
+    PACKED = 2
+
+
+class Flag(enum.IntFlag):
+    BATCH_INDEX = 1
+    LEFT_PADS = 2
+    ZERO_OFFSETS = 4
+    RESERVED_SLOT = 8
+    ADVANCE = 16
+    RESET_REPORT = 32
+    COUNT_WRITTEN = 64
+    PROGRAMMATIC_LAUNCH = 128
+
+
+class Skip(enum.IntEnum):
+    SILENTLY = 0
+    REPORT = 1
+    TRAP = 2
+
+
+class Axis(enum.IntEnum):
+    BATCH = 0
+    HEAD = 1
+    ROW = 2
+
+
+class Operation(enum.IntEnum):
+    DENSE_APPEND = 1
+    RING_APPEND = 2
+    PAGED_APPEND = 3
+    SLOT_APPEND = 4
+
+
+class Struct(ctypes.Structure):
+    """All fields zero but for those that are given, and struct_size as it must be."""
+
+    def __init__(self, **fields):
+        super().__init__(struct_size=ctypes.sizeof(self), **fields)
+
+
+Strides = ctypes.c_int64 * 3
+
+
+class Descriptor(Struct):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("backend", ctypes.c_int32),
+        ("element_type", ctypes.c_int32),
+        ("offset_type", ctypes.c_int32),
+        ("addressing", ctypes.c_int32),
+        ("batch", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("new_rows", ctypes.c_int64),
+        ("cache_rows", ctypes.c_int64),
+        ("k_dim", ctypes.c_int64),
+        ("v_dim", ctypes.c_int64),
+        ("k_new_strides", Strides),
+        ("v_new_strides", Strides),
+        ("k_cache_strides", Strides),
+        ("v_cache_strides", Strides),
+        ("lengths", ctypes.c_int32),
+        ("flags", ctypes.c_int32),
+        ("cache_blocks", ctypes.c_int64),
+        ("sink_rows", ctypes.c_int64),
+        ("table_entries", ctypes.c_int64),
+        ("table_stride", ctypes.c_int64),
+        ("reserved_slot", ctypes.c_int64),
+        ("k_pack", ctypes.c_int64),
+        ("v_pack", ctypes.c_int64),
+        ("k_piece_stride", ctypes.c_int64),
+        ("v_piece_stride", ctypes.c_int64),
+        ("skip_policy", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class Preference(Struct):
+    _fields_ = [("struct_size", ctypes.c_size_t), ("kernel_name", ctypes.c_char_p), ("host_threads", ctypes.c_int32),
+                ("reserved", ctypes.c_int32)]
+
+
+# The names of the buffers in Args, each of which has a size beside it.
+BUFFERS = ("k_new", "v_new", "k_cache", "v_cache", "cache_offsets", "slots", "lengths", "left_pads", "batch_index",
+           "page_table", "page_indptr", "report")
+
+
+class Args(Struct):
+    _fields_ = [("struct_size", ctypes.c_size_t)]
+    for _name in BUFFERS:
+        _fields_ += [(_name, ctypes.c_void_p), (_name + "_bytes", ctypes.c_size_t)]
+
+
+class Report(Struct):
+    """Report.from_buffer(array) reads the report that a NumPy array of eleven int64 holds."""
+    _fields_ = [("struct_size", ctypes.c_size_t)]
+    _fields_ += [(_name, ctypes.c_int64)
+                 for _name in ("rows_written", "rows_replaced", "rows_padding", "rows_below", "rows_above",
+                               "first_sample", "first_row", "first_position")]
+    _fields_ += [("state", ctypes.c_int64 * 2)]
+
+
+class Fault(Struct):
+    _fields_ = [("struct_size", ctypes.c_size_t), ("array", ctypes.c_char_p)]
+    _fields_ += [(_name, ctypes.c_int64)
+                 for _name in ("index", "value", "sample", "row", "position", "other_sample", "other_row")]
+
+
+class Sku(Struct):
+    _fields_ = [("struct_size", ctypes.c_size_t)]
+    _fields_ += [(_name, ctypes.c_int32) for _name in ("operation", "backend", "element_type", "architecture",
+                                                       "k_vector_bytes", "v_vector_bytes")]
+    _fields_ += [("kernel_name", ctypes.c_char_p)]
+
+
+class PrecisionGuarantee(Struct):
+    _fields_ = [("struct_size", ctypes.c_size_t), ("bit_exact", ctypes.c_int32), ("deterministic", ctypes.c_int32)]
+
+
+class Result(ctypes.c_int32):
+    """kvappend_status as a result: the functions that load() gives raise Error where it is not SUCCESS."""
+
+
+PlanPointer = ctypes.c_void_p
+# args, workspace, workspace_bytes, stream: how a run and a validation begin, behind the plan.
+_RUN = [ctypes.POINTER(Args), ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+
+FUNCTIONS = {
+    "status_name": (ctypes.c_char_p, [ctypes.c_int32]),
+    "last_error_message": (ctypes.c_char_p, []),
+    "descriptor_init": (Result, [ctypes.POINTER(Descriptor), ctypes.c_size_t]),
+    "preference_init": (Result, [ctypes.POINTER(Preference), ctypes.c_size_t]),
+    "args_init": (Result, [ctypes.POINTER(Args), ctypes.c_size_t]),
+    "report_init": (Result, [ctypes.POINTER(Report), ctypes.c_size_t]),
+    "fault_init": (Result, [ctypes.POINTER(Fault), ctypes.c_size_t]),
+    "sku_init": (Result, [ctypes.POINTER(Sku), ctypes.c_size_t]),
+    "precision_guarantee_init": (Result, [ctypes.POINTER(PrecisionGuarantee), ctypes.c_size_t]),
+    "plan_create": (Result, [ctypes.POINTER(Descriptor), ctypes.POINTER(Preference), ctypes.POINTER(PlanPointer)]),
+    "plan_workspace_size": (Result, [PlanPointer, ctypes.POINTER(ctypes.c_size_t)]),
+    "plan_can_implement": (Result, [PlanPointer, ctypes.POINTER(Args)]),
+    "plan_run": (Result, [PlanPointer, *_RUN]),
+    "plan_run_layers": (Result, [ctypes.POINTER(PlanPointer), ctypes.POINTER(ctypes.POINTER(Args)), ctypes.c_size_t,
+                                 *_RUN[1:]]),
+    "plan_validate": (Result, [PlanPointer, *_RUN, ctypes.POINTER(Fault)]),
+    "plan_destroy": (Result, [PlanPointer]),
+    "plan_get_sku": (Result, [PlanPointer, ctypes.POINTER(Sku)]),
+    "plan_get_precision_guarantee": (Result, [PlanPointer, ctypes.POINTER(PrecisionGuarantee)]),
+    "kernel_name": (ctypes.c_char_p, [ctypes.c_size_t]),
+    "version": (ctypes.c_uint32, []),
+    "get_api": (Result, [ctypes.c_uint32, ctypes.POINTER(ctypes.c_void_p)]),
+}
+
+
+class Error(Exception):
+    """A call of the library that failed: `status` (one of Status), its `name` as in the header, and the `message`."""
+
+    def __init__(self, status, name, message):
+        super().__init__(status, name, message)
+        self.status, self.name, self.message = status, name, message
+
+    def __str__(self):
+        return f"{self.name}: {self.message}"
+
+
+def load(path):
+    """The library at `path`, or of that name where the loader finds it: `plan_run` is kvappend_plan_run, and so on."""
+    loaded = ctypes.CDLL(path)
+
+    def require(status, _function, _arguments):
+        if status:
+            # The message is this thread's; other threads may run in between, and have messages of their own.
+            raise Error(status, api["status_name"](status).decode(), api["last_error_message"]().decode())
+
+    api = {}
+    for name, (result, arguments) in FUNCTIONS.items():
+        function = getattr(loaded, "kvappend_" + name)
+        function.restype, function.argtypes = result, arguments
+        if result is Result:
+            function.restype, function.errcheck = ctypes.c_int32, require
+        api[name] = function
+    api["get_api"](ABI_VERSION, ctypes.c_void_p())
+    return types.SimpleNamespace(**api)
+
+
+@functools.cache
+def library():
+    """The installed library, or the one that KVAPPEND_LIBRARY names."""
+    return load(os.environ.get("KVAPPEND_LIBRARY", f"libkvappend.so.{ABI_VERSION}"))

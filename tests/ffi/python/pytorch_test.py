@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch's tensors, as views of every kind that models hand on."""
+
+import itertools
+import unittest
+
+import torch
+from kvappend import Error, Plan, append
+
+B, H, L, R, K_DIM, V_DIM = 3, 2, 4, 11, 8, 6
+TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def noise(*shape, dtype=torch.float32):
+    width = {8: torch.int64, 4: torch.int32, 2: torch.int16}[dtype.itemsize]
+    limits = torch.iinfo(width)
+    return torch.randint(limits.min, limits.max, shape, dtype=width).view(dtype)
+
+
+def bits(tensor):
+    return tensor.contiguous().view(torch.uint8)
+
+
+class Appends(unittest.TestCase):
+    def setUp(self):
+        torch.manual_seed(1)
+
+    def check(self, k_new, v_new, k_cache, v_cache, offsets):
+        expected = []
+        for new, cache in ((k_new, k_cache), (v_new, v_cache)):
+            whole = cache._base if cache._base is not None else cache  # pylint: disable=protected-access
+            copy = whole.clone()
+            view = copy.as_strided(cache.shape, cache.stride(), cache.storage_offset())
+            for b, offset in enumerate(offsets.tolist()):
+                view[b, :, offset:offset + new.shape[2]] = new[b]
+            expected.append((whole, bits(copy)))
+        append(k_new=k_new, v_new=v_new, k_cache=k_cache, v_cache=v_cache, cache_offsets=offsets)
+        for whole, copy in expected:
+            self.assertTrue(torch.equal(bits(whole), copy))
+
+    def test_every_type_and_layout(self):
+        """[B, H, L, D] and [B, L, H, D], whole and cut out of something larger, on either side."""
+
+        def tensor(rows, dim, dtype, by_position, sliced):
+            extra = 3 if sliced else 0
+            shape = (B, rows + extra, H, dim + extra) if by_position else (B, H, rows + extra, dim + extra)
+            whole = noise(*shape, dtype=dtype)
+            view = whole.transpose(1, 2) if by_position else whole
+            return view[:, :, 1:1 + rows, 2:2 + dim] if sliced else view
+
+        for dtype, new_by_position, cache_by_position, sliced, offset_type in itertools.product(
+                TYPES, (False, True), (False, True), (False, True), (torch.int64, torch.int32)):
+            with self.subTest(dtype=dtype, new=new_by_position, cache=cache_by_position, sliced=sliced):
+                new = [tensor(L, dim, dtype, new_by_position, sliced) for dim in (K_DIM, V_DIM)]
+                caches = [tensor(R, dim, dtype, cache_by_position, sliced) for dim in (K_DIM, V_DIM)]
+                self.check(*new, *caches, torch.tensor([0, 5, R - L], dtype=offset_type))
+
+    def test_a_fused_projection_an_expanded_head_and_one_pool_for_both(self):
+        projection = noise(B, L, 3 * H * K_DIM, dtype=torch.bfloat16)
+        _, k_new, _ = (part.view(B, L, H, K_DIM).transpose(1, 2) for part in projection.chunk(3, dim=-1))
+        v_new = noise(B, 1, L, K_DIM, dtype=torch.bfloat16).expand(B, H, L, K_DIM)
+        pool = noise(B, 2, R, H, K_DIM, dtype=torch.bfloat16)
+        k_cache, v_cache = (pool[:, part].transpose(1, 2) for part in range(2))
+        expected = pool.clone()
+        expected[:, 0, 3:3 + L], expected[:, 1, 3:3 + L] = k_new.transpose(1, 2), v_new.transpose(1, 2)
+        append(k_new=k_new, v_new=v_new, k_cache=k_cache, v_cache=v_cache, cache_offsets=torch.full((B,), 3))
+        self.assertTrue(torch.equal(bits(pool), bits(expected)))
+
+    def test_steps_of_decoding_go_by_one_plan(self):
+        k_cache = torch.zeros(B, H, R, K_DIM)
+        steps = [noise(B, 1, H, K_DIM).transpose(1, 2) for _ in range(R)]  # Strides of the one row are as they may be.
+        with Plan(k_new=steps[0], k_cache=k_cache, cache_offsets=torch.zeros(B, dtype=torch.int64)) as plan:
+            for position, k_new in enumerate(steps):
+                plan.run(k_new=k_new.contiguous() if position % 2 else k_new, k_cache=k_cache,
+                         cache_offsets=torch.full((B,), position))
+        self.assertTrue(torch.equal(bits(k_cache), bits(torch.cat(steps, dim=2))))
+
+
+class Refusals(unittest.TestCase):
+    def refused(self, kind, words, k_new, k_cache=None):
+        cache = torch.zeros(B, H, R, K_DIM) if k_cache is None else k_cache
+        with self.assertRaisesRegex(kind, words):
+            append(k_new=k_new, k_cache=cache, cache_offsets=torch.zeros(B, dtype=torch.int64))
+        self.assertFalse(cache.any())
+
+    def test_of_what_cannot_be_lent(self):
+        shape = (B, H, L, K_DIM)
+        self.refused(BufferError, "k_new: .*require gradient", torch.zeros(shape, requires_grad=True))
+        self.refused(BufferError, "k_new: .*conjugate", torch.zeros(shape, dtype=torch.complex64).conj())
+        self.refused(BufferError, "k_new: .*layout", torch.zeros(shape).to_sparse())
+
+    def test_of_what_is_no_append(self):
+        shape = (B, H, L, K_DIM)
+        self.refused(ValueError, "k_new has elements of type INT 64: expected one of FLOAT 32,",
+                     torch.zeros(shape, dtype=torch.int64))
+        self.refused(ValueError, "k_new has elements of type .* 8: expected",
+                     torch.zeros(shape).to(torch.float8_e4m3fn))
+        self.refused(ValueError, "k_new has stride 4 in its last axis",
+                     torch.zeros(B, H, K_DIM, L).transpose(2, 3))
+        self.refused(ValueError, "k_cache has element_type .*, and k_new has", torch.zeros(shape),
+                     torch.zeros(B, H, R, K_DIM, dtype=torch.bfloat16))
+
+    def test_of_a_cache_that_lies_over_itself(self):
+        with self.assertRaisesRegex(Error, "ERROR_CACHE_OVERLAP: .*k_cache"):
+            append(k_new=torch.zeros(B, H, L, K_DIM), k_cache=torch.zeros(B, 1, R, K_DIM).expand(B, H, R, K_DIM))
+
+
+if __name__ == "__main__":
+    unittest.main()
