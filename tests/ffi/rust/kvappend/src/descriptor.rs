@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+use crate::error::{check, Error, Result};
+use crate::{Element, Layout, Offset, Plan};
+use kvappend_sys as sys;
+use std::ffi::CString;
+use std::ptr;
+
+/// How the place of a row is found in a cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Addressing {
+    /// Sample b has block b, and a row its position.
+    #[default]
+    Dense,
+    /// The same, but positions from `sink_rows` on go round.
+    Ring { sink_rows: usize },
+    /// Pages, by a table `[B, table_entries]` whose rows are `table_stride` elements apart (0: `table_entries`).
+    Paged { table_entries: usize, table_stride: usize },
+    /// Pages, by tables of different lengths, one behind the other.
+    PagedCsr { table_entries: usize },
+    /// Pages, by a slot for each token; new rows are [`Layout::packed`]. The reserved slot is padding.
+    Slots { reserved: Option<i64> },
+}
+
+/// How many new rows each sample has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lengths {
+    /// All that there are in the new tensors.
+    #[default]
+    Fixed,
+    /// `lengths[b]`.
+    PerSample,
+    /// Those from `lengths[b]` to `lengths[b + 1]`, of so many samples, in new tensors that are [`Layout::packed`].
+    Packed { batch: usize },
+}
+
+/// What happens when a row has no place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Skip {
+    #[default]
+    Silently,
+    /// It is counted in the run's report; `count_written`: so are the rows that are written; `reset`: from zero on.
+    Report { count_written: bool, reset: bool },
+    /// Host: the run fails before anything is written. CUDA: the device stops.
+    Trap,
+}
+
+/// What is the same at every run of a plan.
+#[derive(Clone, Debug)]
+pub struct Descriptor {
+    /// Of `k_new`, `v_new`, `k_cache` and `v_cache`.
+    layouts: [Layout; 4],
+    addressing: Addressing,
+    lengths: Lengths,
+    skip: Skip,
+    flags: i32,
+    host_threads: i32,
+    kernel_name: Option<String>,
+}
+
+impl Descriptor {
+    /// The dense append of tensors with these layouts. Where K or V has rows of no elements, there is none.
+    pub fn new(k_new: Layout, v_new: Layout, k_cache: Layout, v_cache: Layout) -> Self {
+        Self {
+            layouts: [k_new, v_new, k_cache, v_cache],
+            addressing: Addressing::default(),
+            lengths: Lengths::default(),
+            skip: Skip::default(),
+            flags: 0,
+            host_threads: 0,
+            kernel_name: None,
+        }
+    }
+
+    pub fn addressing(self, addressing: Addressing) -> Self {
+        Self { addressing, ..self }
+    }
+
+    pub fn lengths(self, lengths: Lengths) -> Self {
+        Self { lengths, ..self }
+    }
+
+    pub fn skip(self, skip: Skip) -> Self {
+        Self { skip, ..self }
+    }
+
+    /// `batch_index[b]` says which block of the cache is a sample's.
+    pub fn batch_index(self) -> Self {
+        self.flag(sys::KVAPPEND_FLAG_BATCH_INDEX)
+    }
+
+    /// A sample begins with `left_pads[b]` rows of padding.
+    pub fn left_pads(self) -> Self {
+        self.flag(sys::KVAPPEND_FLAG_LEFT_PADS)
+    }
+
+    /// Every offset is 0, and none is given.
+    pub fn zero_offsets(self) -> Self {
+        self.flag(sys::KVAPPEND_FLAG_ZERO_OFFSETS)
+    }
+
+    /// After the copy each offset grows by the number of the sample's rows: runs need [`Offsets::Advance`].
+    ///
+    /// [`Offsets::Advance`]: crate::Offsets::Advance
+    pub fn advance(self) -> Self {
+        self.flag(sys::KVAPPEND_FLAG_ADVANCE)
+    }
+
+    /// CUDA: the copy may start while the kernel before it still runs.
+    pub fn programmatic_launch(self) -> Self {
+        self.flag(sys::KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH)
+    }
+
+    /// Host: so many threads share a large run.
+    pub fn host_threads(self, host_threads: i32) -> Self {
+        Self { host_threads, ..self }
+    }
+
+    /// The kernel to use, by its name in the library's table.
+    pub fn kernel_name(self, name: impl Into<String>) -> Self {
+        Self {
+            kernel_name: Some(name.into()),
+            ..self
+        }
+    }
+
+    /// A plan for host memory.
+    pub fn host<T: Element, O: Offset>(&self) -> Result<Plan<T, O>> {
+        self.plan(sys::KVAPPEND_BACKEND_HOST)
+    }
+
+    /// A plan for the CUDA device that is current.
+    pub fn cuda<T: Element, O: Offset>(&self) -> Result<Plan<T, O>> {
+        self.plan(sys::KVAPPEND_BACKEND_CUDA)
+    }
+
+    fn flag(self, flag: i32) -> Self {
+        Self {
+            flags: self.flags | flag,
+            ..self
+        }
+    }
+
+    fn plan<T: Element, O: Offset>(&self, backend: i32) -> Result<Plan<T, O>> {
+        let descriptor = sys::kvappend_descriptor {
+            backend,
+            element_type: T::TYPE,
+            offset_type: O::TYPE,
+            ..self.in_c()?
+        };
+        let kernel_name = self
+            .kernel_name
+            .as_deref()
+            .map(CString::new)
+            .transpose()
+            .map_err(|error| Error::new(sys::KVAPPEND_ERROR_KERNEL, format!("kernel_name: {error}")))?;
+        let preference = sys::kvappend_preference {
+            kernel_name: kernel_name.as_ref().map_or(ptr::null(), |name| name.as_ptr()),
+            host_threads: self.host_threads,
+            ..Default::default()
+        };
+        let mut plan = ptr::null_mut();
+        // SAFETY: all pointers are valid, and none is kept.
+        check(unsafe { sys::kvappend_plan_create(&descriptor, &preference, &mut plan) })?;
+        let advances = self.flags & sys::KVAPPEND_FLAG_ADVANCE != 0;
+        // SAFETY: the plan is new, and was made of these types, layouts and flags.
+        Ok(unsafe { Plan::from_raw(plan, backend, self.layouts, advances) })
+    }
+
+    fn in_c(&self) -> Result<sys::kvappend_descriptor> {
+        let [k_new, v_new, k_cache, v_cache] = &self.layouts;
+        let [new_batch, heads, new_rows, k_dim] = k_new.shape;
+        let [blocks, _, cache_rows, _] = k_cache.shape;
+        agree("v_new", v_new, [Some(new_batch), Some(heads), Some(new_rows), None])?;
+        agree("k_cache", k_cache, [None, Some(heads), None, Some(k_dim)])?;
+        agree(
+            "v_cache",
+            v_cache,
+            [Some(blocks), Some(heads), Some(cache_rows), Some(v_new.shape[3])],
+        )?;
+        let batch = match self.lengths {
+            Lengths::Packed { batch } => batch,
+            _ => new_batch,
+        };
+        if blocks == 0 && batch != 0 {
+            // To the library 0 would mean as many blocks as samples.
+            return Err(Error::new(
+                sys::KVAPPEND_ERROR_EXTENT,
+                "the caches have no block: expected at least one",
+            ));
+        }
+        let mut descriptor = sys::kvappend_descriptor {
+            batch: extent(batch)?,
+            heads: extent(heads)?,
+            new_rows: extent(new_rows)?,
+            cache_rows: extent(cache_rows)?,
+            cache_blocks: extent(blocks)?,
+            k_dim: extent(k_dim)?,
+            v_dim: extent(v_new.shape[3])?,
+            k_new_strides: strides(k_new)?,
+            v_new_strides: strides(v_new)?,
+            k_cache_strides: strides(k_cache)?,
+            v_cache_strides: strides(v_cache)?,
+            k_pack: extent(k_cache.pack)?,
+            v_pack: extent(v_cache.pack)?,
+            k_piece_stride: extent(k_cache.piece_stride)?,
+            v_piece_stride: extent(v_cache.piece_stride)?,
+            flags: self.flags,
+            ..Default::default()
+        };
+        match self.addressing {
+            Addressing::Dense => descriptor.addressing = sys::KVAPPEND_ADDRESSING_DENSE,
+            Addressing::Ring { sink_rows } => {
+                descriptor.addressing = sys::KVAPPEND_ADDRESSING_RING;
+                descriptor.sink_rows = extent(sink_rows)?;
+            }
+            Addressing::Paged {
+                table_entries,
+                table_stride,
+            } => {
+                descriptor.addressing = sys::KVAPPEND_ADDRESSING_PAGED;
+                descriptor.table_entries = extent(table_entries)?;
+                descriptor.table_stride = extent(table_stride)?;
+            }
+            Addressing::PagedCsr { table_entries } => {
+                descriptor.addressing = sys::KVAPPEND_ADDRESSING_PAGED_CSR;
+                descriptor.table_entries = extent(table_entries)?;
+            }
+            Addressing::Slots { reserved } => {
+                descriptor.addressing = sys::KVAPPEND_ADDRESSING_SLOTS;
+                if let Some(slot) = reserved {
+                    descriptor.flags |= sys::KVAPPEND_FLAG_RESERVED_SLOT;
+                    descriptor.reserved_slot = slot;
+                }
+            }
+        }
+        descriptor.lengths = match self.lengths {
+            Lengths::Fixed => sys::KVAPPEND_LENGTHS_FIXED,
+            Lengths::PerSample => sys::KVAPPEND_LENGTHS_PER_SAMPLE,
+            Lengths::Packed { .. } => sys::KVAPPEND_LENGTHS_PACKED,
+        };
+        match self.skip {
+            Skip::Silently => descriptor.skip_policy = sys::KVAPPEND_SKIP_SILENTLY,
+            Skip::Report { count_written, reset } => {
+                descriptor.skip_policy = sys::KVAPPEND_SKIP_REPORT;
+                descriptor.flags |= i32::from(count_written) * sys::KVAPPEND_FLAG_COUNT_WRITTEN;
+                descriptor.flags |= i32::from(reset) * sys::KVAPPEND_FLAG_RESET_REPORT;
+            }
+            Skip::Trap => descriptor.skip_policy = sys::KVAPPEND_SKIP_TRAP,
+        }
+        Ok(descriptor)
+    }
+}
+
+fn agree(name: &str, layout: &Layout, expected: [Option<usize>; 4]) -> Result<()> {
+    if layout
+        .shape
+        .iter()
+        .zip(&expected)
+        .all(|(extent, expected)| expected.unwrap_or(*extent) == *extent)
+    {
+        return Ok(());
+    }
+    let message = format!(
+        "{name} has the shape {:?}: expected {expected:?} to match the others",
+        layout.shape
+    );
+    Err(Error::new(sys::KVAPPEND_ERROR_CONFLICT, message))
+}
+
+fn extent(value: usize) -> Result<i64> {
+    i64::try_from(value).map_err(|_| {
+        Error::new(
+            sys::KVAPPEND_ERROR_OVERFLOW,
+            format!("{value}: expected at most 63 bits"),
+        )
+    })
+}
+
+fn strides(layout: &Layout) -> Result<[i64; 3]> {
+    let [batch, head, row] = layout.strides;
+    Ok([extent(batch)?, extent(head)?, extent(row)?])
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+use crate::error::{check, Error, Result};
+use crate::{Append, Caches, Element, Layout, Offset, Offsets, RawAppend};
+use kvappend_sys as sys;
+use std::ffi::CStr;
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+/// A problem, checked, with the kernel chosen for it. It never changes: any number of threads may run one plan at once.
+#[derive(Debug)]
+pub struct Plan<T, O> {
+    plan: NonNull<sys::kvappend_plan>,
+    backend: i32,
+    layouts: [Layout; 4],
+    advances: bool,
+    types: PhantomData<fn(T, O)>,
+}
+
+// SAFETY: the library lets every thread use and destroy a plan, and Drop alone destroys it.
+unsafe impl<T, O> Send for Plan<T, O> {}
+// SAFETY: the library lets any number of threads use a plan at once.
+unsafe impl<T, O> Sync for Plan<T, O> {}
+
+impl<T, O> Drop for Plan<T, O> {
+    fn drop(&mut self) {
+        // SAFETY: the plan is this object's own, and no borrow of it is left. The call always succeeds.
+        unsafe { sys::kvappend_plan_destroy(self.plan.as_ptr()) };
+    }
+}
+
+impl<T: Element, O: Offset> Plan<T, O> {
+    /// # Safety
+    ///
+    /// The plan is nobody else's, and what the other arguments say of it is true.
+    pub(crate) unsafe fn from_raw(
+        plan: *mut sys::kvappend_plan,
+        backend: i32,
+        layouts: [Layout; 4],
+        advances: bool,
+    ) -> Self {
+        let plan = NonNull::new(plan).expect("a plan that was created");
+        Self {
+            plan,
+            backend,
+            layouts,
+            advances,
+            types: PhantomData,
+        }
+    }
+
+    /// Appends, in host memory: the rows are written when the call returns.
+    pub fn run(&self, append: Append<'_, T, O>) -> Result<()> {
+        let buffers = self.checked(append)?;
+        // SAFETY: the backend is the host, the slices were borrowed for the call, each as the plan uses it, and their
+        // sizes are given, to which the library keeps whatever the indices are. Where two rows have one place, it
+        // leaves bytes of either, and any bits are an element.
+        unsafe { self.run_raw(&buffers, ptr::null_mut()) }
+    }
+
+    /// Looks through the arrays of indices of a run in host memory, which itself skips what has no place.
+    pub fn validate(&self, append: Append<'_, T, O>) -> Result<()> {
+        let args = self.checked(append)?.in_c();
+        let (workspace, stream, fault) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+        // SAFETY: as in run. Nothing is written.
+        check(unsafe { sys::kvappend_plan_validate(self.plan.as_ptr(), &args, workspace, 0, stream, fault) })
+    }
+
+    /// Appends in the order of a CUDA stream (or, with a NULL stream, in host memory).
+    ///
+    /// # Safety
+    ///
+    /// Each pointer that the plan needs is good for so many elements, in memory that the plan's backend can reach, and
+    /// the caches (and offsets that the plan advances, and the report) may be written. Until the stream has come past
+    /// the run, they stay valid, nothing else writes them, and nothing else accesses what the run writes.
+    pub unsafe fn run_raw(&self, buffers: &RawAppend<T, O>, stream: *mut sys::CUstream_st) -> Result<()> {
+        let args = buffers.in_c();
+        // SAFETY: the plan and the struct are valid; the rest is the caller's promise. No workspace is needed.
+        check(unsafe { sys::kvappend_plan_run(self.plan.as_ptr(), &args, ptr::null_mut(), 0, stream) })
+    }
+
+    /// The chosen kernel's name in the library's table.
+    pub fn kernel_name(&self) -> Result<&'static str> {
+        let mut sku = sys::kvappend_sku::default();
+        // SAFETY: both pointers are valid.
+        check(unsafe { sys::kvappend_plan_get_sku(self.plan.as_ptr(), &mut sku) })?;
+        // SAFETY: a static string of the library, which this program is linked to.
+        Ok(unsafe { CStr::from_ptr(sku.kernel_name) }
+            .to_str()
+            .unwrap_or("not UTF-8"))
+    }
+
+    /// What the library cannot see: that the buffers are the host's, that they are laid out as the plan assumes, and
+    /// that it writes no offsets which were lent for reading.
+    fn checked(&self, append: Append<'_, T, O>) -> Result<RawAppend<T, O>> {
+        if self.backend != sys::KVAPPEND_BACKEND_HOST {
+            let message = "the plan is of the CUDA backend: expected run_raw with pointers that the device can reach";
+            return Err(Error::new(sys::KVAPPEND_ERROR_BACKEND, message));
+        }
+        let (k_cache, v_cache) = match &append.caches {
+            Caches::Apart(k, v) => (k.layout, v.layout),
+            Caches::Pool {
+                k: (_, k), v: (_, v), ..
+            } => (*k, *v),
+        };
+        let names = ["k_new", "v_new", "k_cache", "v_cache"];
+        let given = [append.k_new.layout, append.v_new.layout, k_cache, v_cache];
+        for ((name, given), expected) in names.iter().zip(&given).zip(&self.layouts) {
+            // A tensor whose rows have no elements does not exist, and need not be given.
+            if given != expected && expected.shape()[3] != 0 {
+                let message = format!("{name} is laid out as {given:?}: expected {expected:?}");
+                return Err(Error::new(sys::KVAPPEND_ERROR_CONFLICT, message));
+            }
+        }
+        match (&append.offsets, self.advances) {
+            (Offsets::Read(_), true) => Err(Error::new(
+                sys::KVAPPEND_ERROR_CONFLICT,
+                "the plan advances the offsets: expected Offsets::Advance",
+            )),
+            (Offsets::Advance(_), false) => Err(Error::new(
+                sys::KVAPPEND_ERROR_CONFLICT,
+                "the plan does not advance the offsets: expected Offsets::Read",
+            )),
+            _ => Ok(append.into_raw()),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Appends through kvappend.zig, with every byte of the caches and of the memory around them compared.
+const std = @import("std");
+const kvappend = @import("kvappend.zig");
+const c = kvappend.c;
+
+const batch = 4;
+const heads = 2;
+const new_rows = 3;
+const cache_rows = 6;
+const k_dim = 5;
+const v_dim = 3;
+/// Elements before and behind each cache.
+const guard = 7;
+
+/// One sample in the middle of its cache, one at its end, one with no row, one that begins before its cache.
+const offsets = [batch]i64{ 1, 4, 2, -1 };
+const lengths = [batch]i32{ 3, 3, 0, 2 };
+
+/// Contiguous tensors but for v_new, whose tokens are outside heads.
+const ragged_batch = std.mem.zeroInit(c.kvappend_descriptor, .{
+    .lengths = c.KVAPPEND_LENGTHS_PER_SAMPLE,
+    .batch = batch,
+    .heads = heads,
+    .new_rows = new_rows,
+    .cache_rows = cache_rows,
+    .k_dim = k_dim,
+    .v_dim = v_dim,
+    .v_new_strides = [3]i64{ new_rows * heads * v_dim, v_dim, heads * v_dim },
+});
+
+/// The memory of a call, the caches' with their guards.
+fn Case(comptime T: type) type {
+    return struct {
+        const Self = @This();
+        const Plan = kvappend.Plan(T, i64);
+
+        k_new: [batch * heads * new_rows * k_dim]T,
+        v_new: [batch * heads * new_rows * v_dim]T,
+        k_memory: [guard + batch * heads * cache_rows * k_dim + guard]T,
+        v_memory: [guard + batch * heads * cache_rows * v_dim + guard]T,
+
+        /// Arbitrary bits, NaNs among them.
+        fn init(seed: u64) Self {
+            var self: Self = undefined;
+            var random = std.Random.DefaultPrng.init(seed);
+            inline for (.{ "k_new", "v_new", "k_memory", "v_memory" }) |name| {
+                random.random().bytes(std.mem.sliceAsBytes(&@field(self, name)));
+            }
+            return self;
+        }
+
+        fn args(self: *Self, cache_offsets: []i64) Plan.Append {
+            return .{
+                .k_new = &self.k_new,
+                .v_new = &self.v_new,
+                .k_cache = self.k_memory[guard .. self.k_memory.len - guard],
+                .v_cache = self.v_memory[guard .. self.v_memory.len - guard],
+                .cache_offsets = cache_offsets,
+                .lengths = &lengths,
+            };
+        }
+
+        /// The same memory after an append by the header's words.
+        fn expected(self: Self) Self {
+            var after = self;
+            for (offsets, lengths, 0..) |offset, length, b| {
+                for (0..@intCast(length)) |l| {
+                    const position = offset + @as(i64, @intCast(l));
+                    if (position < 0 or position >= cache_rows) continue;
+                    for (0..heads) |h| {
+                        const row = (b * heads + h) * cache_rows + @as(usize, @intCast(position));
+                        const k_new = self.k_new[((b * heads + h) * new_rows + l) * k_dim ..][0..k_dim];
+                        const v_new = self.v_new[((b * new_rows + l) * heads + h) * v_dim ..][0..v_dim];
+                        @memcpy(after.k_memory[guard + row * k_dim ..][0..k_dim], k_new);
+                        @memcpy(after.v_memory[guard + row * v_dim ..][0..v_dim], v_new);
+                    }
+                }
+            }
+            return after;
+        }
+
+        fn expectEqual(self: Self, other: Self) !void {
+            inline for (.{ "k_memory", "v_memory" }) |name| {
+                const wanted = std.mem.sliceAsBytes(&@field(self, name));
+                try std.testing.expectEqualSlices(u8, wanted, std.mem.sliceAsBytes(&@field(other, name)));
+            }
+        }
+    };
+}
+
+fn expectMessage(words: []const u8) !void {
+    const message = kvappend.lastErrorMessage();
+    if (std.mem.indexOf(u8, message, words) == null) {
+        std.debug.print("\"{s}\": expected \"{s}\"\n", .{ message, words });
+        return error.WrongMessage;
+    }
+}
+
+test "a ragged batch of each type" {
+    inline for (.{ f32, f64, f16, kvappend.Bf16 }) |T| {
+        const plan = try kvappend.Plan(T, i64).init(ragged_batch, null);
+        defer plan.deinit();
+        var case = Case(T).init(1);
+        var cache_offsets = offsets;
+        const expected = case.expected();
+        try plan.run(case.args(&cache_offsets), null);
+        try expected.expectEqual(case);
+        try std.testing.expectEqual(offsets, cache_offsets);
+    }
+}
+
+const Shared = struct {
+    plan: kvappend.Plan(f32, i64),
+    failures: std.atomic.Value(usize) = .init(0),
+
+    fn run(self: *Shared, thread: usize) void {
+        for (0..300) |step| {
+            self.one(thread, step) catch |err| {
+                std.debug.print("thread {}, step {}: {}\n", .{ thread, step, err });
+                _ = self.failures.fetchAdd(1, .monotonic);
+                return;
+            };
+        }
+    }
+
+    fn one(self: *Shared, thread: usize, step: usize) !void {
+        var case = Case(f32).init(thread * 1000 + step);
+        var cache_offsets = offsets;
+        const expected = case.expected();
+        var args = case.args(&cache_offsets);
+        try self.plan.run(args, null);
+        try expected.expectEqual(case);
+        try std.testing.expectEqual([batch]i64{ 4, 7, 2, 1 }, cache_offsets);
+        // The message is the thread's own.
+        args.k_new = args.k_new[0 .. thread + 1];
+        try std.testing.expectError(error.BufferTooSmall, self.plan.run(args, null));
+        var words: [64]u8 = undefined;
+        try expectMessage(try std.fmt.bufPrint(&words, "args.k_new_bytes is {}:", .{@sizeOf(f32) * (thread + 1)}));
+    }
+};
+
+test "threads share a plan" {
+    var descriptor = ragged_batch;
+    descriptor.flags = c.KVAPPEND_FLAG_ADVANCE;
+    var shared = Shared{ .plan = try .init(descriptor, null) };
+    defer shared.plan.deinit();
+    var threads: [8]std.Thread = undefined;
+    for (&threads, 0..) |*thread, i| {
+        thread.* = try std.Thread.spawn(.{}, Shared.run, .{ &shared, i });
+    }
+    for (threads) |thread| thread.join();
+    try std.testing.expectEqual(0, shared.failures.load(.monotonic));
+}
+
+test "an error says what was expected, and nothing is written" {
+    const plan = try kvappend.Plan(f64, i64).init(ragged_batch, null);
+    defer plan.deinit();
+    var case = Case(f64).init(2);
+    const before = case;
+    var cache_offsets = offsets;
+    var args = case.args(&cache_offsets);
+    args.v_cache = args.v_cache[1..];
+    try std.testing.expectError(error.BufferTooSmall, plan.run(args, null));
+    try expectMessage("args.v_cache_bytes is 1144: expected at least 1152");
+    // An empty slice is not one of unknown size.
+    try std.testing.expectError(error.NullBuffer, plan.run(case.args(&.{}), null));
+    try expectMessage("args.cache_offsets is NULL");
+    args = case.args(&cache_offsets);
+    args.k_new = args.k_cache;
+    try std.testing.expectError(error.Alias, plan.run(args, null));
+    // A stream is for devices.
+    const stream: *c.struct_CUstream_st = @ptrFromInt(0x1000);
+    try std.testing.expectError(error.Stream, plan.run(case.args(&cache_offsets), stream));
+    try before.expectEqual(case);
+
+    var descriptor = ragged_batch;
+    descriptor.v_dim = -1;
+    try std.testing.expectError(error.Extent, kvappend.Plan(f64, i64).init(descriptor, null));
+    try expectMessage("v_dim is -1");
+}
+
+test "slots are counted in a report" {
+    var descriptor = ragged_batch;
+    descriptor.addressing = c.KVAPPEND_ADDRESSING_SLOTS;
+    descriptor.lengths = c.KVAPPEND_LENGTHS_FIXED;
+    descriptor.batch = 1;
+    descriptor.new_rows = batch;
+    descriptor.cache_blocks = batch;
+    descriptor.v_new_strides = .{ 0, 0, 0 };
+    descriptor.skip_policy = c.KVAPPEND_SKIP_REPORT;
+    descriptor.flags = c.KVAPPEND_FLAG_COUNT_WRITTEN | c.KVAPPEND_FLAG_RESET_REPORT;
+    const plan = try kvappend.Plan(f16, i32).init(descriptor, null);
+    defer plan.deinit();
+    // Contiguous caches [N, H, R, D], so that a token's row lies once in each of a block's heads.
+    const slots = [batch]i32{ 5, -1, batch * cache_rows, batch * cache_rows - 1 };
+    var case = Case(f16).init(3);
+    var expected = case;
+    for ([_]usize{ 0, 3 }) |token| {
+        const slot: usize = @intCast(slots[token]);
+        for (0..heads) |h| {
+            const from = token * heads + h;
+            const to = (slot / cache_rows * heads + h) * cache_rows + slot % cache_rows;
+            @memcpy(expected.k_memory[to * k_dim ..][0..k_dim], case.k_new[from * k_dim ..][0..k_dim]);
+            @memcpy(expected.v_memory[to * v_dim ..][0..v_dim], case.v_new[from * v_dim ..][0..v_dim]);
+        }
+    }
+    var report = std.mem.zeroes(c.kvappend_report);
+    try plan.run(.{
+        .k_new = &case.k_new,
+        .v_new = &case.v_new,
+        .k_cache = &case.k_memory,
+        .v_cache = &case.v_memory,
+        .slots = &slots,
+        .report = &report,
+    }, null);
+    try expected.expectEqual(case);
+    try std.testing.expectEqual(2, report.rows_written);
+    try std.testing.expectEqual(1, report.rows_padding);
+    try std.testing.expectEqual(1, report.rows_above);
+    try std.testing.expectEqual(2, report.first_row);
+}
