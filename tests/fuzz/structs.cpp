@@ -125,7 +125,7 @@ private:
 
 // The status and its message. Every failure has a name and a sentence.
 std::string answer(kvappend_status status) {
-    const std::string name = kvappend_status_name(status);
+    std::string name = kvappend_status_name(status);
     REQUIRE(name.starts_with("KVAPPEND_"));
     if (status == KVAPPEND_SUCCESS) {
         return name;
@@ -216,7 +216,7 @@ private:
             given_.push_back({at, static_cast<unsigned char *>(block.memory.get()) + start, block.bytes - start});
         }
         pointer = reinterpret_cast<Pointer>(reinterpret_cast<std::uintptr_t>(given_.back().pointer));
-        std::memcpy(reinterpret_cast<unsigned char *>(&pointer) + sizeof pointer, &given_.back().bytes,
+        std::memcpy(reinterpret_cast<unsigned char *>(&pointer) + sizeof(void *), &given_.back().bytes,
                     sizeof(std::size_t));
     }
 
