@@ -1,328 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random combinations of addressing, lengths, flags, layouts and policies, with indices that lead nowhere among them.
-#include "draw.hpp"
-#include "plan.hpp"
-#include "reference.hpp"
+#include "problem.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
-#include <numeric>
-
 namespace {
 
-constexpr std::int64_t most64 = std::numeric_limits<std::int64_t>::max();
-constexpr std::int64_t least64 = std::numeric_limits<std::int64_t>::min();
+constexpr int runs = Problem<std::mt19937_64>::runs;
 constexpr std::int32_t most32 = std::numeric_limits<std::int32_t>::max();
 constexpr std::int32_t least32 = std::numeric_limits<std::int32_t>::min();
-
-bool has(const kvappend_descriptor &d, std::int32_t flag) {
-    return (d.flags & flag) != 0;
-}
-
-// Draws a case field by field; what is drawn later depends on what was drawn before.
-class Problem {
-public:
-    explicit Problem(std::mt19937_64 &random) : random_(random), draw_(random) {}
-
-    Case draw() {
-        // Two rows of one place leave it open which is kept.
-        do {
-            c_ = Case{};
-            draw_extents();
-            draw_policies();
-            draw_layouts();
-            draw_indices();
-        } while (!is_defined());
-        draw_places();
-        return c_;
-    }
-
-    static constexpr int runs = 2;
-
-private:
-    std::mt19937_64 &random_;
-    Draw draw_;
-    Case c_;
-    kvappend_descriptor &d_ = c_.descriptor;
-    bool pool_ = false;
-    bool fused_ = false;
-
-    std::int64_t dim() { return draw_.of<std::int64_t>({0, 1, 2, 3, 5, 8, 16, 23, 40, 64, 80, 128}); }
-    bool of_samples() const {
-        return d_.addressing == KVAPPEND_ADDRESSING_DENSE || d_.addressing == KVAPPEND_ADDRESSING_RING;
-    }
-    std::int64_t blocks() const { return reference_extents(d_, k_cache).batch; }
-
-    bool is_defined() const {
-        Case c = c_;
-        for (int run = 0; run < runs; ++run) {
-            if (!places_differ(reference_rows(c))) {
-                return false;
-            }
-            if (has(d_, KVAPPEND_FLAG_ADVANCE)) {
-                c.offsets = reference_advance(c);
-            }
-        }
-        return true;
-    }
-
-    void draw_extents() {
-        d_.element_type =
-            draw_.of({KVAPPEND_ELEMENT_F32, KVAPPEND_ELEMENT_F64, KVAPPEND_ELEMENT_F16, KVAPPEND_ELEMENT_BF16});
-        d_.offset_type = draw_.of({KVAPPEND_OFFSET_INT64, KVAPPEND_OFFSET_INT32});
-        d_.addressing = draw_.of({KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_RING, KVAPPEND_ADDRESSING_RING,
-                                  KVAPPEND_ADDRESSING_PAGED, KVAPPEND_ADDRESSING_PAGED_CSR, KVAPPEND_ADDRESSING_SLOTS});
-        d_.batch = d_.addressing == KVAPPEND_ADDRESSING_SLOTS ? 1 : draw_.between(1, 5);
-        d_.heads = draw_.of<std::int64_t>({1, 2, 3, 8});
-        d_.new_rows = draw_.of<std::int64_t>({1, 1, 2, 3, 5, 9, 20});
-        d_.cache_rows = draw_.of<std::int64_t>({1, 2, 3, 4, 5, 7, 8, 16});
-        d_.k_dim = dim();
-        d_.v_dim = draw_.one_in(2) ? d_.k_dim : dim();
-        if (!of_samples()) {
-            d_.cache_blocks = draw_.between(1, 20);
-        }
-    }
-
-    void draw_policies() {
-        const bool slots = d_.addressing == KVAPPEND_ADDRESSING_SLOTS;
-        if (!slots) {
-            d_.lengths = draw_.of({KVAPPEND_LENGTHS_FIXED, KVAPPEND_LENGTHS_PER_SAMPLE, KVAPPEND_LENGTHS_PACKED});
-        }
-        const auto maybe = [&](bool allowed, std::int64_t n, std::int32_t flag) {
-            if (allowed && draw_.one_in(n)) {
-                d_.flags |= flag;
-            }
-        };
-        maybe(of_samples(), 2, KVAPPEND_FLAG_BATCH_INDEX);
-        maybe(!slots, 3, KVAPPEND_FLAG_LEFT_PADS);
-        maybe(!slots, 6, KVAPPEND_FLAG_ZERO_OFFSETS);
-        maybe(slots, 2, KVAPPEND_FLAG_RESERVED_SLOT);
-        maybe(!slots && !has(d_, KVAPPEND_FLAG_ZERO_OFFSETS), 3, KVAPPEND_FLAG_ADVANCE);
-        d_.skip_policy = draw_.of({KVAPPEND_SKIP_SILENTLY, KVAPPEND_SKIP_REPORT});
-        maybe(d_.skip_policy == KVAPPEND_SKIP_REPORT, 3, KVAPPEND_FLAG_RESET_REPORT);
-        maybe(d_.skip_policy == KVAPPEND_SKIP_REPORT, 2, KVAPPEND_FLAG_COUNT_WRITTEN);
-        if (of_samples()) {
-            const std::int64_t fewest = has(d_, KVAPPEND_FLAG_BATCH_INDEX) ? 1 : d_.batch;
-            d_.cache_blocks = draw_.one_in(2) ? 0 : draw_.between(fewest, d_.batch + 4);
-        }
-        if (d_.addressing == KVAPPEND_ADDRESSING_RING && draw_.one_in(2)) {
-            d_.sink_rows = draw_.between(0, d_.cache_rows);
-        }
-        // The header leaves open what is counted and advanced where there is nothing to copy.
-        const bool copies_alone = d_.skip_policy == KVAPPEND_SKIP_SILENTLY && !has(d_, KVAPPEND_FLAG_ADVANCE);
-        if (!copies_alone && d_.k_dim == 0 && d_.v_dim == 0) {
-            d_.v_dim = 4;
-        }
-        if (copies_alone) {
-            for (std::int64_t *const extent : {&d_.heads, &d_.new_rows, &d_.cache_rows}) {
-                if (draw_.one_in(60)) {
-                    *extent = 0;
-                }
-            }
-            d_.sink_rows = std::min(d_.sink_rows, d_.cache_rows);
-        }
-    }
-
-    // A cache [N, H, D/pack, R, pack], by four axes in any order.
-    void draw_pieces(std::int64_t dim, std::int64_t &pack, std::int64_t &piece_stride, std::int64_t (&strides)[3]) {
-        if (dim == 0) {
-            return;
-        }
-        pack = std::int64_t{1} << draw_.between(0, 4);
-        while (dim % pack != 0) {
-            pack /= 2;
-        }
-        if (draw_.one_in(3)) {
-            std::ranges::fill(strides, 0);
-            return;
-        }
-        const std::array<std::int64_t, 4> extents{blocks(), d_.heads, d_.cache_rows, dim / pack};
-        std::array<std::size_t, 4> order{0, 1, 2, 3};
-        std::ranges::shuffle(order, random_);
-        std::int64_t step = pack;
-        for (const std::size_t axis : order) {
-            step += draw_.one_in(3) ? draw_.between(1, 9) : 0;
-            (axis == 3 ? piece_stride : strides[axis]) = step;
-            step *= std::max<std::int64_t>(extents[axis], 1);
-        }
-    }
-
-    void draw_layouts() {
-        const bool tokens = d_.lengths == KVAPPEND_LENGTHS_PACKED || d_.addressing == KVAPPEND_ADDRESSING_SLOTS;
-        const std::int64_t fresh[3] = {tokens ? 1 : d_.batch, d_.heads, d_.new_rows};
-        const std::int64_t held[3] = {blocks(), d_.heads, d_.cache_rows};
-        const std::int64_t both = d_.k_dim + d_.v_dim;
-        fused_ = draw_.one_in(4);
-        draw_.strides(d_.k_new_strides, fresh, fused_ ? both : d_.k_dim, true);
-        draw_.strides(d_.v_new_strides, fresh, d_.v_dim, true);
-        pool_ = draw_.one_in(4);
-        draw_.strides(d_.k_cache_strides, held, pool_ ? both : d_.k_dim, false);
-        draw_.strides(d_.v_cache_strides, held, d_.v_dim, false);
-        const auto contiguous = [](const std::int64_t(&strides)[3]) {
-            return std::ranges::all_of(strides, [](std::int64_t stride) { return stride == 0; });
-        };
-        if (fused_ = fused_ && !contiguous(d_.k_new_strides); fused_) {
-            std::ranges::copy(d_.k_new_strides, d_.v_new_strides);
-        }
-        if (pool_ = pool_ && !contiguous(d_.k_cache_strides); pool_) {
-            std::ranges::copy(d_.k_cache_strides, d_.v_cache_strides);
-        } else if (draw_.one_in(3)) {
-            draw_pieces(d_.k_dim, d_.k_pack, d_.k_piece_stride, d_.k_cache_strides);
-            if (draw_.one_in(2)) {
-                draw_pieces(d_.v_dim, d_.v_pack, d_.v_piece_stride, d_.v_cache_strides);
-            }
-        }
-    }
-
-    std::vector<std::int64_t> shuffled(std::int64_t count) {
-        std::vector<std::int64_t> values(static_cast<std::size_t>(count));
-        std::iota(values.begin(), values.end(), 0);
-        std::ranges::shuffle(values, random_);
-        return values;
-    }
-
-    // Different blocks, as far as there are enough; some are replaced by what is no block.
-    std::vector<std::int32_t> different_blocks(std::int64_t count) {
-        std::vector<std::int64_t> all = shuffled(blocks());
-        std::vector<std::int32_t> chosen;
-        const std::int64_t hostility = draw_.of<std::int64_t>({4, 10, 1000});
-        for (std::int64_t i = 0; i < count; ++i) {
-            if (all.empty() || draw_.one_in(hostility)) {
-                chosen.push_back(static_cast<std::int32_t>(
-                    draw_.of<std::int64_t>({-1, -1, -2, blocks(), blocks() + 1, most32, least32})));
-            } else {
-                chosen.push_back(static_cast<std::int32_t>(all.back()));
-                all.pop_back();
-            }
-        }
-        return chosen;
-    }
-
-    // Bounds from 0 to `end` in order.
-    std::vector<std::int32_t> bounds(std::int64_t end) {
-        std::vector<std::int32_t> values;
-        for (std::int64_t b = 0; b <= d_.batch; ++b) {
-            values.push_back(static_cast<std::int32_t>(draw_.between(0, end)));
-        }
-        std::ranges::sort(values);
-        if (draw_.one_in(2)) {
-            values.front() = 0;
-            values.back() = static_cast<std::int32_t>(end);
-        }
-        return values;
-    }
-
-    std::int32_t length(std::int64_t most) {
-        return static_cast<std::int32_t>(draw_.one_in(12) ? draw_.of<std::int64_t>({-1, most + 1, most32, least32})
-                                                          : draw_.between(0, most));
-    }
-
-    // Leaves room between the samples' tables, of entries that are no pages.
-    void draw_tables_apart() {
-        d_.table_stride = d_.table_entries + draw_.between(1, 3);
-        std::vector<std::int32_t> spread(static_cast<std::size_t>((d_.batch - 1) * d_.table_stride + d_.table_entries),
-                                         most32);
-        for (std::int64_t b = 0; b < d_.batch; ++b) {
-            std::copy_n(c_.page_table.begin() + b * d_.table_entries, d_.table_entries,
-                        spread.begin() + b * d_.table_stride);
-        }
-        c_.page_table = std::move(spread);
-    }
-
-    void draw_indices() {
-        if (d_.addressing == KVAPPEND_ADDRESSING_PAGED || d_.addressing == KVAPPEND_ADDRESSING_PAGED_CSR) {
-            const bool csr = d_.addressing == KVAPPEND_ADDRESSING_PAGED_CSR;
-            d_.table_entries = draw_.between(0, csr ? 16 : 6);
-            c_.page_table = different_blocks(d_.table_entries * (csr ? 1 : d_.batch));
-            if (!csr && d_.batch > 0 && d_.table_entries > 0 && draw_.one_in(3)) {
-                draw_tables_apart();
-            }
-        }
-        if (d_.addressing == KVAPPEND_ADDRESSING_PAGED_CSR) {
-            c_.page_indptr = bounds(d_.table_entries);
-            if (draw_.one_in(4)) {
-                c_.page_indptr[static_cast<std::size_t>(draw_.between(0, d_.batch))] = static_cast<std::int32_t>(
-                    draw_.of<std::int64_t>({-1, -2, 0, d_.table_entries, d_.table_entries + 2, most32, least32}));
-            }
-        }
-        if (d_.addressing == KVAPPEND_ADDRESSING_SLOTS) {
-            draw_slots();
-        }
-        for (std::int64_t b = 0; b < d_.batch; ++b) {
-            draw_sample();
-        }
-        if (d_.lengths == KVAPPEND_LENGTHS_PACKED) {
-            c_.lengths = bounds(d_.new_rows);
-            if (draw_.one_in(8)) {
-                c_.lengths.back() += static_cast<std::int32_t>(draw_.between(1, 30));
-            }
-            // How far an offset then advances by rows that are not there is left open.
-            if (draw_.one_in(8) && !has(d_, KVAPPEND_FLAG_ADVANCE)) {
-                c_.lengths.front() -= static_cast<std::int32_t>(draw_.between(1, 30));
-            }
-        }
-        if (has(d_, KVAPPEND_FLAG_BATCH_INDEX)) {
-            c_.batch_index = different_blocks(d_.batch);
-        }
-    }
-
-    void draw_sample() {
-        const bool paged = !of_samples();
-        const std::int64_t capacity = paged ? d_.cache_rows * std::min<std::int64_t>(d_.table_entries, 6)
-                                            : d_.cache_rows * draw_.of<std::int64_t>({1, 1, 5});
-        c_.offsets.push_back(draw_.offset(d_.new_rows, capacity, d_.offset_type == KVAPPEND_OFFSET_INT32));
-        if (d_.lengths == KVAPPEND_LENGTHS_PER_SAMPLE) {
-            c_.lengths.push_back(length(d_.new_rows));
-        }
-        if (has(d_, KVAPPEND_FLAG_LEFT_PADS)) {
-            c_.left_pads.push_back(draw_.one_in(3) ? 0 : length(d_.new_rows));
-        }
-    }
-
-    void draw_slots() {
-        const std::int64_t count = d_.cache_blocks * d_.cache_rows;
-        d_.reserved_slot = has(d_, KVAPPEND_FLAG_RESERVED_SLOT) ? draw_.between(0, count) : 0;
-        std::vector<std::int64_t> all = shuffled(count);
-        const bool narrow = d_.offset_type == KVAPPEND_OFFSET_INT32;
-        for (std::int64_t t = 0; t < d_.new_rows; ++t) {
-            if (all.empty() || draw_.one_in(4)) {
-                c_.slots.push_back(draw_.of<std::int64_t>({-1, -1, -2, count, count + 1, d_.reserved_slot,
-                                                           narrow ? most32 : most64, narrow ? least32 : least64}));
-            } else {
-                c_.slots.push_back(all.back());
-                all.pop_back();
-            }
-        }
-    }
-
-    // Guard bands or none, and starts off by some elements, as in the random tests of dense caches.
-    void draw_places() {
-        c_.pass_sizes = !draw_.one_in(4);
-        const bool guarded = draw_.one_in(2);
-        place_apart(c_, guarded ? 256 : 0, guarded ? 256 : 0);
-        if (draw_.one_in(2)) {
-            for (std::size_t buffer = 0; buffer < tensor_count; ++buffer) {
-                const auto shift = static_cast<std::size_t>(draw_.of<std::int64_t>({0, 0, 1, 2, 3, 4, 8})) *
-                                   element_bytes(d_.element_type);
-                c_.places[buffer].start += shift;
-                c_.block_bytes[buffer] += shift;
-            }
-        }
-        if (fused_) {
-            share_block(c_, v_new, k_new, d_.k_dim);
-        }
-        if (pool_) {
-            share_block(c_, v_cache, k_cache, d_.k_dim);
-        }
-    }
-};
 
 } // namespace
 
 TEST_CASE("random addressing, lengths, layouts and policies agree with the reference in every byte", "[addressing]") {
     auto random = seeded_random();
     for (int i = 0; i < 1000; ++i) {
-        check_case(Problem(random).draw(), random, Problem::runs);
+        check_case(Problem(random).draw(), random, runs);
     }
 }
 
@@ -337,7 +30,7 @@ TEST_CASE("every kernel that serves a random problem agrees with the reference, 
             if (!kernel_serves(c)) {
                 continue;
             }
-            check_case(c, random, Problem::runs);
+            check_case(c, random, runs);
             ++served;
         }
         INFO(name);
@@ -365,7 +58,7 @@ TEST_CASE("random layers in one call agree with the reference, each by itself", 
             layers.push_back(like);
         }
         std::ranges::shuffle(layers.begin() + distinct, layers.end(), random);
-        check_layers(layers, random, Problem::runs);
+        check_layers(layers, random, runs);
     }
 }
 

@@ -311,13 +311,13 @@ public:
         }
     }
 
+    // Requires every byte of every block to be as it was prepared.
+    void compare_untouched() { require_expected(download()); }
+
     // Requires every byte of every block to be as the reference has it after a run.
     void compare() {
         INFO(c_.text());
-        std::vector<std::vector<unsigned char>> found;
-        for (std::size_t i = 0; i < memory_.size(); ++i) {
-            subject().download(found.emplace_back(expected_[i].size()).data(), memory_[i].data(), expected_[i].size());
-        }
+        const std::vector<std::vector<unsigned char>> found = download();
         if (c_.caches_open || c_.rows_open) {
             take_tensor(c_, k_cache, found[c_.places[k_cache].block], expected_[c_.places[k_cache].block]);
             take_tensor(c_, v_cache, found[c_.places[v_cache].block], expected_[c_.places[v_cache].block]);
@@ -340,15 +340,30 @@ public:
             now_.offsets = reference_advance(now_);
             put_indices(now_, expected_);
         }
-        for (std::size_t i = 0; i < memory_.size(); ++i) {
-            const auto [e, f] = std::ranges::mismatch(expected_[i], found[i]);
-            INFO("block " << i << " of " << memory_.size() << ", first difference at byte " << e - expected_[i].begin()
-                          << " of " << found[i].size());
-            REQUIRE((e == expected_[i].end() && f == found[i].end()));
-        }
+        require_expected(found);
     }
 
 private:
+    std::vector<std::vector<unsigned char>> download() const {
+        std::vector<std::vector<unsigned char>> found;
+        for (std::size_t i = 0; i < memory_.size(); ++i) {
+            subject().download(found.emplace_back(expected_[i].size()).data(), memory_[i].data(), expected_[i].size());
+        }
+        return found;
+    }
+
+    void require_expected(const std::vector<std::vector<unsigned char>> &found) const {
+        for (std::size_t i = 0; i < memory_.size(); ++i) {
+            if (expected_[i] == found[i]) { // told much faster than where they differ
+                continue;
+            }
+            const auto differ = std::ranges::mismatch(expected_[i], found[i]);
+            INFO("block " << i << " of " << memory_.size() << ", first difference at byte "
+                          << differ.in1 - expected_[i].begin() << " of " << found[i].size());
+            REQUIRE((differ.in1 == expected_[i].end() && differ.in2 == found[i].end()));
+        }
+    }
+
     // What the descriptor does not ask for is ignored, so that an address which is none does no harm.
     template <class Pointer>
     void give(std::size_t buffer, Pointer &pointer, std::size_t &bytes) const {
@@ -386,6 +401,16 @@ void check_case(const Case &c, std::mt19937_64 &random, int runs) {
         subject().synchronize();
         trial.compare();
     }
+}
+
+kvappend_status check_validate(const Case &c, std::mt19937_64 &random) {
+    INFO(c.text());
+    Trial trial(c);
+    trial.prepare(random);
+    const kvappend_status status =
+        kvappend_plan_validate(trial.plan(), trial.args(), nullptr, 0, subject().stream(), nullptr);
+    trial.compare_untouched();
+    return status;
 }
 
 void check_layers(const std::vector<LayerCase> &layers, std::mt19937_64 &random, int runs) {

@@ -79,6 +79,9 @@ void share_block(Case &c, TensorIndex tensor, TensorIndex with, std::int64_t ele
 // advances, and a report that it does not reset, go on from run to run.
 void check_case(const Case &c, std::mt19937_64 &random, int runs = 1);
 
+// What validate says of the case, of which it must leave every byte alone.
+kvappend_status check_validate(const Case &c, std::mt19937_64 &random);
+
 // A layer of a call for several. One that shares with an earlier layer (else -1) has that one's plan and arrays of
 // indices; its case differs in nothing but where the tensors lie, and neither advances offsets.
 struct LayerCase {

@@ -19,9 +19,10 @@
 #include <utility>
 #include <vector>
 
+template <class Random>
 class Draw {
 public:
-    explicit Draw(std::mt19937_64 &random) : random_(random) {}
+    explicit Draw(Random &random) : random_(random) {}
 
     std::int64_t between(std::int64_t low, std::int64_t high) {
         return std::uniform_int_distribution<std::int64_t>(low, high)(random_);
@@ -73,7 +74,7 @@ public:
     }
 
 private:
-    std::mt19937_64 &random_;
+    Random &random_;
 };
 
 // All kernels of the table that are of the backend under test.
