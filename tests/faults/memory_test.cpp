@@ -132,8 +132,9 @@ TEST_CASE("the hooks notice, and refuse, what they are for", "[memory]") {
     void *const third = ::operator new(8, std::nothrow);
     const bool happened = second.happened();
     const bool right = first != nullptr && none == nullptr && third != nullptr;
-    ::operator delete(first);
-    ::operator delete(third);
+    for (void *const block : {first, none, third}) {
+        ::operator delete(block);
+    }
     CHECK(happened);
     CHECK(right);
 }

@@ -265,7 +265,7 @@ TEST_CASE("plans end while another thread runs a different one", "[process]") {
             wrong += filling.run() != KVAPPEND_SUCCESS || !filling.complete() ? 1 : 0;
         }
     });
-    for (int i = 0; i < 100; ++i) {
+    for (int i = 0; i < 30; ++i) {
         Filling filling(i % 7 + 1, on_host() ? i % 4 : 0);
         CHECK(filling.run() == KVAPPEND_SUCCESS);
         CHECK(filling.complete());

@@ -162,7 +162,7 @@ bool load(const char *name, int threads, std::int64_t calls, const std::function
     }
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     std::printf("%d threads, %s: %lld calls in %.1f s, %lld wrong\n", threads, name,
-                static_cast<long long>(threads * calls), seconds, static_cast<long long>(wrong));
+                static_cast<long long>(calls) * threads, seconds, static_cast<long long>(wrong));
     return wrong == 0;
 }
 
