@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The appends of the host over each way of moving bytes that it has: templates alone, so that each is compiled for the
 // processors that have that way. Moves::choose<far>(bytes, use) calls use(copy), where copy(to, from) is the best way
-// to copy so many adjacent bytes, past the processor's caches if far; Moves::finish<far>() ends an append.
+// to copy so many adjacent bytes, past the processor's caches if far; Moves::choose_both<far>(bytes, use) does so for
+// copy(k_to, k_from, v_to, v_from); Moves::finish<far>() ends an append.
 #pragma once
 
 #include "run.hpp"
@@ -10,7 +11,12 @@
 
 namespace kvappend {
 
-// Calls one(to, from) for each row and head, or for each head where the rows are adjacent.
+// Bytes that are adjacent in a run: a row of a head, or all rows of a head.
+inline std::size_t stripe_bytes(const TensorCopy &copy, std::int64_t rows) {
+    return static_cast<std::size_t>((copy.adjacent_rows ? rows : 1) * copy.row_bytes);
+}
+
+// Calls one(to, from) for each stripe.
 template <class Copy>
 inline void for_each_stripe(const TensorCopy &copy, const std::byte *from, std::byte *to, std::int64_t rows, Copy one) {
     const std::int64_t count = copy.adjacent_rows ? 1 : rows;
@@ -66,8 +72,7 @@ void copy_tensor(const TensorCopy &copy, const void *source, void *cache, const 
     const std::byte *from = source_of(copy, source, run);
     std::byte *to = target_of(copy, cache, run);
     if (copy.whole_rows()) {
-        const std::int64_t bytes = (copy.adjacent_rows ? run.rows : 1) * copy.row_bytes;
-        Moves::template choose<Far>(static_cast<std::size_t>(bytes),
+        Moves::template choose<Far>(stripe_bytes(copy, run.rows),
                                     [&](auto one) { for_each_stripe(copy, from, to, run.rows, one); });
         return;
     }
@@ -79,20 +84,28 @@ void copy_tensor(const TensorCopy &copy, const void *source, void *cache, const 
     }
 }
 
+// A copy of a stripe of K and of one of V.
+template <class Copy>
+inline auto one_by_one(Copy one) {
+    return [one](std::byte *k_to, const std::byte *k_from, std::byte *v_to, const std::byte *v_from) {
+        one(k_to, k_from);
+        one(v_to, v_from);
+    };
+}
+
 template <class Moves, bool Far>
 void copy_run(const Problem &problem, const kvappend_args &args, const Run &run) {
     const TensorCopy &k = problem.k;
     const TensorCopy &v = problem.v;
-    if (run.rows == 1 && alike(k, v)) {
+    if (alike(k, v) && (run.rows == 1 || (k.adjacent_rows && v.adjacent_rows))) {
         // In turns: their places lie far apart, and memory serves both at once.
         const std::byte *k_from = source_of(k, args.k_new, run);
         const std::byte *v_from = source_of(v, args.v_new, run);
         std::byte *k_to = target_of(k, args.k_cache, run);
         std::byte *v_to = target_of(v, args.v_cache, run);
-        Moves::template choose<Far>(static_cast<std::size_t>(k.row_bytes), [&](auto one) {
+        Moves::template choose_both<Far>(stripe_bytes(k, run.rows), [&](auto both) {
             for (std::int64_t head = 0; head < k.heads; ++head) {
-                one(k_to, k_from);
-                one(v_to, v_from);
+                both(k_to, k_from, v_to, v_from);
                 k_from += k.from.head;
                 v_from += v.from.head;
                 k_to += k.to.head;
