@@ -226,6 +226,51 @@ void for_each_run(const Problem &problem, const kvappend_args &args, RowRange ra
     }
 }
 
+// Runs whose places are found before the first of them is copied: what finds places reads memory, and waits there for
+// rows that are not yet written, as their addresses can look alike.
+template <class Moves, bool Far>
+class Batch {
+public:
+    Batch(const Problem &problem, const kvappend_args &args)
+        : problem_(problem), args_(args), alike_(alike(problem.k, problem.v)) {}
+
+    void add(const Run &run) {
+        if (!alike_ || run.rows != 1) {
+            copy();
+            copy_run<Moves, Far>(problem_, args_, run);
+            return;
+        }
+        runs_[count_++] = run;
+        if (count_ == most) {
+            copy();
+        }
+    }
+
+    void copy() {
+        const TensorCopy &k = problem_.k;
+        const TensorCopy &v = problem_.v;
+        if (count_ == 0) {
+            return;
+        }
+        const Run *const end = runs_ + count_;
+        count_ = 0;
+        Moves::template choose_both<Far>(static_cast<std::size_t>(k.row_bytes), [&](auto both) {
+            for (const Run *run = runs_; run != end; ++run) {
+                for_each_head(k, v, target_of(k, args_.k_cache, *run), source_of(k, args_.k_new, *run),
+                              target_of(v, args_.v_cache, *run), source_of(v, args_.v_new, *run), both);
+            }
+        });
+    }
+
+private:
+    static constexpr std::size_t most = 16;
+    const Problem &problem_;
+    const kvappend_args &args_;
+    const bool alike_;
+    std::size_t count_ = 0;
+    Run runs_[most];
+};
+
 // Flattened, so that all that a loop goes by stays in registers: a load from the stack that needs two stores waits
 // until they, and with them all rows before, have reached the processor's caches.
 template <class Moves, bool Far>
@@ -240,7 +285,9 @@ template <class Moves, bool Far>
 
 template <class Moves, bool Far>
 [[gnu::flatten]] void append_rows(const Problem &problem, const kvappend_args &args, RowRange range) {
-    for_each_run(problem, args, range, [&](const Run &run) { copy_run<Moves, Far>(problem, args, run); });
+    Batch<Moves, Far> batch(problem, args);
+    for_each_run(problem, args, range, [&](const Run &run) { batch.add(run); });
+    batch.copy();
     Moves::template finish<Far>();
 }
 
