@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "buffers.hpp"
 
+#include <algorithm>
 #include <cinttypes>
 
 namespace kvappend {
@@ -22,12 +23,20 @@ bool meet(const Range &a, const Range &b) {
     return a.begin < b.end && b.begin < a.end;
 }
 
-bool are_both_caches(BufferName a, BufferName b) {
-    return (a == BufferName::k_cache && b == BufferName::v_cache) ||
-           (a == BufferName::v_cache && b == BufferName::k_cache);
+bool is_cache(BufferName name) {
+    return name == BufferName::k_cache || name == BufferName::v_cache;
 }
 
-// What is wrong with a buffer by itself.
+// Whether nothing is wrong with a buffer by itself.
+bool fits(const NeededBuffer &needed, const GivenBuffer &buffer, Range &range) {
+    range = range_of(buffer.pointer, needed.bytes);
+    // A size of 0 is unknown, and less one it is the largest of all. One comparison finds NULL, and an end beyond the
+    // greatest address.
+    return buffer.bytes - 1 >= static_cast<std::size_t>(needed.bytes) - 1 &&
+           range.begin - 1 < ~static_cast<std::uintptr_t>(needed.bytes) && (range.begin & (needed.alignment - 1)) == 0;
+}
+
+// What is wrong with it.
 Status explain(const NeededBuffer &needed, const GivenBuffer &buffer) {
     const char *const name = text(needed.name);
     if (buffer.pointer == nullptr) {
@@ -64,24 +73,53 @@ const char *text(BufferName name) {
     return names[static_cast<std::size_t>(name)];
 }
 
-Status NeededBuffers::check(const kvappend_args &args) const {
-    std::array<Range, buffer_count> ranges;
-    for (std::size_t i = 0; i < count_; ++i) {
-        const NeededBuffer &needed = buffers_[i];
-        const GivenBuffer buffer = given(args, needed.name);
-        const Range range = range_of(buffer.pointer, needed.bytes);
-        // A size of 0 is unknown, and less one it is the largest of all.
-        const bool fits = buffer.bytes - 1 >= static_cast<std::size_t>(needed.bytes) - 1 && range.begin < range.end;
-        if (range.begin == 0 || (range.begin & (needed.alignment - 1)) != 0 || !fits) {
-            return explain(needed, buffer);
-        }
-        ranges[i] = range;
+void NeededBuffers::add(const NeededBuffer &buffer) {
+    if (buffer.bytes <= 0) {
+        return;
     }
-    for (std::size_t w = 0; w < count_; ++w) {
-        for (std::size_t other = 0; buffers_[w].written && other < count_; ++other) {
-            if (meet(ranges[w], ranges[other]) && w != other &&
-                !are_both_caches(buffers_[w].name, buffers_[other].name)) {
-                return explain(buffers_[other], ranges[other], buffers_[w], ranges[w]);
+    std::size_t &before = is_cache(buffer.name) ? caches_ : buffer.written ? written_ : count_;
+    const auto place = buffers_.begin() + before;
+    std::copy_backward(place, buffers_.begin() + count_, buffers_.begin() + count_ + 1);
+    *place = buffer;
+    ++count_;
+    written_ += std::size_t{buffer.written};
+    caches_ += std::size_t{is_cache(buffer.name)};
+    used_ |= 1U << static_cast<unsigned>(buffer.name);
+}
+
+Status NeededBuffers::check(const kvappend_args &args) const {
+    const NeededBuffer *needed = buffers_.data();
+    const NeededBuffer *const caches_end = needed + caches_;
+    const NeededBuffer *const end = needed + count_;
+    Range caches[2] = {{0, 0}, {0, 0}}; // Such a one meets none.
+    for (Range *cache = caches; needed != caches_end; ++needed, ++cache) {
+        if (!fits(*needed, given(args, needed->name), *cache)) {
+            return explain(*needed, given(args, needed->name));
+        }
+    }
+    const Range k = caches[0];
+    const Range v = caches[1];
+    // As a rule the caches are all that is written.
+    bool may_share = written_ > caches_;
+    for (; needed != end; ++needed) {
+        Range range;
+        if (!fits(*needed, given(args, needed->name), range)) {
+            return explain(*needed, given(args, needed->name));
+        }
+        may_share |= meet(range, k) || meet(range, v);
+    }
+    return may_share ? check_apart(args) : KVAPPEND_SUCCESS;
+}
+
+Status NeededBuffers::check_apart(const kvappend_args &args) const {
+    const auto range_at = [&](std::size_t i) {
+        return range_of(given(args, buffers_[i].name).pointer, buffers_[i].bytes);
+    };
+    for (std::size_t w = 0; w < written_; ++w) {
+        // Whether the caches are apart is another question, as they can be interleaved.
+        for (std::size_t other = std::max(w + 1, caches_); other < count_; ++other) {
+            if (meet(range_at(w), range_at(other))) {
+                return explain(buffers_[other], range_at(other), buffers_[w], range_at(w));
             }
         }
     }

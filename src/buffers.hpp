@@ -65,12 +65,7 @@ struct NeededBuffer {
 class NeededBuffers {
 public:
     // Leaves out a buffer of which nothing is needed.
-    void add(const NeededBuffer &buffer) {
-        if (buffer.bytes > 0) {
-            buffers_[count_++] = buffer;
-            used_ |= 1U << static_cast<unsigned>(buffer.name);
-        }
-    }
+    void add(const NeededBuffer &buffer);
     std::span<const NeededBuffer> all() const { return {buffers_.data(), count_}; }
     bool has(BufferName name) const { return (used_ >> static_cast<unsigned>(name) & 1U) != 0; }
 
@@ -79,8 +74,13 @@ public:
     Status check(const kvappend_args &args) const;
 
 private:
+    Status check_apart(const kvappend_args &args) const;
+
+    // Those that are written come first, and of them the caches.
     std::array<NeededBuffer, buffer_count> buffers_{};
     std::size_t count_ = 0;
+    std::size_t written_ = 0;
+    std::size_t caches_ = 0;
     std::uint32_t used_ = 0;
 };
 

@@ -12,7 +12,7 @@ using Status = kvappend_status;
 
 // Keeps the sentence as this thread's last failure and gives the status back. Allocates nothing, because memory may be
 // what is missing; a sentence that is too long is cut.
-[[gnu::format(printf, 2, 3)]] Status fail(Status status, const char *format, ...) noexcept;
+[[gnu::cold, gnu::format(printf, 2, 3)]] Status fail(Status status, const char *format, ...) noexcept;
 
 // Says of this thread's last failure in which of several layers it was, and gives its status back.
 Status fail_in_layer(Status status, std::size_t layer) noexcept;

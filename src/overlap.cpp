@@ -137,4 +137,49 @@ Reach rows_overlap(std::span<const Axis> a, std::int64_t a_row_bytes, std::span<
                    Wide{distance} + (b_row_bytes - 1));
 }
 
+Interleaving::Interleaving(std::span<const Axis> a, std::int64_t a_row_bytes, std::span<const Axis> b,
+                           std::int64_t b_row_bytes) {
+    // Of the strides from `least` on any multiples may be added; by the smaller ones a tensor fills a part.
+    const auto divisor_from = [](std::span<const Axis> axes, std::int64_t least) {
+        std::int64_t divisor = 0;
+        for (const Axis &axis : axes) {
+            divisor = axis.extent > 1 && axis.stride >= least ? std::gcd(divisor, axis.stride) : divisor;
+        }
+        return divisor;
+    };
+    const auto bytes_below = [](std::span<const Axis> axes, std::int64_t row_bytes, std::int64_t least) {
+        std::int64_t bytes = row_bytes;
+        for (const Axis &axis : axes) {
+            bytes += axis.extent > 1 && axis.stride < least ? (axis.extent - 1) * axis.stride : 0;
+        }
+        return bytes;
+    };
+    for (const std::span<const Axis> axes : {a, b}) {
+        for (const Axis &axis : axes) {
+            const std::int64_t least = axis.stride;
+            if (axis.extent <= 1 || least == 0) {
+                continue;
+            }
+            const Period period{std::gcd(divisor_from(a, least), divisor_from(b, least)),
+                                bytes_below(a, a_row_bytes, least), bytes_below(b, b_row_bytes, least)};
+            const auto end = periods_.begin() + count_;
+            const bool known = std::any_of(periods_.begin(), end, [&](const Period &other) {
+                return other.bytes == period.bytes && other.a_bytes <= period.a_bytes &&
+                       other.b_bytes <= period.b_bytes;
+            });
+            if (period.a_bytes <= period.bytes - period.b_bytes && !known) {
+                periods_[count_++] = period;
+            }
+        }
+    }
+}
+
+bool Interleaving::apart(std::int64_t distance) const {
+    return std::any_of(periods_.begin(), periods_.begin() + count_, [distance](const Period &period) {
+        const std::int64_t rest = distance % period.bytes;
+        const std::int64_t begin = rest < 0 ? rest + period.bytes : rest;
+        return begin >= period.a_bytes && begin <= period.bytes - period.b_bytes;
+    });
+}
+
 } // namespace kvappend

@@ -181,6 +181,10 @@ Status plan_copy(Part part, std::uint32_t element_bytes, TensorCopy &copy) {
     return KVAPPEND_SUCCESS;
 }
 
+std::int64_t bytes_of(const Problem &problem, const TensorCopy &copy) {
+    return copy.empty() ? 0 : problem.batch * problem.new_rows * copy.heads * copy.row_bytes;
+}
+
 } // namespace
 
 Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
@@ -244,6 +248,13 @@ Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
         status != KVAPPEND_SUCCESS) {
         return status;
     }
+    if (!problem.k.empty() && !problem.v.empty()) {
+        problem.caches = Interleaving(problem.k.cache_axes, problem.k.cache_piece_bytes, problem.v.cache_axes,
+                                      problem.v.cache_piece_bytes);
+    }
+    // Each fits in 63 bits, which the sum may not.
+    const std::int64_t k_bytes = bytes_of(problem, problem.k);
+    problem.bytes = k_bytes + std::min(bytes_of(problem, problem.v), INT64_MAX - k_bytes);
     if (!problem.empty()) {
         const std::uint32_t alignment = problem.element_bytes;
         problem.buffers.add({BufferName::k_new, false, alignment, problem.k.new_bytes});
@@ -266,6 +277,9 @@ Status Problem::check(const kvappend_args &args) const {
         return KVAPPEND_SUCCESS;
     }
     const auto distance = static_cast<std::int64_t>(v_begin - k_begin);
+    if (caches.apart(distance)) {
+        return KVAPPEND_SUCCESS;
+    }
     const Reach overlap = rows_overlap(k.cache_axes, k.cache_piece_bytes, v.cache_axes, v.cache_piece_bytes, distance);
     if (overlap == Reach::no) {
         return KVAPPEND_SUCCESS;

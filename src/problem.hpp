@@ -54,6 +54,8 @@ struct Problem {
     std::int64_t new_rows;
     TensorCopy k;
     TensorCopy v;
+    Interleaving caches;   // of K and V, where both are there
+    std::int64_t bytes;    // that a run reads at most; INT64_MAX where they are more
     NeededBuffers buffers; // none where there is nothing to copy
 
     bool empty() const { return k.empty() && v.empty(); }

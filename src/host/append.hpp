@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The appends of the host over each way of moving bytes that it has: templates alone, so that each is compiled for the
 // processors that have that way. Moves::choose<far>(bytes, use) calls use(copy), where copy(to, from) is the best way
-// to copy so many adjacent bytes, past the processor's caches if far; Moves::finish<far>() ends an append.
+// to copy so many adjacent bytes, past the processor's caches if far; Moves::choose_both<far>(bytes, use) does so for
+// copy(k_to, k_from, v_to, v_from); Moves::finish<far>() ends an append.
 #pragma once
 
 #include "run.hpp"
@@ -10,7 +11,12 @@
 
 namespace kvappend {
 
-// Calls one(to, from) for each row and head, or for each head where the rows are adjacent.
+// Bytes that are adjacent in a run: a row of a head, or all rows of a head.
+inline std::size_t stripe_bytes(const TensorCopy &copy, std::int64_t rows) {
+    return static_cast<std::size_t>((copy.adjacent_rows ? rows : 1) * copy.row_bytes);
+}
+
+// Calls one(to, from) for each stripe.
 template <class Copy>
 inline void for_each_stripe(const TensorCopy &copy, const std::byte *from, std::byte *to, std::int64_t rows, Copy one) {
     const std::int64_t count = copy.adjacent_rows ? 1 : rows;
@@ -66,8 +72,7 @@ void copy_tensor(const TensorCopy &copy, const void *source, void *cache, const 
     const std::byte *from = source_of(copy, source, run);
     std::byte *to = target_of(copy, cache, run);
     if (copy.whole_rows()) {
-        const std::int64_t bytes = (copy.adjacent_rows ? run.rows : 1) * copy.row_bytes;
-        Moves::template choose<Far>(static_cast<std::size_t>(bytes),
+        Moves::template choose<Far>(stripe_bytes(copy, run.rows),
                                     [&](auto one) { for_each_stripe(copy, from, to, run.rows, one); });
         return;
     }
@@ -79,30 +84,53 @@ void copy_tensor(const TensorCopy &copy, const void *source, void *cache, const 
     }
 }
 
+// A copy of a stripe of K and of one of V.
+template <class Copy>
+inline auto one_by_one(Copy one) {
+    return [one](std::byte *k_to, const std::byte *k_from, std::byte *v_to, const std::byte *v_from) {
+        one(k_to, k_from);
+        one(v_to, v_from);
+    };
+}
+
+// What it goes by is read before, as the rows might replace it for all that a compiler knows.
+template <class Both>
+inline void for_each_head(const TensorCopy &k, const TensorCopy &v, std::byte *k_to, const std::byte *k_from,
+                          std::byte *v_to, const std::byte *v_from, Both both) {
+    const std::int64_t k_to_next = k.to.head;
+    const std::int64_t k_from_next = k.from.head;
+    const std::int64_t v_to_next = v.to.head;
+    const std::int64_t v_from_next = v.from.head;
+    for (std::int64_t heads = k.heads; heads > 0; --heads) {
+        both(k_to, k_from, v_to, v_from);
+        k_to += k_to_next;
+        k_from += k_from_next;
+        v_to += v_to_next;
+        v_from += v_from_next;
+    }
+}
+
 template <class Moves, bool Far>
 void copy_run(const Problem &problem, const kvappend_args &args, const Run &run) {
     const TensorCopy &k = problem.k;
     const TensorCopy &v = problem.v;
-    if (run.rows == 1 && alike(k, v)) {
+    if (alike(k, v) && (run.rows == 1 || (k.adjacent_rows && v.adjacent_rows))) {
         // In turns: their places lie far apart, and memory serves both at once.
-        const std::byte *k_from = source_of(k, args.k_new, run);
-        const std::byte *v_from = source_of(v, args.v_new, run);
-        std::byte *k_to = target_of(k, args.k_cache, run);
-        std::byte *v_to = target_of(v, args.v_cache, run);
-        Moves::template choose<Far>(static_cast<std::size_t>(k.row_bytes), [&](auto one) {
-            for (std::int64_t head = 0; head < k.heads; ++head) {
-                one(k_to, k_from);
-                one(v_to, v_from);
-                k_from += k.from.head;
-                v_from += v.from.head;
-                k_to += k.to.head;
-                v_to += v.to.head;
-            }
-        });
+        const std::byte *const k_from = source_of(k, args.k_new, run);
+        const std::byte *const v_from = source_of(v, args.v_new, run);
+        std::byte *const k_to = target_of(k, args.k_cache, run);
+        std::byte *const v_to = target_of(v, args.v_cache, run);
+        Moves::template choose_both<Far>(stripe_bytes(k, run.rows),
+                                         [&](auto both) { for_each_head(k, v, k_to, k_from, v_to, v_from, both); });
         return;
     }
     copy_tensor<Moves, Far>(problem.k, args.k_new, args.k_cache, run);
     copy_tensor<Moves, Far>(problem.v, args.v_new, args.v_cache, run);
+}
+
+// The sample of a row. Most ranges begin with the first, for which there is nothing to divide.
+inline std::int64_t sample_of(std::int64_t row, std::int64_t rows_each) {
+    return row == 0 ? 0 : row / rows_each;
 }
 
 // The plain dense append: the rows of a sample follow each other.
@@ -110,7 +138,7 @@ template <class Visit>
 void for_each_dense_run(const Problem &problem, const kvappend_args &args, RowRange range, Visit visit) {
     const std::int64_t new_rows = problem.new_rows;
     const std::int64_t most = rows_at_once(problem, range);
-    for (std::int64_t sample = range.first / new_rows; sample * new_rows < range.end; ++sample) {
+    for (std::int64_t sample = sample_of(range.first, new_rows); sample * new_rows < range.end; ++sample) {
         const std::int64_t offset = wide_index(problem.addressing, args.cache_offsets, sample);
         const Window window = window_of(offset, new_rows, problem.addressing.cache_rows);
         const std::int64_t first = std::max(window.first, range.first - sample * new_rows);
@@ -119,6 +147,24 @@ void for_each_dense_run(const Problem &problem, const kvappend_args &args, RowRa
             visit({sample, row, sample, row + offset, std::min(most, end - row)});
         }
     }
+}
+
+// The same for a step of decoding, in which each sample has one row.
+template <class Moves, bool Far>
+void append_step(const Problem &problem, const kvappend_args &args, RowRange range) {
+    const TensorCopy &k = problem.k;
+    const TensorCopy &v = problem.v;
+    Moves::template choose_both<Far>(static_cast<std::size_t>(k.row_bytes), [&](auto both) {
+        const auto rows = static_cast<std::uint64_t>(problem.addressing.cache_rows);
+        for (std::int64_t sample = range.first; sample < range.end; ++sample) {
+            const std::int64_t offset = wide_index(problem.addressing, args.cache_offsets, sample);
+            if (static_cast<std::uint64_t>(offset) < rows) {
+                const Run run{sample, 0, sample, offset, 1};
+                for_each_head(k, v, target_of(k, args.k_cache, run), source_of(k, args.k_new, run),
+                              target_of(v, args.v_cache, run), source_of(v, args.v_new, run), both);
+            }
+        }
+    });
 }
 
 template <class Visit>
@@ -174,23 +220,74 @@ void for_each_run(const Problem &problem, const kvappend_args &args, RowRange ra
         }
         return;
     }
-    for (std::int64_t sample = range.first / a.new_rows; sample * a.new_rows < range.end; ++sample) {
+    for (std::int64_t sample = sample_of(range.first, a.new_rows); sample * a.new_rows < range.end; ++sample) {
         const std::int64_t before = sample * a.new_rows;
         runs_of_sample(problem, indices, sample, sample, {range.first - before, range.end - before}, visit);
     }
 }
 
+// Runs whose places are found before the first of them is copied: what finds places reads memory, and waits there for
+// rows that are not yet written, as their addresses can look alike.
+template <class Moves, bool Far>
+class Batch {
+public:
+    Batch(const Problem &problem, const kvappend_args &args)
+        : problem_(problem), args_(args), alike_(alike(problem.k, problem.v)) {}
+
+    void add(const Run &run) {
+        if (!alike_ || run.rows != 1) {
+            copy();
+            copy_run<Moves, Far>(problem_, args_, run);
+            return;
+        }
+        runs_[count_++] = run;
+        if (count_ == most) {
+            copy();
+        }
+    }
+
+    void copy() {
+        const TensorCopy &k = problem_.k;
+        const TensorCopy &v = problem_.v;
+        if (count_ == 0) {
+            return;
+        }
+        const Run *const end = runs_ + count_;
+        count_ = 0;
+        Moves::template choose_both<Far>(static_cast<std::size_t>(k.row_bytes), [&](auto both) {
+            for (const Run *run = runs_; run != end; ++run) {
+                for_each_head(k, v, target_of(k, args_.k_cache, *run), source_of(k, args_.k_new, *run),
+                              target_of(v, args_.v_cache, *run), source_of(v, args_.v_new, *run), both);
+            }
+        });
+    }
+
+private:
+    static constexpr std::size_t most = 16;
+    const Problem &problem_;
+    const kvappend_args &args_;
+    const bool alike_;
+    std::size_t count_ = 0;
+    Run runs_[most];
+};
+
 // Flattened, so that all that a loop goes by stays in registers: a load from the stack that needs two stores waits
 // until they, and with them all rows before, have reached the processor's caches.
 template <class Moves, bool Far>
 [[gnu::flatten]] void append_dense(const Problem &problem, const kvappend_args &args, RowRange range) {
-    for_each_dense_run(problem, args, range, [&](const Run &run) { copy_run<Moves, Far>(problem, args, run); });
+    if (problem.new_rows == 1 && alike(problem.k, problem.v)) {
+        append_step<Moves, Far>(problem, args, range);
+    } else {
+        for_each_dense_run(problem, args, range, [&](const Run &run) { copy_run<Moves, Far>(problem, args, run); });
+    }
     Moves::template finish<Far>();
 }
 
 template <class Moves, bool Far>
 [[gnu::flatten]] void append_rows(const Problem &problem, const kvappend_args &args, RowRange range) {
-    for_each_run(problem, args, range, [&](const Run &run) { copy_run<Moves, Far>(problem, args, run); });
+    Batch<Moves, Far> batch(problem, args);
+    for_each_run(problem, args, range, [&](const Run &run) { batch.add(run); });
+    batch.copy();
     Moves::template finish<Far>();
 }
 

@@ -39,6 +39,17 @@ struct AvxMoves {
         }
     }
 
+    template <bool Far, class Use>
+    static void choose_both(std::size_t bytes, Use use) {
+        if (!Far && bytes >= much) {
+            use([bytes](std::byte *k_to, const std::byte *k_from, std::byte *v_to, const std::byte *v_from) {
+                copy_in_turns(k_to, k_from, v_to, v_from, bytes);
+            });
+        } else {
+            choose<Far>(bytes, [use](auto one) { use(one_by_one(one)); });
+        }
+    }
+
     template <bool Far>
     static void finish() {
         if (Far) {
@@ -66,6 +77,22 @@ private:
             store(to + at, load(from + at));
         }
         store(to + last, load(from + last));
+    }
+
+    // Line by line: a processor that sees K's lines and V's follow each other fetches ahead in both. No part of the
+    // loop around it, whose registers are few.
+    [[gnu::noinline]] static void copy_in_turns(std::byte *k_to, const std::byte *k_from, std::byte *v_to,
+                                                const std::byte *v_from, std::size_t bytes) {
+        store(k_to, load(k_from));
+        store(v_to, load(v_from));
+        const std::size_t last = bytes - line;
+        // Stores that cross lines take twice as long.
+        for (std::size_t at = line - reinterpret_cast<std::uintptr_t>(k_to) % line; at < last; at += line) {
+            store(k_to + at, load(k_from + at));
+            store(v_to + at, load(v_from + at));
+        }
+        store(k_to + last, load(k_from + last));
+        store(v_to + last, load(v_from + last));
     }
 
     // Whole lines by stores that do not fetch them first; what there is of other lines goes the ordinary way.

@@ -15,10 +15,6 @@ constexpr std::int64_t large_bytes = std::int64_t{8} << 20;
 // Enough for long runs, and little enough that whoever comes late finds something to do.
 constexpr std::int64_t share_bytes = large_bytes / 16;
 
-std::int64_t bytes_of(const TensorCopy &copy, std::int64_t rows) {
-    return copy.empty() ? 0 : rows * copy.heads * copy.row_bytes;
-}
-
 // A run in shares of so many rows, and of one head each or of all.
 struct Job {
     Append::Rows append;
@@ -68,13 +64,12 @@ bool long_runs(const Problem &problem) {
            (k.empty() || v.empty() || k.heads == v.heads);
 }
 
-Job in_shares(Append::Rows append, const Problem &problem, const kvappend_args &args, std::int64_t rows,
-              std::int64_t bytes) {
+Job in_shares(Append::Rows append, const Problem &problem, const kvappend_args &args, std::int64_t rows) {
     const bool by_head = long_runs(problem);
     const std::int64_t heads = by_head ? std::max(problem.k.heads, problem.v.heads) : 1;
     // At most some thousands, also of the largest runs.
-    const std::int64_t in_share = std::max(share_bytes, bytes >> 12);
-    const std::int64_t wanted = std::clamp(bytes / heads / in_share, std::int64_t{1}, rows);
+    const std::int64_t in_share = std::max(share_bytes, problem.bytes >> 12);
+    const std::int64_t wanted = std::clamp(problem.bytes / heads / in_share, std::int64_t{1}, rows);
     const std::int64_t rows_in_share = (rows + wanted - 1) / wanted;
     return {append, problem, args, rows, rows_in_share, (rows + rows_in_share - 1) / rows_in_share, by_head};
 }
@@ -83,13 +78,10 @@ Job in_shares(Append::Rows append, const Problem &problem, const kvappend_args &
 
 Status host_launch(const Append &append, const Problem &problem, const Target &target, const kvappend_args &args) {
     const std::int64_t rows = problem.batch * problem.new_rows;
-    // Each fits in 63 bits, which the sum may not.
-    const std::int64_t k_bytes = bytes_of(problem.k, rows);
-    const std::int64_t bytes = k_bytes + std::min(bytes_of(problem.v, rows), INT64_MAX - k_bytes);
-    const bool large = bytes >= large_bytes;
+    const bool large = problem.bytes >= large_bytes;
     const Append::Rows append_rows = large ? append.far : append.near;
     if (target.crew != nullptr && large) {
-        const Job job = in_shares(append_rows, problem, args, rows, bytes);
+        const Job job = in_shares(append_rows, problem, args, rows);
         if (target.crew->share(Job::do_share, &job, static_cast<std::uint32_t>(job.shares()))) {
             return KVAPPEND_SUCCESS;
         }

@@ -16,6 +16,10 @@ struct PlainMoves {
             use([bytes](std::byte *to, const std::byte *from) { std::memcpy(to, from, bytes); });
         }
     }
+    template <bool Far, class Use>
+    static void choose_both(std::size_t bytes, Use use) {
+        choose<Far>(bytes, [use](auto one) { use(one_by_one(one)); });
+    }
     template <bool Far>
     static void finish() {}
 };
