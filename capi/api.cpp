@@ -4,11 +4,11 @@
 
 #include <cinttypes>
 
-uint32_t kvappend_version(void) {
+KVAPPEND_API uint32_t kvappend_version(void) {
     return KVAPPEND_VERSION;
 }
 
-kvappend_status kvappend_get_api(uint32_t abi_version, const kvappend_api **api) {
+KVAPPEND_API kvappend_status kvappend_get_api(uint32_t abi_version, const kvappend_api **api) {
     static constexpr kvappend_api table = {sizeof(kvappend_api),
                                            KVAPPEND_ABI_VERSION,
                                            KVAPPEND_VERSION,

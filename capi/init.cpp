@@ -18,30 +18,30 @@ kvappend_status init(const char *name, void *s, std::size_t struct_size) {
 
 } // namespace
 
-kvappend_status kvappend_descriptor_init(kvappend_descriptor *s, size_t struct_size) {
+KVAPPEND_API kvappend_status kvappend_descriptor_init(kvappend_descriptor *s, size_t struct_size) {
     return init("descriptor", s, struct_size);
 }
 
-kvappend_status kvappend_preference_init(kvappend_preference *s, size_t struct_size) {
+KVAPPEND_API kvappend_status kvappend_preference_init(kvappend_preference *s, size_t struct_size) {
     return init("preference", s, struct_size);
 }
 
-kvappend_status kvappend_args_init(kvappend_args *s, size_t struct_size) {
+KVAPPEND_API kvappend_status kvappend_args_init(kvappend_args *s, size_t struct_size) {
     return init("args", s, struct_size);
 }
 
-kvappend_status kvappend_sku_init(kvappend_sku *s, size_t struct_size) {
+KVAPPEND_API kvappend_status kvappend_sku_init(kvappend_sku *s, size_t struct_size) {
     return init("sku", s, struct_size);
 }
 
-kvappend_status kvappend_precision_guarantee_init(kvappend_precision_guarantee *s, size_t struct_size) {
+KVAPPEND_API kvappend_status kvappend_precision_guarantee_init(kvappend_precision_guarantee *s, size_t struct_size) {
     return init("guarantee", s, struct_size);
 }
 
-kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struct_size) {
+KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struct_size) {
     return init("fault", s, struct_size);
 }
 
-kvappend_status kvappend_report_init(kvappend_report *s, size_t struct_size) {
+KVAPPEND_API kvappend_status kvappend_report_init(kvappend_report *s, size_t struct_size) {
     return init("report", s, struct_size);
 }

@@ -96,8 +96,8 @@ std::int32_t operation_of(std::int32_t addressing) {
 
 } // namespace
 
-kvappend_status kvappend_plan_create(const kvappend_descriptor *descriptor, const kvappend_preference *preference,
-                                     kvappend_plan **plan) {
+KVAPPEND_API kvappend_status kvappend_plan_create(const kvappend_descriptor *descriptor,
+                                                  const kvappend_preference *preference, kvappend_plan **plan) {
     if (const auto status = need(static_cast<const void *>(plan), "plan"); status != KVAPPEND_SUCCESS) {
         return status;
     }
@@ -123,7 +123,7 @@ kvappend_status kvappend_plan_create(const kvappend_descriptor *descriptor, cons
     return KVAPPEND_SUCCESS;
 }
 
-kvappend_status kvappend_plan_workspace_size(const kvappend_plan *plan, size_t *bytes) {
+KVAPPEND_API kvappend_status kvappend_plan_workspace_size(const kvappend_plan *plan, size_t *bytes) {
     if (const auto status = need(bytes, "bytes"); status != KVAPPEND_SUCCESS) {
         return status;
     }
@@ -135,7 +135,7 @@ kvappend_status kvappend_plan_workspace_size(const kvappend_plan *plan, size_t *
     return KVAPPEND_SUCCESS;
 }
 
-kvappend_status kvappend_plan_can_implement(const kvappend_plan *plan, const kvappend_args *args) {
+KVAPPEND_API kvappend_status kvappend_plan_can_implement(const kvappend_plan *plan, const kvappend_args *args) {
     if (const auto status = need(plan, "plan"); status != KVAPPEND_SUCCESS) {
         return status;
     }
@@ -146,8 +146,8 @@ kvappend_status kvappend_plan_can_implement(const kvappend_plan *plan, const kva
     return plan->plan.can_implement(*args);
 }
 
-kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
-                                  size_t workspace_bytes, struct CUstream_st *stream) {
+KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
+                                               size_t workspace_bytes, struct CUstream_st *stream) {
     if (const auto status = need(plan, "plan"); status != KVAPPEND_SUCCESS) {
         return status;
     }
@@ -158,9 +158,9 @@ kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args
     return plan->plan.run(*args, workspace, workspace_bytes, stream);
 }
 
-kvappend_status kvappend_plan_run_layers(const kvappend_plan *const *plans, const kvappend_args *const *args,
-                                         size_t layers, void *workspace, size_t workspace_bytes,
-                                         struct CUstream_st *stream) {
+KVAPPEND_API kvappend_status kvappend_plan_run_layers(const kvappend_plan *const *plans,
+                                                      const kvappend_args *const *args, size_t layers, void *workspace,
+                                                      size_t workspace_bytes, struct CUstream_st *stream) {
     if (layers == 0) {
         return KVAPPEND_SUCCESS;
     }
@@ -179,8 +179,9 @@ kvappend_status kvappend_plan_run_layers(const kvappend_plan *const *plans, cons
     return kvappend::Plan::run_all(plans[0]->plan.backend(), appends, stream);
 }
 
-kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
-                                       size_t workspace_bytes, struct CUstream_st *stream, kvappend_fault *fault) {
+KVAPPEND_API kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend_args *args,
+                                                    void *workspace, size_t workspace_bytes, struct CUstream_st *stream,
+                                                    kvappend_fault *fault) {
     kvappend_fault found{};
     const auto run = [&]() -> kvappend_status {
         if (const auto status = need(plan, "plan"); status != KVAPPEND_SUCCESS) {
@@ -204,12 +205,12 @@ kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend
     return status;
 }
 
-kvappend_status kvappend_plan_destroy(kvappend_plan *plan) {
+KVAPPEND_API kvappend_status kvappend_plan_destroy(kvappend_plan *plan) {
     delete plan;
     return KVAPPEND_SUCCESS;
 }
 
-kvappend_status kvappend_plan_get_sku(const kvappend_plan *plan, kvappend_sku *sku) {
+KVAPPEND_API kvappend_status kvappend_plan_get_sku(const kvappend_plan *plan, kvappend_sku *sku) {
     return answer("sku", plan, sku, [plan](kvappend_sku &s) {
         const kvappend::Plan &p = plan->plan;
         const auto access = [&p](const kvappend::TensorCopy &copy) {
@@ -225,15 +226,15 @@ kvappend_status kvappend_plan_get_sku(const kvappend_plan *plan, kvappend_sku *s
     });
 }
 
-kvappend_status kvappend_plan_get_precision_guarantee(const kvappend_plan *plan,
-                                                      kvappend_precision_guarantee *guarantee) {
+KVAPPEND_API kvappend_status kvappend_plan_get_precision_guarantee(const kvappend_plan *plan,
+                                                                   kvappend_precision_guarantee *guarantee) {
     return answer("guarantee", plan, guarantee, [](kvappend_precision_guarantee &g) {
         g.bit_exact = 1;
         g.deterministic = 1;
     });
 }
 
-const char *kvappend_kernel_name(size_t index) {
+KVAPPEND_API const char *kvappend_kernel_name(size_t index) {
     const kvappend::Kernel *const kernel = kvappend::kernel_at(index);
     return kernel != nullptr ? kernel->name : nullptr;
 }

@@ -2,7 +2,7 @@
 // Statuses as text, and the thread's last failure.
 #include "../src/failure.hpp"
 
-const char *kvappend_status_name(kvappend_status status) {
+KVAPPEND_API const char *kvappend_status_name(kvappend_status status) {
     switch (status) {
 #define NAME(constant)                                                                                                 \
     case constant:                                                                                                     \
@@ -48,6 +48,6 @@ const char *kvappend_status_name(kvappend_status status) {
     }
 }
 
-const char *kvappend_last_error_message(void) {
+KVAPPEND_API const char *kvappend_last_error_message(void) {
     return kvappend::last_failure();
 }

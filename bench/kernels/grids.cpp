@@ -37,7 +37,7 @@ void print(const Model &model, const Layout &layout, const Step &step, bool firs
     args.v_new = address<void>(1, problem.v_new_at);
     args.k_cache = address<void>(2);
     args.v_cache = address<void>(2, problem.v_cache_at);
-    args.cache_offsets = args.slots = address<void>(3);
+    args.slots = args.cache_offsets = address<void>(3);
     args.lengths = address<std::int32_t>(4);
     args.page_table = address<std::int32_t>(5);
     args.page_indptr = address<std::int32_t>(6);
