@@ -7,8 +7,10 @@
 // of its index: so nothing is divided. A grid may be smaller than the work; each thread then goes on in steps of the
 // grid. Where one launch copies the rows of several layers, z counts these, too.
 //
-// All accesses to global memory go through the load and store intrinsics, which an emulation can check one by one.
+// All accesses to global memory go through load.cuh and the store intrinsics, which an emulation can check one by one.
 #pragma once
+
+#include "load.cuh"
 
 #include <cstddef>
 #include <cstdint>
@@ -212,7 +214,7 @@ __device__ __forceinline__ void copy_lines(const Geometry<Placing> &g, const Blo
 #pragma unroll
                     for (unsigned k = 0; k < Tensors; ++k) {
                         const std::byte *const from = work.layer.from[work.tensor + k] + start;
-                        const Type vector = __ldg(reinterpret_cast<const Type *>(from) + at);
+                        const Type vector = load_global(reinterpret_cast<const Type *>(from) + at);
                         __builtin_memcpy(&held[n][k], &vector, sizeof vector);
                     }
                 }
