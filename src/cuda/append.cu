@@ -352,8 +352,8 @@ Status prepare(const Problem &problem, Target &target) {
     return cuda_prepare(problem);
 }
 
-constexpr Backend backend{kernels,    open_device, prepare,     enter_device,
-                          launch_all, cuda_admit,  cuda_settle, fetch_from_device};
+constexpr Backend backend{kernels,    open_device, prepare,      enter_device,     launch_all,
+                          cuda_admit, cuda_count,  cuda_advance, fetch_from_device};
 
 } // namespace
 
