@@ -70,9 +70,10 @@ struct Backend {
     // Several appends in as few launches as may be.
     Status (*launch_all)(Appends &appends, CUstream_st *stream);
     // Around a launch, for problems that settle. The first refuses a run whose rows the policy forbids, where the host
-    // can know it; the second counts, traps and advances the offsets.
+    // can know it; the second counts and traps; the third advances the offsets, which the second still needs.
     Status (*admit)(const Problem &problem, const kvappend_args &args);
-    Status (*settle)(const Problem &problem, const kvappend_args &args, CUstream_st *stream);
+    Status (*count)(const Problem &problem, const kvappend_args &args, CUstream_st *stream);
+    Status (*advance)(const Problem &problem, const kvappend_args &args, CUstream_st *stream);
     // Brings memory that the backend can reach to the host, in the order of the stream, and waits for it.
     Status (*fetch)(void *to, const void *from, std::size_t bytes, CUstream_st *stream);
     // Starts threads that help those who run the plan, and ends them. NULL where a backend has no use for such.

@@ -136,7 +136,10 @@ Status Plan::run(const kvappend_args &args, const void *workspace, std::size_t w
     if (const Status status = kernel_->launch(problem_, target_, args, stream); status != KVAPPEND_SUCCESS) {
         return status;
     }
-    return backend_->settle(problem_, args, stream);
+    if (const Status status = backend_->count(problem_, args, stream); status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    return backend_->advance(problem_, args, stream);
 }
 
 Status Plan::run_all(const Backend &backend, Appends &appends, CUstream_st *stream) {
@@ -159,7 +162,12 @@ Status Plan::run_all(const Backend &backend, Appends &appends, CUstream_st *stre
     if (const Status status = backend.launch_all(appends, stream); status != KVAPPEND_SUCCESS) {
         return status;
     }
-    return for_each_settling([&](const LayerAppend &a) { return backend.settle(*a.problem, *a.args, stream); });
+    if (const Status status =
+            for_each_settling([&](const LayerAppend &a) { return backend.count(*a.problem, *a.args, stream); });
+        status != KVAPPEND_SUCCESS) {
+        return status;
+    }
+    return for_each_settling([&](const LayerAppend &a) { return backend.advance(*a.problem, *a.args, stream); });
 }
 
 const Kernel *kernel_at(std::size_t index) {

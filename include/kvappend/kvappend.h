@@ -556,9 +556,8 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * All appends are checked first, as by run; when one is refused nothing has been written, and the message begins with
  * "layer i: ". Where a launch fails that is not the first, what was launched before it is under way. Apart from each
  * other they must not share memory where one writes, but for what they all may read or count in (indices, and the
- * report): a row of two appends with one place is undefined, and this is not checked. All rows are placed by the
- * offsets as they are before the call; then the appends count and advance, one after the other: one behind an append
- * that advances its offsets counts by those that it left.
+ * report): a row of two appends with one place is undefined, and this is not checked. All rows are placed and
+ * counted by the offsets as they are before the call; then the appends that advance do so, one after the other.
  *
  * CUDA backend: up to 80 appends go in one launch, if they have no more than two geometries, that is, pairs of a plan
  * and arrays of indices (layers with a sliding window and layers without make two); more take as many launches as that

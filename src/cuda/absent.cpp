@@ -14,7 +14,7 @@ Status open(Target & /*target*/) {
 }
 
 // No plan comes about that could call the others.
-constexpr Backend backend{{}, open, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+constexpr Backend backend{{}, open, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 } // namespace
 

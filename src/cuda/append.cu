@@ -4,6 +4,7 @@
 #include "device.hpp"
 #include "row_placing.cuh"
 #include "settle.hpp"
+#include "shifted.cuh"
 
 #include <algorithm>
 #include <array>
@@ -47,6 +48,7 @@ TensorLines describe(const Problem &problem, const TensorCopy &copy, std::uintpt
     t.lines = in_runs ? 1 : problem.new_rows;
     t.row_vectors = copy.row_bytes >> t.access_log2;
     t.line_vectors = in_runs ? problem.new_rows * t.row_vectors : t.row_vectors;
+    t.line_items = t.line_vectors;
     t.run = in_runs && problem.new_rows > 1 ? 1 : 0;
     t.piece_stride = copy.piece_stride;
     t.piece_log2 = bits_for(copy.piece_bytes >> t.access_log2);
@@ -55,7 +57,7 @@ TensorLines describe(const Problem &problem, const TensorCopy &copy, std::uintpt
 
 // Lays a tensor out over blocks of 1 << block_log2 threads, each of which copies 1 << loads_log2 vectors at a time.
 Grid lay_out(TensorLines &t, unsigned block_log2, unsigned loads_log2) {
-    const unsigned lane_bits = std::min(block_log2, bits_for(shares(t.line_vectors, loads_log2)));
+    const unsigned lane_bits = std::min(block_log2, bits_for(shares(t.line_items, loads_log2)));
     const unsigned line_bits = std::min(block_log2 - lane_bits, bits_for(t.lines));
     const unsigned head_bits = block_log2 - lane_bits - line_bits;
     t.lane_mask = (1u << lane_bits) - 1;
@@ -67,7 +69,7 @@ Grid lay_out(TensorLines &t, unsigned block_log2, unsigned loads_log2) {
     t.vectors_per_block = t.lines == 1 ? 1u << (lane_bits + loads_log2) : 0;
     t.vector_step = std::int64_t{1} << lane_bits;
     return {std::min(most_blocks_x,
-                     t.lines == 1 ? shares(t.line_vectors, lane_bits + loads_log2) : shares(t.lines, line_bits)),
+                     t.lines == 1 ? shares(t.line_items, lane_bits + loads_log2) : shares(t.lines, line_bits)),
             std::min(most_blocks_yz, shares(t.heads, head_bits))};
 }
 
@@ -83,7 +85,8 @@ void set_steps(TensorLines &t, const Grid &grid, unsigned loads_log2) {
 bool is_narrow(const Problem &problem, const TensorLines &t) {
     constexpr std::int64_t most_index = INT32_MAX >> (block_threads_log2 + 1);
     const Addressing &a = problem.addressing;
-    const std::int64_t indices[] = {problem.batch, t.heads, problem.new_rows * t.row_vectors, a.cache_blocks};
+    const std::int64_t indices[] = {problem.batch, t.heads, problem.new_rows * t.row_vectors, t.line_items,
+                                    a.cache_blocks};
     const std::int64_t strides[] = {t.from_batch, t.from_head, t.from_row,    t.to_batch,
                                     t.to_head,    t.to_row,    t.piece_stride};
     return std::ranges::max(indices) <= most_index && a.cache_rows <= INT32_MAX / 2 &&
@@ -93,7 +96,7 @@ bool is_narrow(const Problem &problem, const TensorLines &t) {
 bool twins(const TensorLines &k, const TensorLines &v) {
     const auto shape = [](const TensorLines &t) {
         return std::tuple(t.from_batch, t.from_head, t.from_row, t.to_batch, t.to_head, t.to_row, t.heads, t.lines,
-                          t.row_vectors, t.access_log2, t.piece_stride, t.piece_log2);
+                          t.row_vectors, t.access_log2, t.narrow_first, t.narrow_last, t.piece_stride, t.piece_log2);
     };
     return shape(k) == shape(v);
 }
@@ -110,6 +113,23 @@ DensePlacing placing_of(const Problem &problem, const Indices &indices) {
 template <>
 RowPlacing placing_of(const Problem &problem, const Indices &indices) {
     return {problem.addressing, indices};
+}
+
+// How many vectors at the ends of a line are not moved as such, whichever of several bases it is a line of.
+struct Shift {
+    std::uint32_t first = 0, last = 0;
+
+    void widen(std::uintptr_t from, std::uintptr_t to) {
+        const Misalignment m(from, to);
+        first = std::max(first, m.narrow_first());
+        last = std::max(last, m.narrow_last());
+    }
+};
+
+void shift(TensorLines &t, const Shift &shift) {
+    t.narrow_first = shift.first;
+    t.narrow_last = shift.last;
+    t.line_items += std::int64_t{shift.first + shift.last} * (Shifted::elements - 1);
 }
 
 // A launch that is put together append by append.
@@ -132,7 +152,7 @@ public:
         }
         Shared &shared = shared_[geometry];
         if (geometry == geometries_) {
-            shared = {&problem, indices, {}, 0};
+            shared = {&problem, indices, {}, {}, 0};
             ++geometries_;
         }
         unsigned tensor = 0;
@@ -140,8 +160,10 @@ public:
             if (!copy.empty()) {
                 p_.layers[layers_].from[tensor] = static_cast<const std::byte *>(from);
                 p_.layers[layers_].to[tensor] = static_cast<std::byte *>(to);
-                shared.addresses[tensor++] |=
-                    reinterpret_cast<std::uintptr_t>(from) | reinterpret_cast<std::uintptr_t>(to);
+                const auto source = reinterpret_cast<std::uintptr_t>(from);
+                const auto target = reinterpret_cast<std::uintptr_t>(to);
+                shared.addresses[tensor] |= source | target;
+                shared.shifts[tensor++].widen(source, target);
             }
         };
         put(problem.k, args.k_new, args.k_cache);
@@ -153,29 +175,15 @@ public:
     }
 
     Status perform(const Target &target, CUstream_st *stream) {
-        float vectors = 0; // no more than a measure, and the sum might not fit in a whole number
-        std::int64_t lanes = 1;
-        std::int64_t batch = 0;
-        std::int64_t heads = 0;
-        for (unsigned i = 0; i < geometries_; ++i) {
-            Geometry<Placing> &g = p_.geometries[i];
-            describe_geometry(shared_[i], g);
-            batch = std::max(batch, g.batch);
-            for (unsigned n = 0; n <= g.both; ++n) {
-                const TensorLines &t = g.tensors[n];
-                vectors += static_cast<float>(g.batch * t.heads) * static_cast<float>(t.lines * t.line_vectors) *
-                           static_cast<float>(shared_[i].layers);
-                heads = std::max(heads, t.heads);
-                // Where a head has several lines, the threads of one block do each of them.
-                lanes = std::max(lanes, t.lines == 1 ? 1 : t.line_vectors);
-            }
-        }
+        Work work = describe_all(target, false);
         // A multiprocessor holds 1024 threads or more: twice that many vectors each make a call long. So do extents
         // that a grid cannot cover.
-        const auto per_multiprocessor = static_cast<std::int64_t>(
-            std::min(vectors / static_cast<float>(target.multiprocessors), static_cast<float>(INT32_MAX)));
-        const bool is_long = per_multiprocessor >= 2048 || lanes > block_threads ||
-                             batch > most_blocks_yz / 2 / layers_ || heads > most_blocks_yz;
+        const bool is_long = work.per_multiprocessor >= 2048 || work.lanes > block_threads ||
+                             work.batch > most_blocks_yz / 2 / layers_ || work.heads > most_blocks_yz;
+        const bool shifted = WidestLog2 == 4 && is_long && gains_by_shift();
+        if (shifted) {
+            work = describe_all(target, true);
+        }
         bool narrow = true;
         for (unsigned i = 0; i < geometries_; ++i) {
             narrow = narrow && is_narrow(*shared_[i].problem, p_.geometries[i]);
@@ -188,13 +196,13 @@ public:
             all_twins = all_twins && as_twins;
             p_.apart |= as_twins ? 0 : g.both;
         }
-        p_.batch_step = static_cast<std::uint32_t>(std::min((most_blocks_yz >> p_.apart) / layers_, batch));
+        p_.batch_step = static_cast<std::uint32_t>(std::min((most_blocks_yz >> p_.apart) / layers_, work.batch));
         // Blocks as small as leaves each multiprocessor with four, so that a short call reaches all of them.
-        const std::int64_t share = per_multiprocessor / 4 / (all_twins ? 2 : 1);
+        const std::int64_t share = work.per_multiprocessor / 4 / (all_twins ? 2 : 1);
         const unsigned share_log2 = share > 0 ? bits_for(share + 1) - 1 : 0;
         const unsigned block_log2 =
-            std::clamp(std::max(bits_for(lanes), share_log2), least_block_threads_log2, block_threads_log2);
-        const Grid grid = lay_out_all(block_log2);
+            std::clamp(std::max(bits_for(work.lanes), share_log2), least_block_threads_log2, block_threads_log2);
+        const Grid grid = lay_out_all(block_log2, shifted ? Shifted::loads_in_flight : loads_in_flight);
         p_.programmatic = programmatic_ && target.code_architecture >= 90 ? 1 : 0;
 
         cudaLaunchAttribute attribute{};
@@ -207,7 +215,11 @@ public:
         config.stream = stream;
         config.attrs = &attribute;
         config.numAttrs = p_.programmatic;
-        return launched(cudaLaunchKernelEx(&config, append<WidestLog2, Placing, Layers>, p_));
+        auto *kernel = append<WidestLog2, Placing, Layers>;
+        if constexpr (WidestLog2 == 4) {
+            kernel = shifted ? append_shifted<Placing, Layers> : kernel;
+        }
+        return launched(cudaLaunchKernelEx(&config, kernel, p_));
     }
 
 private:
@@ -215,22 +227,71 @@ private:
         const Problem *problem;
         Indices indices;
         std::array<std::uintptr_t, 2> addresses; // or'ed, by tensor
+        std::array<Shift, 2> shifts;
         unsigned layers;
     };
 
-    static void describe_geometry(const Shared &shared, Geometry<Placing> &g) {
+    struct Work {
+        std::int64_t per_multiprocessor; // vectors
+        std::int64_t lanes;              // that a line needs in one block
+        std::int64_t batch;
+        std::int64_t heads;
+    };
+
+    Work describe_all(const Target &target, bool shifted) {
+        float vectors = 0; // no more than a measure, and the sum might not fit in a whole number
+        Work work{0, 1, 0, 0};
+        for (unsigned i = 0; i < geometries_; ++i) {
+            Geometry<Placing> &g = p_.geometries[i];
+            describe_geometry(shared_[i], shifted, g);
+            work.batch = std::max(work.batch, g.batch);
+            for (unsigned n = 0; n <= g.both; ++n) {
+                const TensorLines &t = g.tensors[n];
+                vectors += static_cast<float>(g.batch * t.heads) * static_cast<float>(t.lines * t.line_items) *
+                           static_cast<float>(shared_[i].layers);
+                work.heads = std::max(work.heads, t.heads);
+                // Where a head has several lines, the threads of one block do each of them.
+                work.lanes = std::max(work.lanes, t.lines == 1 ? 1 : t.line_items);
+            }
+        }
+        work.per_multiprocessor = static_cast<std::int64_t>(
+            std::min(vectors / static_cast<float>(target.multiprocessors), static_cast<float>(INT32_MAX)));
+        return work;
+    }
+
+    static void describe_geometry(const Shared &shared, bool shifted, Geometry<Placing> &g) {
         const Problem &problem = *shared.problem;
         g.batch = problem.batch;
         g.placing = placing_of<Placing>(problem, shared.indices);
         unsigned count = 0;
         for (const TensorCopy *const copy : {&problem.k, &problem.v}) {
             if (!copy->empty()) {
-                g.tensors[count] = describe(problem, *copy, shared.addresses[count], 1u << WidestLog2,
-                                            Placing::in_runs && copy->adjacent_rows);
+                TensorLines &t = g.tensors[count];
+                t = describe(problem, *copy, shifted ? 0 : shared.addresses[count], 1u << WidestLog2,
+                             Placing::in_runs && copy->adjacent_rows);
+                if (shifted) {
+                    shift(t, shared.shifts[count]);
+                }
                 ++count;
             }
         }
         g.both = count - 1;
+    }
+
+    // Whether nothing but the bases keeps all accesses from being 16 bytes wide, and makes some much narrower.
+    bool gains_by_shift() const {
+        std::uintptr_t addresses = 0;
+        for (unsigned i = 0; i < geometries_; ++i) {
+            const Shared &shared = shared_[i];
+            addresses |= shared.addresses[0] | shared.addresses[1];
+            for (const TensorCopy *const copy : {&shared.problem->k, &shared.problem->v}) {
+                if (!copy->empty() &&
+                    (copy->alignment < 16 || !copy->whole_rows() || copy->row_bytes < 16 * Shifted::least_vectors)) {
+                    return false;
+                }
+            }
+        }
+        return addresses % 8 != 0;
     }
 
     static bool is_narrow(const Problem &problem, const Geometry<Placing> &g) {
@@ -238,12 +299,12 @@ private:
                            [&](const TensorLines &t) { return kvappend::is_narrow(problem, t); });
     }
 
-    Grid lay_out_all(unsigned block_log2) {
+    Grid lay_out_all(unsigned block_log2, int loads) {
         Grid grid;
         const auto for_each_tensor = [&](auto act) {
             for (unsigned i = 0; i < geometries_; ++i) {
                 Geometry<Placing> &g = p_.geometries[i];
-                const unsigned loads_log2 = g.way == Way::long_one ? bits_for(loads_in_flight) : 0;
+                const unsigned loads_log2 = g.way == Way::long_one ? bits_for(loads) : 0;
                 std::for_each_n(g.tensors, g.both + 1, [&](TensorLines &t) { act(t, loads_log2); });
             }
         };
@@ -271,6 +332,12 @@ Status launch(const Problem &problem, const Target &target, const kvappend_args 
 
 template <unsigned WidestLog2, class Placing, unsigned Layers>
 Status load() {
+    if constexpr (WidestLog2 == 4) {
+        if (const Status status = load_kernel(reinterpret_cast<const void *>(append_shifted<Placing, Layers>));
+            status != KVAPPEND_SUCCESS) {
+            return status;
+        }
+    }
     return load_kernel(reinterpret_cast<const void *>(append<WidestLog2, Placing, Layers>));
 }
 
@@ -352,8 +419,8 @@ Status prepare(const Problem &problem, Target &target) {
     return cuda_prepare(problem);
 }
 
-constexpr Backend backend{kernels,    open_device, prepare,     enter_device,
-                          launch_all, cuda_admit,  cuda_settle, fetch_from_device};
+constexpr Backend backend{kernels,    open_device, prepare,      enter_device,     launch_all,
+                          cuda_admit, cuda_count,  cuda_advance, fetch_from_device};
 
 } // namespace
 

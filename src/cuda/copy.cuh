@@ -7,8 +7,10 @@
 // of its index: so nothing is divided. A grid may be smaller than the work; each thread then goes on in steps of the
 // grid. Where one launch copies the rows of several layers, z counts these, too.
 //
-// All accesses to global memory go through the load and store intrinsics, which an emulation can check one by one.
+// All accesses to global memory go through load.cuh and the store intrinsics, which an emulation can check one by one.
 #pragma once
+
+#include "load.cuh"
 
 #include <cstddef>
 #include <cstdint>
@@ -36,6 +38,9 @@ struct TensorLines {
     std::int64_t lines;        // of a head
     std::int64_t row_vectors;  // of a row
     std::int64_t line_vectors; // of a line
+    // What the threads of a line share out: its vectors, or somewhat more (shifted.cuh).
+    std::int64_t line_items;
+    std::uint32_t narrow_first, narrow_last; // there, how many of the line's vectors are not moved as such
     // A row of the cache lies in pieces of 1 << piece_log2 vectors, if it is not whole.
     std::int64_t piece_stride;
     std::uint32_t piece_log2;
@@ -167,7 +172,70 @@ __device__ __forceinline__ void wait_for_launch_before() {
 #endif
 }
 
-template <unsigned WidestLog2, unsigned Tensors, int Loads, class Index, class Placing>
+// How a thread moves the vectors that it has in flight: all by one access, as wide as the tensor allows, though at most
+// 1 << WidestLog2 bytes. `start` is how far behind the tensor's base the line begins.
+template <unsigned WidestLog2>
+struct Even {
+    static constexpr bool long_only = false;
+    static constexpr int loads_in_flight = kvappend::loads_in_flight;
+
+    template <unsigned Tensors, int Loads, class Index>
+    class Moves {
+    public:
+        __device__ __forceinline__ Moves(const TensorLines &t, const BlockWork &work) : t_(t), work_(work) {}
+
+        __device__ __forceinline__ void load(std::uint64_t start, Index i) {
+            with_width<WidestLog2>(t_.access_log2, [&](auto width) {
+                using Type = typename decltype(width)::Type;
+#pragma unroll
+                for (int n = 0; n < Loads; ++n) {
+                    const Index at = i + n * static_cast<Index>(t_.vector_step);
+                    if (n > 0 && at >= static_cast<Index>(t_.line_items)) {
+                        break;
+                    }
+#pragma unroll
+                    for (unsigned k = 0; k < Tensors; ++k) {
+                        const std::byte *const from = work_.layer.from[work_.tensor + k] + start;
+                        const Type vector = load_global(reinterpret_cast<const Type *>(from) + at);
+                        __builtin_memcpy(&held_[n][k], &vector, sizeof vector);
+                    }
+                }
+            });
+        }
+
+        static __device__ __forceinline__ Index items_end(const TensorLines & /*t*/, const Aim<Index> &aim) {
+            return aim.end;
+        }
+
+        template <class Placing>
+        __device__ __forceinline__ void store(const Placing &placing, const Aim<Index> &aim, std::uint64_t /*start*/,
+                                              Index i) {
+            with_width<WidestLog2>(t_.access_log2, [&](auto width) {
+                using Type = typename decltype(width)::Type;
+#pragma unroll
+                for (int n = 0; n < Loads; ++n) {
+                    const Index at = i + n * static_cast<Index>(t_.vector_step);
+                    if (aim.begin <= at && at < aim.end) {
+                        const std::uint64_t shift = aim.shift + placing.along(t_, at);
+#pragma unroll
+                        for (unsigned k = 0; k < Tensors; ++k) {
+                            Type vector;
+                            __builtin_memcpy(&vector, &held_[n][k], sizeof vector);
+                            __stwb(reinterpret_cast<Type *>(work_.layer.to[work_.tensor + k] + shift), vector);
+                        }
+                    }
+                }
+            });
+        }
+
+    private:
+        const TensorLines &t_;
+        const BlockWork &work_;
+        typename Vector<WidestLog2>::Type held_[std::size_t{Loads}][Tensors];
+    };
+};
+
+template <class Access, unsigned Tensors, int Loads, class Index, class Placing>
 __device__ __forceinline__ void copy_lines(const Geometry<Placing> &g, const BlockWork &work) {
     const TensorLines &t = g.tensors[work.tensor];
     // The grid of a short call is as large as the work, but for the length of a line.
@@ -175,16 +243,15 @@ __device__ __forceinline__ void copy_lines(const Geometry<Placing> &g, const Blo
     const auto first = [](unsigned block, unsigned per_block, unsigned in_block) {
         return static_cast<Index>(block) * static_cast<Index>(per_block) + static_cast<Index>(in_block);
     };
-    const Index first_vector = first(blockIdx.x, t.vectors_per_block, threadIdx.x & t.lane_mask);
+    const Index first_item = first(blockIdx.x, t.vectors_per_block, threadIdx.x & t.lane_mask);
     const Index first_line = first(blockIdx.x, t.lines_per_block, (threadIdx.x >> t.line_shift) & t.line_mask);
     const Index first_head = first(blockIdx.y, t.heads_per_block, threadIdx.x >> t.head_shift);
-    const auto vectors = static_cast<Index>(t.line_vectors);
+    const auto items = static_cast<Index>(t.line_items);
     const auto lines = static_cast<Index>(t.lines);
     const auto heads = static_cast<Index>(t.heads);
-    if (first_vector >= vectors || first_line >= lines || first_head >= heads) {
+    if (first_item >= items || first_line >= lines || first_head >= heads) {
         return;
     }
-    const auto vector_step = static_cast<Index>(t.vector_step);
 
     Index line = first_line;
     Index head = first_head;
@@ -199,52 +266,16 @@ __device__ __forceinline__ void copy_lines(const Geometry<Placing> &g, const Blo
         const std::uint64_t start =
             product(sample, t.from_batch) + product(head, t.from_head) + product(line, t.from_row);
 
-        typename Vector<WidestLog2>::Type held[std::size_t{Loads}][Tensors];
-        const auto load = [&](Index i) {
-            with_width<WidestLog2>(t.access_log2, [&](auto width) {
-                using Type = typename decltype(width)::Type;
-#pragma unroll
-                for (int n = 0; n < Loads; ++n) {
-                    const Index at = i + n * vector_step;
-                    if (n > 0 && at >= vectors) {
-                        break;
-                    }
-#pragma unroll
-                    for (unsigned k = 0; k < Tensors; ++k) {
-                        const std::byte *const from = work.layer.from[work.tensor + k] + start;
-                        const Type vector = __ldg(reinterpret_cast<const Type *>(from) + at);
-                        __builtin_memcpy(&held[n][k], &vector, sizeof vector);
-                    }
-                }
-            });
-        };
-        load(first_vector);
+        typename Access::template Moves<Tensors, Loads, Index> moves(t, work);
+        moves.load(start, first_item);
 
         const Aim<Index> aim = g.placing.aim(t, sample, head, line, early);
-        const Index end = aim.end < vectors ? aim.end : vectors;
-        const auto store = [&](Index i) {
-            with_width<WidestLog2>(t.access_log2, [&](auto width) {
-                using Type = typename decltype(width)::Type;
-#pragma unroll
-                for (int n = 0; n < Loads; ++n) {
-                    const Index at = i + n * vector_step;
-                    if (aim.begin <= at && at < end) {
-                        const std::uint64_t shift = aim.shift + g.placing.along(t, at);
-#pragma unroll
-                        for (unsigned k = 0; k < Tensors; ++k) {
-                            Type vector;
-                            __builtin_memcpy(&vector, &held[n][k], sizeof vector);
-                            __stwb(reinterpret_cast<Type *>(work.layer.to[work.tensor + k] + shift), vector);
-                        }
-                    }
-                }
-            });
-        };
-        store(first_vector);
+        moves.store(g.placing, aim, start, first_item);
         const auto vector_turn = static_cast<Index>(t.vector_turn);
-        for (Index i = first_vector + vector_turn; i < end; i += vector_turn) {
-            load(i);
-            store(i);
+        const Index end = moves.items_end(t, aim);
+        for (Index i = first_item + vector_turn; i < end; i += vector_turn) {
+            moves.load(start, i);
+            moves.store(g.placing, aim, start, i);
         }
 
         if constexpr (once) {
@@ -262,10 +293,8 @@ __device__ __forceinline__ void copy_lines(const Geometry<Placing> &g, const Blo
     } while (sample < static_cast<Index>(g.batch));
 }
 
-// Copies with accesses of at most 1 << WidestLog2 bytes; K and V each have their own width.
-template <unsigned WidestLog2, class Placing, unsigned Layers>
-__global__ void __launch_bounds__(block_threads, blocks_resident<Layers>)
-    append(const __grid_constant__ Parameters<Placing, Layers> p) {
+template <class Access, class Placing, unsigned Layers>
+__device__ __forceinline__ void copy(const Parameters<Placing, Layers> &p) {
     const unsigned part = blockIdx.z >> p.apart;
     const unsigned layer = Layers == 1 ? 0 : part / p.batch_step;
     const Geometry<Placing> &g = p.geometries[Layers == 1 ? 0 : p.geometry_of[layer]];
@@ -278,17 +307,28 @@ __global__ void __launch_bounds__(block_threads, blocks_resident<Layers>)
         }
     }
     // In the order of haste.
-    if (g.way == Way::short_twins) [[likely]] {
-        return copy_lines<WidestLog2, 2, 1, std::int32_t>(g, work);
+    if constexpr (!Access::long_only) {
+        if (g.way == Way::short_twins) [[likely]] {
+            return copy_lines<Access, 2, 1, std::int32_t>(g, work);
+        }
     }
     work.tensor = blockIdx.z & p.apart;
-    if (g.way == Way::short_one) {
-        return copy_lines<WidestLog2, 1, 1, std::int32_t>(g, work);
+    if constexpr (!Access::long_only) {
+        if (g.way == Way::short_one) {
+            return copy_lines<Access, 1, 1, std::int32_t>(g, work);
+        }
     }
     if (g.way == Way::long_one) {
-        return copy_lines<WidestLog2, 1, loads_in_flight, std::int32_t>(g, work);
+        return copy_lines<Access, 1, Access::loads_in_flight, std::int32_t>(g, work);
     }
-    copy_lines<WidestLog2, 1, 1, std::int64_t>(g, work);
+    copy_lines<Access, 1, 1, std::int64_t>(g, work);
+}
+
+// Copies with accesses of at most 1 << WidestLog2 bytes; K and V each have their own width.
+template <unsigned WidestLog2, class Placing, unsigned Layers>
+__global__ void __launch_bounds__(block_threads, blocks_resident<Layers>)
+    append(const __grid_constant__ Parameters<Placing, Layers> p) {
+    copy<Even<WidestLog2>>(p);
 }
 
 } // namespace kvappend

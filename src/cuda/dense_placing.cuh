@@ -25,7 +25,7 @@ struct DensePlacing {
     template <class Index>
     __device__ __forceinline__ Early load_early(Index sample, Index /*line*/) const {
         const auto *const words = static_cast<const unsigned *>(offsets) + (std::int64_t{sample} << wide_offsets);
-        return {__ldg(words), __ldg(words + wide_offsets)};
+        return {load_global(words), load_global(words + wide_offsets)};
     }
 
     template <class Index>

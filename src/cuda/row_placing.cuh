@@ -10,7 +10,7 @@ namespace kvappend {
 struct LoadIndex {
     template <class T>
     __device__ __forceinline__ T operator()(const T *index) const {
-        return __ldg(index);
+        return load_global(index);
     }
 };
 

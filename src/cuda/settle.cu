@@ -24,6 +24,11 @@ Status launch(SettleKernel kernel, std::int64_t items, const SettleParameters &p
     return launched(cudaLaunchKernelEx(&config, kernel, p));
 }
 
+SettleParameters parameters_of(const Problem &problem, const kvappend_args &args) {
+    return {problem.addressing, indices_of(problem.buffers, args), problem.batch, problem.new_rows, args.cache_offsets,
+            args.report};
+}
+
 } // namespace
 
 Status cuda_prepare(const Problem &problem) {
@@ -48,14 +53,9 @@ Status cuda_admit(const Problem & /*problem*/, const kvappend_args & /*args*/) {
     return KVAPPEND_SUCCESS;
 }
 
-Status cuda_settle(const Problem &problem, const kvappend_args &args, CUstream_st *stream) {
+Status cuda_count(const Problem &problem, const kvappend_args &args, CUstream_st *stream) {
     const Addressing &a = problem.addressing;
-    const SettleParameters p{a,
-                             indices_of(problem.buffers, args),
-                             problem.batch,
-                             problem.new_rows,
-                             const_cast<void *>(args.cache_offsets),
-                             args.report};
+    const SettleParameters p = parameters_of(problem, args);
     Status status = KVAPPEND_SUCCESS;
     if (a.has(KVAPPEND_FLAG_RESET_REPORT)) {
         status = launch(reset_report, 1, p, stream);
@@ -66,10 +66,13 @@ Status cuda_settle(const Problem &problem, const kvappend_args &args, CUstream_s
     if (status == KVAPPEND_SUCCESS && a.skip_policy == KVAPPEND_SKIP_REPORT) {
         status = launch(name_first, 1, p, stream);
     }
-    if (status == KVAPPEND_SUCCESS && a.has(KVAPPEND_FLAG_ADVANCE)) {
-        status = launch(advance_offsets, a.batch, p, stream);
-    }
     return status;
+}
+
+Status cuda_advance(const Problem &problem, const kvappend_args &args, CUstream_st *stream) {
+    const Addressing &a = problem.addressing;
+    return a.has(KVAPPEND_FLAG_ADVANCE) ? launch(advance_offsets, a.batch, parameters_of(problem, args), stream)
+                                        : KVAPPEND_SUCCESS;
 }
 
 } // namespace kvappend

@@ -8,6 +8,7 @@ namespace kvappend {
 
 Status cuda_prepare(const Problem &problem);
 Status cuda_admit(const Problem &problem, const kvappend_args &args);
-Status cuda_settle(const Problem &problem, const kvappend_args &args, CUstream_st *stream);
+Status cuda_count(const Problem &problem, const kvappend_args &args, CUstream_st *stream);
+Status cuda_advance(const Problem &problem, const kvappend_args &args, CUstream_st *stream);
 
 } // namespace kvappend

@@ -90,10 +90,11 @@ void dismiss(Target &target) {
     delete target.crew;
 }
 
-constexpr Backend backend{kernels,     open,       [](const Problem &, Target &) -> Status { return KVAPPEND_SUCCESS; },
-                          enter,       launch_all, host_admit,
-                          host_settle, fetch,      hire,
-                          dismiss};
+constexpr Backend backend{
+    kernels,    open,         [](const Problem &, Target &) -> Status { return KVAPPEND_SUCCESS; },
+    enter,      launch_all,   host_admit,
+    host_count, host_advance, fetch,
+    hire,       dismiss};
 
 } // namespace
 

@@ -30,6 +30,7 @@ extern const Append avx_rows;
 Status host_launch(const Append &append, const Problem &problem, const Target &target, const kvappend_args &args);
 
 Status host_admit(const Problem &problem, const kvappend_args &args);
-Status host_settle(const Problem &problem, const kvappend_args &args, CUstream_st *stream);
+Status host_count(const Problem &problem, const kvappend_args &args, CUstream_st *stream);
+Status host_advance(const Problem &problem, const kvappend_args &args, CUstream_st *stream);
 
 } // namespace kvappend

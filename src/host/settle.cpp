@@ -73,11 +73,15 @@ Status host_admit(const Problem &problem, const kvappend_args &args) {
     return status;
 }
 
-Status host_settle(const Problem &problem, const kvappend_args &args, CUstream_st * /*stream*/) {
-    const Addressing &a = problem.addressing;
-    if (a.skip_policy == KVAPPEND_SKIP_REPORT) {
+Status host_count(const Problem &problem, const kvappend_args &args, CUstream_st * /*stream*/) {
+    if (problem.addressing.skip_policy == KVAPPEND_SKIP_REPORT) {
         count(problem, args);
     }
+    return KVAPPEND_SUCCESS;
+}
+
+Status host_advance(const Problem &problem, const kvappend_args &args, CUstream_st * /*stream*/) {
+    const Addressing &a = problem.addressing;
     if (a.has(KVAPPEND_FLAG_ADVANCE)) {
         a.offset_bytes == 8 ? advance_offsets<std::int64_t>(problem, args)
                             : advance_offsets<std::int32_t>(problem, args);

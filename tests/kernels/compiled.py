@@ -30,11 +30,13 @@ def compile_kernels(nvcc, include, source, folder, architecture, kind):
 
 def name_of(entry):
     """append<4, DensePlacing, 1> is cuda_dense_b16: it moves at most 1 << 4 bytes an access. With more layers it is
-    cuda_dense_layers_b16. Other kernels have no name in the table."""
-    found = re.match(r"\W*_ZN8kvappend\d+(?:appendILj(\d+)ENS_\d+(Dense|Row)PlacingELj(\d+)E|([a-z_]+?)ENS_)", entry)
+    cuda_dense_layers_b16. append_shifted<DensePlacing, 1>, which is launched for the former, is cuda_dense_shifted.
+    Neither it nor other kernels have a name in the table."""
+    found = re.match(r"\W*_ZN8kvappend\d+(?:append(?:_shiftedI|ILj(\d+)E)NS_\d+(Dense|Row)PlacingELj(\d+)E|"
+                     r"([a-z_]+?)ENS_)", entry)
     width, placing, layers, other = found.groups()
     return other or "_".join(["cuda", {"Dense": "dense", "Row": "rows"}[placing], *["layers"] * (layers != "1"),
-                              f"b{1 << int(width)}"])
+                              f"b{1 << int(width)}" if width else "shifted"])
 
 
 def resources(report):
