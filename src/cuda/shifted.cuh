@@ -124,8 +124,8 @@ struct Shifted {
         }
         // Where in the line the aligned vector of the cache is that is item `item`.
         __device__ __forceinline__ std::uint64_t byte_of(unsigned k, Index item) const {
-            return static_cast<std::uint64_t>(std::int64_t{item + static_cast<Index>(t_.narrow_first)}) * 16 +
-                   misaligned_[k].ahead;
+            const Index vector = item + static_cast<Index>(t_.narrow_first);
+            return static_cast<std::uint64_t>(std::int64_t{vector}) * 16 + misaligned_[k].ahead;
         }
         // The same of an element, if the line's vectors begin <= i < end are copied.
         __device__ __forceinline__ std::uint64_t element_byte_of(unsigned k, Index item, Index begin, Index end) const {
