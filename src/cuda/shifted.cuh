@@ -130,7 +130,8 @@ struct Shifted {
         // The same of an element, if the line's vectors begin <= i < end are copied.
         __device__ __forceinline__ std::uint64_t element_byte_of(unsigned k, Index item, Index begin, Index end) const {
             const Index byte = (item - wide_items()) * static_cast<Index>(sizeof(Element));
-            const bool at_first = byte < static_cast<Index>(16 * t_.narrow_first + misaligned_[k].ahead);
+            const bool at_first =
+                byte < 16 * static_cast<Index>(t_.narrow_first) + static_cast<Index>(misaligned_[k].ahead);
             const Index vector = at_first ? begin : end - static_cast<Index>(t_.narrow_first + t_.narrow_last);
             return static_cast<std::uint64_t>(std::int64_t{vector}) * 16 + static_cast<std::uint64_t>(byte);
         }
