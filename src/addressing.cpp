@@ -2,6 +2,7 @@
 #include "addressing.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cinttypes>
 
 namespace kvappend {
@@ -191,6 +192,8 @@ Status Addressing::create(const kvappend_descriptor &d, Addressing &addressing) 
     addressing.table_entries = d.table_entries;
     addressing.table_stride = d.table_stride == 0 ? d.table_entries : d.table_stride;
     addressing.reserved_slot = addressing.has(KVAPPEND_FLAG_RESERVED_SLOT) ? d.reserved_slot : -1;
+    const auto turn = static_cast<std::uint64_t>(std::max(d.cache_rows - d.sink_rows, std::int64_t{0}));
+    addressing.turn_log2 = std::has_single_bit(turn) ? std::countr_zero(turn) : -1;
     return KVAPPEND_SUCCESS;
 }
 

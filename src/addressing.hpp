@@ -25,6 +25,8 @@ struct Addressing {
     std::int64_t table_entries;
     std::int64_t table_stride;
     std::int64_t reserved_slot; // negative where there is none
+    // Of the rows that positions go round in, or of those of a page; negative where they are no power of two.
+    std::int32_t turn_log2;
 
     // Every sample has as many rows, which go one behind the other to its own cache.
     bool plain() const {

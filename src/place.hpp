@@ -47,6 +47,15 @@ KVAPPEND_HOST_DEVICE constexpr Quotient divide(std::uint64_t a, std::uint64_t b)
     return {quotient, a - quotient * b};
 }
 
+// The same where b is 1 << log2, or where log2 is negative any number.
+KVAPPEND_HOST_DEVICE constexpr Quotient divide(std::uint64_t a, std::uint64_t b, std::int32_t log2) {
+    if (log2 < 0) {
+        return divide(a, b);
+    }
+    const std::uint64_t quotient = a >> log2;
+    return {quotient, a - (quotient << log2)};
+}
+
 // The rows of a sample: which row of the source is the first, and how many there are.
 struct SampleRows {
     std::int64_t begin;
@@ -261,7 +270,7 @@ KVAPPEND_HOST_DEVICE Place find_place(const Addressing &a, const Indices &indice
     if (turn <= 0) {
         return place;
     }
-    const Quotient in_turn = divide(place.position - sinks, static_cast<std::uint64_t>(turn));
+    const Quotient in_turn = divide(place.position - sinks, static_cast<std::uint64_t>(turn), a.turn_log2);
     place.row = a.sink_rows + static_cast<std::int64_t>(in_turn.remainder);
     if (!pages) {
         place.fate = rows_left > turn ? Fate::replaced : Fate::written;
