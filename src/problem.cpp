@@ -181,8 +181,12 @@ Status plan_copy(Part part, std::uint32_t element_bytes, TensorCopy &copy) {
     return KVAPPEND_SUCCESS;
 }
 
+// A block keeps no more rows of a sample than it has, of which a ring replaces those before.
 std::int64_t bytes_of(const Problem &problem, const TensorCopy &copy) {
-    return copy.empty() ? 0 : problem.batch * problem.new_rows * copy.heads * copy.row_bytes;
+    const Addressing &a = problem.addressing;
+    const bool one_block = !a.by_token() && a.kind < KVAPPEND_ADDRESSING_PAGED;
+    const std::int64_t rows = one_block ? std::min(problem.new_rows, a.cache_rows) : problem.new_rows;
+    return copy.empty() ? 0 : problem.batch * rows * copy.heads * copy.row_bytes;
 }
 
 } // namespace

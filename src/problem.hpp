@@ -55,7 +55,7 @@ struct Problem {
     TensorCopy k;
     TensorCopy v;
     Interleaving caches;   // of K and V, where both are there
-    std::int64_t bytes;    // that a run reads at most; INT64_MAX where they are more
+    std::int64_t bytes;    // that a run copies at most; INT64_MAX where they are more
     NeededBuffers buffers; // none where there is nothing to copy
 
     bool empty() const { return k.empty() && v.empty(); }

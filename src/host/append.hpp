@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The appends of the host over each way of moving bytes that it has: templates alone, so that each is compiled for the
 // processors that have that way. Moves::choose<far>(bytes, use) calls use(copy), where copy(to, from) is the best way
-// to copy so many adjacent bytes, past the processor's caches if far; Moves::choose_both<far>(bytes, use) does so for
-// copy(k_to, k_from, v_to, v_from); Moves::finish<far>() ends an append.
+// to copy so many adjacent bytes, past the processor's caches if far; Moves::choose_both<far>(k_bytes, v_bytes, use)
+// does so for copy(k_to, k_from, v_to, v_from); Moves::finish<far>() ends an append.
 #pragma once
 
 #include "run.hpp"
@@ -16,18 +16,23 @@ inline std::size_t stripe_bytes(const TensorCopy &copy, std::int64_t rows) {
     return static_cast<std::size_t>((copy.adjacent_rows ? rows : 1) * copy.row_bytes);
 }
 
+// Whether the source has the heads of a row together.
+inline bool by_row(const TensorCopy &copy) {
+    return copy.heads == 1 || copy.from.head < copy.from.row;
+}
+
 // Calls one(to, from) for each stripe.
 template <class Copy>
 inline void for_each_stripe(const TensorCopy &copy, const std::byte *from, std::byte *to, std::int64_t rows, Copy one) {
     const std::int64_t count = copy.adjacent_rows ? 1 : rows;
     // The source is read in the order in which it lies: writes to many places cost less than such reads.
-    const bool by_row = count == 1 || (copy.heads > 1 && copy.from.head < copy.from.row);
-    const std::int64_t outer = by_row ? count : copy.heads;
-    const std::int64_t outer_from = by_row ? copy.from.row : copy.from.head;
-    const std::int64_t outer_to = by_row ? copy.to.row : copy.to.head;
-    const std::int64_t inner = by_row ? copy.heads : count;
-    const std::int64_t inner_from = by_row ? copy.from.head : copy.from.row;
-    const std::int64_t inner_to = by_row ? copy.to.head : copy.to.row;
+    const bool rows_first = count == 1 || by_row(copy);
+    const std::int64_t outer = rows_first ? count : copy.heads;
+    const std::int64_t outer_from = rows_first ? copy.from.row : copy.from.head;
+    const std::int64_t outer_to = rows_first ? copy.to.row : copy.to.head;
+    const std::int64_t inner = rows_first ? copy.heads : count;
+    const std::int64_t inner_from = rows_first ? copy.from.head : copy.from.row;
+    const std::int64_t inner_to = rows_first ? copy.to.head : copy.to.row;
     for (std::int64_t o = 0; o < outer; ++o, from += outer_from, to += outer_to) {
         const std::byte *source = from;
         std::byte *target = to;
@@ -93,6 +98,11 @@ inline auto one_by_one(Copy one) {
     };
 }
 
+template <class Moves, bool Far, class Use>
+inline void choose_both(const TensorCopy &k, const TensorCopy &v, std::int64_t rows, Use use) {
+    Moves::template choose_both<Far>(stripe_bytes(k, rows), stripe_bytes(v, rows), use);
+}
+
 // What it goes by is read before, as the rows might replace it for all that a compiler knows.
 template <class Both>
 inline void for_each_head(const TensorCopy &k, const TensorCopy &v, std::byte *k_to, const std::byte *k_from,
@@ -114,14 +124,25 @@ template <class Moves, bool Far>
 void copy_run(const Problem &problem, const kvappend_args &args, const Run &run) {
     const TensorCopy &k = problem.k;
     const TensorCopy &v = problem.v;
-    if (alike(k, v) && (run.rows == 1 || (k.adjacent_rows && v.adjacent_rows))) {
-        // In turns: their places lie far apart, and memory serves both at once.
-        const std::byte *const k_from = source_of(k, args.k_new, run);
-        const std::byte *const v_from = source_of(v, args.v_new, run);
-        std::byte *const k_to = target_of(k, args.k_cache, run);
-        std::byte *const v_to = target_of(v, args.v_cache, run);
-        Moves::template choose_both<Far>(stripe_bytes(k, run.rows),
-                                         [&](auto both) { for_each_head(k, v, k_to, k_from, v_to, v_from, both); });
+    // In turns: their places lie far apart, and memory serves both at once. Alike rows that are not adjacent go tensor
+    // by tensor: to write so many places at once takes half as long again where they are in the processor's caches.
+    const bool stripes = alike(k, v) && (run.rows == 1 || (k.adjacent_rows && v.adjacent_rows));
+    const bool unlike_rows = !alike(k, v) && paired(k, v) && run.rows > 1 && by_row(k) && by_row(v);
+    if (stripes || unlike_rows) {
+        const std::byte *k_from = source_of(k, args.k_new, run);
+        const std::byte *v_from = source_of(v, args.v_new, run);
+        std::byte *k_to = target_of(k, args.k_cache, run);
+        std::byte *v_to = target_of(v, args.v_cache, run);
+        const std::int64_t turns = stripes ? 1 : run.rows;
+        choose_both<Moves, Far>(k, v, run.rows / turns, [&](auto both) {
+            for (std::int64_t turn = 0; turn < turns; ++turn) {
+                for_each_head(k, v, k_to, k_from, v_to, v_from, both);
+                k_from += k.from.row;
+                v_from += v.from.row;
+                k_to += k.to.row;
+                v_to += v.to.row;
+            }
+        });
         return;
     }
     copy_tensor<Moves, Far>(problem.k, args.k_new, args.k_cache, run);
@@ -154,7 +175,7 @@ template <class Moves, bool Far>
 void append_step(const Problem &problem, const kvappend_args &args, RowRange range) {
     const TensorCopy &k = problem.k;
     const TensorCopy &v = problem.v;
-    Moves::template choose_both<Far>(static_cast<std::size_t>(k.row_bytes), [&](auto both) {
+    choose_both<Moves, Far>(k, v, 1, [&](auto both) {
         const auto rows = static_cast<std::uint64_t>(problem.addressing.cache_rows);
         for (std::int64_t sample = range.first; sample < range.end; ++sample) {
             const std::int64_t offset = wide_index(problem.addressing, args.cache_offsets, sample);
@@ -232,10 +253,10 @@ template <class Moves, bool Far>
 class Batch {
 public:
     Batch(const Problem &problem, const kvappend_args &args)
-        : problem_(problem), args_(args), alike_(alike(problem.k, problem.v)) {}
+        : problem_(problem), args_(args), paired_(paired(problem.k, problem.v)) {}
 
     void add(const Run &run) {
-        if (!alike_ || run.rows != 1) {
+        if (!paired_ || run.rows != 1) {
             copy();
             copy_run<Moves, Far>(problem_, args_, run);
             return;
@@ -254,7 +275,7 @@ public:
         }
         const Run *const end = runs_ + count_;
         count_ = 0;
-        Moves::template choose_both<Far>(static_cast<std::size_t>(k.row_bytes), [&](auto both) {
+        choose_both<Moves, Far>(k, v, 1, [&](auto both) {
             for (const Run *run = runs_; run != end; ++run) {
                 for_each_head(k, v, target_of(k, args_.k_cache, *run), source_of(k, args_.k_new, *run),
                               target_of(v, args_.v_cache, *run), source_of(v, args_.v_new, *run), both);
@@ -266,7 +287,7 @@ private:
     static constexpr std::size_t most = 16;
     const Problem &problem_;
     const kvappend_args &args_;
-    const bool alike_;
+    const bool paired_;
     std::size_t count_ = 0;
     Run runs_[most];
 };
@@ -275,7 +296,7 @@ private:
 // until they, and with them all rows before, have reached the processor's caches.
 template <class Moves, bool Far>
 [[gnu::flatten]] void append_dense(const Problem &problem, const kvappend_args &args, RowRange range) {
-    if (problem.new_rows == 1 && alike(problem.k, problem.v)) {
+    if (problem.new_rows == 1 && paired(problem.k, problem.v)) {
         append_step<Moves, Far>(problem, args, range);
     } else {
         for_each_dense_run(problem, args, range, [&](const Run &run) { copy_run<Moves, Far>(problem, args, run); });

@@ -25,6 +25,8 @@ struct AvxMoves {
     static constexpr std::size_t line = 64;
     // From here on the C library is as fast or faster.
     static constexpr std::size_t much = 512;
+    // As far as here, K and V as a whole are as fast as in turns, or faster.
+    static constexpr std::size_t few = 256;
 
     template <bool Far, class Use>
     static void choose(std::size_t bytes, Use use) {
@@ -40,13 +42,17 @@ struct AvxMoves {
     }
 
     template <bool Far, class Use>
-    static void choose_both(std::size_t bytes, Use use) {
-        if (!Far && bytes >= much) {
-            use([bytes](std::byte *k_to, const std::byte *k_from, std::byte *v_to, const std::byte *v_from) {
-                copy_in_turns(k_to, k_from, v_to, v_from, bytes);
+    static void choose_both(std::size_t k_bytes, std::size_t v_bytes, Use use) {
+        if (k_bytes != v_bytes) {
+            use([k_bytes, v_bytes](std::byte *k_to, const std::byte *k_from, std::byte *v_to, const std::byte *v_from) {
+                copy_unlike<Far>(k_to, k_from, k_bytes, v_to, v_from, v_bytes);
+            });
+        } else if (!Far && k_bytes > few) {
+            use([k_bytes](std::byte *k_to, const std::byte *k_from, std::byte *v_to, const std::byte *v_from) {
+                copy_in_turns(k_to, k_from, v_to, v_from, k_bytes);
             });
         } else {
-            choose<Far>(bytes, [use](auto one) { use(one_by_one(one)); });
+            choose<Far>(k_bytes, [use](auto one) { use(one_by_one(one)); });
         }
     }
 
@@ -71,28 +77,37 @@ private:
         _mm256_storeu_si256(reinterpret_cast<__m256i_u *>(to + line / 2), value.high);
     }
 
+    static void copy_line(std::byte *to, const std::byte *from, std::size_t at) { store(to + at, load(from + at)); }
+
     static void copy_near(std::byte *to, const std::byte *from, std::size_t bytes) {
         const std::size_t last = bytes - line;
         for (std::size_t at = 0; at < last; at += line) {
-            store(to + at, load(from + at));
+            copy_line(to, from, at);
         }
-        store(to + last, load(from + last));
+        copy_line(to, from, last);
     }
 
-    // Line by line: a processor that sees K's lines and V's follow each other fetches ahead in both. No part of the
-    // loop around it, whose registers are few.
+    // Two lines at a time: a processor that sees K's lines and V's follow each other fetches ahead in both, and memory
+    // is read by pairs of lines. No part of the loop around it, whose registers are few.
     [[gnu::noinline]] static void copy_in_turns(std::byte *k_to, const std::byte *k_from, std::byte *v_to,
                                                 const std::byte *v_from, std::size_t bytes) {
-        store(k_to, load(k_from));
-        store(v_to, load(v_from));
+        copy_line(k_to, k_from, 0);
+        copy_line(v_to, v_from, 0);
         const std::size_t last = bytes - line;
         // Stores that cross lines take twice as long.
-        for (std::size_t at = line - reinterpret_cast<std::uintptr_t>(k_to) % line; at < last; at += line) {
-            store(k_to + at, load(k_from + at));
-            store(v_to + at, load(v_from + at));
+        std::size_t at = line - reinterpret_cast<std::uintptr_t>(k_to) % line;
+        for (; at + line < last; at += 2 * line) {
+            copy_line(k_to, k_from, at);
+            copy_line(k_to, k_from, at + line);
+            copy_line(v_to, v_from, at);
+            copy_line(v_to, v_from, at + line);
         }
-        store(k_to + last, load(k_from + last));
-        store(v_to + last, load(v_from + last));
+        if (at < last) {
+            copy_line(k_to, k_from, at);
+            copy_line(v_to, v_from, at);
+        }
+        copy_line(k_to, k_from, last);
+        copy_line(v_to, v_from, last);
     }
 
     // Whole lines by stores that do not fetch them first; what there is of other lines goes the ordinary way.
@@ -105,6 +120,26 @@ private:
             _mm256_stream_si256(reinterpret_cast<__m256i *>(to + at + line / 2), value.high);
         }
         copy_small(to + at, from + at, bytes - at);
+    }
+
+    template <bool Far>
+    static void copy_row(std::byte *to, const std::byte *from, std::size_t bytes) {
+        if (!Far && bytes >= much) {
+            std::memcpy(to, from, bytes);
+        } else if (bytes < line) {
+            copy_small(to, from, bytes);
+        } else if (Far) {
+            copy_far(to, from, bytes);
+        } else {
+            copy_near(to, from, bytes);
+        }
+    }
+
+    template <bool Far>
+    [[gnu::noinline]] static void copy_unlike(std::byte *k_to, const std::byte *k_from, std::size_t k_bytes,
+                                              std::byte *v_to, const std::byte *v_from, std::size_t v_bytes) {
+        copy_row<Far>(k_to, k_from, k_bytes);
+        copy_row<Far>(v_to, v_from, v_bytes);
     }
 };
 

@@ -34,9 +34,12 @@ inline std::byte *target_of(const TensorCopy &copy, void *cache, const Run &run)
 }
 
 // Rows of K and of V that can be copied in one loop.
+inline bool paired(const TensorCopy &k, const TensorCopy &v) {
+    return k.heads == v.heads && k.whole_rows() && v.whole_rows() && !k.empty() && !v.empty();
+}
+
 inline bool alike(const TensorCopy &k, const TensorCopy &v) {
-    return k.heads == v.heads && k.row_bytes == v.row_bytes && k.whole_rows() && v.whole_rows() && !k.empty() &&
-           !v.empty();
+    return paired(k, v) && k.row_bytes == v.row_bytes;
 }
 
 // K and V of a token may lie on one page of memory, as in a fused projection, which need not be found twice when they
