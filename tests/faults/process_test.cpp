@@ -2,6 +2,7 @@
 // What may happen to the process of a plan: signals in the middle of runs, fork, and plans that end while other threads
 // run theirs. The bodies are for every backend.
 #include "../suite/plan.hpp"
+#include "threads_alive.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
@@ -9,9 +10,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstring>
-#include <filesystem>
 #include <functional>
-#include <iterator>
 #include <thread>
 #include <vector>
 
@@ -33,10 +32,6 @@ extern "C" pid_t getpid() noexcept {
 }
 
 namespace {
-
-std::int64_t threads_alive() {
-    return std::distance(std::filesystem::directory_iterator("/proc/self/task"), {});
-}
 
 // An append that fills both caches of one sample.
 class Filling {
@@ -241,16 +236,16 @@ TEST_CASE("a child process destroys a plan without its threads, even if its numb
             filling.plan().reset();
             // A plan that is made there has threads there.
             Filling own(many_rows, 4);
-            well = well && threads_alive() == 4 && own.run() == KVAPPEND_SUCCESS && own.complete();
+            well = well && only_threads_alive(4) && own.run() == KVAPPEND_SUCCESS && own.complete();
             own.plan().reset();
-            return well && threads_alive() == 1;
+            return well && only_threads_alive(1);
         }));
-        CHECK(threads_alive() == 4);
+        CHECK(only_threads_alive(4));
         filling.set(2);
         CHECK(filling.run() == KVAPPEND_SUCCESS);
         CHECK(filling.complete());
         filling.plan().reset();
-        CHECK(threads_alive() == 1);
+        CHECK(only_threads_alive(1));
         pretended = 0;
     }
 }

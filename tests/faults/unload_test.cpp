@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loading and unloading by dlopen and dlclose: the library goes when it is told to, with plans alive, too, and takes
 // nothing with it. The program is not linked to it.
+#include "threads_alive.hpp"
+
 #include <kvappend/kvappend.h>
 
 #include <dlfcn.h>
@@ -43,10 +45,6 @@ bool is_mapped(const char *path) {
     std::ifstream maps("/proc/self/maps");
     const std::string text{std::istreambuf_iterator<char>(maps), {}};
     return text.find(std::filesystem::canonical(path)) != std::string::npos;
-}
-
-std::int64_t threads_alive() {
-    return std::distance(std::filesystem::directory_iterator("/proc/self/task"), {});
 }
 
 std::int64_t resident_pages() {
@@ -93,13 +91,13 @@ int main(int argc, char **argv) {
     for (int turn = 0; turn < turns; ++turn) {
         const Library library = load(path);
         kvappend_plan *const crewed = create(*library.api, 5);
-        REQUIRE(threads_alive() == alone + 4);
+        REQUIRE(only_threads_alive(alone + 4));
         kvappend_plan *const left_alive = create(*library.api, 0);
         append(*library.api, crewed);
         append(*library.api, left_alive);
         REQUIRE(library.api->plan_run(nullptr, nullptr, nullptr, 0, nullptr) == KVAPPEND_ERROR_NULL_ARGUMENT);
         REQUIRE(library.api->plan_destroy(crewed) == KVAPPEND_SUCCESS);
-        REQUIRE(threads_alive() == alone);
+        REQUIRE(only_threads_alive(alone));
         REQUIRE(dlclose(library.handle) == 0);
         if (is_mapped(path)) {
             // A sanitizer's runtime keeps what is loaded.
