@@ -26,7 +26,7 @@ inline void copy_both_ends(std::byte *to, const std::byte *from, std::size_t byt
     std::memcpy(to + bytes - sizeof last, &last, sizeof last);
 }
 
-// At most most_small.
+// An even number, as each element has two bytes or more; at most most_small.
 inline void copy_small(std::byte *to, const std::byte *from, std::size_t bytes) {
     if (bytes > 32) {
         copy_both_ends<Sixteen>(to, from, 32);
@@ -39,8 +39,6 @@ inline void copy_small(std::byte *to, const std::byte *from, std::size_t bytes) 
         copy_both_ends<std::uint32_t>(to, from, bytes);
     } else if (bytes >= 2) {
         copy_both_ends<std::uint16_t>(to, from, bytes);
-    } else if (bytes == 1) {
-        *to = *from;
     }
 }
 

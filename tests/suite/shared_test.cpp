@@ -95,6 +95,14 @@ TEST_CASE("large dense appends", "[shared]") {
         c.offsets = {1, -1};
         check_shared(c);
     }
+    SECTION("of one head with few bytes of V") {
+        Case c = large(KVAPPEND_ADDRESSING_DENSE, 2, rows / 2, rows);
+        c.descriptor.heads = 1;
+        c.descriptor.k_dim = 300;
+        c.descriptor.v_dim = 12;
+        c.offsets = {3, rows - 5};
+        check_shared(c);
+    }
     SECTION("of many samples with a row each") {
         Case c = large(KVAPPEND_ADDRESSING_DENSE, rows, 1, 3);
         for (std::int64_t b = 0; b < rows; ++b) {
@@ -135,6 +143,10 @@ TEST_CASE("large appends to rings", "[shared]") {
         check_shared(c);
     }
     SECTION("that hold the last ones") {
+        c.descriptor.cache_rows = rows / 2 - 300;
+        check_shared(c);
+    }
+    SECTION("that hold so few that the run is not large") {
         c.descriptor.cache_rows = 100;
         check_shared(c);
     }
