@@ -98,8 +98,8 @@ TEST_CASE("large dense appends", "[shared]") {
     SECTION("of one head with few bytes of V") {
         Case c = large(KVAPPEND_ADDRESSING_DENSE, 2, rows / 2, rows);
         c.descriptor.heads = 1;
-        c.descriptor.k_dim = 300;
-        c.descriptor.v_dim = 12;
+        c.descriptor.k_dim = 600;
+        c.descriptor.v_dim = 24;
         c.offsets = {3, rows - 5};
         check_shared(c);
     }
