@@ -193,6 +193,9 @@ public:
             Geometry<Placing> &g = p_.geometries[i];
             const bool as_twins = narrow && !is_long && g.both != 0 && twins(g.tensors[0], g.tensors[1]);
             g.way = !narrow ? Way::wide : is_long ? Way::long_one : as_twins ? Way::short_twins : Way::short_one;
+            if (as_twins && !Placing::in_runs && PagePlacing::serves(shared_[i].problem->addressing)) {
+                g.way = Way::short_pages;
+            }
             all_twins = all_twins && as_twins;
             p_.apart |= as_twins ? 0 : g.both;
         }
