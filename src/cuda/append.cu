@@ -193,6 +193,9 @@ public:
             Geometry<Placing> &g = p_.geometries[i];
             const bool as_twins = narrow && !is_long && g.both != 0 && twins(g.tensors[0], g.tensors[1]);
             g.way = !narrow ? Way::wide : is_long ? Way::long_one : as_twins ? Way::short_twins : Way::short_one;
+            if (as_twins && !Placing::in_runs && PagePlacing::serves(shared_[i].problem->addressing)) {
+                g.way = Way::short_pages;
+            }
             all_twins = all_twins && as_twins;
             p_.apart |= as_twins ? 0 : g.both;
         }
@@ -200,8 +203,10 @@ public:
         // Blocks as small as leaves each multiprocessor with four, so that a short call reaches all of them.
         const std::int64_t share = work.per_multiprocessor / 4 / (all_twins ? 2 : 1);
         const unsigned share_log2 = share > 0 ? bits_for(share + 1) - 1 : 0;
-        const unsigned block_log2 =
-            std::clamp(std::max(bits_for(work.lanes), share_log2), least_block_threads_log2, block_threads_log2);
+        // Smaller ones in a long call, too: as many threads fit on a multiprocessor, and less of a line's last block is
+        // idle.
+        const unsigned block_log2 = std::clamp(std::max(bits_for(work.lanes), share_log2), least_block_threads_log2,
+                                               block_threads_log2 - (is_long ? 1 : 0));
         const Grid grid = lay_out_all(block_log2, shifted ? Shifted::loads_in_flight : loads_in_flight);
         p_.programmatic = programmatic_ && target.code_architecture >= 90 ? 1 : 0;
 

@@ -82,6 +82,7 @@ __device__ __forceinline__ std::uint64_t product(Index index, std::int64_t strid
 // copies one vector, so that it spreads over as many threads as it can, and the same vector of V where K and V are
 // twins: of the same shape, strides and width. In a long one each has loads_in_flight.
 enum class Way : std::uint32_t {
+    short_pages, // twins, which PagePlacing serves
     short_twins,
     short_one,
     long_one,
@@ -236,7 +237,7 @@ struct Even {
 };
 
 template <class Access, unsigned Tensors, int Loads, class Index, class Placing>
-__device__ __forceinline__ void copy_lines(const Geometry<Placing> &g, const BlockWork &work) {
+__device__ __forceinline__ void copy_lines(const Geometry<Placing> &g, const BlockWork &work, const auto &placing) {
     const TensorLines &t = g.tensors[work.tensor];
     // The grid of a short call is as large as the work, but for the length of a line.
     constexpr bool once = Loads == 1 && sizeof(Index) == sizeof(std::int32_t);
@@ -262,20 +263,20 @@ __device__ __forceinline__ void copy_lines(const Geometry<Placing> &g, const Blo
     // One loop over lines, heads and samples, of which the usual grid needs one turn. A line is aimed at in each turn
     // anew, so that the compiler cannot move the wait for its indices ahead of the first loads of the new rows.
     do {
-        const auto early = g.placing.load_early(sample, line);
+        const auto early = placing.load_early(sample, line);
         const std::uint64_t start =
             product(sample, t.from_batch) + product(head, t.from_head) + product(line, t.from_row);
 
         typename Access::template Moves<Tensors, Loads, Index> moves(t, work);
         moves.load(start, first_item);
 
-        const Aim<Index> aim = g.placing.aim(t, sample, head, line, early);
-        moves.store(g.placing, aim, start, first_item);
+        const Aim<Index> aim = placing.aim(t, sample, head, line, early);
+        moves.store(placing, aim, start, first_item);
         const auto vector_turn = static_cast<Index>(t.vector_turn);
         const Index end = moves.items_end(t, aim);
         for (Index i = first_item + vector_turn; i < end; i += vector_turn) {
             moves.load(start, i);
-            moves.store(g.placing, aim, start, i);
+            moves.store(placing, aim, start, i);
         }
 
         if constexpr (once) {
@@ -301,27 +302,32 @@ __device__ __forceinline__ void copy(const Parameters<Placing, Layers> &p) {
     BlockWork work{p.layers[layer], 0, part - layer * p.batch_step, p.batch_step, p.programmatic != 0};
     if constexpr (Layers > 1) {
         // Of two geometries one may have fewer samples, or K or V alone, or its K and V copied by the same blocks.
-        const unsigned most = g.way == Way::short_twins ? 0 : g.both;
+        const unsigned most = g.way <= Way::short_twins ? 0 : g.both;
         if ((blockIdx.z & p.apart) > most || work.sample >= g.batch) {
             return;
         }
     }
     // In the order of haste.
     if constexpr (!Access::long_only) {
+        if constexpr (!Placing::in_runs) {
+            if (g.way == Way::short_pages) [[likely]] {
+                return copy_lines<Access, 2, 1, std::int32_t>(g, work, g.placing.pages());
+            }
+        }
         if (g.way == Way::short_twins) [[likely]] {
-            return copy_lines<Access, 2, 1, std::int32_t>(g, work);
+            return copy_lines<Access, 2, 1, std::int32_t>(g, work, g.placing);
         }
     }
     work.tensor = blockIdx.z & p.apart;
     if constexpr (!Access::long_only) {
         if (g.way == Way::short_one) {
-            return copy_lines<Access, 1, 1, std::int32_t>(g, work);
+            return copy_lines<Access, 1, 1, std::int32_t>(g, work, g.placing);
         }
     }
     if (g.way == Way::long_one) {
-        return copy_lines<Access, 1, Access::loads_in_flight, std::int32_t>(g, work);
+        return copy_lines<Access, 1, Access::loads_in_flight, std::int32_t>(g, work, g.placing);
     }
-    copy_lines<Access, 1, 1, std::int64_t>(g, work);
+    copy_lines<Access, 1, 1, std::int64_t>(g, work, g.placing);
 }
 
 // Copies with accesses of at most 1 << WidestLog2 bytes; K and V each have their own width.

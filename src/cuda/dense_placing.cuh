@@ -5,6 +5,7 @@
 
 #include "../window.hpp"
 #include "copy.cuh"
+#include "offset_words.cuh"
 
 namespace kvappend {
 
@@ -16,24 +17,18 @@ struct DensePlacing {
     std::int64_t new_rows;
     std::int64_t cache_rows;
 
-    // The words of an offset. They are put together only when it is used, and nothing waits for their loads before.
-    struct Early {
-        std::uint32_t low;
-        std::uint32_t high; // the low one again, where offsets have 32 bits
-    };
+    using Early = OffsetWords;
 
     template <class Index>
     __device__ __forceinline__ Early load_early(Index sample, Index /*line*/) const {
-        const auto *const words = static_cast<const unsigned *>(offsets) + (std::int64_t{sample} << wide_offsets);
-        return {load_global(words), load_global(words + wide_offsets)};
+        return OffsetWords::load(offsets, wide_offsets, sample);
     }
 
     template <class Index>
     __device__ __forceinline__ Aim<Index> aim(const TensorLines &t, Index sample, Index head, Index line,
                                               const Early &early) const {
         const std::uint64_t start = product(sample, t.to_batch) + product(head, t.to_head);
-        const auto high = static_cast<std::int64_t>(static_cast<std::int32_t>(early.high));
-        const std::int64_t offset = (wide_offsets != 0 ? high : high >> 32) << 32 | early.low;
+        const std::int64_t offset = early.joined(wide_offsets);
         // For rows inside the cache alone is this the way to an address in it; else it may wrap around, unharmed.
         const std::uint64_t row = static_cast<std::uint64_t>(offset) + static_cast<std::uint64_t>(line);
         const std::uint64_t shift = start + row * static_cast<std::make_unsigned_t<Index>>(t.to_row);
