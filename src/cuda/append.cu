@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <new>
 #include <tuple>
 
 namespace kvappend {
@@ -141,20 +142,20 @@ class Launch {
 public:
     // False if there is no room, or none for a further geometry.
     bool add(const Problem &problem, const kvappend_args &args) {
-        const Indices indices = indices_of(problem.buffers, args);
+        // Made where it stays: a copy would load two pointers at once that were stored one by one, and wait for them.
+        Shared &tried = shared_[geometries_];
+        tried.problem = &problem;
+        new (&tried.indices) Indices(indices_of(problem.buffers, args));
         unsigned geometry = 0;
         while (geometry < geometries_ &&
-               (shared_[geometry].problem != &problem || shared_[geometry].indices != indices)) {
+               (shared_[geometry].problem != &problem || shared_[geometry].indices != tried.indices)) {
             ++geometry;
         }
         if (layers_ == P::most_layers || geometry == P::most_geometries) {
             return false;
         }
+        geometries_ = std::max(geometries_, geometry + 1);
         Shared &shared = shared_[geometry];
-        if (geometry == geometries_) {
-            shared = {&problem, indices, {}, {}, 0};
-            ++geometries_;
-        }
         unsigned tensor = 0;
         const auto put = [&](const TensorCopy &copy, const void *from, void *to) {
             if (!copy.empty()) {
@@ -322,7 +323,7 @@ private:
     }
 
     P p_{};
-    std::array<Shared, P::most_geometries> shared_{};
+    std::array<Shared, P::most_geometries + 1> shared_{}; // the last one for a geometry that has no room
     unsigned geometries_ = 0;
     unsigned layers_ = 0;
     bool programmatic_ = true;
