@@ -145,7 +145,7 @@ public:
         // Made where it stays: a copy would load two pointers at once that were stored one by one, and wait for them.
         Shared &tried = shared_[geometries_];
         tried.problem = &problem;
-        new (&tried.indices) Indices(indices_of(problem.buffers, args));
+        new (&tried.indices) Indices{indices_of(problem.buffers, args)};
         unsigned geometry = 0;
         while (geometry < geometries_ &&
                (shared_[geometry].problem != &problem || shared_[geometry].indices != tried.indices)) {
