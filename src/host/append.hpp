@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The appends of the host over each way of moving bytes that it has: templates alone, so that each is compiled for the
 // processors that have that way. Moves::choose<far>(bytes, use) calls use(copy), where copy(to, from) is the best way
-// to copy so many adjacent bytes, past the processor's caches if far; Moves::choose_both<far>(k_bytes, v_bytes, use)
-// does so for copy(k_to, k_from, v_to, v_from); Moves::finish<far>() ends an append.
+// to copy so many adjacent bytes, past the processor's caches if far; Moves::choose_both<far>(bytes, use) does so for
+// copy(k_to, k_from, v_to, v_from); Moves::finish<far>() ends an append.
 #pragma once
 
 #include "run.hpp"
@@ -98,9 +98,25 @@ inline auto one_by_one(Copy one) {
     };
 }
 
+// Chosen at each row, which costs less than a loop for each pair of choices: its sizes would not stay in registers.
+template <class Moves, bool Far>
+[[gnu::noinline]] void copy_unlike(std::byte *k_to, const std::byte *k_from, std::size_t k_bytes, std::byte *v_to,
+                                   const std::byte *v_from, std::size_t v_bytes) {
+    Moves::template choose<Far>(k_bytes, [&](auto one) { one(k_to, k_from); });
+    Moves::template choose<Far>(v_bytes, [&](auto one) { one(v_to, v_from); });
+}
+
 template <class Moves, bool Far, class Use>
 inline void choose_both(const TensorCopy &k, const TensorCopy &v, std::int64_t rows, Use use) {
-    Moves::template choose_both<Far>(stripe_bytes(k, rows), stripe_bytes(v, rows), use);
+    const std::size_t k_bytes = stripe_bytes(k, rows);
+    const std::size_t v_bytes = stripe_bytes(v, rows);
+    if (k_bytes == v_bytes) {
+        Moves::template choose_both<Far>(k_bytes, use);
+    } else {
+        use([k_bytes, v_bytes](std::byte *k_to, const std::byte *k_from, std::byte *v_to, const std::byte *v_from) {
+            copy_unlike<Moves, Far>(k_to, k_from, k_bytes, v_to, v_from, v_bytes);
+        });
+    }
 }
 
 // What it goes by is read before, as the rows might replace it for all that a compiler knows.

@@ -42,17 +42,13 @@ struct AvxMoves {
     }
 
     template <bool Far, class Use>
-    static void choose_both(std::size_t k_bytes, std::size_t v_bytes, Use use) {
-        if (k_bytes != v_bytes) {
-            use([k_bytes, v_bytes](std::byte *k_to, const std::byte *k_from, std::byte *v_to, const std::byte *v_from) {
-                copy_unlike<Far>(k_to, k_from, k_bytes, v_to, v_from, v_bytes);
-            });
-        } else if (!Far && k_bytes > few) {
-            use([k_bytes](std::byte *k_to, const std::byte *k_from, std::byte *v_to, const std::byte *v_from) {
-                copy_in_turns(k_to, k_from, v_to, v_from, k_bytes);
+    static void choose_both(std::size_t bytes, Use use) {
+        if (!Far && bytes > few) {
+            use([bytes](std::byte *k_to, const std::byte *k_from, std::byte *v_to, const std::byte *v_from) {
+                copy_in_turns(k_to, k_from, v_to, v_from, bytes);
             });
         } else {
-            choose<Far>(k_bytes, [use](auto one) { use(one_by_one(one)); });
+            choose<Far>(bytes, [use](auto one) { use(one_by_one(one)); });
         }
     }
 
@@ -120,26 +116,6 @@ private:
             _mm256_stream_si256(reinterpret_cast<__m256i *>(to + at + line / 2), value.high);
         }
         copy_small(to + at, from + at, bytes - at);
-    }
-
-    template <bool Far>
-    static void copy_row(std::byte *to, const std::byte *from, std::size_t bytes) {
-        if (!Far && bytes >= much) {
-            std::memcpy(to, from, bytes);
-        } else if (bytes < line) {
-            copy_small(to, from, bytes);
-        } else if (Far) {
-            copy_far(to, from, bytes);
-        } else {
-            copy_near(to, from, bytes);
-        }
-    }
-
-    template <bool Far>
-    [[gnu::noinline]] static void copy_unlike(std::byte *k_to, const std::byte *k_from, std::size_t k_bytes,
-                                              std::byte *v_to, const std::byte *v_from, std::size_t v_bytes) {
-        copy_row<Far>(k_to, k_from, k_bytes);
-        copy_row<Far>(v_to, v_from, v_bytes);
     }
 };
 

@@ -17,15 +17,8 @@ struct PlainMoves {
         }
     }
     template <bool Far, class Use>
-    static void choose_both(std::size_t k_bytes, std::size_t v_bytes, Use use) {
-        if (k_bytes == v_bytes) {
-            choose<Far>(k_bytes, [use](auto one) { use(one_by_one(one)); });
-            return;
-        }
-        use([=](std::byte *k_to, const std::byte *k_from, std::byte *v_to, const std::byte *v_from) {
-            std::memcpy(k_to, k_from, k_bytes);
-            std::memcpy(v_to, v_from, v_bytes);
-        });
+    static void choose_both(std::size_t bytes, Use use) {
+        choose<Far>(bytes, [use](auto one) { use(one_by_one(one)); });
     }
     template <bool Far>
     static void finish() {}
