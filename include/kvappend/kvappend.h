@@ -2,7 +2,7 @@
 /*
  * libkvappend: append new K and V rows to running KV caches.
  *
- * At each step of autoregressive decoding a model produces new K and V rows for every sample of a batch. This library
+ * At each step of autoregressive decoding, a model produces new K and V rows for every sample of a batch. This library
  * writes them into the caches, each sample at its own position. Describe the problem once (a plan), then run the plan
  * at every step:
  *
@@ -20,72 +20,87 @@
  *                                                            then add 1 to every offset, and so on
  *     kvappend_plan_destroy(plan);
  *
- * WHAT A RUN DOES. B samples, H heads, L_new new rows a sample, caches of L_max rows, rows of D_k and D_v elements:
+ * WHAT A RUN DOES. A batch has B samples, H heads, and L_new new rows for each sample. Each cache has L_max rows. A row
+ * has D_k elements in K and D_v elements in V. A run copies as follows:
  *
  *     for all b, h, l, with pos = cache_offsets[b] + l and 0 <= pos < L_max:
  *         k_cache[b, h, pos, :] = k_new[b, h, l, :]
  *         v_cache[b, h, pos, :] = v_new[b, h, l, :]
  *
- * This is the dense append, what a zero-filled descriptor means. Three things can be varied, each by itself:
+ * This is the dense append. A descriptor that is zero apart from its extents means this. Three things can vary
+ * independently of each other:
  *
- * - where a row comes from: by strides, and with KVAPPEND_LENGTHS_PACKED from one tensor of all samples' tokens;
- * - how many rows a sample has: see enum kvappend_lengths, and KVAPPEND_FLAG_LEFT_PADS;
- * - where a row goes: see enum kvappend_addressing, and KVAPPEND_FLAG_BATCH_INDEX.
+ * - where a row comes from: strides, and with KVAPPEND_LENGTHS_PACKED one tensor with the tokens of all samples;
+ * - how many rows a sample has: see enum kvappend_lengths and KVAPPEND_FLAG_LEFT_PADS;
+ * - where a row goes: see enum kvappend_addressing and KVAPPEND_FLAG_BATCH_INDEX.
  *
- * A row with no place in the cache is skipped, and every other row of the call is still written. No sum wraps around:
- * every 64-bit offset is legal. Arrays of indices are read by the backend at each run, never by the host before it, and
- * may hold anything: no value makes a run read or write outside the tensors and arrays, not even one that changes while
- * the run reads it (which leaves open what is copied). No other byte of the caches changes. The copy is of bits: the
- * payload of a NaN and the sign of a zero survive. cache_offsets is read and not written: the caller advances it, or
- * asks for that by KVAPPEND_FLAG_ADVANCE. What a run skipped it tells where descriptor.skip_policy asks for it, and
- * kvappend_plan_validate looks for faults in the arrays of indices.
+ * A row without a place in the cache is skipped, and every other row of the call is still written.
+ * descriptor.skip_policy says whether a run reports the rows that it skipped. No other byte of the caches changes. The
+ * copy preserves all bits, including the payload of a NaN and the sign of a zero.
  *
- * RAGGED BATCHES. Samples stand at positions of their own, and KVAPPEND_LENGTHS_* gives each its own number of rows. To
- * leave a sample out of a step without that, give it an offset of -L_new or less: then all its rows are skipped.
+ * The backend reads the arrays of indices during each run. The host does not read them before the run. They may hold
+ * any values: no value makes a run read or write outside the tensors and arrays. This holds even if a value changes
+ * while the run reads it; in that case it is undefined which rows are copied, and where to. No sum wraps around, so
+ * every 64-bit offset is legal. kvappend_plan_validate looks for faults in the arrays of indices.
  *
- * MEMORY. With the CUDA backend every buffer, cache_offsets too, is memory which the kernel can reach (device, managed
- * or pinned memory); the host does not look at its contents. With the host backend every buffer is ordinary memory.
- * The library keeps no pointer beyond the call that received it, owns no buffer, and needs no workspace. But the kernel
- * that a run launches reads the new rows and the indices when its turn in the stream comes: until it is done, they must
- * stay valid and unchanged. So advance the offsets in the order of the stream (by a kernel or a copy in it), or wait.
+ * A run reads cache_offsets and does not write it. The caller advances the offsets, or sets KVAPPEND_FLAG_ADVANCE.
  *
- * ERRORS. Each call returns a status. When it is not KVAPPEND_SUCCESS, nothing was written to any cache (one exception:
- * kvappend_plan_run and kvappend_plan_run_layers, where a launch behind another one fails: those before it are under
- * way), results passed back through pointers are NULL or zero, and kvappend_last_error_message() names the argument,
- * its value and what was expected. What goes wrong after a launch, such as an access to a buffer that the GPU cannot
- * reach, CUDA tells only later; so KVAPPEND_ERROR_CUDA may also bring the failure of earlier work on the device. What
- * cudaGetLastError tells is left to CUDA: the library neither asks for it nor clears it. One thing has no status: where
- * the process has no memory left for a thread's first message, the C library may end the process.
+ * RAGGED BATCHES. Each sample has its own position. With KVAPPEND_LENGTHS_* each sample can have its own number of
+ * rows. An offset of -L_new or less also leaves a sample out of a step: all its rows are skipped.
  *
- * THREADS. Every function may be called from any thread at any time, but for two rules of CUDA: nothing that makes a
- * CUDA call may be called from a callback of cudaLaunchHostFunc, and see CAPTURE. A plan never changes after its
- * creation: any number of threads may run one plan at once. Only destroying a plan must not overlap another use of it.
+ * MEMORY. With the CUDA backend, every buffer is memory that the kernel can reach: device, managed or pinned memory.
+ * This includes cache_offsets. A run does not look at the contents of a buffer on the host. With the host backend,
+ * every buffer is ordinary memory. The library owns no buffer, needs no workspace, and keeps no pointer after the call
+ * that received it. However, a kernel that a run launches reads the new rows and the indices only when the stream
+ * reaches it. They must stay valid and unchanged until the kernel has finished. Therefore advance the offsets in the
+ * order of the stream (by a kernel or a copy in it), or wait for the kernel first.
  *
- * SIGNALS, FORK. A signal may interrupt any call. Its handler may make runs of the host backend, also of the plan whose
- * run it interrupts (one that fails may garble the message of the thread), and must return: a call that is left by
- * longjmp, or by cancelling its thread asynchronously, leaves its plan unusable and its buffers in use. In a child
- * process, plans of the host backend work on, without their threads; those of the CUDA backend can be asked and
- * destroyed only, as CUDA does not work there. A child that a handler made in the middle of a run of a plan with
- * threads must not go on with that run.
+ * ERRORS. Every function that can fail returns a status. If the status is not KVAPPEND_SUCCESS, the results that are
+ * passed back through pointers are NULL or zero, and kvappend_last_error_message() names the argument, its value, and
+ * what was expected. The call has then written nothing to any cache. There is one exception to this: kvappend_plan_run
+ * and kvappend_plan_run_layers may launch several kernels. If one of these launches fails, the kernels launched before
+ * it still do their work.
  *
- * CAPTURE. Apart from kvappend_plan_create and kvappend_plan_validate, no function waits for a device, and each may be
- * called while a stream is captured, with one exception that is CUDA's: kvappend_plan_run and kvappend_plan_run_layers
- * must not be given the default stream while a capture of a stream that synchronises with it is under way; they would
- * fail, and break that capture. kvappend_plan_create and kvappend_plan_validate must not be called by a thread that
- * captures a stream, nor by any thread during a capture in cudaStreamCaptureModeGlobal.
+ * CUDA reports some failures only after the launch, such as an access to a buffer that the GPU cannot reach. Therefore
+ * KVAPPEND_ERROR_CUDA can also report a failure of earlier work on the device. The library neither reads nor clears the
+ * error that cudaGetLastError returns. One failure has no status: if no memory is left for the first message of a
+ * thread, the C library may end the process.
  *
- * UNLOADING. Unload the library (dlclose) only when all that it launched is done, and no graph that holds a launch of
- * it will be replayed: kernels live in the library. So do the threads of plans with host_threads: destroy these first.
- * Another plan that is still alive then only loses its memory; nothing may be called with it any more.
+ * THREADS. Any thread may call any function at any time, with two exceptions that are rules of CUDA. A callback of
+ * cudaLaunchHostFunc must not call a function that makes a CUDA call. The other exception is described under CAPTURE. A
+ * plan does not change after its creation, so any number of threads may run one plan at once. Only
+ * kvappend_plan_destroy must not overlap another use of the plan.
  *
- * STRUCTS. Each struct starts with struct_size, which the caller sets to the sizeof it was compiled with: use the
- * _INIT macro, or the init function where macros are not at hand. A field that is zero has its documented default.
- * Structs grow only at their end. For a struct that is read, a smaller size (an older header) means that the missing
- * fields are zero, and a larger size (a newer header) is accepted when all that this library does not know is zero,
- * the rule of Linux' openat2(2). For a struct that is written, the library fills what both sides know and sets the
+ * SIGNALS AND FORK. A signal may interrupt any call. The signal handler may run plans of the host backend, including
+ * the plan whose run it interrupted. If a run in the handler fails, it may garble the error message of the thread. The
+ * handler must return. If longjmp or asynchronous cancellation leaves a call, the plan of that call becomes unusable,
+ * and its buffers stay in use.
+ *
+ * In a child process made by fork, plans of the host backend still work, but without their threads. A plan of the CUDA
+ * backend can only be queried and destroyed there, because CUDA does not work in a child process. If a signal handler
+ * forks during a run of a plan with threads, the child process must not continue that run.
+ *
+ * CAPTURE. Only kvappend_plan_create and kvappend_plan_validate may wait for a device. A thread that captures a stream
+ * must not call these two. During a capture in cudaStreamCaptureModeGlobal, no thread may call them. Every other
+ * function may be called while a stream is being captured. CUDA makes one exception: while a capture is active,
+ * kvappend_plan_run and kvappend_plan_run_layers must not be given the default stream if the captured stream
+ * synchronises with it. The call would fail and would invalidate the capture.
+ *
+ * UNLOADING. Unload the library (dlclose) only when everything that it launched has finished, and when no graph that
+ * contains such a launch will be replayed: the kernels are part of the library. The code of a plan's threads is part of
+ * it, too, so destroy every plan with host_threads first. Any other plan that still exists leaks its memory and must
+ * not be used any more.
+ *
+ * STRUCTS. Each struct starts with struct_size. The caller sets it to the size that the struct has in the caller's
+ * header. The _INIT macro does this; so does the init function, for callers that cannot use macros. A field that is
+ * zero has its documented default. Structs grow only at their end.
+ *
+ * If the library reads a struct, the struct may be smaller than the library's own (an older header): the missing fields
+ * count as zero. It may also be larger (a newer header), if everything that this library does not know is zero. This is
+ * the rule of Linux' openat2(2). If the library writes a struct, it fills the fields that both sides know and sets the
  * rest to zero. Sizes are multiples of 8 from 8 to 4096.
  *
- * Every int32_t that enumerates something keeps its values for ever. Only 64-bit targets are supported.
+ * The constants of enumerations are passed as int32_t and never change their values. Only 64-bit targets are supported.
  */
 #ifndef KVAPPEND_KVAPPEND_H
 #define KVAPPEND_KVAPPEND_H
@@ -99,7 +114,7 @@
 #error "libkvappend supports 64-bit targets only"
 #endif
 
-/* No function throws: a C++ compiler that knows so needs no code for the case. */
+/* No function throws. A C++ compiler that knows this generates no code for exceptions. */
 #if defined(__GNUC__)
 #define KVAPPEND_API __attribute__((visibility("default"), nothrow))
 #else
@@ -110,119 +125,122 @@
 extern "C" {
 #endif
 
-/* CUDA's stream: cudaStream_t and CUstream are both pointers to it, so a stream passes unchanged. */
+/* The stream of CUDA. cudaStream_t and CUstream are both pointers to this type, so they need no conversion. */
 struct CUstream_st;
 
 /* ---- status ---- */
 
-/* What a call came to, by enum kvappend_status_code. */
+/* The result of a call: a value of enum kvappend_status_code. */
 typedef int32_t kvappend_status;
-/* In brackets: which functions can say it; what run can say validate and run_layers can, too. */
+/* The brackets name the functions that can return the status. validate and run_layers can return whatever run can. */
 enum kvappend_status_code {
-    /* Done, or arranged in the stream. [all] */
+    /* The work is done, or it is enqueued in the stream. [all] */
     KVAPPEND_SUCCESS = 0,
-    /* A struct, plan or result pointer that must be given is NULL. [all that take one] */
+    /* A required pointer to a struct, a plan or a result is NULL. [all that take one] */
     KVAPPEND_ERROR_NULL_ARGUMENT = 1,
     /* struct_size is not a multiple of 8 from 8 to 4096, or a field that this library does not know is not zero.
      * [all that take a struct] */
     KVAPPEND_ERROR_STRUCT_SIZE = 2,
-    /* The requested ABI is not the one that this library has. [get_api] */
+    /* The library does not have the requested ABI. [get_api] */
     KVAPPEND_ERROR_ABI_VERSION = 3,
 
-    /* descriptor.backend is no KVAPPEND_BACKEND_* [plan_create], or the plans of a call have different backends
-     * [run_layers]. */
+    /* descriptor.backend is not a KVAPPEND_BACKEND_* value [plan_create], or the plans of a call have different
+     * backends [run_layers]. */
     KVAPPEND_ERROR_BACKEND = 10,
-    /* descriptor.element_type is no KVAPPEND_ELEMENT_*. [plan_create] */
+    /* descriptor.element_type is not a KVAPPEND_ELEMENT_* value. [plan_create] */
     KVAPPEND_ERROR_ELEMENT_TYPE = 11,
-    /* descriptor.offset_type is no KVAPPEND_OFFSET_*. [plan_create] */
+    /* descriptor.offset_type is not a KVAPPEND_OFFSET_* value. [plan_create] */
     KVAPPEND_ERROR_OFFSET_TYPE = 12,
-    /* descriptor.addressing is no KVAPPEND_ADDRESSING_*. [plan_create] */
+    /* descriptor.addressing is not a KVAPPEND_ADDRESSING_* value. [plan_create] */
     KVAPPEND_ERROR_ADDRESSING = 13,
     /* An extent is negative. [plan_create] */
     KVAPPEND_ERROR_EXTENT = 14,
     /* A stride is negative. [plan_create] */
     KVAPPEND_ERROR_STRIDE = 15,
-    /* A tensor's bytes, the distance between its first and last byte, or the bytes of an array of indices do not fit in
-     * 63 bits. [plan_create] */
+    /* One of these does not fit in 63 bits: the number of bytes of a tensor, the distance between its first and its
+     * last byte, or the number of bytes of an array of indices. [plan_create] */
     KVAPPEND_ERROR_OVERFLOW = 16,
     /* Two rows of one cache share memory because of its strides [plan_create], or k_cache and v_cache share memory
-     * [can_implement, run]. This is exact for all strides of practice: those for which the search for a shared byte is
-     * given up, after 65536 steps (about a millisecond), are refused as well, and the message says so. */
+     * [can_implement, run]. The check is exact for all strides that occur in practice. It gives up after 65536 steps
+     * (about a millisecond). Strides that it could not decide are refused as well, and the message says so. */
     KVAPPEND_ERROR_CACHE_OVERLAP = 17,
-    /* preference.kernel_name names no kernel of the backend, or one that does not serve this problem. [plan_create] */
+    /* preference.kernel_name does not name a kernel of the backend, or that kernel does not support this problem.
+     * [plan_create] */
     KVAPPEND_ERROR_KERNEL = 18,
-    /* descriptor.lengths is no KVAPPEND_LENGTHS_*. [plan_create] */
+    /* descriptor.lengths is not a KVAPPEND_LENGTHS_* value. [plan_create] */
     KVAPPEND_ERROR_LENGTHS = 19,
 
-    /* This library was built without CUDA, or has no kernel for the current device. [plan_create, run] */
+    /* This library was built without CUDA, or it has no kernel for the current device. [plan_create, run] */
     KVAPPEND_ERROR_UNSUPPORTED = 20,
-    /* There is no CUDA device, or no CUDA driver at all. [plan_create, run] */
+    /* There is no CUDA device, or there is no CUDA driver. [plan_create, run] */
     KVAPPEND_ERROR_NO_DEVICE = 21,
-    /* The CUDA driver is too old for this library, or does not fit the device. [plan_create, run] */
+    /* The CUDA driver is too old for this library, or it does not match the device. [plan_create, run] */
     KVAPPEND_ERROR_DRIVER = 22,
-    /* A CUDA call failed; the message names the call and CUDA's error. [plan_create, run] */
+    /* A CUDA call failed. The message names the call and the error of CUDA. [plan_create, run] */
     KVAPPEND_ERROR_CUDA = 23,
-    /* The device that is current is not the one the plan was created on. [run] */
+    /* The current device is not the device on which the plan was created. [run] */
     KVAPPEND_ERROR_WRONG_DEVICE = 24,
     /* Host memory ran out. [plan_create, validate] */
     KVAPPEND_ERROR_OUT_OF_MEMORY = 25,
 
-    /* A buffer that is needed is NULL. [can_implement, run] */
+    /* A required buffer is NULL. [can_implement, run] */
     KVAPPEND_ERROR_NULL_BUFFER = 30,
-    /* A buffer is smaller than its tensor, or would reach the end of the address space. [can_implement, run] */
+    /* A buffer is smaller than its tensor, or it would reach the end of the address space. [can_implement, run] */
     KVAPPEND_ERROR_BUFFER_TOO_SMALL = 31,
-    /* A buffer is not aligned to its element. [can_implement, run] */
+    /* A buffer is not aligned to the size of its elements. [can_implement, run] */
     KVAPPEND_ERROR_MISALIGNED = 32,
-    /* The memory from the first to the last element of a new tensor, of an array of indices or of the report meets that
-     * of a cache, or of another buffer that the run writes. This is told by addresses: two virtual addresses of the
-     * same memory go unnoticed. [can_implement, run] */
+    /* A new tensor, an array of indices or the report shares memory with a cache, or with another buffer that the run
+     * writes. Each of them counts as the whole range from its first to its last element. The check compares addresses,
+     * so it does not notice two virtual addresses of the same memory. [can_implement, run] */
     KVAPPEND_ERROR_ALIAS = 33,
     /* workspace is NULL although workspace_bytes is not 0. [run] */
     KVAPPEND_ERROR_WORKSPACE = 34,
     /* A stream was given to the host backend. [run] */
     KVAPPEND_ERROR_STREAM = 35,
 
-    /* descriptor.flags has a bit that is no KVAPPEND_FLAG_*. [plan_create] */
+    /* descriptor.flags has a bit that is not a KVAPPEND_FLAG_* value. [plan_create] */
     KVAPPEND_ERROR_FLAGS = 40,
-    /* Two fields do not go together, or a field is set that its addressing does not use; the message names them.
-     * [plan_create] */
+    /* Two fields contradict each other, or a field is set that the addressing does not use. The message names the
+     * fields. [plan_create] */
     KVAPPEND_ERROR_CONFLICT = 41,
-    /* descriptor.skip_policy is no KVAPPEND_SKIP_*. [plan_create] */
+    /* descriptor.skip_policy is not a KVAPPEND_SKIP_* value. [plan_create] */
     KVAPPEND_ERROR_SKIP_POLICY = 42,
-    /* descriptor.k_pack or v_pack is no power of two, or does not divide its dimension. [plan_create] */
+    /* descriptor.k_pack or v_pack is not a power of two, or it does not divide its dimension. [plan_create] */
     KVAPPEND_ERROR_PACK = 43,
-    /* A row has a position but no place, which the plan's policy forbids. [run, host backend; validate] */
+    /* A row has a position but no place. run of the host backend returns this with KVAPPEND_SKIP_TRAP, validate with
+     * every policy. [run, validate] */
     KVAPPEND_ERROR_SKIPPED = 44,
-    /* lengths or page_indptr decreases, or leads out of the tensor or array that it divides. [validate] */
+    /* lengths or page_indptr decreases, or it points outside the tensor or array that it divides. [validate] */
     KVAPPEND_ERROR_INDEX_ORDER = 45,
     /* A length, pad, block or page index is out of its range. [validate] */
     KVAPPEND_ERROR_INDEX_RANGE = 46,
     /* Two rows go to the same place. [validate] */
     KVAPPEND_ERROR_DUPLICATE = 47,
 
-    /* preference.host_threads is negative or more than 1024, or the system starts no more threads. [plan_create] */
+    /* preference.host_threads is negative or more than 1024, or the system cannot start more threads. [plan_create] */
     KVAPPEND_ERROR_HOST_THREADS = 48
 };
 
-/* The status' constant as text, such as "KVAPPEND_ERROR_ALIAS"; "unknown kvappend_status" for a number that is none.
- * Never NULL; a static string, valid while the library is loaded. Cannot fail; legal under stream capture. */
+/* Returns the name of the constant as text, such as "KVAPPEND_ERROR_ALIAS". For a number that is not a status, it
+ * returns "unknown kvappend_status". The result is never NULL; it is a static string, valid while the library is
+ * loaded. This function cannot fail. Legal under stream capture. */
 KVAPPEND_API const char *kvappend_status_name(kvappend_status status);
 
-/* Why the calling thread's latest failing call failed, as one English sentence of at most 511 bytes; "" if none has
- * failed. Never NULL. The text belongs to the calling thread and is valid until that thread's next failing call or its
- * end; a succeeding call leaves it alone. Legal under stream capture. */
+/* Returns why the calling thread's latest failing call failed: one English sentence of at most 511 bytes, or "" if no
+ * call has failed. The result is never NULL. The text belongs to the calling thread. It is valid until the next failing
+ * call of that thread, or until the thread ends. A successful call does not change it. Legal under stream capture. */
 KVAPPEND_API const char *kvappend_last_error_message(void);
 
 /* ---- what is copied ---- */
 
 /* Where a plan runs. */
 enum kvappend_backend {
-    KVAPPEND_BACKEND_HOST = 0, /* In host memory; run returns when the rows are written. */
-    KVAPPEND_BACKEND_CUDA = 1  /* On a CUDA device, in the order of a stream; run returns when that is arranged. */
+    KVAPPEND_BACKEND_HOST = 0, /* In host memory. run returns when the rows are written. */
+    KVAPPEND_BACKEND_CUDA = 1  /* On a CUDA device, in the order of a stream. run returns when the work is enqueued. */
 };
 
-/* The type of one element of K and V. Only its width matters to the copy: 8-bit elements, of an even dimension, are
- * copied as half as many of 16 bits. */
+/* The type of one element of K and V. Only its width matters to the copy. To copy 8-bit elements of an even dimension
+ * D, describe them as D / 2 elements of 16 bits. */
 enum kvappend_element_type {
     KVAPPEND_ELEMENT_F32 = 0, /* 4 bytes, IEEE 754 binary32 */
     KVAPPEND_ELEMENT_F64 = 1, /* 8 bytes, IEEE 754 binary64 */
@@ -236,96 +254,105 @@ enum kvappend_offset_type {
     KVAPPEND_OFFSET_INT32 = 1  /* int32_t */
 };
 
-/* How the place of a row is found in a cache [N, H, R, D], where N is cache_blocks and R is cache_rows. The block n is
- * a sample's cache, or a page. Row l of sample b has the position pos = cache_offsets[b] + l. */
+/* How a row's position becomes its place in a cache [N, H, R, D], where N is cache_blocks and R is cache_rows. The
+ * place is a block n and a row in that block. A block is the cache of one sample, or a page. Row l of sample b has the
+ * position pos = cache_offsets[b] + l. */
 enum kvappend_addressing {
-    /* n = b (with KVAPPEND_FLAG_BATCH_INDEX batch_index[b]), row pos, if 0 <= pos < R. */
+    /* n = b, or n = batch_index[b] with KVAPPEND_FLAG_BATCH_INDEX. The row is pos, if 0 <= pos < R. */
     KVAPPEND_ADDRESSING_DENSE = 0,
-    /* The same, but positions from sink_rows on go round in the rows sink_rows to R - 1: a sliding window, whose
-     * first sink_rows rows stay ("attention sinks", Xiao et al., 2023). Row pos below sink_rows, else sink_rows +
-     * (pos - sink_rows) mod (R - sink_rows), or none if R = sink_rows. Of several rows of one call that come to the
-     * same place the last one is written, and the others are skipped. Negative positions are skipped. With sink_rows
-     * = 0 this is the mode "circular" of ONNX' TensorScatter. */
+    /* As DENSE, but positions from sink_rows on wrap around in the rows sink_rows to R - 1. This is a sliding window
+     * whose first sink_rows rows stay ("attention sinks", Xiao et al., 2023). A position pos below sink_rows has row
+     * pos. Any other position has row sink_rows + (pos - sink_rows) mod (R - sink_rows), or no place if R = sink_rows.
+     * If several rows of one call have the same place, the last one is written and the others are skipped. Rows with
+     * negative positions are skipped. With sink_rows = 0 this is the mode "circular" of ONNX TensorScatter. */
     KVAPPEND_ADDRESSING_RING = 1,
-    /* Pages of R rows, by a table [B, table_entries]: n = page_table[b, pos / R], row pos mod R, if pos >= 0,
-     * pos / R < table_entries and 0 <= n < N. As FlashAttention's block_table. Where K and V have page ids of their
-     * own, as TensorRT-LLM's tables [B, 2, entries] have, make a plan of K alone and one of V alone, with table_stride.
-     */
+    /* Pages of R rows, found by a table [B, table_entries]: n = page_table[b, pos / R], and the row is pos mod R, if
+     * pos >= 0, pos / R < table_entries and 0 <= n < N. FlashAttention calls this table block_table. K and V may have
+     * separate page ids, as in TensorRT-LLM's tables [B, 2, entries]. In that case create one plan for K alone and one
+     * for V alone, with table_stride. */
     KVAPPEND_ADDRESSING_PAGED = 2,
-    /* The same with tables of different lengths, one behind the other: with i = page_indptr[b] + pos / R,
-     * n = page_table[i], if page_indptr[b] <= i < page_indptr[b + 1], 0 <= i < table_entries and 0 <= n < N. As
-     * FlashInfer's paged_kv_indptr and paged_kv_indices, which tell the state behind the append: cache_offsets[b] is
-     * (indptr[b + 1] - indptr[b] - 1) * R + last_page_len[b] less the number of the sample's new rows. */
+    /* As PAGED, but the samples' tables have different lengths and are stored one after the other: with
+     * i = page_indptr[b] + pos / R, n = page_table[i], if pos >= 0, page_indptr[b] <= i < page_indptr[b + 1],
+     * 0 <= i < table_entries and 0 <= n < N. FlashInfer calls these arrays paged_kv_indptr and paged_kv_indices. Its
+     * arrays describe the state after the append. Hence cache_offsets[b] is
+     * (indptr[b + 1] - indptr[b] - 1) * R + last_page_len[b], minus the number of the sample's new rows. */
     KVAPPEND_ADDRESSING_PAGED_CSR = 3,
-    /* Pages of R rows, by a slot for each row: n = slots[l] / R, row slots[l] mod R, if slots[l] >= 0 and n < N. As
-     * vLLM's slot_mapping. There are no samples: batch must be 1 and new_rows is the number T of tokens. More slots
-     * than tokens, or a source of more tokens than slots, are no matter: T is the lesser number. Contiguous new tensors
-     * are [T, H, D]. */
+    /* Pages of R rows, found by a slot for each token: n = slots[l] / R, and the row is slots[l] mod R, if slots[l] >=
+     * 0 and n < N. vLLM calls this array slot_mapping. There are no samples: batch must be 1, and new_rows is the
+     * number T of tokens. The array may have more slots than there are tokens, or the new tensors more tokens than
+     * there are slots. T is then the smaller number. Contiguous new tensors are [T, H, D]. */
     KVAPPEND_ADDRESSING_SLOTS = 4
 };
 
-/* How many rows each sample has, and so what new_rows (L_new) counts. */
+/* How many rows each sample has. This decides what new_rows (L_new) counts. */
 enum kvappend_lengths {
     /* Each sample has L_new rows, in tensors [B, H, L_new, D]. */
     KVAPPEND_LENGTHS_FIXED = 0,
-    /* Sample b has lengths[b] rows, at most L_new, in tensors [B, H, L_new, D]; a negative length is none. What lies
-     * behind them is padding, and skipped. */
+    /* Sample b has lengths[b] rows in tensors [B, H, L_new, D]. A length above L_new counts as L_new, and a negative
+     * length as 0. The rows after those of the sample are padding and are skipped. */
     KVAPPEND_LENGTHS_PER_SAMPLE = 1,
-    /* Sample b has the rows lengths[b] <= t < lengths[b + 1] of tensors [T, H, D], where T is new_rows: lengths is
-     * known as cu_seqlens. A length beyond T counts as T, a negative one as 0. Rows outside every sample are padding,
-     * and skipped; lengths must not decrease, else rows may be skipped or taken for another sample's. In the stride
-     * arrays the row axis is that of tokens, and the batch axis is not used; all zero means contiguous [T, H, D]. */
+    /* Sample b has the rows lengths[b] <= t < lengths[b + 1] of tensors [T, H, D], where T is new_rows. This array is
+     * known as cu_seqlens. An entry above T counts as T, and a negative entry as 0. Rows outside every sample are
+     * padding and are skipped. The entries must not decrease. If they do, rows may be skipped or be taken for rows of
+     * another sample. In the stride arrays, the row axis is the axis of tokens, and the batch axis is not used. All
+     * zero means contiguous [T, H, D]. */
     KVAPPEND_LENGTHS_PACKED = 2
 };
 
 /* Bits of descriptor.flags. */
 enum kvappend_flag {
-    /* args.batch_index [B] says which block of the cache is a sample's, with DENSE and RING. A sample whose index is
-     * negative, or not below cache_blocks, is skipped. */
+    /* args.batch_index [B] gives the block of the cache for each sample, with DENSE and RING. A sample is skipped if
+     * its index is negative or not below cache_blocks. */
     KVAPPEND_FLAG_BATCH_INDEX = 1,
-    /* args.left_pads [B] says how many rows of padding a sample begins with; a negative number is none. They are
-     * skipped, and the row behind them is the sample's row 0, which goes to cache_offsets[b] (padding in the new
-     * rows, not in the cache). KVAPPEND_LENGTHS_PER_SAMPLE counts from that row on. */
+    /* args.left_pads [B] gives the number of padding rows at the start of each sample. A negative number counts as 0.
+     * The padding rows are skipped. The row after them is row 0 of the sample, and its position is cache_offsets[b]:
+     * the new rows are padded, the cache is not. With KVAPPEND_LENGTHS_PER_SAMPLE, the length counts from row 0 on. */
     KVAPPEND_FLAG_LEFT_PADS = 2,
-    /* There is no args.cache_offsets: every offset is 0. */
+    /* Every offset is 0, and args.cache_offsets is not used. */
     KVAPPEND_FLAG_ZERO_OFFSETS = 4,
-    /* The slot descriptor.reserved_slot is padding, with SLOTS. */
+    /* The slot descriptor.reserved_slot is padding, too, with SLOTS. */
     KVAPPEND_FLAG_RESERVED_SLOT = 8,
-    /* After the copy, cache_offsets[b] grows by the number of the sample's rows, skipped ones too, or to the
-     * greatest value of its type. But a sample that is left out, by a negative batch_index or because all its rows
-     * have negative positions, keeps its offset. No row of the call is placed by a grown offset. Costs a further
-     * launch, of one thread a sample, behind the copy; args.cache_offsets is then written, and must be memory that
-     * the caller may write. With several layers, give it to the plan of the last one. */
+    /* After the copy, the run adds the number of sample b's rows to cache_offsets[b]. Skipped rows of the sample count,
+     * too. If the sum exceeds the greatest value of the offset type, the offset becomes that value. A sample that is
+     * left out keeps its offset: its batch_index is negative, or all its rows have negative positions. Every row of the
+     * call is placed by the offset from before the call. The run writes args.cache_offsets, so the caller must have
+     * write access to that memory. With several layers, set this flag for the plan of the last layer only. CUDA
+     * backend: costs the one further launch that kvappend_plan_run describes. */
     KVAPPEND_FLAG_ADVANCE = 16,
-    /* The report is set to zero before the rows of this run are counted, which costs a launch of one thread. Else runs
-     * add to it. */
+    /* The report is set to zero before the rows of this run are counted. Without this flag, runs add to the report.
+     * CUDA backend: the kernel that counts the rows also sets the report to zero, so this flag costs no launch of its
+     * own. */
     KVAPPEND_FLAG_RESET_REPORT = 32,
-    /* The report counts the rows that were written, too. */
+    /* The report also counts the rows that were written. */
     KVAPPEND_FLAG_COUNT_WRITTEN = 64,
-    /* CUDA backend: the copy is launched by programmatic dependent launch (the CUDA programming guide's name; the
-     * attribute cudaLaunchAttributeProgrammaticStreamSerialization). It may start while the kernel before it in the
-     * stream still runs, finds out what is to be copied where, and waits for that kernel's end before it touches any
-     * buffer. A kernel behind it that is launched in the same way may start early, too, and must itself wait
-     * (cudaGridDependencySynchronize) before it reads a cache, and before it writes what this one reads: new rows and
-     * indices. What is copied does not change. Without effect below compute capability 9.0, and where the driver made
-     * the kernel for the device from PTX for less than that. */
+    /* CUDA backend: the copy uses programmatic dependent launch (the name in the CUDA programming guide; the attribute
+     * is cudaLaunchAttributeProgrammaticStreamSerialization). The kernel of the copy may start while the kernel before
+     * it in the stream still runs. It works out which thread copies what, and then waits for the end of the kernel
+     * before it. Only after that does it access any buffer. A kernel after the copy that is launched in the same way
+     * may start early, too. That kernel must call cudaGridDependencySynchronize before it reads a cache, and before it
+     * writes anything that the copy reads: new rows and indices. The flag does not change what is copied. It has no
+     * effect below compute capability 9.0. It also has no effect if the driver compiled the kernel for the device from
+     * PTX for a compute capability below 9.0. */
     KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH = 128
 };
 
-/* What happens when a row has a position but no place: it lies below the cache (a negative position) or above it (all
- * else: behind the last row or the last page of the sample's table; on a page or in a block that does not exist).
- * Padding has no position, and is never at fault. */
+/* What a run does with a row that has a position but no place. Such a row lies below the cache or above it. It lies
+ * below if its position is negative. It lies above in every other case: after the last row, after the last page of the
+ * sample's table, on a page that does not exist, or in a block that does not exist. Padding has no position, so this
+ * policy does not concern it. */
 enum kvappend_skip {
-    /* It is skipped, and nothing else. Costs nothing. */
+    /* The run skips the row and does nothing else. This costs nothing. */
     KVAPPEND_SKIP_SILENTLY = 0,
-    /* It is skipped, and args.report says so. CUDA: costs two small launches behind the copy, which is as fast as
-     * without them: one finds the place of each row once more and writes nothing unless it has something to count, the
-     * other names the first row. Host: costs finding each place once more. Legal under stream capture. */
+    /* The run skips the row and counts it in args.report. CUDA backend: this costs the one further launch that
+     * kvappend_plan_run describes. The copy itself is as fast as without a report. The further kernel finds the place
+     * of each row again, counts the rows, and names the first row without a place. Without KVAPPEND_FLAG_RESET_REPORT,
+     * it writes to the report only if it has something to count. Host backend: this costs finding each place a second
+     * time. Legal under stream capture. */
     KVAPPEND_SKIP_REPORT = 1,
-    /* Host: run fails with KVAPPEND_ERROR_SKIPPED before anything is written; costs finding each place once more. CUDA:
-     * the other rows have been written when a small launch behind the copy stops the device with a trap: the next
-     * synchronising call of CUDA returns cudaErrorLaunchFailure, and the process' CUDA context is lost. For debugging.
-     */
+    /* Host backend: run fails with KVAPPEND_ERROR_SKIPPED and writes nothing. This costs finding each place a second
+     * time. CUDA backend: the copy writes the other rows. After it, the one further kernel that kvappend_plan_run
+     * describes stops the device with a trap. The next synchronising call of CUDA then returns cudaErrorLaunchFailure,
+     * and the CUDA context of the process is lost. For debugging. */
     KVAPPEND_SKIP_TRAP = 2
 };
 
@@ -336,31 +363,36 @@ enum kvappend_axis {
     KVAPPEND_AXIS_ROW = 2    /* of a new tensor: l, or the token; of a cache: the row in its block */
 };
 
-/* What is the same at every run of a plan. All zero is legal: a plan of the host backend with nothing to copy.
+/* What is the same at every run of a plan. All zero is legal: this is a plan of the host backend with nothing to copy.
  *
- * Extents are counts and may be 0: then the tensors concerned are empty, and there is nothing to do for them, which is
- * success. A plan with nothing to copy does nothing else either: it counts no rows and advances no offset. L_new may
- * exceed L_max. B * H * L * D times the bytes of an element must fit in 63 bits for each tensor, and so must the bytes
- * of each array of indices.
+ * Extents are counts and may be 0. In that case the tensors concerned are empty, there is nothing to do for them, and
+ * the call succeeds. A plan with nothing to copy does nothing else either: it counts no rows and advances no offset.
+ * L_new may exceed L_max. For each tensor, B * H * L * D times the bytes of an element must fit in 63 bits. The same
+ * holds for the bytes of each array of indices.
  *
- * Strides are in elements, from one entry of an axis to the next; the elements of a row are adjacent (the head
- * dimension has stride 1). An array whose three entries are all zero means the contiguous tensor [B, H, L, D] (of new
- * rows by token, [T, H, D]). In any other array each entry is taken as it is. So a tensor [B, L, H, D] has the strides
- * { L*H*D, D, H*D }. In a fused projection, each token of which is one row of R = H_q*D_k + H*D_k + H*D_v elements (its
- * queries, its K, its V), K has the strides { L*R, D_k, R } and a base pointer H_q*D_k elements into the row; V has {
- * L*R, D_v, R } and a base pointer (H_q + H)*D_k elements into it.
+ * A stride is the number of elements from one entry of an axis to the next. The elements of a row are adjacent: the
+ * head dimension has stride 1. A stride array of three zeros means the contiguous tensor [B, H, L, D], or [T, H, D]
+ * where new rows are tokens. In any other array, each entry is taken as it is. Two examples:
  *
- * A stride of a new tensor may be 0: one row, repeated along that axis, as a broadcast or expanded tensor has it. (One
- * row for all three axes at once cannot be said that way, as three zeros mean contiguous: give an axis of extent 1, if
- * there is one, a stride other than 0.) The rows of a cache must not overlap (not checked where there is nothing to
- * copy). The stride of an axis whose extent is 0 or 1 does not matter, but must not be negative.
+ * - A tensor [B, L, H, D] has the strides { L*H*D, D, H*D }.
+ * - In a fused projection, each token is one row of R = H_q*D_k + H*D_k + H*D_v elements: its queries, its K, its V.
+ *   K has the strides { L*R, D_k, R } and a base pointer H_q*D_k elements into the row.
+ *   V has the strides { L*R, D_v, R } and a base pointer (H_q + H)*D_k elements into the row.
  *
- * Mind that contiguous caches have the head axis outside ("HND"). A cache with tokens outside ("NHD": [N, R, H, D], as
- * vLLM's and FlashAttention's pages) has the strides { R*H*D, D, H*D }. With a pack, the stride of rows is the pack as
- * a rule, and the elements of a piece are adjacent.
+ * A stride of a new tensor may be 0: one row is repeated along that axis, as in a broadcast or expanded tensor. Three
+ * zeros cannot express one row for all three axes, because they mean contiguous. If one of the axes has extent 1, give
+ * that axis a stride other than 0 to express this.
  *
- * With DLPack: a tensor [B, H, L, D] gives shape[] to the extents and strides[0..2] to the stride array (three zeros
- * where strides is NULL), if strides[3] is 1 and not all of strides[0..2] are 0; the pointer is data + byte_offset. */
+ * The rows of a cache must not overlap. This is not checked if there is nothing to copy. The stride of an axis of
+ * extent 0 or 1 has no effect, but it must not be negative.
+ *
+ * In a contiguous cache, the head axis is outside the row axis ("HND"). A cache with tokens outside ("NHD": [N, R, H,
+ * D], as in vLLM's and FlashAttention's pages) has the strides { R*H*D, D, H*D }. With a pack, the row stride is
+ * usually the pack, and the elements of a piece are adjacent.
+ *
+ * With DLPack: take the extents from shape[] of a tensor [B, H, L, D], and the stride array from strides[0..2], or
+ * three zeros if strides is NULL. This requires that strides[3] is 1 and that strides[0..2] are not all 0. The pointer
+ * is data + byte_offset. */
 typedef struct kvappend_descriptor {
     size_t struct_size;
     int32_t backend;      /* KVAPPEND_BACKEND_* */
@@ -371,27 +403,28 @@ typedef struct kvappend_descriptor {
     int64_t batch;      /* B: samples */
     int64_t heads;      /* H: K/V heads */
     int64_t new_rows;   /* L_new: new rows of each sample; T with LENGTHS_PACKED and ADDRESSING_SLOTS */
-    int64_t cache_rows; /* R: rows that each sample's cache holds (L_max), or each page */
-    int64_t k_dim;      /* D_k: elements of a K row; 0: there is no K */
-    int64_t v_dim;      /* D_v: elements of a V row; 0: there is no V */
+    int64_t cache_rows; /* R: rows of each sample's cache (L_max), or of each page */
+    int64_t k_dim;      /* D_k: elements of a K row; 0 means that there is no K */
+    int64_t v_dim;      /* D_v: elements of a V row; 0 means that there is no V */
 
-    int64_t k_new_strides[3];   /* by KVAPPEND_AXIS_*, of k_new [B, H, L_new, D_k] */
+    int64_t k_new_strides[3];   /* of k_new [B, H, L_new, D_k], by KVAPPEND_AXIS_* */
     int64_t v_new_strides[3];   /* of v_new [B, H, L_new, D_v] */
     int64_t k_cache_strides[3]; /* of k_cache [N, H, R, D_k] */
     int64_t v_cache_strides[3]; /* of v_cache [N, H, R, D_v] */
 
     int32_t lengths;       /* KVAPPEND_LENGTHS_* */
-    int32_t flags;         /* KVAPPEND_FLAG_*, or'ed */
-    int64_t cache_blocks;  /* N. DENSE and RING: samples' caches, 0 meaning B; others: pages, at least 1 */
-    int64_t sink_rows;     /* RING: rows that stay, 0 to R */
-    int64_t table_entries; /* PAGED: page ids of each sample; PAGED_CSR: page ids in all */
-    int64_t table_stride;  /* PAGED: elements of page_table from sample to sample; 0 meaning table_entries */
+    int32_t flags;         /* KVAPPEND_FLAG_*, combined by bitwise or */
+    int64_t cache_blocks;  /* N. DENSE and RING: number of caches, 0 means B; others: number of pages, at least 1 */
+    int64_t sink_rows;     /* RING: number of rows that stay, 0 to R */
+    int64_t table_entries; /* PAGED: number of page ids of each sample; PAGED_CSR: of all samples */
+    int64_t table_stride;  /* PAGED: elements of page_table from sample to sample; 0 means table_entries */
     int64_t reserved_slot; /* SLOTS, with KVAPPEND_FLAG_RESERVED_SLOT */
 
-    /* A row of a cache may consist of pieces of so many elements each, a power of two that divides the dimension: the
-     * cache is then [N, H, D/pack, R, pack]. 0: rows are contiguous. vLLM's classic layout has
-     * k_pack = 16 / (bytes of an element) and v_pack = 1 (which costs a store for each element). The piece strides are
-     * the elements from piece to piece of a row; they count where the cache's strides are not all zero. */
+    /* A row of a cache may consist of pieces. The cache is then [N, H, D/pack, R, pack]. k_pack and v_pack are the
+     * number of elements of a piece, a power of two that divides the dimension. 0 means that rows are contiguous.
+     * vLLM's classic layout has k_pack = 16 / (bytes of an element) and v_pack = 1 (which costs a store for each
+     * element). The piece strides are the number of elements from one piece of a row to the next. They have an effect
+     * only if the cache's strides are not all zero. */
     int64_t k_pack;
     int64_t v_pack;
     int64_t k_piece_stride;
@@ -401,31 +434,32 @@ typedef struct kvappend_descriptor {
     int32_t reserved;    /* must be 0 */
 } kvappend_descriptor;
 
-/* Wishes about how a plan does its work; none changes what is copied. */
+/* Preferences for how a plan does its work. None of them changes what is copied. */
 typedef struct kvappend_preference {
     size_t struct_size;
-    /* The kernel to use, by its name in the kernel table (kvappend_kernel_name), as a NUL-terminated string that is
-     * read during plan creation only. NULL: the library chooses. For measuring and testing. */
+    /* The kernel to use, by its name in the kernel table (kvappend_kernel_name). The string ends with a NUL and is read
+     * during plan creation only. NULL: the library chooses. For measuring and testing. */
     const char *kernel_name;
-    /* Host backend: so many threads, the one that calls run among them, share the copying of a large run; 0 and 1 mean
-     * the calling thread alone. At most 1024; with the CUDA backend at most 1. The other threads are started by plan
-     * creation, belong to the plan and end with it; in between they sleep, with all signals blocked. A run wakes them
-     * when it has at least 8 MiB to copy and they are not at another run of the plan: else its thread works alone,
-     * so that any number of threads may still run one plan at once. It waits for nothing but the parts that others have
-     * begun; so a plan still works in a child process after fork, where they do not exist. What is written does not
-     * depend on the number of threads. */
+    /* Host backend: the number of threads that share the copying of a large run, including the thread that calls run. 0
+     * and 1 mean the calling thread alone. The maximum is 1024; with the CUDA backend it is 1.
+     *
+     * kvappend_plan_create starts the other threads. They belong to the plan and end with it. Between runs they sleep,
+     * with all signals blocked. A run uses them if it has at least 8 MiB to copy and they are not busy with another run
+     * of the plan. Otherwise the calling thread works alone, so any number of threads may still run one plan at once. A
+     * run waits only for parts of its copy that other threads have begun. Therefore a plan still works in a child
+     * process after fork, where these threads do not exist. The number of threads does not change what is written. */
     int32_t host_threads;
     int32_t reserved; /* must be 0 */
 } kvappend_preference;
 
-/* The buffers of one run. Each is given by a pointer to element [0, 0, 0, 0] and the number of bytes that may be
- * accessed from there on. A size of 0 means unknown, and is not checked; any other must cover the tensor up to its
- * last element. A pointer must be aligned to its element. The buffer of a tensor without elements may be NULL, and all
- * may be NULL when there is nothing to do.
+/* The buffers of one run. Each has a pointer to its element [0, 0, 0, 0] and the number of bytes that may be accessed
+ * from there on. A size of 0 means that the size is unknown and is not checked. Any other size must cover the tensor up
+ * to its last element. A pointer must be aligned to the size of an element. The buffer of a tensor without elements may
+ * be NULL. If there is nothing to do, every buffer may be NULL.
  *
- * What a run writes (the caches, the report, offsets that it advances) must not meet any other buffer of the call, from
- * the first to the last element of each. But k_cache and v_cache may be interleaved (one pool for both), as long as no
- * element belongs to both. */
+ * A run writes the caches, the report, and the offsets that it advances. None of these may overlap another buffer of
+ * the call; each buffer counts as the whole range from its first to its last element. k_cache and v_cache are an
+ * exception: they may be interleaved (one pool for both), as long as no element belongs to both. */
 typedef struct kvappend_args {
     size_t struct_size;
     const void *k_new; /* [B, H, L_new, D_k], read */
@@ -436,11 +470,12 @@ typedef struct kvappend_args {
     size_t k_cache_bytes;
     void *v_cache; /* [N, H, R, D_v], written in place */
     size_t v_cache_bytes;
-    /* [B], contiguous: the position of each sample's row 0; read, and with FLAG_ADVANCE written. Not with SLOTS. */
+    /* [B], contiguous: the position of each sample's row 0. A run reads it, and writes it with FLAG_ADVANCE. Not used
+     * with SLOTS. */
     void *cache_offsets;
     size_t cache_offsets_bytes;
-    /* What the descriptor asks for, contiguous and read; else ignored. These are int32, but for slots. */
-    const void *slots; /* [T], of the descriptor's offset_type: SLOTS */
+    /* The following arrays are contiguous. A run reads those that the descriptor asks for, and ignores the others. */
+    const void *slots; /* [T], of type descriptor.offset_type: SLOTS */
     size_t slots_bytes;
     const int32_t *lengths; /* [B]: LENGTHS_PER_SAMPLE; [B + 1]: LENGTHS_PACKED */
     size_t lengths_bytes;
@@ -456,24 +491,27 @@ typedef struct kvappend_args {
     size_t report_bytes;
 } kvappend_args;
 
-/* What became of the rows of all runs since the report was zero. A row counts once, with all its heads of K and of V.
- * The report lives where the caches live, 8-byte aligned; set it to zero before its first use, or let a run do so by
- * KVAPPEND_FLAG_RESET_REPORT. Two runs must not use one report at the same time; the host may read it when the stream
- * has come past the run. args.report_bytes says how much of it there is: 0 means the fields below, and fields of later
- * releases will be written only where report_bytes covers them. */
+/* Counts what happened to the rows of all runs since the report was zero. A row counts once, together with all its
+ * heads of K and of V. The report is in the same kind of memory as the caches, aligned to 8 bytes. Set it to zero
+ * before its first use, or let a run do that with KVAPPEND_FLAG_RESET_REPORT. Two runs must not use one report at the
+ * same time. The host may read it once the work of the run in the stream has finished. args.report_bytes is the size of
+ * the report. 0 means the fields below. A later release writes additional fields only if report_bytes covers them. */
 typedef struct kvappend_report {
-    size_t struct_size;    /* the caller's: neither read nor written */
-    int64_t rows_written;  /* counted with KVAPPEND_FLAG_COUNT_WRITTEN */
-    int64_t rows_replaced; /* RING: by a later row of the same run */
-    int64_t rows_padding;  /* of no sample, or of one with a negative batch_index; with a negative or reserved slot */
-    int64_t rows_below;    /* with a negative position */
-    int64_t rows_above;    /* with a position that the cache does not have */
-    /* The first row below or above, where there is one: of the first run that had any, the least sample (0 with SLOTS),
-     * and of that the least row l (with SLOTS the token), and its position (the slot; at most INT64_MAX). */
+    size_t struct_size;    /* for the caller; the library neither reads nor writes it */
+    int64_t rows_written;  /* written rows, counted with KVAPPEND_FLAG_COUNT_WRITTEN only */
+    int64_t rows_replaced; /* RING: skipped, because a later row of the same run has the same place */
+    /* Rows that belong to no sample or to a sample with a negative batch_index, and tokens with a negative slot or the
+     * reserved slot. */
+    int64_t rows_padding;
+    int64_t rows_below; /* skipped, because the position is negative */
+    int64_t rows_above; /* skipped, because the cache does not have the position */
+    /* The first row below or above, if there is one. It comes from the first run that had such a row: the smallest
+     * sample (0 with SLOTS), and in that sample the smallest row l (with SLOTS, the token). Its position is the slot
+     * with SLOTS, and at most INT64_MAX. */
     int64_t first_sample;
     int64_t first_row;
     int64_t first_position;
-    int64_t state[2]; /* the library's own */
+    int64_t state[2]; /* used by the library */
 } kvappend_report;
 
 /* clang-format off */
@@ -489,9 +527,10 @@ typedef struct kvappend_report {
     { sizeof(kvappend_report), 0, 0, 0, 0, 0, 0, 0, 0, {0, 0} }
 /* clang-format on */
 
-/* The same for callers without macros: set *s to zero, as far as struct_size bytes go, and its struct_size to
- * struct_size, which is the size of the struct as the caller knows it. Fails with KVAPPEND_ERROR_NULL_ARGUMENT, or with
- * KVAPPEND_ERROR_STRUCT_SIZE when the size is no legal one; *s is then left alone. Legal under stream capture. */
+/* The init functions do the same as the _INIT macros, for callers that cannot use macros. They set the first
+ * struct_size bytes of *s to zero, and then the field struct_size to struct_size, which is the size of the struct as
+ * the caller knows it. They fail with KVAPPEND_ERROR_NULL_ARGUMENT, or with KVAPPEND_ERROR_STRUCT_SIZE if the size is
+ * not legal. On failure *s does not change. Legal under stream capture. */
 KVAPPEND_API kvappend_status kvappend_descriptor_init(kvappend_descriptor *s, size_t struct_size);
 KVAPPEND_API kvappend_status kvappend_preference_init(kvappend_preference *s, size_t struct_size);
 KVAPPEND_API kvappend_status kvappend_args_init(kvappend_args *s, size_t struct_size);
@@ -499,87 +538,97 @@ KVAPPEND_API kvappend_status kvappend_report_init(kvappend_report *s, size_t str
 
 /* ---- plans ---- */
 
-/* A problem, checked, with the kernel chosen for it. */
+/* A checked problem, together with the kernel chosen for it. */
 typedef struct kvappend_plan kvappend_plan;
 
-/* Checks *descriptor, chooses a kernel by *preference (NULL: no wishes) and puts a new plan in *plan, which the caller
- * gives back with kvappend_plan_destroy. Neither struct is kept.
+/* Checks *descriptor, chooses a kernel according to *preference (NULL: no preferences), and puts a new plan in *plan.
+ * The caller destroys the plan with kvappend_plan_destroy. The library does not keep the two structs.
  *
- * A plan is small and quick to make, but not free: keep one for each shape that recurs, such as one for decoding steps
- * and one for each padded length of prompts.
+ * A plan is small and quick to create, but not free. Keep one for each shape that recurs, such as one for decoding
+ * steps and one for each padded length of prompts.
  *
- * CUDA backend: the plan belongs to the device that is current for the calling thread, in its primary context. All that
- * CUDA does lazily happens here (that context, loading the kernel), so this call may synchronise with the device, and
- * may not be made during some captures: see CAPTURE. Where there is neither device nor driver it fails with
- * KVAPPEND_ERROR_NO_DEVICE.
+ * CUDA backend: the plan belongs to the device that is current for the calling thread, in its primary context. This
+ * call triggers everything that CUDA does lazily: creating that context, and loading the kernel. Therefore it may
+ * synchronise with the device, and it must not be called during some captures: see CAPTURE. It fails with
+ * KVAPPEND_ERROR_NO_DEVICE if there is no device or no driver.
  *
  * On failure *plan is NULL. */
 KVAPPEND_API kvappend_status kvappend_plan_create(const kvappend_descriptor *descriptor,
                                                   const kvappend_preference *preference, kvappend_plan **plan);
 
-/* Puts in *bytes how much workspace a run needs. It is 0 for every plan of this release; ask all the same if you mean
- * to work with later ones. Needs no device; legal under stream capture. */
+/* Puts the number of bytes of workspace that a run needs in *bytes. It is 0 for every plan of this release. Query it
+ * anyway if your program should work with later releases. Needs no device. Legal under stream capture. */
 KVAPPEND_API kvappend_status kvappend_plan_workspace_size(const kvappend_plan *plan, size_t *bytes);
 
-/* Whether run would accept *args: the checks that run makes of the buffers, and nothing else. It makes no CUDA call,
- * reads no buffer, does not depend on the current device, and is legal under stream capture. */
+/* Tells whether run would accept *args. It makes the checks that run makes of the buffers, and no others. It makes no
+ * CUDA call, reads no buffer, and does not depend on the current device. Legal under stream capture. */
 KVAPPEND_API kvappend_status kvappend_plan_can_implement(const kvappend_plan *plan, const kvappend_args *args);
 
-/* Appends: see "what a run does" above. *args is read during the call only.
+/* Appends: see WHAT A RUN DOES above. *args is read during the call only.
  *
- * workspace: workspace_bytes bytes for the library's use, of the memory the backend works in; NULL and 0 will do, as
+ * workspace is workspace_bytes bytes for the library's use, in memory of the backend. NULL and 0 are enough, because
  * the needed size is 0.
  *
- * CUDA backend: stream is the stream to work in; NULL is CUDA's legacy default stream, also in programs compiled for a
- * default stream per thread, whose stream is the handle cudaStreamPerThread. The plan's device must be current and must
- * be the stream's. One kernel is launched for all of K and V, or none when there is nothing to do, and further ones
- * only where ADVANCE, REPORT or TRAP ask for them; should one of those fail to launch, the copy is under way all the
- * same. The call allocates nothing and synchronises with nothing; it is legal while the stream is being captured, and
- * the graph then replays the copy with these pointers and the offsets that the memory holds at each replay. The buffers
- * must stay valid, and what is read unchanged, until the stream has come past the kernel.
+ * CUDA backend: stream is the stream to work in. NULL is CUDA's legacy default stream, even in programs that are
+ * compiled for a default stream per thread. The handle of that per-thread stream is cudaStreamPerThread. The plan's
+ * device must be current and must be the device of the stream.
  *
- * Host backend: stream must be NULL. The rows are written when the call returns, by the calling thread and, where
- * preference.host_threads asks for them, by others. Without others a run makes no allocation, lock or system call.
+ * With the CUDA backend, one kernel copies all of K and V. If there is nothing to do, nothing is launched.
+ * KVAPPEND_SKIP_REPORT, KVAPPEND_SKIP_TRAP and KVAPPEND_FLAG_ADVANCE, alone or together, launch exactly one further
+ * kernel after the copy. It has one block. It resets the report, counts the rows, names the first row without a place
+ * or traps, and advances the offsets, as far as the plan asks for these. If its launch fails, the copy still does its
+ * work.
  *
- * Two runs that write the same cache rows at once leave those rows in an undefined state. So do two rows of one run
- * with the same place (a slot, page or batch index given twice), but for those of a ring: such a row holds bytes of
- * one, or of each in part. Padding slots that all name one place belong under KVAPPEND_FLAG_RESERVED_SLOT. */
+ * With the CUDA backend, the call allocates nothing and synchronises with nothing. It is legal while the stream is
+ * being captured. The graph then replays the copy with these pointers, and with the offsets and other indices that
+ * memory holds at each replay. Until the kernels have finished, the buffers must stay valid, and what they read must
+ * stay unchanged.
+ *
+ * Host backend: stream must be NULL. The rows are written when the call returns. The calling thread writes them,
+ * together with the threads that preference.host_threads asks for. Without such threads, a run makes no allocation,
+ * lock or system call.
+ *
+ * If two runs write the same cache rows at once, the contents of those rows are undefined. The same holds for two rows
+ * of one run with the same place (a slot, page or batch index given twice), except in a ring. Such a row holds bytes of
+ * one of them, or parts of each. If all padding slots name one place, use KVAPPEND_FLAG_RESERVED_SLOT for it. */
 KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
                                                size_t workspace_bytes, struct CUstream_st *stream);
 
-/* Several appends as one, such as those of all layers, for callers who hold the rows of all of them: when speculated
- * tokens are accepted, a chunk of a prompt is done, or a cache is brought in. plans[i] and args[i] are what run would
- * be given for append i; the arrays and structs are read during the call only. A plan may stand there any number of
- * times, and plans may differ in all but their backend (KVAPPEND_ERROR_BACKEND) and device. layers = 0 is nothing to
- * do, and then both arrays may be NULL.
+/* Does several appends as one, such as the appends of all layers. This is for callers who have the rows of all layers
+ * at once: when speculated tokens are accepted, when a chunk of a prompt is done, or when a cache is imported. plans[i]
+ * and args[i] are what run would take for append i. The arrays and structs are read during the call only. One plan may
+ * occur any number of times. All plans must have the same backend (KVAPPEND_ERROR_BACKEND) and the same device, and may
+ * differ in everything else. If layers is 0, there is nothing to do, and both arrays may be NULL.
  *
- * All appends are checked first, as by run; when one is refused nothing has been written, and the message begins with
- * "layer i: ". Where a launch fails that is not the first, what was launched before it is under way. Apart from each
- * other they must not share memory where one writes, but for what they all may read or count in (indices, and the
- * report): a row of two appends with one place is undefined, and this is not checked. All rows are placed and
- * counted by the offsets as they are before the call; then the appends that advance do so, one after the other.
+ * First all appends are checked, as run checks them. If one of them is refused, nothing has been written, and the
+ * message begins with "layer i: ". If a launch after the first one fails, the kernels launched before it still do their
+ * work. An append must not write memory that another append reads or writes, except that all may read the same indices
+ * and count in the same report. If rows of two appends have the same place, the contents of that place are undefined.
+ * This is not checked. All rows are placed and counted by the offsets from before the call. After that, the appends
+ * with KVAPPEND_FLAG_ADVANCE advance their offsets one after the other.
  *
- * CUDA backend: up to 80 appends go in one launch, if they have no more than two geometries, that is, pairs of a plan
- * and arrays of indices (layers with a sliding window and layers without make two); more take as many launches as that
- * comes to, in the given order; should one of these fail, those before it are under way. If every plan is a plain dense
- * one ([B, H, L, D] rows by cache_offsets alone), rows are copied in runs, else row by row. The kernel is one for
- * several layers ("cuda_dense_layers_b16", "cuda_rows_layers_b16"), whichever the plans have by themselves. The flag
- * PROGRAMMATIC_LAUNCH counts for a launch where all its plans have it. Else the same holds as for run. Legal under
- * stream capture.
+ * CUDA backend: one launch takes up to 80 appends, if they have at most two geometries. A geometry is a pair of a plan
+ * and its arrays of indices: layers with a sliding window and layers without one have two. If there are more appends or
+ * more geometries, the call makes as many launches as necessary, in the given order. If every plan is a plain dense one
+ * ([B, H, L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
+ * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. There is one
+ * exception: an append whose extents or strides need 64-bit indices has a launch of its own, by cuda_rows_wide.
+ * KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a launch if all plans of that launch have it. In all other
+ * respects the same holds as for run. Legal under stream capture.
  *
  * Host backend: the appends are done one after the other. */
 KVAPPEND_API kvappend_status kvappend_plan_run_layers(const kvappend_plan *const *plans,
                                                       const kvappend_args *const *args, size_t layers, void *workspace,
                                                       size_t workspace_bytes, struct CUstream_st *stream);
 
-/* The first fault that validate found. Filled by the library; the caller sets struct_size. All zero but for struct_size
- * where there is none. */
+/* The first fault that validate found. The library fills it, and the caller sets struct_size. If there is no fault,
+ * every field except struct_size is zero. */
 typedef struct kvappend_fault {
     size_t struct_size;
-    const char *array; /* the argument at fault, such as "page_table", or NULL for a place; a static string */
-    int64_t index;     /* of its element at fault */
-    int64_t value;     /* of that element */
-    int64_t sample;    /* DUPLICATE, SKIPPED: the row at fault */
+    const char *array; /* INDEX_*: the name of the faulty argument, such as "page_table", a static string; else NULL */
+    int64_t index;     /* INDEX_*: the index of the faulty element in that array */
+    int64_t value;     /* INDEX_*: the value of that element */
+    int64_t sample;    /* SKIPPED, DUPLICATE: the faulty row */
     int64_t row;
     int64_t position;
     int64_t other_sample; /* DUPLICATE: the earlier row with the same place */
@@ -591,61 +640,64 @@ typedef struct kvappend_fault {
 
 KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struct_size);
 
-/* Checks what run does not: the contents of the arrays of indices, for a call with these arguments. For development and
- * tests; its time is proportional to n log n for n rows. It looks, in this order, for
- * - KVAPPEND_ERROR_INDEX_ORDER: lengths (PACKED) or page_indptr that decreases, begins below 0, or ends beyond T or
+/* Checks what run does not check: the contents of the arrays of indices, for a call with these arguments. It is meant
+ * for development and tests. For n rows, its time is proportional to n log n. It looks for these faults in this order:
+ * - KVAPPEND_ERROR_INDEX_ORDER: lengths (PACKED) or page_indptr decreases, begins below 0, or ends beyond T or
  *   table_entries;
- * - KVAPPEND_ERROR_INDEX_RANGE: a pad or a length that is negative or more than the rows there are, a batch_index not
- *   below cache_blocks; then an entry of page_table that a row needs and that is no page of the cache;
- * - KVAPPEND_ERROR_SKIPPED: a row with a position below or above its cache (see enum kvappend_skip). Samples left out
- *   by an offset are found, too: leave them out by their length;
- * - KVAPPEND_ERROR_DUPLICATE: two rows with the same place, but for rows that a ring replaces;
- * and returns the first of these statuses that applies, with *fault (which may be NULL) saying where. Before all these
- * comes what can_implement refuses, and a wrong stream or device; with nothing to copy there is no fault. Nothing is
- * written to a cache, an offset or a report.
+ * - KVAPPEND_ERROR_INDEX_RANGE: a pad or a length is negative or more than the number of rows, or a batch_index is not
+ *   below cache_blocks; after that, an entry of page_table that a row needs is not a page of the cache;
+ * - KVAPPEND_ERROR_SKIPPED: a row has a position below or above its cache (see enum kvappend_skip). This includes the
+ *   rows of samples that an offset leaves out. To avoid this, leave samples out by their length;
+ * - KVAPPEND_ERROR_DUPLICATE: two rows have the same place, and it is not a ring that replaces one of them.
  *
- * workspace is as for run: none is needed. CUDA backend: the arrays are copied to host memory in the stream, which is
- * then waited for: not legal under stream capture. It needs host memory for that copy and 40 bytes a row
- * (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be current. */
+ * It returns the first of these statuses that applies, and describes the fault in *fault. fault may be NULL. Before
+ * these checks, it fails for everything that can_implement refuses, and for a wrong stream or device. If there is
+ * nothing to copy, there is no fault. It writes to no cache, offset or report.
+ *
+ * workspace is the same as for run: none is needed. CUDA backend: the call copies the arrays to host memory in the
+ * stream, and waits for the stream. Therefore it is not legal under stream capture. It needs host memory for that copy
+ * and 40 bytes for each row (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be current. */
 KVAPPEND_API kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend_args *args,
                                                     void *workspace, size_t workspace_bytes, struct CUstream_st *stream,
                                                     kvappend_fault *fault);
 
-/* Ends a plan's life. NULL is allowed and does nothing. Launches already made are not disturbed: a kernel keeps nothing
- * of the plan. Waits for the plan's own threads to end, where it has any. Makes no CUDA call, and always succeeds.
- * Legal under stream capture. */
+/* Destroys a plan. NULL is allowed and has no effect. Launches that were already made are not affected: a kernel keeps
+ * nothing of the plan. If the plan has threads, the call waits for them to end. It makes no CUDA call and always
+ * succeeds. Legal under stream capture. */
 KVAPPEND_API kvappend_status kvappend_plan_destroy(kvappend_plan *plan);
 
 /* ---- what was chosen ---- */
 
 /* What a plan does. */
 enum kvappend_operation {
-    KVAPPEND_OPERATION_DENSE_APPEND = 1, /* The append of KVAPPEND_ADDRESSING_DENSE. */
-    KVAPPEND_OPERATION_RING_APPEND = 2,  /* of KVAPPEND_ADDRESSING_RING */
-    KVAPPEND_OPERATION_PAGED_APPEND = 3, /* of KVAPPEND_ADDRESSING_PAGED and _PAGED_CSR */
-    KVAPPEND_OPERATION_SLOT_APPEND = 4   /* of KVAPPEND_ADDRESSING_SLOTS */
+    KVAPPEND_OPERATION_DENSE_APPEND = 1, /* the append of KVAPPEND_ADDRESSING_DENSE */
+    KVAPPEND_OPERATION_RING_APPEND = 2,  /* the append of KVAPPEND_ADDRESSING_RING */
+    KVAPPEND_OPERATION_PAGED_APPEND = 3, /* the append of KVAPPEND_ADDRESSING_PAGED and _PAGED_CSR */
+    KVAPPEND_OPERATION_SLOT_APPEND = 4   /* the append of KVAPPEND_ADDRESSING_SLOTS */
 };
 
-/* What a plan is made of. Filled by the library; the caller sets struct_size. */
+/* What the library chose for a plan. The library fills it, and the caller sets struct_size. */
 typedef struct kvappend_sku {
     size_t struct_size;
     int32_t operation;    /* KVAPPEND_OPERATION_* */
     int32_t backend;      /* KVAPPEND_BACKEND_* */
     int32_t element_type; /* KVAPPEND_ELEMENT_* */
-    int32_t architecture; /* CUDA: ten times the device's compute capability, such as 90; host: 0 */
-    /* CUDA: bytes of one load or store of K and of V when the pointers are aligned to as much (16, 8, 4, 2 or 1; less
-     * aligned pointers get the widest that they allow); 0 for an absent tensor. Host: 0. */
+    int32_t architecture; /* CUDA: ten times the compute capability of the device, such as 90. Host: 0 */
+    /* CUDA: the number of bytes of one load or store of K and of V (16, 8, 4, 2 or 1) if the pointers are aligned to
+     * that number. For pointers with less alignment, the kernel uses the widest accesses that they allow. 0 for an
+     * absent tensor. Host: 0. */
     int32_t k_vector_bytes;
     int32_t v_vector_bytes;
-    const char *kernel_name; /* in the kernel table; a static string, valid while the library is loaded */
+    const char *kernel_name; /* the name in the kernel table; a static string, valid while the library is loaded */
 } kvappend_sku;
 
-/* What a plan promises of the values that it writes. Filled by the library; the caller sets struct_size. */
+/* What a plan guarantees for the values that it writes. The library fills it, and the caller sets struct_size. */
 typedef struct kvappend_precision_guarantee {
     size_t struct_size;
-    int32_t bit_exact; /* 1: every written element has the bits of its source, NaN payloads and -0 too */
-    int32_t
-        deterministic; /* 1: the same call on the same memory leaves the same bytes, if no two rows have one place */
+    /* 1: every written element has the bits of its source, including NaN payloads and -0. */
+    int32_t bit_exact;
+    /* 1: the same call on the same memory leaves the same bytes, unless two rows have the same place. */
+    int32_t deterministic;
 } kvappend_precision_guarantee;
 
 #define KVAPPEND_SKU_INIT                                                                                              \
@@ -656,25 +708,28 @@ typedef struct kvappend_precision_guarantee {
 KVAPPEND_API kvappend_status kvappend_sku_init(kvappend_sku *s, size_t struct_size);
 KVAPPEND_API kvappend_status kvappend_precision_guarantee_init(kvappend_precision_guarantee *s, size_t struct_size);
 
-/* Fill *sku, or *guarantee, up to its struct_size. On failure every field but struct_size is zero, unless struct_size
- * itself is at fault: then the struct is left alone. Need no device; legal under stream capture. */
+/* These two fill *sku or *guarantee up to its struct_size. On failure, every field except struct_size is zero. If
+ * struct_size itself is at fault, the struct does not change. They need no device. Legal under stream capture. */
 KVAPPEND_API kvappend_status kvappend_plan_get_sku(const kvappend_plan *plan, kvappend_sku *sku);
 KVAPPEND_API kvappend_status kvappend_plan_get_precision_guarantee(const kvappend_plan *plan,
                                                                    kvappend_precision_guarantee *guarantee);
 
-/* The name of entry `index` of the table of all kernels in this library, every backend's, from 0; NULL past its end.
- * A name says backend, operation and, for CUDA, the widest access in bytes: "cuda_dense_b16". A static string, valid
- * while the library is loaded. Cannot fail; legal under stream capture. */
+/* Returns the name of entry `index` (from 0) in the table of all kernels of this library, those of all backends. Past
+ * the end of the table it returns NULL. A name states the backend and how the kernel goes through the rows. For CUDA it
+ * ends with the widest access in bytes ("cuda_dense_b16"), or with "wide" for a kernel with 64-bit indices
+ * ("cuda_rows_wide"). Kernels with "_b16" use narrower accesses if base addresses, strides or the bytes of a row are
+ * not multiples of 16. The result is a static string, valid while the library is loaded. This function cannot fail.
+ * Legal under stream capture. */
 KVAPPEND_API const char *kvappend_kernel_name(size_t index);
 
 /* ---- versions and loading by hand ---- */
 
-/* KVAPPEND_VERSION of the library that is loaded. Compare with the macro, which is that of the header. */
+/* Returns the KVAPPEND_VERSION of the loaded library. The macro is that of the header, so the two can be compared. */
 KVAPPEND_API uint32_t kvappend_version(void);
 
-/* All functions of the library, for programs that load it with dlopen and want to look up one symbol only. The table is
- * extensible like every struct: struct_size says how much of it this library has, and a function beyond that does not
- * exist in it. */
+/* All functions of the library, for programs that load it with dlopen and want to look up one symbol only. The table
+ * can grow like every struct: struct_size tells how much of it this library has. This library does not have a function
+ * beyond that. */
 typedef struct kvappend_api {
     size_t struct_size;
     uint32_t abi_version; /* KVAPPEND_ABI_VERSION of the library */
@@ -705,8 +760,9 @@ typedef struct kvappend_api {
                                        struct CUstream_st *stream);
 } kvappend_api;
 
-/* Puts a pointer to the library's table in *api: static memory, valid while the library is loaded. abi_version is the
- * caller's KVAPPEND_ABI_VERSION; a library of another ABI fails with KVAPPEND_ERROR_ABI_VERSION, and *api is NULL. */
+/* Puts a pointer to the library's table in *api. The table is static memory, valid while the library is loaded.
+ * abi_version is the KVAPPEND_ABI_VERSION of the caller. A library with another ABI fails with
+ * KVAPPEND_ERROR_ABI_VERSION, and *api is NULL. */
 KVAPPEND_API kvappend_status kvappend_get_api(uint32_t abi_version, const kvappend_api **api);
 
 #ifdef __cplusplus
