@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// libkvappend for C++17 and later: a header over kvappend.h, with nothing to link but the library. What a call does is
-// told there, under the name of the C function; here stands how C++ says it.
+// libkvappend for C++17 and later. This header wraps kvappend.h; a program links nothing but the library. kvappend.h
+// documents each call under the name of its C function. This header documents only what differs in C++.
 //
 //     std::vector<float> k_new(B * H * D), k_cache(B * H * R * D), ...;         or std::span, std::array, device memory
 //     std::vector<std::int64_t> offsets(B);
 //
-//     kvappend::buffers<float> b;                                               float: the element type
-//     b.k_new = k_new;                                                          contiguous [B, H, L_new, D_k]
+//     kvappend::buffers<float> b;                                               the element type is float
+//     b.k_new = k_new;                                                          contiguous: [B, H, L_new, D_k]
 //     b.v_new = {qkv.data() + at, count, kvappend::strides{L * W, D, W}};       any strides
 //     b.k_cache = {k_cache, kvappend::strides::bshd(R, H, D)};                  tokens outside, heads inside
 //     b.v_cache = v_cache;
 //     b.cache_offsets = offsets;
 //
-//     kvappend::descriptor d;                                                   zero but for its size
+//     kvappend::descriptor d;                                                   zero except for its size
 //     d.batch = B, d.heads = H, d.new_rows = 1;
 //     d.cache_rows = R, d.k_dim = d.v_dim = D;
 //     b.fill(d);                                                                element type, offset type, strides
@@ -25,26 +25,27 @@
 //         std::fprintf(stderr, "%s\n", done.message());
 //     }
 //
-// ERRORS. A call that can fail gives a result<T>: a value or a status, in the manner of std::expected. No function here
-// throws by itself; whoever wants exceptions calls value(), which throws kvappend::error where there is no value. A
-// program that is compiled without exceptions has all but value(). (Where memory runs out, layers::add and
-// result::error do what the standard library's containers do.)
+// ERRORS. A call that can fail returns a result<T>: a value or a status, like std::expected. No function of this header
+// throws by itself. Only value() throws: it throws kvappend::error if there is no value. A program that is compiled
+// without exceptions has everything except value(). If memory runs out, layers::add and result::error behave like the
+// containers of the standard library.
 //
-// COST. None: every function is one call of the C function with the same arguments, a result<void> is its status, and a
-// plan is its pointer.
+// COST. The header adds no cost. Every function is one call of the C function with the same arguments. A result<void>
+// is the status of that call, and a plan is its pointer.
 //
-// STRUCTS. descriptor, preference, args, report, fault, sku and precision_guarantee are those of C, made ready as their
-// init functions do; functions take C's own structs, too. Constants are those of C: KVAPPEND_ADDRESSING_RING.
+// STRUCTS. descriptor, preference, args, report, fault, sku and precision_guarantee derive from the structs of C. Their
+// constructors do what the init functions do. All functions take the structs of C, too. The constants are those of C,
+// such as KVAPPEND_ADDRESSING_RING.
 //
-// LOADING BY HAND. These functions call the library that the program is linked with. A program that loads it by dlopen
-// calls through the table kvappend_api, for which views, buffers and structs do as well.
+// LOADING BY HAND. These functions call the library with which the program is linked. A program that loads the library
+// by dlopen calls through the table kvappend_api. It can use the views, buffers and structs of this header.
 #ifndef KVAPPEND_KVAPPEND_HPP
 #define KVAPPEND_KVAPPEND_HPP
 
 #include "kvappend.h"
 
 #if __cplusplus < 201703L
-#error "kvappend.hpp needs C++17; kvappend.h does with any C++"
+#error "kvappend.hpp needs C++17; kvappend.h works with any C++"
 #endif
 
 #if defined(__GNUC__)
@@ -64,26 +65,26 @@
 
 namespace kvappend {
 
-// A part of every symbol's name, so that this header's and a later one's can be in one program.
+// This namespace is part of every symbol's name, so that one program can use this header and a later one.
 inline namespace v1 {
 
 // ---- errors ----
 
-// kvappend_status_name. Static text, such as "KVAPPEND_ERROR_ALIAS".
+// kvappend_status_name. The result is static text, such as "KVAPPEND_ERROR_ALIAS".
 inline const char *status_name(kvappend_status status) noexcept {
     return kvappend_status_name(status);
 }
 
-// kvappend_last_error_message: why this thread's latest failing call failed.
+// kvappend_last_error_message: why the latest failing call of this thread failed.
 inline const char *last_error_message() noexcept {
     return kvappend_last_error_message();
 }
 
-// A failed call as an exception or to be kept: what() is the status' name and the message. (Visible, so that all parts
-// of a program that hide their symbols have one such type to throw and to catch.)
+// A failed call, to throw or to keep. what() is the name of the status and the message. The class is visible, so that
+// all parts of a program that hide their symbols throw and catch the same type.
 class KVAPPEND_VISIBLE error : public std::runtime_error {
 public:
-    // With the calling thread's last message: to be made before its next failing call.
+    // Takes the last message of the calling thread, so construct it before the next failing call of that thread.
     explicit error(kvappend_status status)
         : std::runtime_error(std::string(status_name(status)) + ": " + last_error_message()), status_(status) {}
 
@@ -93,8 +94,9 @@ private:
     kvappend_status status_;
 };
 
-// Nothing, or why not. It is the status alone: message(), error() and value() read the text of the calling thread's
-// latest failing call, so use them in the thread that made the call and before its next failing one.
+// Success, or the status of a failed call. The status is all that it holds: message(), error() and value() read the
+// text of the calling thread's latest failing call. Use them in the thread that made the call, before its next failing
+// call.
 template <class T>
 class result;
 
@@ -106,12 +108,12 @@ public:
     bool has_value() const noexcept { return status_ == KVAPPEND_SUCCESS; }
     explicit operator bool() const noexcept { return has_value(); }
     kvappend_status status() const noexcept { return status_; }
-    // "" after a success.
+    // "" if the call succeeded.
     const char *message() const noexcept { return has_value() ? "" : last_error_message(); }
-    // A copy with a text of its own.
+    // Returns an exception object with its own copy of the text.
     kvappend::error error() const { return kvappend::error(status_); }
 #if defined(__cpp_exceptions)
-    // Throws kvappend::error after a failure.
+    // Throws kvappend::error if the call failed.
     void value() const {
         if (!has_value()) {
             throw kvappend::error(status_);
@@ -123,7 +125,7 @@ private:
     kvappend_status status_;
 };
 
-// A T, or why not. After a failure, * and -> give an empty T.
+// A T, or the status of a failed call. After a failure, * and -> give an empty T.
 template <class T>
 class [[nodiscard]] result : private result<void> {
 public:
@@ -158,7 +160,7 @@ private:
 
 // ---- structs ----
 
-// kvappend_descriptor_init, and so on: zero but for struct_size.
+// Each constructor does what the init function of its struct does: every field except struct_size is zero.
 struct descriptor : kvappend_descriptor {
     constexpr descriptor() noexcept : kvappend_descriptor() { struct_size = sizeof(kvappend_descriptor); }
 };
@@ -185,14 +187,15 @@ struct precision_guarantee : kvappend_precision_guarantee {
 
 // ---- views ----
 
-// The KVAPPEND_ELEMENT_* of a C++ type. Any type of 16 bits (std::uint16_t, __half, __nv_bfloat16) counts as F16, as
-// the copy is the same; kvappend_sku then says so, too. Who wants the name right, or has another type, says
+// The KVAPPEND_ELEMENT_* of a C++ type. Any type of 16 bits (std::uint16_t, __half, __nv_bfloat16) counts as F16,
+// because the copy is the same. kvappend_sku then reports F16, too. Specialise it for the exact name or another type:
 //
 //     template <> inline constexpr std::int32_t kvappend::element_type<__nv_bfloat16> = KVAPPEND_ELEMENT_BF16;
 template <class T>
 inline constexpr std::int32_t element_type = [] {
-    static_assert(std::is_trivially_copyable_v<T> && sizeof(T) == 2,
-                  "an element is a float, a double, of 16 bits, or what kvappend::element_type is specialised for");
+    static_assert(
+        std::is_trivially_copyable_v<T> && sizeof(T) == 2,
+        "an element is a float, a double, a type of 16 bits, or one for which kvappend::element_type is specialised");
     return KVAPPEND_ELEMENT_F16;
 }();
 template <>
@@ -202,12 +205,12 @@ inline constexpr std::int32_t element_type<double> = KVAPPEND_ELEMENT_F64;
 
 namespace detail {
 
-// Whether memory of Us may be viewed as memory of Ts, which is so if they are the same but for const.
+// Whether memory of Us may be viewed as memory of Ts: the two types may differ only in const.
 template <class U, class T>
 inline constexpr bool same_memory = std::is_convertible_v<U (*)[], T (*)[]>;
 
-// Whether what is given as a Range && will be there when its elements are used. What is about to be destroyed, and has
-// something to destroy, owns its memory.
+// Whether an argument of type Range && still exists when its elements are used. A temporary with a non-trivial
+// destructor is taken to own its memory, which ends with the temporary.
 template <class Range>
 inline constexpr bool lasts = std::is_lvalue_reference_v<Range> || std::is_trivially_destructible_v<Range>;
 
@@ -216,13 +219,13 @@ using element_of = std::remove_pointer_t<decltype(std::data(std::declval<Range &
 
 } // namespace detail
 
-// Memory of so many Ts. It owns nothing and never looks at the memory, which may be a device's.
+// A pointer to Ts and their number. It owns nothing and never accesses the memory, which may be device memory.
 template <class T>
 class array_view {
 public:
     // No array.
     constexpr array_view() noexcept = default;
-    // Of no elements there is no array: in kvappend_args the size 0 would mean that the size is not known.
+    // With size 0 the view has no array, because in kvappend_args a size of 0 means that the size is unknown.
     constexpr array_view(T *data, std::size_t size) noexcept
         : data_(size == 0 ? nullptr : data), bytes_(size * sizeof(T)) {}
     // Any contiguous container, span or array of T.
@@ -232,14 +235,14 @@ public:
     template <class U, class = std::enable_if_t<detail::same_memory<U, T>>>
     constexpr array_view(const array_view<U> &other) noexcept : data_(other.data_), bytes_(other.bytes_) {}
 
-    // An array whose size is not known, and so not checked.
+    // An array of unknown size. The library does not check the size.
     static constexpr array_view unchecked(T *data) noexcept {
         array_view view;
         view.data_ = data;
         return view;
     }
 
-    // As kvappend_args takes them.
+    // In the form that kvappend_args takes.
     constexpr T *pointer() const noexcept { return data_; }
     constexpr std::size_t bytes() const noexcept { return bytes_; }
 
@@ -251,19 +254,19 @@ private:
     std::size_t bytes_ = 0;
 };
 
-// In elements, by KVAPPEND_AXIS_*. All zero: contiguous.
+// Strides in elements, by KVAPPEND_AXIS_*. All zero means contiguous.
 struct strides {
     std::int64_t batch = 0; // of a cache: of the block, which is a sample's cache or a page
     std::int64_t head = 0;
     std::int64_t row = 0;
 
-    // Of a tensor [B, rows, heads, dim], of caches known as NHD.
+    // The strides of a tensor [B, rows, heads, dim]. For caches this layout is known as NHD.
     static constexpr strides bshd(std::int64_t rows, std::int64_t heads, std::int64_t dim) noexcept {
         return {rows * heads * dim, dim, heads * dim};
     }
 };
 
-// An array with the strides of a tensor's axes. It begins at the tensor's element [0, 0, 0, 0].
+// An array with the strides of a tensor. The array begins at element [0, 0, 0, 0] of the tensor.
 template <class T>
 class tensor_view : public array_view<T> {
 public:
@@ -284,8 +287,8 @@ private:
     kvappend::strides by_;
 };
 
-// The buffers of an append, all of its tensors with elements of type T, and offsets and slots of type Offset. Offset is
-// std::int64_t or std::int32_t; const, where no run shall advance the offsets by KVAPPEND_FLAG_ADVANCE.
+// The buffers of an append. All tensors have elements of type T; offsets and slots are of type Offset. Offset is
+// std::int64_t or std::int32_t. It may be const if no run advances the offsets (KVAPPEND_FLAG_ADVANCE).
 template <class T, class Offset = std::int64_t>
 struct buffers {
     static_assert(sizeof(Offset) == 8 || sizeof(Offset) == 4, "offsets are of 64 or 32 bits");
@@ -304,7 +307,8 @@ struct buffers {
     array_view<const std::int32_t> page_indptr;
     kvappend_report *report = nullptr;
 
-    // What of a plan the buffers tell: element type, offset type and strides (but for the pieces of a packed row).
+    // Sets what the buffers determine of a plan: the element type, the offset type and the strides, except the piece
+    // strides of a packed row.
     void fill(kvappend_descriptor &d) const noexcept {
         d.element_type = element_type<std::remove_cv_t<T>>;
         d.offset_type = sizeof(Offset) == 8 ? KVAPPEND_OFFSET_INT64 : KVAPPEND_OFFSET_INT32;
@@ -314,13 +318,13 @@ struct buffers {
         put(v_cache.strides(), d.v_cache_strides);
     }
 
-    // What of a run they tell: all but struct_size.
+    // Sets every field of the arguments of a run except struct_size.
     void fill(kvappend_args &a) const noexcept {
         a.k_new = k_new.pointer(), a.k_new_bytes = k_new.bytes();
         a.v_new = v_new.pointer(), a.v_new_bytes = v_new.bytes();
         a.k_cache = k_cache.pointer(), a.k_cache_bytes = k_cache.bytes();
         a.v_cache = v_cache.pointer(), a.v_cache_bytes = v_cache.bytes();
-        // Only KVAPPEND_FLAG_ADVANCE has them written.
+        // A run writes the offsets only with KVAPPEND_FLAG_ADVANCE.
         a.cache_offsets = const_cast<std::remove_const_t<Offset> *>(cache_offsets.pointer());
         a.cache_offsets_bytes = cache_offsets.bytes();
         a.slots = slots.pointer(), a.slots_bytes = slots.bytes();
@@ -342,10 +346,11 @@ private:
 
 // ---- plans ----
 
-// A plan, or none; it ends with its scope. An empty one is refused by all functions, as NULL is in C.
+// A plan, or no plan. The destructor destroys the plan. Every function refuses an empty plan, as the C functions refuse
+// NULL.
 //
-// As in C, a plan never changes: any number of threads may call its const functions at once. What they do with a
-// device, under stream capture, and with the structs and the stream, is told in kvappend.h.
+// As in C, a plan never changes, so any number of threads may call its const functions at once. kvappend.h documents
+// what the functions do with the device, under stream capture, and with the structs and the stream.
 class plan {
 public:
     // kvappend_plan_create.
@@ -360,7 +365,7 @@ public:
     }
 
     plan() noexcept = default;
-    // Takes over a plan of the C function.
+    // Takes ownership of a plan that kvappend_plan_create returned.
     explicit plan(kvappend_plan *owned) noexcept : owned_(owned) {}
     plan(plan &&other) noexcept : owned_(other.release()) {}
     plan &operator=(plan &&other) noexcept {
@@ -375,7 +380,7 @@ public:
             kvappend_plan_destroy(release());
         }
     }
-    // Gives the plan into other hands, which then destroy it.
+    // Returns the plan and gives up its ownership: the caller destroys it.
     kvappend_plan *release() noexcept { return std::exchange(owned_, nullptr); }
     void swap(plan &other) noexcept { std::swap(owned_, other.owned_); }
     kvappend_plan *get() const noexcept { return owned_; }
@@ -396,7 +401,7 @@ public:
                      std::size_t workspace_bytes = 0) const noexcept {
         return result<void>(kvappend_plan_run(owned_, &args, workspace, workspace_bytes, stream));
     }
-    // kvappend_plan_validate. `where`, if given, is the first fault.
+    // kvappend_plan_validate. `where`, if given, receives the first fault.
     result<void> validate(const kvappend_args &args, kvappend_fault *where = nullptr, CUstream_st *stream = nullptr,
                           void *workspace = nullptr, std::size_t workspace_bytes = 0) const noexcept {
         return result<void>(kvappend_plan_validate(owned_, &args, workspace, workspace_bytes, stream, where));
@@ -418,15 +423,16 @@ private:
     kvappend_plan *owned_ = nullptr;
 };
 
-// Appends that are done as one, such as those of all layers: made once, run at each step. It holds pointers to the
-// plans (to what plan::get gives) and to the args, which must stay where they are; the args may change between runs.
+// Several appends that are done as one, such as the appends of all layers. Build it once and run it at each step. It
+// holds pointers to the args and to the plans (the pointers that plan::get returns). These must stay where they are.
+// The contents of the args may change between runs.
 class layers {
 public:
     void add(const plan &plan, const kvappend_args &args) {
         plans_.push_back(plan.get());
         args_.push_back(&args);
     }
-    void add(const plan &plan, const kvappend_args &&args) = delete; // it would be gone before the run
+    void add(const plan &plan, const kvappend_args &&args) = delete; // a temporary would not live until the run
 
     std::size_t size() const noexcept { return plans_.size(); }
 
@@ -444,17 +450,17 @@ private:
 
 // ---- the library ----
 
-// kvappend_kernel_name: nullptr past the end of the table.
+// kvappend_kernel_name. The result is nullptr past the end of the table.
 inline const char *kernel_name(std::size_t index) noexcept {
     return kvappend_kernel_name(index);
 }
 
-// kvappend_version: that of the library. KVAPPEND_VERSION is that of the header.
+// kvappend_version: the version of the library. KVAPPEND_VERSION is the version of the header.
 inline std::uint32_t version() noexcept {
     return kvappend_version();
 }
 
-// kvappend_get_api: all functions as a table, as one might hand it on.
+// kvappend_get_api: all functions as a table, which can be passed on.
 inline result<const kvappend_api *> get_api(std::uint32_t abi_version = KVAPPEND_ABI_VERSION) noexcept {
     const kvappend_api *api = nullptr;
     const kvappend_status status = kvappend_get_api(abi_version, &api);
