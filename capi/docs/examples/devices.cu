@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// A plan for each device, made and run while that device is current.
+// One plan for each device. Each plan is created and run while its device is current.
 #include <cuda_runtime.h>
 #include <kvappend/kvappend.h>
 
 #include <cstdio>
 #include <cstdlib>
 
-// For CUDA's calls and the library's: both return 0 where all is well.
+// For calls of CUDA and of the library. Both return 0 on success.
 static void require(int status, const char *call) {
     if (status != 0) {
         std::fprintf(stderr, "%s: %s\n", call, kvappend_last_error_message());
@@ -36,7 +36,7 @@ int main() {
     for (int device = 0; device < devices; ++device) {
         const float row = static_cast<float>(10 + device);
         REQUIRE(cudaSetDevice(device));
-        REQUIRE(kvappend_plan_create(&d, nullptr, &plans[device])); // It belongs to this device.
+        REQUIRE(kvappend_plan_create(&d, nullptr, &plans[device])); // The plan belongs to this device.
         REQUIRE(cudaMalloc(&rows[device], sizeof row));
         REQUIRE(cudaMalloc(&caches[device], sizeof row));
         REQUIRE(cudaMemcpy(rows[device], &row, sizeof row, cudaMemcpyHostToDevice));
@@ -46,7 +46,7 @@ int main() {
         REQUIRE(cudaSetDevice(device));
         a.k_new = rows[device];
         a.k_cache = caches[device];
-        REQUIRE(kvappend_plan_run(plans[device], &a, nullptr, 0, nullptr)); // A real program gives a stream of it.
+        REQUIRE(kvappend_plan_run(plans[device], &a, nullptr, 0, nullptr)); // A real program passes a stream.
     }
     // [each device]
 

@@ -16,14 +16,14 @@ int main(void) {
     const float append_key[nnz_kv][num_kv_heads][head_dim] = {{{1, 2}}, {{3, 4}}, {{5, 6}}};
     const float append_value[nnz_kv][num_kv_heads][head_dim] = {{{-1, -2}}, {{-3, -4}}, {{-5, -6}}};
     float paged_kv_cache[max_num_pages][2][page_size][num_kv_heads][head_dim] = {{{{{0}}}}};
-    /* Request 0 has three tokens with the two that are appended, and request 1 one, which is appended. */
+    /* After the append, request 0 has three tokens, two of them new. Request 1 has one token, which is new. */
     const int32_t append_indptr[batch_size + 1] = {0, 2, 3};
     const int32_t kv_indptr[batch_size + 1] = {0, 2, 3};
     const int32_t kv_indices[3] = {2, 0, 1};
     const int32_t kv_last_page_len[batch_size] = {1, 1};
 
     /* [offsets] */
-    int32_t offsets[batch_size]; /* where each request's new tokens begin: its length less their number */
+    int32_t offsets[batch_size]; /* where each request's new tokens begin: its length minus their number */
     for (int b = 0; b < batch_size; ++b) {
         const int32_t pages = kv_indptr[b + 1] - kv_indptr[b];
         const int32_t length = (pages > 0 ? (pages - 1) * page_size : 0) + kv_last_page_len[b];

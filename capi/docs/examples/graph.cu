@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A decoding step captured once and replayed: the run itself advances the offsets, so nothing is changed in between.
+// A decoding step that is captured once and replayed. The run advances the offsets, so nothing changes them in between.
 #include <cuda_runtime.h>
 #include <kvappend/kvappend.h>
 
@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-// For CUDA's calls and the library's: both return 0 where all is well.
+// For calls of CUDA and of the library. Both return 0 on success.
 static void require(int status, const char *call) {
     if (status != 0) {
         std::fprintf(stderr, "%s: %s\n", call, kvappend_last_error_message());
@@ -37,14 +37,14 @@ int main() {
     // [capture]
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = KVAPPEND_BACKEND_CUDA;
-    d.flags = KVAPPEND_FLAG_ADVANCE; // Each replay leaves the offset one further.
+    d.flags = KVAPPEND_FLAG_ADVANCE; // Each replay adds 1 to the offset.
     d.batch = 1;
     d.heads = 1;
     d.new_rows = 1;
     d.cache_rows = cache_rows;
     d.k_dim = 1;
     kvappend_plan *plan = nullptr;
-    REQUIRE(kvappend_plan_create(&d, nullptr, &plan)); // Before the capture: it may wait for the device.
+    REQUIRE(kvappend_plan_create(&d, nullptr, &plan)); // Before the capture, because it may wait for the device.
 
     kvappend_args a = KVAPPEND_ARGS_INIT;
     a.k_new = device_new;
@@ -53,7 +53,7 @@ int main() {
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t step = nullptr;
     REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    REQUIRE(kvappend_plan_run(plan, &a, nullptr, 0, stream)); // with what computes the row, in a real step
+    REQUIRE(kvappend_plan_run(plan, &a, nullptr, 0, stream)); // A real step also captures the row's kernels.
     REQUIRE(cudaStreamEndCapture(stream, &graph));
     REQUIRE(cudaGraphInstantiate(&step, graph, 0));
     // [capture]

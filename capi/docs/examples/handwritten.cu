@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// An append kernel as one writes it by hand, and the plan that takes its place: both leave the same bytes.
+// A typical append kernel written by hand, and the plan that replaces it. Both write the same bytes.
 #include <cuda_runtime.h>
 #include <kvappend/kvappend.h>
 
@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
-// For CUDA's calls and the library's: both return 0 where all is well.
+// For calls of CUDA and of the library. Both return 0 on success.
 static void require(int status, const char *call) {
     if (status != 0) {
         std::fprintf(stderr, "%s: %s\n", call, kvappend_last_error_message());
@@ -19,7 +19,7 @@ static void require(int status, const char *call) {
 constexpr int batch = 3, heads = 2, cache_rows = 4, dim = 8;
 
 // [before]
-// Elements are 16 bits wide. A block for each head of a sample, a thread for each element of a row.
+// Elements are 16 bits wide. There is one block for each head of a sample, and one thread for each element of a row.
 __global__ void append(const unsigned short *k_new, unsigned short *k_cache, const int *cache_lengths) {
     const int pos = __ldg(&cache_lengths[blockIdx.y]);
     if (pos < 0 || pos >= cache_rows) {

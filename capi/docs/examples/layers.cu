@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Three layers in one launch: two with a cache of all positions, and one with a sliding window.
+// Three layers in one launch: two have a cache of all positions, and one has a sliding window.
 #include <cuda_runtime.h>
 #include <kvappend/kvappend.h>
 
@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-// For CUDA's calls and the library's: both return 0 where all is well.
+// For calls of CUDA and of the library. Both return 0 on success.
 static void require(int status, const char *call) {
     if (status != 0) {
         std::fprintf(stderr, "%s: %s\n", call, kvappend_last_error_message());
@@ -47,7 +47,7 @@ int main() {
     REQUIRE(kvappend_plan_create(&d, nullptr, &whole));
     d.addressing = KVAPPEND_ADDRESSING_RING;
     d.cache_rows = window;
-    d.flags = KVAPPEND_FLAG_ADVANCE; // The last layer's plan: all rows are placed by the offset as it was before.
+    d.flags = KVAPPEND_FLAG_ADVANCE; // Only in the last layer's plan: all rows use the offset from before.
     REQUIRE(kvappend_plan_create(&d, nullptr, &sliding));
     // [plans]
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A chunk of a prompt and a decoding step in one call: tokens behind each other, caches in pages of two rows. */
+/* A chunk of a prompt and a decoding step in one call. The tokens are packed, and the caches have pages of two rows. */
 #include <kvappend/kvappend.h>
 #include <stdio.h>
 
 int main(void) {
     const float k_new[4] = {10, 11, 12, 20};                   /* three tokens of sample 0, one of sample 1 */
     const int32_t lengths[3] = {0, 3, 4};                      /* cu_seqlens */
-    int64_t offsets[2] = {1, 2};                               /* the rows that each sample has already */
+    int64_t offsets[2] = {1, 2};                               /* number of rows that each sample already has */
     const int32_t page_table[2][3] = {{3, 0, -1}, {1, 2, -1}}; /* -1: no page yet */
     float k_cache[4][2] = {{0}};                               /* four pages */
 
@@ -16,11 +16,11 @@ int main(void) {
         .addressing = KVAPPEND_ADDRESSING_PAGED,
         .batch = 2,
         .heads = 1,
-        .new_rows = 4,   /* T: tokens in all, or as many as there may be */
-        .cache_rows = 2, /* of a page */
+        .new_rows = 4,   /* T: number of tokens, or the greatest number */
+        .cache_rows = 2, /* rows of a page */
         .k_dim = 1,
         .lengths = KVAPPEND_LENGTHS_PACKED,
-        .cache_blocks = 4, /* pages in all */
+        .cache_blocks = 4, /* number of pages */
         .table_entries = 3,
     };
     const kvappend_args a = {

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""An example prints what the comments behind its printf calls say, in their order, and ends well."""
+"""Checks that an example prints what the comments after its printf calls say, in order, and exits with status 0."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ def main():
     source, program = sys.argv[1:]
     with open(source, encoding="ascii") as file:
         text = file.read()
-    # Each such call is made once.
+    # Each printf call runs once.
     calls = re.findall(r"^ *(?:std::)?printf\(.*?\);[ \t]*(?:/\* (.*?) \*/|// (.*?))$", text, re.MULTILINE | re.DOTALL)
     expected = [c or cpp for c, cpp in calls]
     assert expected and len(expected) == len(re.findall(r"(?<!f)\bprintf\(", text)), f"{source}: a printf tells nothing"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Programmatic dependent launch: each run may start while the kernel before it in the stream still works.
+// Programmatic dependent launch: each run may start while the kernel before it in the stream still runs.
 #include <cuda_runtime.h>
 #include <kvappend/kvappend.h>
 
@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-// For CUDA's calls and the library's: both return 0 where all is well.
+// For calls of CUDA and of the library. Both return 0 on success.
 static void require(int status, const char *call) {
     if (status != 0) {
         std::fprintf(stderr, "%s: %s\n", call, kvappend_last_error_message());
@@ -54,7 +54,7 @@ int main() {
         a.k_new = device_rows + step;
         REQUIRE(kvappend_plan_run(plan, &a, nullptr, 0, stream));
     }
-    REQUIRE(cudaMemcpyAsync(cache, device_cache, sizeof cache, cudaMemcpyDeviceToHost, stream)); // An ordinary wait.
+    REQUIRE(cudaMemcpyAsync(cache, device_cache, sizeof cache, cudaMemcpyDeviceToHost, stream)); // It waits as usual.
     REQUIRE(cudaStreamSynchronize(stream));
     std::printf("%g %g %g\n", cache[0], cache[1], cache[2]); // 1 2 0
     kvappend_plan_destroy(plan);

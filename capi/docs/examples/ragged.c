@@ -4,10 +4,10 @@
 #include <stdio.h>
 
 int main(void) {
-    /* Three prompts of 1, 3 and 2 rows, which lie at the ends of their rows: 0 is padding. */
+    /* Three prompts of 1, 3 and 2 rows. Each is at the end of its padded row, and 0 is padding. */
     const float k_new[3][3] = {{0, 0, 10}, {20, 21, 22}, {0, 30, 31}};
     float k_cache[3][4] = {{0}};
-    int64_t offsets[3] = {0, 0, 1}; /* The third sample has a row already. */
+    int64_t offsets[3] = {0, 0, 1}; /* The third sample already has a row. */
     const int32_t left_pads[3] = {2, 0, 1};
 
     /* [describe] */
@@ -18,7 +18,7 @@ int main(void) {
         .heads = 1,
         .new_rows = 3, /* the longest prompt */
         .cache_rows = 4,
-        .k_dim = 1, /* v_dim is 0: K alone */
+        .k_dim = 1, /* v_dim is 0: there is only K */
     };
     const kvappend_args a = {
         .struct_size = sizeof a,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tensor parallelism by heads: each rank has a plan of its own heads, and caches of those alone. */
+/* Tensor parallelism by heads: each rank has a plan and caches for its own heads only. */
 #include <kvappend/kvappend.h>
 #include <stdio.h>
 
@@ -17,14 +17,14 @@ static kvappend_status append_on(int rank, const float *k_new, float *k_cache, i
     const kvappend_descriptor d = {
         .struct_size = sizeof d,
         .batch = 1,
-        .heads = heads, /* this rank's */
+        .heads = heads, /* heads of this rank */
         .new_rows = 1,
         .cache_rows = cache_rows,
         .k_dim = dim,
     };
     const kvappend_args a = {
         .struct_size = sizeof a,
-        .k_new = k_new + rank * heads * dim, /* a slice of all heads, where they lie in one tensor */
+        .k_new = k_new + rank * heads * dim, /* this rank's slice of a tensor of all heads */
         .k_cache = k_cache,
         .cache_offsets = offset,
     };

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rows that have no place: counted by a run, and found before it. */
+/* Rows without a place. A run counts them, and validation finds them before a run. */
 #include <kvappend/kvappend.h>
 #include <stdio.h>
 
 int main(void) {
     const float k_new[3][2] = {{10, 11}, {20, 21}, {30, 31}};
     float k_cache[3][4] = {{0}};
-    int64_t offsets[3] = {0, 3, -2}; /* Sample 1 has one row left; sample 2 takes no part. */
+    int64_t offsets[3] = {0, 3, -2}; /* Sample 1 has one free row. Sample 2 is left out. */
 
     /* [report] */
     const kvappend_descriptor d = {
@@ -25,7 +25,7 @@ int main(void) {
         .k_new = k_new,
         .k_cache = k_cache,
         .cache_offsets = offsets,
-        .report = &report, /* with the CUDA backend it lies on the device */
+        .report = &report, /* with the CUDA backend it is in device memory */
         .report_bytes = sizeof report,
     };
     /* [report] */

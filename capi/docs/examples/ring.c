@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A sliding window of four rows behind two attention sinks, at ten decoding steps. */
+/* A sliding window of four rows after two attention sinks, in ten decoding steps. */
 #include <kvappend/kvappend.h>
 #include <stdio.h>
 
@@ -12,7 +12,7 @@ int main(void) {
     const kvappend_descriptor d = {
         .struct_size = sizeof d,
         .addressing = KVAPPEND_ADDRESSING_RING,
-        .flags = KVAPPEND_FLAG_ADVANCE, /* The position goes on and on; the ring finds the row. */
+        .flags = KVAPPEND_FLAG_ADVANCE, /* The position always grows; the ring computes the row. */
         .batch = 1,
         .heads = 1,
         .new_rows = 1,
@@ -33,7 +33,7 @@ int main(void) {
         fprintf(stderr, "%s\n", kvappend_last_error_message());
         return 1;
     }
-    /* Which position each row holds: the sinks, and the last four. */
+    /* Each value is the position that its row holds: those of the two sinks, and the last four. */
     printf("%g %g, %g %g %g %g\n", k_cache[0], k_cache[1], k_cache[2], k_cache[3], k_cache[4],
            k_cache[5]); /* 0 1, 6 7 8 9 */
     return kvappend_plan_destroy(plan);

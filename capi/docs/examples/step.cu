@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-// For CUDA's calls and the library's: both return 0 where all is well.
+// For calls of CUDA and of the library. Both return 0 on success.
 static void require(int status, const char *call) {
     if (status != 0) {
         std::fprintf(stderr, "%s: %s\n", call, kvappend_last_error_message());
@@ -55,7 +55,7 @@ int main() {
     a.k_new = device_new, a.k_new_bytes = sizeof k_new;
     a.k_cache = device_cache, a.k_cache_bytes = sizeof k_cache;
     a.cache_offsets = device_offsets, a.cache_offsets_bytes = sizeof offsets;
-    // One launch, in the order of the stream.
+    // The run makes one launch, in the order of the stream.
     REQUIRE(kvappend_plan_run(plan, &a, nullptr, 0, stream));
     // [run]
 

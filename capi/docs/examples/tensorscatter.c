@@ -19,7 +19,7 @@ int main(void) {
     float present_cache[batch][heads][max_sequence_length][dim];
 
     /* [describe] */
-    memcpy(present_cache, past_cache, sizeof past_cache); /* not where a runtime gives both the same memory */
+    memcpy(present_cache, past_cache, sizeof past_cache); /* not needed if both are the same memory */
     const kvappend_descriptor d = {
         .struct_size = sizeof d,
         .addressing = KVAPPEND_ADDRESSING_RING, /* KVAPPEND_ADDRESSING_DENSE for mode "linear" */
@@ -33,7 +33,7 @@ int main(void) {
         .struct_size = sizeof a,
         .k_new = update,
         .k_cache = present_cache,
-        .cache_offsets = write_indices, /* none: KVAPPEND_FLAG_ZERO_OFFSETS */
+        .cache_offsets = write_indices, /* without write_indices: KVAPPEND_FLAG_ZERO_OFFSETS */
     };
     /* [describe] */
 

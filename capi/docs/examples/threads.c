@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A prompt of 16 MiB, copied by two threads. */
+/* Two threads copy a prompt of 16 MiB. */
 #include <kvappend/kvappend.h>
 #include <stdio.h>
 #include <stdlib.h>
