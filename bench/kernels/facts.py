@@ -13,7 +13,7 @@ import tempfile
 
 import sass
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tests/kernels"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tests/support/compiler"))
 import compiled  # noqa: E402
 
 # Of one multiprocessor, by compute capability (CUDA programming guide, "Technical Specifications per Compute

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Prints, as JSON, the grids that the library launches for the models' shapes on 132 multiprocessors: its own launch
 // code runs, over the emulated runtime, which notes each launch and runs none.
-#include "../../tests/emulation/emulation.hpp"
+#include "../../tests/support/emulation/emulation.hpp"
 #include "../host/problem.hpp"
 
 #include <cstdint>

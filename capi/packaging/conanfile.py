@@ -25,7 +25,7 @@ class Kvappend(ConanFile):
         return os.path.join(self.recipe_folder, "../..")
 
     def set_version(self):
-        # As meson.build reads it.
+        # meson.build states the same, or does not configure.
         text = load(self, os.path.join(self._root(), "include/kvappend/version.h"))
         self.version = ".".join(re.findall(r"^#define KVAPPEND_VERSION_[MP][A-Z]* (\d+)$", text, re.MULTILINE))
 

@@ -4,7 +4,7 @@
 #include "case.hpp"
 #include "plan.hpp"
 
-#include "../emulation/emulation.hpp"
+#include "../support/emulation/emulation.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 

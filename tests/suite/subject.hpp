@@ -2,7 +2,7 @@
 // What the suite is run on. Each executable links one definition: the host, the emulated device, or a real one.
 #pragma once
 
-#include "../memory/memory.hpp"
+#include "../support/memory/memory.hpp"
 
 #include <memory>
 

@@ -3,7 +3,7 @@
 // what becomes of a failing CUDA call.
 #include "validated.hpp"
 
-#include "../emulation/emulation.hpp"
+#include "../support/emulation/emulation.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
