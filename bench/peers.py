@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times what else appends to caches in memory beside libkvappend: PyTorch's index_copy_ and slice assignment, ONNX
 Runtime's TensorScatter, and NumPy's slice assignment, each where it is installed. All run in one process on one thread,
-take turns in random order, and are called from Python, which is the greater part of a small call. New rows are always
+run in random order, and are called from Python, which is the greater part of a small call. New rows are always
 in the cache."""
 
 import argparse
@@ -37,7 +37,7 @@ def installed(name):
 numpy, torch, onnx, onnxruntime = map(installed, ("numpy", "torch", "onnx", "onnxruntime"))
 
 
-class Case:
+class Configuration:
     """All samples stand at one position, as index_copy_ and slices need it. Caches are [B, H, R, D]."""
 
     def __init__(self, line):
@@ -186,14 +186,14 @@ def has_tensor_scatter():
     if not (onnx and onnxruntime):
         return False
     try:
-        TensorScatter.make_session(Case("x/x/decode-1x1/warm 1 8 8 4"))
+        TensorScatter.make_session(Configuration("x/x/decode-1x1/warm 1 8 8 4"))
         return True
     except Exception as error:  # Its exceptions have no base of their own.
         print(f"no TensorScatter in onnxruntime {onnxruntime.__version__}: {error}")
         return False
 
 
-def turn(competitor, visits, start, calls):
+def seconds_of_call(competitor, visits, start, calls):
     """Seconds a call."""
     order = [(start + i) % visits for i in range(calls)]
     before = time.perf_counter()
@@ -213,14 +213,14 @@ def measure(case, makers, repetitions):
             same = numpy.array_equal(k, expected_k) and numpy.array_equal(v, expected_v) and expected_k.any()
             assert same, f"{competitor.name} writes other bytes than the library"
     calls = 1
-    while turn(competitors[0], len(case.visits), 0, calls) * calls < 0.002:
+    while seconds_of_call(competitors[0], len(case.visits), 0, calls) * calls < 0.002:
         calls *= 2
     seconds, done = {competitor.name: [] for competitor in competitors}, 0
     for _ in range(repetitions):
         rounds = {competitor.name: [] for competitor in competitors}
         for _ in range(ROUNDS):
             for competitor in random.sample(competitors, len(competitors)):
-                rounds[competitor.name].append(turn(competitor, len(case.visits), done, calls))
+                rounds[competitor.name].append(seconds_of_call(competitor, len(case.visits), done, calls))
             done += calls
         for name, values in rounds.items():
             seconds[name].append(statistics.median(values))
@@ -261,7 +261,7 @@ def main():
     for line in listed:
         if "/dense-bhsd/" not in line or "unaligned" in line or not re.search(options.filter, line.split()[0]):
             continue
-        case = Case(line)
+        case = Configuration(line)
         if case.cold and case.bytes * VISITS < FAR / 4:
             continue  # So few bytes would not fill the cache between two visits of a place.
         seconds = measure(case, makers, options.repetitions)

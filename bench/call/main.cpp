@@ -35,7 +35,7 @@ public:
 
 private:
     void BenchmarkCase(benchmark::State &state) override {
-        for ([[maybe_unused]] const auto turn : state) {
+        for ([[maybe_unused]] const auto iteration : state) {
             call_.make();
             benchmark::ClobberMemory();
         }

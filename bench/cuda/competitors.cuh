@@ -17,12 +17,12 @@
 
 // A call with its arrays of indices on the device. The new rows and the caches are the session's.
 struct Call {
-    Call(const Problem &of, const Indices &with, std::byte *new_rows, std::byte *caches)
-        : problem(of), indices(with), fresh(new_rows), cache(caches), pieces(pieces_of(of, with)),
+    Call(const Workload &of, const Indices &with, std::byte *new_rows, std::byte *caches)
+        : workload(of), indices(with), fresh(new_rows), cache(caches), pieces(pieces_of(of, with)),
           places(uploaded(with.places)), lengths(uploaded(with.lengths)), samples(uploaded(samples_of_tokens(with))),
           page_table(uploaded(of.page_table)), page_indptr(uploaded(of.page_indptr)) {}
 
-    const Problem &problem;
+    const Workload &workload;
     const Indices &indices;
     std::byte *const fresh;
     std::byte *const cache;
@@ -46,28 +46,28 @@ inline void require(kvappend_status status) {
 class Library final : public Competitor {
 public:
     explicit Library(const Call &call, std::int32_t flags = 0) {
-        const Problem &problem = call.problem;
-        kvappend_descriptor descriptor = problem.descriptor;
+        const Workload &workload = call.workload;
+        kvappend_descriptor descriptor = workload.descriptor;
         descriptor.flags |= flags;
         kvappend_plan *plan = nullptr;
         require(kvappend_plan_create(&descriptor, nullptr, &plan));
         plan_.reset(plan);
         args_.k_new = call.fresh;
-        args_.k_new_bytes = problem.v_new_at;
-        args_.v_new = call.fresh + problem.v_new_at;
-        args_.v_new_bytes = problem.new_bytes - problem.v_new_at;
+        args_.k_new_bytes = workload.v_new_at;
+        args_.v_new = call.fresh + workload.v_new_at;
+        args_.v_new_bytes = workload.new_bytes - workload.v_new_at;
         args_.k_cache = call.cache;
-        args_.k_cache_bytes = problem.cache_bytes;
-        args_.v_cache = call.cache + problem.v_cache_at;
-        args_.v_cache_bytes = problem.cache_bytes - problem.v_cache_at;
+        args_.k_cache_bytes = workload.cache_bytes;
+        args_.v_cache = call.cache + workload.v_cache_at;
+        args_.v_cache_bytes = workload.cache_bytes - workload.v_cache_at;
         args_.slots = args_.cache_offsets = call.places.get();
         args_.cache_offsets_bytes = args_.slots_bytes = call.indices.places.size() * sizeof(std::int64_t);
         args_.lengths = static_cast<const std::int32_t *>(call.lengths.get());
         args_.lengths_bytes = call.indices.lengths.size() * sizeof(std::int32_t);
         args_.page_table = static_cast<const std::int32_t *>(call.page_table.get());
-        args_.page_table_bytes = problem.page_table.size() * sizeof(std::int32_t);
+        args_.page_table_bytes = workload.page_table.size() * sizeof(std::int32_t);
         args_.page_indptr = static_cast<const std::int32_t *>(call.page_indptr.get());
-        args_.page_indptr_bytes = problem.page_indptr.size() * sizeof(std::int32_t);
+        args_.page_indptr_bytes = workload.page_indptr.size() * sizeof(std::int32_t);
     }
 
     void enqueue(cudaStream_t stream) override { require(kvappend_plan_run(plan_.get(), &args_, nullptr, 0, stream)); }
@@ -94,20 +94,20 @@ class Layers final : public Competitor {
 public:
     static constexpr std::size_t count = 32;
 
-    static std::size_t bytes_for(const Problem &problem) { return (count - 1) * bytes_of_layer(problem); }
+    static std::size_t bytes_for(const Workload &workload) { return (count - 1) * bytes_of_layer(workload); }
 
     explicit Layers(const Call &call)
-        : one_(call), memory_(allocate(bytes_for(call.problem))), plans_(count, one_.plan()),
+        : one_(call), memory_(allocate(bytes_for(call.workload))), plans_(count, one_.plan()),
           args_(count, one_.args()) {
-        const Problem &problem = call.problem;
-        require(cudaMemset(memory_.get(), 0, bytes_for(problem)), "cudaMemset");
+        const Workload &workload = call.workload;
+        require(cudaMemset(memory_.get(), 0, bytes_for(workload)), "cudaMemset");
         auto *layer = static_cast<std::byte *>(memory_.get());
-        for (std::size_t i = 1; i < count; ++i, layer += bytes_of_layer(problem)) {
-            std::byte *const cache = layer + round_up(problem.new_bytes);
+        for (std::size_t i = 1; i < count; ++i, layer += bytes_of_layer(workload)) {
+            std::byte *const cache = layer + round_up(workload.new_bytes);
             args_[i].k_new = layer;
-            args_[i].v_new = layer + problem.v_new_at;
+            args_[i].v_new = layer + workload.v_new_at;
             args_[i].k_cache = cache;
-            args_[i].v_cache = cache + problem.v_cache_at;
+            args_[i].v_cache = cache + workload.v_cache_at;
         }
         for (const kvappend_args &args : args_) {
             pointers_.push_back(&args);
@@ -120,8 +120,8 @@ public:
 
 private:
     static std::size_t round_up(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
-    static std::size_t bytes_of_layer(const Problem &problem) {
-        return round_up(problem.new_bytes) + round_up(problem.cache_bytes);
+    static std::size_t bytes_of_layer(const Workload &workload) {
+        return round_up(workload.new_bytes) + round_up(workload.cache_bytes);
     }
 
     const Library one_;
@@ -137,7 +137,7 @@ public:
     explicit OnePiece(const Call &call) : call_(call) {}
     void enqueue(cudaStream_t stream) override {
         require(
-            cudaMemcpyAsync(call_.cache, call_.fresh, call_.problem.written_bytes, cudaMemcpyDeviceToDevice, stream),
+            cudaMemcpyAsync(call_.cache, call_.fresh, call_.workload.written_bytes, cudaMemcpyDeviceToDevice, stream),
             "cudaMemcpyAsync");
     }
 
@@ -147,11 +147,11 @@ private:
 
 class Elements final : public Competitor {
 public:
-    explicit Elements(const Call &call) : wide_(call.problem.descriptor.element_type == KVAPPEND_ELEMENT_F32) {
-        const kvappend_descriptor &d = call.problem.descriptor;
+    explicit Elements(const Call &call) : wide_(call.workload.descriptor.element_type == KVAPPEND_ELEMENT_F32) {
+        const kvappend_descriptor &d = call.workload.descriptor;
         copies_[0] = copy_of(call, d.k_dim, d.k_new_strides, d.k_cache_strides, 0, 0);
-        copies_[1] =
-            copy_of(call, d.v_dim, d.v_new_strides, d.v_cache_strides, call.problem.v_new_at, call.problem.v_cache_at);
+        copies_[1] = copy_of(call, d.v_dim, d.v_new_strides, d.v_cache_strides, call.workload.v_new_at,
+                             call.workload.v_cache_at);
     }
 
     void enqueue(cudaStream_t stream) override {
@@ -169,7 +169,7 @@ public:
 private:
     static ElementCopy copy_of(const Call &call, std::int64_t dim, const std::int64_t (&from)[3],
                                const std::int64_t (&to)[3], std::size_t new_at, std::size_t cache_at) {
-        const kvappend_descriptor &d = call.problem.descriptor;
+        const kvappend_descriptor &d = call.workload.descriptor;
         const bool packed = d.lengths == KVAPPEND_LENGTHS_PACKED;
         ElementCopy copy{};
         copy.from = call.fresh + new_at;

@@ -65,32 +65,32 @@ void declare(CLI::App &app, Options &options) {
 }
 
 int run(Options options) {
-    std::vector<Case> cases;
+    std::vector<Configuration> configurations;
     const Pattern filter(options.filter);
-    for (const Case &c : all_cases(options.brief)) {
-        if (filter.matches(c.name())) {
-            cases.push_back(c);
+    for (const Configuration &configuration : all_configurations(options.brief)) {
+        if (filter.matches(configuration.name())) {
+            configurations.push_back(configuration);
         }
     }
-    if (cases.empty()) {
+    if (configurations.empty()) {
         std::fprintf(stderr, "cuda: no case has a name with a match of %s\n", options.filter.c_str());
         return 1;
     }
     if (options.list) {
-        for (const Case &c : cases) {
-            std::printf("%s\n", c.name().c_str());
+        for (const Configuration &configuration : configurations) {
+            std::printf("%s\n", configuration.name().c_str());
         }
         return 0;
     }
     options.settings.cache_bytes = options.cache_mebibytes << 20;
-    Session session(options.settings, cases);
-    Report report(session.describe(), session.copy_bandwidth(), cases);
+    Session session(options.settings, configurations);
+    Report report(session.describe(), session.copy_bandwidth(), configurations);
     std::size_t failures = 0;
-    for (const Case &c : cases) {
+    for (const Configuration &configuration : configurations) {
         try {
-            report.add(c, session.measure(c));
+            report.add(configuration, session.measure(configuration));
         } catch (const std::exception &error) {
-            report.add_failure(c, error.what());
+            report.add_failure(configuration, error.what());
             ++failures;
         }
     }

@@ -5,37 +5,37 @@
 
 namespace {
 
-struct Place {
+struct CacheRow {
     std::int64_t block;
     std::int64_t row;
 };
 
 // Of new row l of a sample with so many rows; none if a later row comes to the same place of a ring.
-std::optional<Place> place_of(const Problem &problem, const Indices &indices, std::size_t sample, std::int64_t l,
-                              std::int64_t rows) {
-    const kvappend_descriptor &d = problem.descriptor;
+std::optional<CacheRow> cache_row_of(const Workload &workload, const Indices &indices, std::size_t sample,
+                                     std::int64_t l, std::int64_t rows) {
+    const kvappend_descriptor &d = workload.descriptor;
     if (d.addressing == KVAPPEND_ADDRESSING_SLOTS) {
         const std::int64_t slot = indices.places[static_cast<std::size_t>(l)];
-        return Place{slot / d.cache_rows, slot % d.cache_rows};
+        return CacheRow{slot / d.cache_rows, slot % d.cache_rows};
     }
     const std::int64_t position = indices.places[sample] + l;
     const auto block = static_cast<std::int64_t>(sample);
     switch (d.addressing) {
     case KVAPPEND_ADDRESSING_DENSE:
-        return Place{block, position};
+        return CacheRow{block, position};
     case KVAPPEND_ADDRESSING_RING: {
         const std::int64_t window = d.cache_rows - d.sink_rows;
         if (position < d.sink_rows) {
-            return Place{block, position};
+            return CacheRow{block, position};
         }
         if (l + window < rows) {
             return std::nullopt;
         }
-        return Place{block, d.sink_rows + (position - d.sink_rows) % window};
+        return CacheRow{block, d.sink_rows + (position - d.sink_rows) % window};
     }
     default: {
-        const auto entry = static_cast<std::size_t>(problem.page_indptr[sample] + position / d.cache_rows);
-        return Place{problem.page_table[entry], position % d.cache_rows};
+        const auto entry = static_cast<std::size_t>(workload.page_indptr[sample] + position / d.cache_rows);
+        return CacheRow{workload.page_table[entry], position % d.cache_rows};
     }
     }
 }
@@ -53,13 +53,13 @@ void add(std::vector<Piece> &pieces, const Piece &piece) {
 
 } // namespace
 
-std::vector<Piece> pieces_of(const Problem &problem, const Indices &indices) {
-    const kvappend_descriptor &d = problem.descriptor;
+std::vector<Piece> pieces_of(const Workload &workload, const Indices &indices) {
+    const kvappend_descriptor &d = workload.descriptor;
     const bool packed = d.lengths == KVAPPEND_LENGTHS_PACKED;
     const struct {
         const Rows &rows;
         std::size_t new_at, cache_at;
-    } tensors[] = {{problem.k, 0, 0}, {problem.v, problem.v_new_at, problem.v_cache_at}};
+    } tensors[] = {{workload.k, 0, 0}, {workload.v, workload.v_new_at, workload.v_cache_at}};
 
     std::vector<Piece> pieces;
     for (const auto &[tensor, new_at, cache_at] : tensors) {
@@ -69,7 +69,7 @@ std::vector<Piece> pieces_of(const Problem &problem, const Indices &indices) {
             const std::int64_t from = packed ? 0 : static_cast<std::int64_t>(sample) * tensor.new_batch;
             for (std::int64_t h = 0; h < tensor.heads; ++h) {
                 for (std::int64_t l = 0; l < rows; ++l) {
-                    if (const auto place = place_of(problem, indices, sample, l, rows)) {
+                    if (const auto place = cache_row_of(workload, indices, sample, l, rows)) {
                         add(pieces, {new_at + static_cast<std::size_t>(from + h * tensor.new_head +
                                                                        (first + l) * tensor.new_row),
                                      cache_at + static_cast<std::size_t>(place->block * tensor.block + h * tensor.head +

@@ -2,7 +2,7 @@
 // What a call copies, stated apart from the library: so its bytes can be checked, and others can be told to copy them.
 #pragma once
 
-#include "../host/problem.hpp"
+#include "../host/workload.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -16,7 +16,7 @@ struct Piece {
 };
 
 // As few as there can be: rows that are adjacent on both sides are one piece.
-std::vector<Piece> pieces_of(const Problem &problem, const Indices &indices);
+std::vector<Piece> pieces_of(const Workload &workload, const Indices &indices);
 
 // Which sample each token belongs to, where samples have rows of their own in one tensor [T, H, D].
 std::vector<std::int32_t> samples_of_tokens(const Indices &indices);

@@ -31,16 +31,16 @@ Spread ratios(const Times &times, const char *other) {
     return spread_of(std::move(values));
 }
 
-std::string name_of(const Case &c, const char *timing) {
-    return c.name() + "/" + timing;
+std::string name_of(const Configuration &configuration, const char *timing) {
+    return configuration.name() + "/" + timing;
 }
 
 } // namespace
 
-Report::Report(Description description, double copy_bandwidth, const std::vector<Case> &cases)
+Report::Report(Description description, double copy_bandwidth, const std::vector<Configuration> &configurations)
     : description_(std::move(description)), copy_bandwidth_(copy_bandwidth), width_(0) {
-    for (const Case &c : cases) {
-        width_ = std::max(width_, static_cast<int>(name_of(c, timings[0].name).size()));
+    for (const Configuration &configuration : configurations) {
+        width_ = std::max(width_, static_cast<int>(name_of(configuration, timings[0].name).size()));
     }
     char text[128];
     std::snprintf(text, sizeof text, "%.1f GB/s read and written, by cudaMemcpyAsync of far more than L2 holds",
@@ -72,13 +72,13 @@ Report::Report(Description description, double copy_bandwidth, const std::vector
     std::printf("  kernel\n");
 }
 
-void Report::add(const Case &c, const Result &result) {
+void Report::add(const Configuration &configuration, const Result &result) {
     for (const auto &[timing, of] : timings) {
         const Times &times = result.*of;
         const double nanoseconds = spread_of(times.at(library)).median;
         const auto bytes = static_cast<double>(result.bytes);
-        std::printf("%-*s %9zu %7zu %9.2f %6.1f", width_, name_of(c, timing).c_str(), result.bytes, result.pieces,
-                    nanoseconds / 1e3, 100 * 2 * bytes / (nanoseconds * 1e-9) / copy_bandwidth_);
+        std::printf("%-*s %9zu %7zu %9.2f %6.1f", width_, name_of(configuration, timing).c_str(), result.bytes,
+                    result.pieces, nanoseconds / 1e3, 100 * 2 * bytes / (nanoseconds * 1e-9) / copy_bandwidth_);
         for (const char *const other : others) {
             if (times.contains(other)) {
                 const Spread ratio = ratios(times, other);
@@ -90,11 +90,11 @@ void Report::add(const Case &c, const Result &result) {
         std::printf("  %s\n", result.kernel.c_str());
     }
     std::fflush(stdout);
-    rows_.push_back({c, result});
+    rows_.push_back({configuration, result});
 }
 
-void Report::add_failure(const Case &c, const std::string &message) const {
-    std::printf("%-*s failed: %s\n", width_, c.name().c_str(), message.c_str());
+void Report::add_failure(const Configuration &configuration, const std::string &message) const {
+    std::printf("%-*s failed: %s\n", width_, configuration.name().c_str(), message.c_str());
     std::fflush(stdout);
 }
 
@@ -106,15 +106,17 @@ void Report::write_json(const std::string &path) const {
     }
     file << "\n},\n\"copy_bandwidth\": " << copy_bandwidth_ << ",\n\"cases\": [";
     const char *separator = "\n";
-    for (const auto &[c, result] : rows_) {
+    for (const auto &[configuration, result] : rows_) {
         for (const auto &[timing, of] : timings) {
-            file << separator << "  {\"name\": " << quoted(name_of(c, timing))
-                 << ", \"model\": " << quoted(c.model->name) << ", \"layout\": " << quoted(c.layout->name)
-                 << ", \"phase\": " << quoted(::name_of(c.step->phase)) << ", \"batch\": " << c.step->batch
-                 << ", \"rows\": " << c.step->rows << ", \"cold\": " << (c.cold ? "true" : "false")
-                 << ", \"aligned\": " << (c.aligned ? "true" : "false") << ", \"timing\": " << quoted(timing)
-                 << ", \"bytes\": " << result.bytes << ", \"pieces\": " << result.pieces
-                 << ", \"kernel\": " << quoted(result.kernel);
+            file << separator << "  {\"name\": " << quoted(name_of(configuration, timing))
+                 << ", \"model\": " << quoted(configuration.model->name)
+                 << ", \"layout\": " << quoted(configuration.arrangement->name)
+                 << ", \"phase\": " << quoted(::name_of(configuration.step->phase))
+                 << ", \"batch\": " << configuration.step->batch << ", \"rows\": " << configuration.step->rows
+                 << ", \"cold\": " << (configuration.cold ? "true" : "false")
+                 << ", \"aligned\": " << (configuration.aligned ? "true" : "false")
+                 << ", \"timing\": " << quoted(timing) << ", \"bytes\": " << result.bytes
+                 << ", \"pieces\": " << result.pieces << ", \"kernel\": " << quoted(result.kernel);
             const Times &times = result.*of;
             for (const auto &[name, nanoseconds] : times) {
                 file << ",\n   " << quoted(name + " ns") << ": " << json(nanoseconds);

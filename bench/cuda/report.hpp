@@ -12,16 +12,16 @@ class Report {
 public:
     using Description = std::vector<std::pair<std::string, std::string>>;
 
-    Report(Description description, double copy_bandwidth, const std::vector<Case> &cases);
+    Report(Description description, double copy_bandwidth, const std::vector<Configuration> &configurations);
 
-    void add(const Case &c, const Result &result);
-    void add_failure(const Case &c, const std::string &message) const;
+    void add(const Configuration &configuration, const Result &result);
+    void add_failure(const Configuration &configuration, const std::string &message) const;
     // Throws std::runtime_error where the file cannot be written.
     void write_json(const std::string &path) const;
 
 private:
     struct Row {
-        Case c;
+        Configuration configuration;
         Result result;
     };
 

@@ -2,7 +2,7 @@
 // Compiled against the CUDA runtime, or as plain C++ against the emulated one.
 #include "session.hpp"
 
-#include "turns.cuh"
+#include "track.cuh"
 
 #include <algorithm>
 #include <cstdio>
@@ -71,14 +71,15 @@ struct Session::Device {
     std::vector<unsigned char> new_rows, found;
 };
 
-Session::Session(const Settings &settings, const std::vector<Case> &cases) : settings_(settings) {
+Session::Session(const Settings &settings, const std::vector<Configuration> &configurations) : settings_(settings) {
     start();
     std::size_t new_bytes = 0;
     std::size_t cache_bytes = 0;
-    for (const Case &c : cases) {
-        const Problem problem = make_problem(*c.model, *c.layout, *c.step, settings.cache_bytes);
-        new_bytes = std::max(new_bytes, problem.new_bytes);
-        cache_bytes = std::max({cache_bytes, problem.cache_bytes, problem.written_bytes});
+    for (const Configuration &configuration : configurations) {
+        const Workload workload =
+            make_workload(*configuration.model, *configuration.arrangement, *configuration.step, settings.cache_bytes);
+        new_bytes = std::max(new_bytes, workload.new_bytes);
+        cache_bytes = std::max({cache_bytes, workload.cache_bytes, workload.written_bytes});
     }
     device_ = std::make_unique<Device>(new_bytes, cache_bytes);
 }
@@ -135,100 +136,141 @@ double Session::copy_bandwidth() const {
     return 2 * static_cast<double>(bytes) / seconds[seconds.size() / 2];
 }
 
-Result Session::measure(const Case &c) {
-    Device &device = *device_;
-    Problem problem = make_problem(*c.model, *c.layout, *c.step, settings_.cache_bytes);
-    problem.descriptor.backend = KVAPPEND_BACKEND_CUDA;
-    const Indices indices = make_indices(problem, *c.step, device.random);
-    const std::size_t element = c.model->element_type == KVAPPEND_ELEMENT_F32 ? 4 : 2;
-    const std::size_t fresh_at = c.aligned ? 0 : element;
-    const std::size_t cache_at = c.aligned ? 0 : 2 * element;
-    const Call call(problem, indices, static_cast<std::byte *>(device.fresh.get()) + fresh_at,
-                    static_cast<std::byte *>(device.cache.get()) + cache_at);
+namespace {
 
-    std::vector<unsigned char> expected(std::max(problem.cache_bytes, problem.written_bytes) + slack);
-    std::vector<unsigned char> in_one_piece = expected;
-    const auto new_rows = device.new_rows.begin() + static_cast<std::ptrdiff_t>(fresh_at);
+// One that competes in a configuration.
+struct Entrant {
+    std::string name;
+    std::unique_ptr<Competitor> competitor;
+    double appends = 1; // of one call
+    int calls = 1;
+    GraphExec graph;
+};
+
+// What a proof compares the caches' memory with: the rows in their places, or all of them in one piece.
+struct Expected {
+    std::vector<unsigned char> in_places;
+    std::vector<unsigned char> in_one_piece;
+};
+
+Expected expect(const Call &call, const std::vector<unsigned char> &new_rows, std::size_t fresh_at,
+                std::size_t cache_at) {
+    const Workload &workload = call.workload;
+    Expected expected;
+    expected.in_places.resize(std::max(workload.cache_bytes, workload.written_bytes) + slack);
+    expected.in_one_piece = expected.in_places;
+    const auto from = new_rows.begin() + static_cast<std::ptrdiff_t>(fresh_at);
     std::size_t bytes = 0;
     for (const Piece &piece : call.pieces) {
-        std::copy_n(new_rows + static_cast<std::ptrdiff_t>(piece.from), piece.bytes,
-                    expected.begin() + static_cast<std::ptrdiff_t>(cache_at + piece.to));
+        std::copy_n(from + static_cast<std::ptrdiff_t>(piece.from), piece.bytes,
+                    expected.in_places.begin() + static_cast<std::ptrdiff_t>(cache_at + piece.to));
         bytes += piece.bytes;
     }
-    if (bytes != problem.written_bytes) {
-        throw std::runtime_error("the pieces are " + std::to_string(bytes) + " bytes, but the problem says " +
-                                 std::to_string(problem.written_bytes));
+    if (bytes != workload.written_bytes) {
+        throw std::runtime_error("the pieces are " + std::to_string(bytes) + " bytes, but the workload says " +
+                                 std::to_string(workload.written_bytes));
     }
-    std::copy_n(new_rows, bytes, in_one_piece.begin() + static_cast<std::ptrdiff_t>(cache_at));
+    std::copy_n(from, bytes, expected.in_one_piece.begin() + static_cast<std::ptrdiff_t>(cache_at));
+    return expected;
+}
 
-    struct Entrant {
-        std::string name;
-        std::unique_ptr<Competitor> competitor;
-        double appends = 1; // of one call
-        int calls = 1;
-        GraphExec graph;
-    };
+// By cudaMemcpyBatchAsync, where the runtime and the driver know it and the pieces are not too many.
+std::unique_ptr<Competitor> make_batch([[maybe_unused]] const Call &call, [[maybe_unused]] const Track &track,
+                                       [[maybe_unused]] std::size_t most_pieces) {
+#if CUDART_VERSION >= 12080
+    if (call.pieces.size() <= most_pieces) {
+        auto batch = std::make_unique<Batch>(call);
+        bool able = true;
+        try {
+            batch->enqueue(track.stream());
+        } catch (const CudaError &) { // A driver may be older than the runtime, and not know it.
+            able = false;
+        }
+        track.wait();
+        if (able) {
+            return batch;
+        }
+    }
+#endif
+    return nullptr;
+}
+
+std::vector<Entrant> make_entrants(const Call &call, const Track &track, bool cold, std::size_t most_pieces) {
     std::vector<Entrant> entrants;
     const auto enter = [&](const char *name, std::unique_ptr<Competitor> competitor) {
         entrants.emplace_back();
         entrants.back().name = name;
         entrants.back().competitor = std::move(competitor);
     };
-    auto library = std::make_unique<Library>(call);
-    Result result{library->kernel(), bytes, call.pieces.size(), {}, {}};
-    enter("library", std::move(library));
+    enter("library", std::make_unique<Library>(call));
     enter("memcpy", std::make_unique<OnePiece>(call));
     enter("elements", std::make_unique<Elements>(call));
     enter("empty", std::make_unique<Nothing>());
     enter("programmatic", std::make_unique<Library>(call, KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH));
-    if (!c.cold && Layers::bytes_for(problem) <= most_layers_bytes) {
+    if (!cold && Layers::bytes_for(call.workload) <= most_layers_bytes) {
         enter("layers", std::make_unique<Layers>(call));
         entrants.back().appends = Layers::count;
     }
-#if CUDART_VERSION >= 12080
-    if (call.pieces.size() <= settings_.most_pieces) {
-        auto batch = std::make_unique<Batch>(call);
-        bool able = true;
-        try {
-            batch->enqueue(device.track.stream());
-        } catch (const CudaError &) { // A driver may be older than the runtime, and not know it.
-            able = false;
-        }
-        device.track.wait();
-        if (able) {
-            enter("batch", std::move(batch));
-        }
+    if (auto batch = make_batch(call, track, most_pieces)) {
+        enter("batch", std::move(batch));
     }
-#endif
+    return entrants;
+}
 
-    for (Entrant &entrant : entrants) {
-        Competitor &competitor = *entrant.competitor;
-        if (entrant.name != "empty") {
-            device.prove(competitor, call, entrant.name == "memcpy" ? in_one_piece : expected, entrant.name.c_str());
-        }
-        device.track.in_stream(competitor, false, 1); // A first call may be slower.
-        const double seconds = device.track.in_stream(competitor, false, std::min(4, settings_.most_calls));
-        const int most = c.cold ? std::min(10, settings_.most_calls) : settings_.most_calls;
-        entrant.calls = static_cast<int>(std::clamp(settings_.seconds / seconds, 1.0, static_cast<double>(most)));
-        try {
-            entrant.graph = device.track.capture(competitor, c.cold, entrant.calls);
-        } catch (const CudaError &) {
-            if (entrant.name != "batch") { // CUDA does not promise that a batch can be captured.
-                throw;
-            }
+// Chooses how many calls are timed together, and captures them in a graph.
+void prepare(Entrant &entrant, Track &track, bool cold, const Settings &settings) {
+    Competitor &competitor = *entrant.competitor;
+    track.in_stream(competitor, false, 1); // A first call may be slower.
+    const double seconds = track.in_stream(competitor, false, std::min(4, settings.most_calls));
+    const int most = cold ? std::min(10, settings.most_calls) : settings.most_calls;
+    entrant.calls = static_cast<int>(std::clamp(settings.seconds / seconds, 1.0, static_cast<double>(most)));
+    try {
+        entrant.graph = track.capture(competitor, cold, entrant.calls);
+    } catch (const CudaError &) {
+        if (entrant.name != "batch") { // CUDA does not promise that a batch can be captured.
+            throw;
         }
     }
+}
+
+} // namespace
+
+Result Session::measure(const Configuration &configuration) {
+    Device &device = *device_;
+    Track &track = device.track;
+    const bool cold = configuration.cold;
+    Workload workload =
+        make_workload(*configuration.model, *configuration.arrangement, *configuration.step, settings_.cache_bytes);
+    workload.descriptor.backend = KVAPPEND_BACKEND_CUDA;
+    const Indices indices = make_indices(workload, *configuration.step, device.random);
+    const std::size_t element = configuration.model->element_type == KVAPPEND_ELEMENT_F32 ? 4 : 2;
+    const std::size_t fresh_at = configuration.aligned ? 0 : element;
+    const std::size_t cache_at = configuration.aligned ? 0 : 2 * element;
+    const Call call(workload, indices, static_cast<std::byte *>(device.fresh.get()) + fresh_at,
+                    static_cast<std::byte *>(device.cache.get()) + cache_at);
+    const Expected expected = expect(call, device.new_rows, fresh_at, cache_at);
+    std::vector<Entrant> entrants = make_entrants(call, track, cold, settings_.most_pieces);
+    for (Entrant &entrant : entrants) {
+        if (entrant.name != "empty") {
+            device.prove(*entrant.competitor, call,
+                         entrant.name == "memcpy" ? expected.in_one_piece : expected.in_places, entrant.name.c_str());
+        }
+        prepare(entrant, track, cold, settings_);
+    }
+
+    const auto &library = static_cast<const Library &>(*entrants.front().competitor);
+    Result result{library.kernel(), workload.written_bytes, call.pieces.size(), {}, {}};
     std::vector<std::size_t> order(entrants.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     for (int repetition = 0; repetition < settings_.repetitions; ++repetition) {
         std::shuffle(order.begin(), order.end(), device.random);
         for (const std::size_t at : order) {
             Entrant &entrant = entrants[at];
-            result.in_stream[entrant.name].push_back(
-                1e9 / entrant.appends * device.track.in_stream(*entrant.competitor, c.cold, entrant.calls));
+            result.in_stream[entrant.name].push_back(1e9 / entrant.appends *
+                                                     track.in_stream(*entrant.competitor, cold, entrant.calls));
             if (entrant.graph.get() != nullptr) {
                 result.by_graph[entrant.name].push_back(1e9 / entrant.appends *
-                                                        device.track.by_graph(entrant.graph, c.cold, entrant.calls));
+                                                        track.by_graph(entrant.graph, cold, entrant.calls));
             }
         }
     }

@@ -2,7 +2,7 @@
 // Measures cases on the current CUDA device, one after the other, all in the same memory.
 #pragma once
 
-#include "../host/case.hpp"
+#include "../host/configuration.hpp"
 
 #include <cstddef>
 #include <map>
@@ -42,7 +42,7 @@ struct Result {
 class Session {
 public:
     // For these cases. Throws NoDevice.
-    Session(const Settings &settings, const std::vector<Case> &cases);
+    Session(const Settings &settings, const std::vector<Configuration> &configurations);
     ~Session();
     Session(const Session &) = delete;
     Session &operator=(const Session &) = delete;
@@ -52,7 +52,7 @@ public:
     // Bytes a second, read and written, of copies far larger than the cache.
     double copy_bandwidth() const;
     // Throws std::runtime_error where a call fails, or where a competitor does not write what it should.
-    Result measure(const Case &c);
+    Result measure(const Configuration &configuration);
 
 private:
     struct Device;

@@ -22,7 +22,7 @@ void set_strides(std::int64_t (&strides)[3], std::size_t batch, std::size_t head
 
 } // namespace
 
-Cache::Cache(Memory &memory, const Decoder &decoder, std::unique_ptr<Placement> placement, Layout layout)
+Cache::Cache(Memory &memory, const Decoder &decoder, std::unique_ptr<Placement> placement, AxisOrder layout)
     : memory_(memory), shape_(decoder.shape()), width_(decoder.element().width), placement_(std::move(placement)),
       descriptor_(placement_->descriptor()) {
     const std::size_t heads = shape_.kv_heads;
@@ -34,8 +34,8 @@ Cache::Cache(Memory &memory, const Decoder &decoder, std::unique_ptr<Placement> 
     descriptor_.k_dim = static_cast<std::int64_t>(shape_.k_dim);
     descriptor_.v_dim = static_cast<std::int64_t>(shape_.v_dim);
     const auto set_cache_strides = [&](std::int64_t(&strides)[3], std::size_t dim) {
-        set_strides(strides, heads * rows * dim, layout == Layout::bhsd ? rows * dim : dim,
-                    layout == Layout::bhsd ? dim : heads * dim);
+        set_strides(strides, heads * rows * dim, layout == AxisOrder::bhsd ? rows * dim : dim,
+                    layout == AxisOrder::bhsd ? dim : heads * dim);
     };
     set_cache_strides(descriptor_.k_cache_strides, shape_.k_dim);
     set_cache_strides(descriptor_.v_cache_strides, shape_.v_dim);
@@ -158,7 +158,7 @@ void Cache::run_memcpy(std::size_t bytes) {
 }
 
 std::optional<KeyAndValue> Cache::row(std::size_t layer, std::size_t sample, std::size_t position) const {
-    const std::optional<Place> place = placement_->find(sample, position);
+    const std::optional<CacheRow> place = placement_->find(sample, position);
     if (!place) {
         return std::nullopt;
     }

@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-enum class Layout {
+enum class AxisOrder {
     bhsd, // [block, head, row, dim]
     bshd, // [block, row, head, dim]
 };
@@ -30,7 +30,7 @@ struct Appended {
 
 class Cache final : public RowStore {
 public:
-    Cache(Memory &memory, const Decoder &decoder, std::unique_ptr<Placement> placement, Layout layout);
+    Cache(Memory &memory, const Decoder &decoder, std::unique_ptr<Placement> placement, AxisOrder layout);
 
     // Whether the feeds of a pass are to lie one behind the other. Else each is padded, to the same length.
     bool packed() const { return descriptor_.lengths == KVAPPEND_LENGTHS_PACKED; }

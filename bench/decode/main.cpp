@@ -165,7 +165,7 @@ int decode(const Options &options) {
     const std::unique_ptr<Memory> memory = backend_memory(options.backend);
     Cache cache(*memory, decoder,
                 placement_named(options.cache, {options.batch, options.cache_rows, options.sink, options.page_rows}),
-                options.layout == "bhsd" ? Layout::bhsd : Layout::bshd);
+                options.layout == "bhsd" ? AxisOrder::bhsd : AxisOrder::bshd);
     auto progress = std::make_unique<Progress>();
     const Generation generation = generate(decoder, cache, prompts, options.steps, *progress);
     const std::string difference = disprove(decoder, generation.samples, *progress);

@@ -32,8 +32,8 @@ public:
 
     Indices place(std::span<const Feed> feeds, std::size_t /*rows*/) override { return {.offsets = positions(feeds)}; }
 
-    std::optional<Place> find(std::size_t sample, std::size_t position) const override {
-        return position < rows_ ? std::optional(Place{sample, position}) : std::nullopt;
+    std::optional<CacheRow> find(std::size_t sample, std::size_t position) const override {
+        return position < rows_ ? std::optional(CacheRow{sample, position}) : std::nullopt;
     }
 
 private:
@@ -64,14 +64,14 @@ public:
     // In a prompt longer than the window, early tokens attend to rows that later ones have replaced by then. The cache
     // never had those, and attention takes them from the pass itself (see RowStore::row). In the passes of one token
     // which follow, what the window reaches is what the ring holds.
-    std::optional<Place> find(std::size_t sample, std::size_t position) const override {
+    std::optional<CacheRow> find(std::size_t sample, std::size_t position) const override {
         if (position < sinks_) {
-            return Place{sample, position};
+            return CacheRow{sample, position};
         }
         if (position + window_ < fed_[sample]) {
             return std::nullopt;
         }
-        return Place{sample, sinks_ + (position - sinks_) % window_};
+        return CacheRow{sample, sinks_ + (position - sinks_) % window_};
     }
 
 private:
@@ -84,9 +84,9 @@ private:
 // of a page is likely to be of the same sample.
 class Pool : public Placement {
 public:
-    std::optional<Place> find(std::size_t sample, std::size_t position) const override {
+    std::optional<CacheRow> find(std::size_t sample, std::size_t position) const override {
         const std::int32_t page = table_[sample * entries_ + position / page_rows_];
-        return Place{static_cast<std::size_t>(page), position % page_rows_};
+        return CacheRow{static_cast<std::size_t>(page), position % page_rows_};
     }
 
 protected:
@@ -156,7 +156,7 @@ public:
         std::vector<std::int64_t> slots(rows, -1); // Which is padding.
         for (std::size_t i = 0; i < feeds.size(); ++i) {
             for (std::size_t token = 0; token < feeds[i].tokens.size(); ++token) {
-                const Place place = *find(i, feeds[i].position + token);
+                const CacheRow place = *find(i, feeds[i].position + token);
                 slots[feeds[i].row + token] = static_cast<std::int64_t>(place.block * page_rows_ + place.row);
             }
         }

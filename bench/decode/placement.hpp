@@ -16,7 +16,7 @@
 #include <vector>
 
 // A row of a block, which is a sample's cache or a page.
-struct Place {
+struct CacheRow {
     std::size_t block;
     std::size_t row;
 };
@@ -46,7 +46,7 @@ public:
     virtual Indices place(std::span<const Feed> feeds, std::size_t rows) = 0;
     // Where a row is after the append of the latest pass, if the cache has it. The position is one that was fed, or
     // one of padding behind those.
-    virtual std::optional<Place> find(std::size_t sample, std::size_t position) const = 0;
+    virtual std::optional<CacheRow> find(std::size_t sample, std::size_t position) const = 0;
 
 protected:
     kvappend_descriptor descriptor_ = KVAPPEND_DESCRIPTOR_INIT;

@@ -16,9 +16,9 @@ struct Sample {
 };
 
 template <class Append>
-void for_each_sample(const Problem &problem, const Indices &indices, const Rows &tensor, const std::byte *fresh,
+void for_each_sample(const Workload &workload, const Indices &indices, const Rows &tensor, const std::byte *fresh,
                      std::byte *cache, Append append) {
-    const kvappend_descriptor &d = problem.descriptor;
+    const kvappend_descriptor &d = workload.descriptor;
     const std::int64_t *const offsets = indices.places.data();
     const std::int32_t *const lengths = indices.lengths.data();
     for (std::int64_t b = 0; b < d.batch; ++b, cache += tensor.block) {
@@ -46,11 +46,11 @@ void copy(const Axis &outer, const Axis &inner, std::size_t bytes, const std::by
     }
 }
 
-void append_dense(const Problem &problem, const Indices &indices, const Rows &tensor, const std::byte *fresh,
+void append_dense(const Workload &workload, const Indices &indices, const Rows &tensor, const std::byte *fresh,
                   std::byte *cache) {
-    for_each_sample(problem, indices, tensor, fresh, cache, [&](const Sample &sample) {
+    for_each_sample(workload, indices, tensor, fresh, cache, [&](const Sample &sample) {
         const std::int64_t first = std::max<std::int64_t>(0, -sample.offset);
-        const std::int64_t end = std::min(sample.rows, problem.descriptor.cache_rows - sample.offset);
+        const std::int64_t end = std::min(sample.rows, workload.descriptor.cache_rows - sample.offset);
         // In the order in which the new rows lie: where tokens are outside, heads outside takes up to twice as long.
         const Axis rows{end - first, tensor.new_row, tensor.row};
         const Axis heads{tensor.heads, tensor.new_head, tensor.head};
@@ -60,11 +60,11 @@ void append_dense(const Problem &problem, const Indices &indices, const Rows &te
     });
 }
 
-void append_ring(const Problem &problem, const Indices &indices, const Rows &tensor, const std::byte *fresh,
+void append_ring(const Workload &workload, const Indices &indices, const Rows &tensor, const std::byte *fresh,
                  std::byte *cache) {
-    const std::int64_t sinks = problem.descriptor.sink_rows;
-    const std::int64_t window = problem.descriptor.cache_rows - sinks;
-    for_each_sample(problem, indices, tensor, fresh, cache, [&](const Sample &sample) {
+    const std::int64_t sinks = workload.descriptor.sink_rows;
+    const std::int64_t window = workload.descriptor.cache_rows - sinks;
+    for_each_sample(workload, indices, tensor, fresh, cache, [&](const Sample &sample) {
         for (std::int64_t h = 0; h < tensor.heads; ++h) {
             const std::byte *const from = sample.fresh + h * tensor.new_head;
             std::byte *const to = sample.cache + h * tensor.head;
@@ -91,27 +91,27 @@ void copy_heads(const Rows &tensor, const std::byte *from, std::byte *to) {
 // A token's K and V, for which the page is looked up once.
 class Token {
 public:
-    Token(const Problem &problem, const std::byte *fresh, std::byte *cache)
-        : problem_(problem), k_new_(fresh), v_new_(fresh + problem.v_new_at), k_cache_(cache),
-          v_cache_(cache + problem.v_cache_at) {}
+    Token(const Workload &workload, const std::byte *fresh, std::byte *cache)
+        : workload_(workload), k_new_(fresh), v_new_(fresh + workload.v_new_at), k_cache_(cache),
+          v_cache_(cache + workload.v_cache_at) {}
 
     void append(std::int64_t sample, std::int64_t row, std::int64_t page, std::int64_t page_row) const {
-        const Rows &k = problem_.k;
-        const Rows &v = problem_.v;
+        const Rows &k = workload_.k;
+        const Rows &v = workload_.v;
         copy_heads(k, k_new_ + sample * k.new_batch + row * k.new_row, k_cache_ + page * k.block + page_row * k.row);
         copy_heads(v, v_new_ + sample * v.new_batch + row * v.new_row, v_cache_ + page * v.block + page_row * v.row);
     }
 
 private:
-    const Problem &problem_;
+    const Workload &workload_;
     const std::byte *k_new_;
     const std::byte *v_new_;
     std::byte *k_cache_;
     std::byte *v_cache_;
 };
 
-void append_slots(const Problem &problem, const Indices &indices, const Token &token) {
-    const kvappend_descriptor &d = problem.descriptor;
+void append_slots(const Workload &workload, const Indices &indices, const Token &token) {
+    const kvappend_descriptor &d = workload.descriptor;
     const std::int64_t *const slots = indices.places.data();
     for (std::int64_t t = 0; t < d.new_rows; ++t) {
         const std::int64_t page = slots[t] / d.cache_rows;
@@ -121,16 +121,17 @@ void append_slots(const Problem &problem, const Indices &indices, const Token &t
     }
 }
 
-void append_pages(const Problem &problem, const Indices &indices, const Token &token) {
-    const kvappend_descriptor &d = problem.descriptor;
+void append_pages(const Workload &workload, const Indices &indices, const Token &token) {
+    const kvappend_descriptor &d = workload.descriptor;
     const bool packed = d.lengths == KVAPPEND_LENGTHS_PACKED;
     const std::int64_t *const offsets = indices.places.data();
     for (std::int64_t b = 0; b < d.batch; ++b) {
         const std::int64_t begin = packed ? indices.lengths[static_cast<std::size_t>(b)] : 0;
         const std::int64_t end = packed ? indices.lengths[static_cast<std::size_t>(b + 1)] : d.new_rows;
-        const std::int32_t *const table = problem.page_table.data() + problem.page_indptr[static_cast<std::size_t>(b)];
+        const std::int32_t *const table =
+            workload.page_table.data() + workload.page_indptr[static_cast<std::size_t>(b)];
         const std::int64_t entries =
-            problem.page_indptr[static_cast<std::size_t>(b + 1)] - problem.page_indptr[static_cast<std::size_t>(b)];
+            workload.page_indptr[static_cast<std::size_t>(b + 1)] - workload.page_indptr[static_cast<std::size_t>(b)];
         for (std::int64_t l = begin; l < end; ++l) {
             const std::int64_t position = offsets[b] + l - begin;
             const std::int64_t entry = position / d.cache_rows;
@@ -143,20 +144,20 @@ void append_pages(const Problem &problem, const Indices &indices, const Token &t
 
 } // namespace
 
-void append_by_rows(const Problem &problem, const Indices &indices, const std::byte *fresh, std::byte *cache) {
-    switch (problem.descriptor.addressing) {
+void append_by_rows(const Workload &workload, const Indices &indices, const std::byte *fresh, std::byte *cache) {
+    switch (workload.descriptor.addressing) {
     case KVAPPEND_ADDRESSING_DENSE:
-        append_dense(problem, indices, problem.k, fresh, cache);
-        append_dense(problem, indices, problem.v, fresh + problem.v_new_at, cache + problem.v_cache_at);
+        append_dense(workload, indices, workload.k, fresh, cache);
+        append_dense(workload, indices, workload.v, fresh + workload.v_new_at, cache + workload.v_cache_at);
         break;
     case KVAPPEND_ADDRESSING_RING:
-        append_ring(problem, indices, problem.k, fresh, cache);
-        append_ring(problem, indices, problem.v, fresh + problem.v_new_at, cache + problem.v_cache_at);
+        append_ring(workload, indices, workload.k, fresh, cache);
+        append_ring(workload, indices, workload.v, fresh + workload.v_new_at, cache + workload.v_cache_at);
         break;
     case KVAPPEND_ADDRESSING_SLOTS:
-        append_slots(problem, indices, Token(problem, fresh, cache));
+        append_slots(workload, indices, Token(workload, fresh, cache));
         break;
     default:
-        append_pages(problem, indices, Token(problem, fresh, cache));
+        append_pages(workload, indices, Token(workload, fresh, cache));
     }
 }

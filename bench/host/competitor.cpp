@@ -44,7 +44,7 @@ private:
 };
 
 bool same_layer(const Course &course, const std::byte *arena, const std::byte *like) {
-    return std::memcmp(arena + course.cache_at, like + course.cache_at, course.problem->cache_bytes) == 0;
+    return std::memcmp(arena + course.cache_at, like + course.cache_at, course.workload->cache_bytes) == 0;
 }
 
 void require(kvappend_status status) {
@@ -58,34 +58,34 @@ struct DestroyPlan {
 };
 using Plan = std::unique_ptr<kvappend_plan, DestroyPlan>;
 
-Plan make_plan(const Problem &problem, std::int32_t threads = 1) {
+Plan make_plan(const Workload &workload, std::int32_t threads = 1) {
     kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
     preference.host_threads = threads;
     kvappend_plan *plan = nullptr;
-    require(kvappend_plan_create(&problem.descriptor, &preference, &plan));
+    require(kvappend_plan_create(&workload.descriptor, &preference, &plan));
     return Plan(plan);
 }
 
 // All arguments but those that change from call to call.
-kvappend_args make_args(const Problem &problem) {
+kvappend_args make_args(const Workload &workload) {
     kvappend_args args = KVAPPEND_ARGS_INIT;
-    args.k_new_bytes = problem.v_new_at;
-    args.v_new_bytes = problem.new_bytes - problem.v_new_at;
-    args.k_cache_bytes = problem.cache_bytes;
-    args.v_cache_bytes = problem.cache_bytes - problem.v_cache_at;
-    args.page_table = problem.page_table.data();
-    args.page_table_bytes = problem.page_table.size() * sizeof(std::int32_t);
-    args.page_indptr = problem.page_indptr.data();
-    args.page_indptr_bytes = problem.page_indptr.size() * sizeof(std::int32_t);
+    args.k_new_bytes = workload.v_new_at;
+    args.v_new_bytes = workload.new_bytes - workload.v_new_at;
+    args.k_cache_bytes = workload.cache_bytes;
+    args.v_cache_bytes = workload.cache_bytes - workload.v_cache_at;
+    args.page_table = workload.page_table.data();
+    args.page_table_bytes = workload.page_table.size() * sizeof(std::int32_t);
+    args.page_indptr = workload.page_indptr.data();
+    args.page_indptr_bytes = workload.page_indptr.size() * sizeof(std::int32_t);
     return args;
 }
 
-void set_call(const Problem &problem, const Indices &indices, const std::byte *fresh, std::byte *cache,
+void set_call(const Workload &workload, const Indices &indices, const std::byte *fresh, std::byte *cache,
               kvappend_args &args) {
     args.k_new = fresh;
-    args.v_new = fresh + problem.v_new_at;
+    args.v_new = fresh + workload.v_new_at;
     args.k_cache = cache;
-    args.v_cache = cache + problem.v_cache_at;
+    args.v_cache = cache + workload.v_cache_at;
     args.slots = indices.places.data();
     args.cache_offsets = const_cast<std::int64_t *>(indices.places.data()); // No case asks for FLAG_ADVANCE.
     args.cache_offsets_bytes = args.slots_bytes = indices.places.size() * sizeof(std::int64_t);
@@ -97,12 +97,12 @@ template <std::int32_t Threads>
 class Library final : public Competitor {
 public:
     explicit Library(const Course &course)
-        : course_(course), walk_(course), plan_(make_plan(*course.problem, Threads)),
-          args_(make_args(*course.problem)) {}
+        : course_(course), walk_(course), plan_(make_plan(*course.workload, Threads)),
+          args_(make_args(*course.workload)) {}
 
     void run(std::byte *arena, std::int64_t calls) override {
         walk_.go(arena, calls, [this](const Indices &indices, const std::byte *fresh, std::byte *cache) {
-            set_call(*course_.problem, indices, fresh, cache, args_);
+            set_call(*course_.workload, indices, fresh, cache, args_);
             status_ |= kvappend_plan_run(plan_.get(), &args_, nullptr, 0, nullptr);
         });
     }
@@ -126,15 +126,15 @@ public:
 
     void run(std::byte *arena, std::int64_t calls) override {
         walk_.go(arena, calls, [this](const Indices &indices, const std::byte *fresh, std::byte *cache) {
-            append_by_rows(*course_.problem, indices, fresh, cache);
+            append_by_rows(*course_.workload, indices, fresh, cache);
         });
     }
 
     // No new byte is zero, so as many as were to be written can be told from the others.
     bool proves(const std::byte *arena, const std::byte *like) const override {
         const std::byte *const cache = arena + course_.cache_at;
-        const auto zeros = std::count(cache, cache + course_.problem->cache_bytes, std::byte{0});
-        return static_cast<std::size_t>(zeros) + course_.problem->written_bytes == course_.problem->cache_bytes &&
+        const auto zeros = std::count(cache, cache + course_.workload->cache_bytes, std::byte{0});
+        return static_cast<std::size_t>(zeros) + course_.workload->written_bytes == course_.workload->cache_bytes &&
                same_layer(course_, arena, like);
     }
 
@@ -152,7 +152,7 @@ public:
         for (std::int64_t call = 0; call < calls; ++call) {
             std::memcpy(arena + course_.cache_at + static_cast<std::size_t>(piece_) * course_.piece_stride,
                         course_.fresh + static_cast<std::size_t>(fresh_) * course_.fresh_stride,
-                        course_.problem->written_bytes);
+                        course_.workload->written_bytes);
             fresh_ = fresh_ + 1 == course_.fresh_count ? 0 : fresh_ + 1;
             piece_ += course_.pieces_jump;
             piece_ -= piece_ < course_.pieces ? 0 : course_.pieces;
@@ -160,7 +160,7 @@ public:
     }
 
     bool proves(const std::byte *arena, const std::byte * /*like*/) const override {
-        return std::memcmp(arena + course_.cache_at, course_.fresh, course_.problem->written_bytes) == 0;
+        return std::memcmp(arena + course_.cache_at, course_.fresh, course_.workload->written_bytes) == 0;
     }
 
 private:
@@ -184,18 +184,18 @@ std::span<const Entry> entries() {
     return all;
 }
 
-std::string kernel_of(const Problem &problem) {
-    const Plan plan = make_plan(problem);
+std::string kernel_of(const Workload &workload) {
+    const Plan plan = make_plan(workload);
     kvappend_sku sku = KVAPPEND_SKU_INIT;
     require(kvappend_plan_get_sku(plan.get(), &sku));
     return sku.kernel_name;
 }
 
 void require_valid(const Course &course, std::byte *arena) {
-    const Plan plan = make_plan(*course.problem);
-    kvappend_args args = make_args(*course.problem);
+    const Plan plan = make_plan(*course.workload);
+    kvappend_args args = make_args(*course.workload);
     for (const Indices &indices : course.steps) {
-        set_call(*course.problem, indices, course.fresh, arena + course.cache_at, args);
+        set_call(*course.workload, indices, course.fresh, arena + course.cache_at, args);
         require(kvappend_plan_validate(plan.get(), &args, nullptr, 0, nullptr, nullptr));
     }
 }

@@ -2,7 +2,7 @@
 // Those that are measured against each other, each doing the same appends in memory of its own.
 #pragma once
 
-#include "problem.hpp"
+#include "workload.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -13,7 +13,7 @@
 
 // The way of successive calls through memory: layer after layer at one step, then the next step.
 struct Course {
-    const Problem *problem;
+    const Workload *workload;
     std::span<const Indices> steps;
     const std::byte *fresh; // the first of so many new tensors
     std::size_t fresh_stride;
@@ -45,7 +45,7 @@ struct Entry {
 inline constexpr std::size_t library_entries = 2;
 std::span<const Entry> entries();
 
-// Of the plan that the entry makes; throws std::runtime_error where the library refuses the problem.
-std::string kernel_of(const Problem &problem);
+// Of the plan that the entry makes; throws std::runtime_error where the library refuses the workload.
+std::string kernel_of(const Workload &workload);
 // Throws where the library finds a fault in the indices.
 void require_valid(const Course &course, std::byte *arena);

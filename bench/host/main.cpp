@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Measures the host backend on the shapes of published models, beside what it could be at best and what is written by
 // hand.
-#include "case.hpp"
+#include "configuration.hpp"
 #include "machine.hpp"
 #include "report.hpp"
 #include "session.hpp"
@@ -45,32 +45,36 @@ void declare(CLI::App &app, Options &options) {
 
 class Measurement final : public benchmark::Fixture {
 public:
-    Measurement(Session &session, const Case &c) : session_(session), case_(c) { SetName(c.name().c_str()); }
+    Measurement(Session &session, const Configuration &configuration)
+        : session_(session), configuration_(configuration) {
+        SetName(configuration.name().c_str());
+    }
 
 protected:
-    void BenchmarkCase(benchmark::State &state) override { session_.measure(state, case_); }
+    void BenchmarkCase(benchmark::State &state) override { session_.measure(state, configuration_); }
 
 private:
     Session &session_;
-    const Case &case_;
+    const Configuration &configuration_;
 };
 
-std::vector<Case> chosen_cases(const Options &options) {
+std::vector<Configuration> chosen_configurations(const Options &options) {
     const std::regex filter(options.filter);
-    std::vector<Case> cases = all_cases(options.brief);
-    std::erase_if(cases, [&](const Case &c) { return !std::regex_search(c.name(), filter); });
-    if (cases.empty()) {
+    std::vector<Configuration> configurations = all_configurations(options.brief);
+    std::erase_if(configurations,
+                  [&](const Configuration &configuration) { return !std::regex_search(configuration.name(), filter); });
+    if (configurations.empty()) {
         throw std::runtime_error("no case has a name with a match of " + options.filter);
     }
-    return cases;
+    return configurations;
 }
 
 int run(const Options &options, char *program) {
-    const std::vector<Case> cases = chosen_cases(options);
+    const std::vector<Configuration> configurations = chosen_configurations(options);
     if (options.list) {
-        for (const Case &c : cases) {
-            const Model &m = *c.model;
-            std::printf("%s %lld %lld %lld %lld\n", c.name().c_str(), static_cast<long long>(m.heads),
+        for (const Configuration &configuration : configurations) {
+            const Model &m = *configuration.model;
+            std::printf("%s %lld %lld %lld %lld\n", configuration.name().c_str(), static_cast<long long>(m.heads),
                         static_cast<long long>(m.k_dim), static_cast<long long>(m.v_dim),
                         static_cast<long long>(element_bytes(m)));
         }
@@ -79,9 +83,9 @@ int run(const Options &options, char *program) {
     int count = 1;
     benchmark::Initialize(&count, &program); // Its own options would be second names of those here.
     Session session;
-    for (const Case &c : cases) {
+    for (const Configuration &configuration : configurations) {
         // Which takes it over.
-        benchmark::internal::RegisterBenchmarkInternal(std::make_unique<Measurement>(session, c).release())
+        benchmark::internal::RegisterBenchmarkInternal(std::make_unique<Measurement>(session, configuration).release())
             ->UseManualTime()
             ->MinTime(options.seconds)
             ->Repetitions(options.repetitions);
@@ -90,7 +94,7 @@ int run(const Options &options, char *program) {
     for (auto &line : session.describe()) {
         description.push_back(std::move(line));
     }
-    Report report(std::move(description), cases);
+    Report report(std::move(description), configurations);
     benchmark::RunSpecifiedBenchmarks(&report, ".");
     if (!options.json.empty()) {
         report.write_json(options.json);

@@ -29,11 +29,11 @@ std::span<const Entry> others() {
 
 } // namespace
 
-Report::Report(Description description, const std::vector<Case> &cases)
+Report::Report(Description description, const std::vector<Configuration> &configurations)
     : description_(std::move(description)), width_(0) {
-    for (const Case &c : cases) {
-        width_ = std::max(width_, c.name().size());
-        cases_.emplace(c.name(), &c);
+    for (const Configuration &configuration : configurations) {
+        width_ = std::max(width_, configuration.name().size());
+        configurations_.emplace(configuration.name(), &configuration);
     }
 }
 
@@ -86,7 +86,7 @@ void Report::ReportRuns(const std::vector<Run> &runs) {
             result.nanoseconds[entry.name].push_back(run.counters.at(entry.name));
         }
     }
-    result.c = cases_.at(result.name);
+    result.configuration = configurations_.at(result.name);
     for (std::size_t library = 0; library < library_entries; ++library) {
         print_row(result, library);
     }
@@ -103,11 +103,14 @@ void Report::write_json(const std::string &path) const {
     file << "\n},\n\"cases\": [";
     const char *separator = "\n";
     for (const Result &result : results_) {
-        const Case &c = *result.c;
-        file << separator << "  {\"name\": " << quoted(result.name) << ", \"model\": " << quoted(c.model->name)
-             << ", \"layout\": " << quoted(c.layout->name) << ", \"phase\": " << quoted(name_of(c.step->phase))
-             << ", \"batch\": " << c.step->batch << ", \"rows\": " << c.step->rows
-             << ", \"cold\": " << (c.cold ? "true" : "false") << ", \"aligned\": " << (c.aligned ? "true" : "false")
+        const Configuration &configuration = *result.configuration;
+        file << separator << "  {\"name\": " << quoted(result.name)
+             << ", \"model\": " << quoted(configuration.model->name)
+             << ", \"layout\": " << quoted(configuration.arrangement->name)
+             << ", \"phase\": " << quoted(name_of(configuration.step->phase))
+             << ", \"batch\": " << configuration.step->batch << ", \"rows\": " << configuration.step->rows
+             << ", \"cold\": " << (configuration.cold ? "true" : "false")
+             << ", \"aligned\": " << (configuration.aligned ? "true" : "false")
              << ", \"bytes\": " << static_cast<std::int64_t>(result.bytes) << ", \"kernel\": " << quoted(result.kernel);
         for (const Entry &entry : entries()) {
             file << ",\n   " << quoted(std::string(entry.name) + " ns") << ": "

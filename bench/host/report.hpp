@@ -2,7 +2,7 @@
 // What was measured: a table on the standard output as it grows, and JSON at the end.
 #pragma once
 
-#include "case.hpp"
+#include "configuration.hpp"
 
 #include <benchmark/benchmark.h>
 
@@ -16,7 +16,7 @@ class Report final : public benchmark::BenchmarkReporter {
 public:
     using Description = std::vector<std::pair<std::string, std::string>>;
 
-    Report(Description description, const std::vector<Case> &cases);
+    Report(Description description, const std::vector<Configuration> &configurations);
 
     bool ReportContext(const Context &context) override;
     void ReportRuns(const std::vector<Run> &runs) override;
@@ -28,7 +28,7 @@ public:
 
 private:
     struct Result {
-        const Case *c;
+        const Configuration *configuration;
         std::string name;
         std::string kernel;
         double bytes;
@@ -38,8 +38,8 @@ private:
     void print_row(const Result &result, std::size_t library) const;
 
     Description description_;
-    std::map<std::string, const Case *> cases_; // by name
-    std::size_t width_;                         // of the longest name
+    std::map<std::string, const Configuration *> configurations_; // by name
+    std::size_t width_;                                           // of the longest name
     std::vector<Result> results_;
     std::size_t failures_ = 0;
 };

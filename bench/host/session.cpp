@@ -68,23 +68,24 @@ std::vector<std::pair<std::string, std::string>> Session::describe() const {
 void Session::lay_course() {
     Prepared &p = *prepared_;
     Course &course = p.course;
-    const std::size_t width = p.problem.element_bytes;
-    course.problem = &p.problem;
-    course.fresh = fresh_.data() + fresh_at + (p.c.aligned ? 0 : width);
-    course.cache_at = p.c.aligned ? 0 : 2 * width;
+    const std::size_t width = p.workload.element_bytes;
+    course.workload = &p.workload;
+    course.fresh = fresh_.data() + fresh_at + (p.configuration.aligned ? 0 : width);
+    course.cache_at = p.configuration.aligned ? 0 : 2 * width;
     // Blocks of a page more, as an allocator places them.
-    course.cache_stride = round_up(p.problem.cache_bytes, page) + page;
-    course.piece_stride = round_up(p.problem.written_bytes, 64);
-    course.fresh_stride = round_up(p.problem.new_bytes, 64);
+    course.cache_stride = round_up(p.workload.cache_bytes, page) + page;
+    course.piece_stride = round_up(p.workload.written_bytes, 64);
+    course.fresh_stride = round_up(p.workload.new_bytes, 64);
     course.layers = course.pieces = course.fresh_count = 1;
     std::size_t step_count = 1;
-    if (p.c.cold) {
+    if (p.configuration.cold) {
         const std::size_t room = arenas_[0].bytes() - page;
         course.layers = static_cast<std::int64_t>(room / course.cache_stride);
         course.pieces = static_cast<std::int64_t>(room / course.piece_stride);
-        const std::size_t layers_bytes = static_cast<std::size_t>(course.layers) * p.problem.written_bytes;
-        step_count = std::min(far_beyond_cache() / layers_bytes + 1, static_cast<std::size_t>(p.problem.sequence_rows));
-        if (p.c.step->phase == Phase::prefill) {
+        const std::size_t layers_bytes = static_cast<std::size_t>(course.layers) * p.workload.written_bytes;
+        step_count =
+            std::min(far_beyond_cache() / layers_bytes + 1, static_cast<std::size_t>(p.workload.sequence_rows));
+        if (p.configuration.step->phase == Phase::prefill) {
             course.fresh_count = static_cast<std::int64_t>((fresh_.bytes() - page) / course.fresh_stride);
         }
     }
@@ -94,7 +95,7 @@ void Session::lay_course() {
         throw std::runtime_error("this machine has too little memory for the case");
     }
     for (std::size_t step = 0; step < step_count; ++step) {
-        p.steps.push_back(make_indices(p.problem, *p.c.step, random_));
+        p.steps.push_back(make_indices(p.workload, *p.configuration.step, random_));
     }
     course.steps = p.steps;
 }
@@ -123,17 +124,17 @@ void Session::prove() {
     }
 }
 
-void Session::prepare(const Case &c) {
+void Session::prepare(const Configuration &configuration) {
     prepared_.reset(); // Before there is another.
     const std::size_t most = std::min(128 * mebibyte, arenas_[0].bytes() / 4);
-    auto problem = make_problem(*c.model, *c.layout, *c.step, most);
-    prepared_ = std::make_unique<Prepared>(Prepared{c, std::move(problem), {}, {}, "", {}, 1});
+    auto workload = make_workload(*configuration.model, *configuration.arrangement, *configuration.step, most);
+    prepared_ = std::make_unique<Prepared>(Prepared{configuration, std::move(workload), {}, {}, "", {}, 1});
     lay_course();
     prove();
-    prepared_->kernel = kernel_of(prepared_->problem);
-    // A turn takes so long that reading the clock, some 50 ns, does not matter.
+    prepared_->kernel = kernel_of(prepared_->workload);
+    // The calls take so long that reading the clock, some 50 ns, does not matter.
     make_competitors();
-    while (turn(0) * static_cast<double>(prepared_->calls) < 20e-6) {
+    while (time_calls(0) * static_cast<double>(prepared_->calls) < 20e-6) {
         prepared_->calls *= 2;
     }
     make_competitors();
@@ -150,11 +151,11 @@ void Session::make_competitors() {
     }
 }
 
-double Session::turn(std::size_t competitor) {
+double Session::time_calls(std::size_t competitor) {
     Competitor &one = *prepared_->competitors[competitor];
     std::byte *const arena = arenas_[(competitor + repetition_) % arenas_.size()].data();
-    if (!prepared_->c.cold) {
-        one.run(arena, 1); // The others have been at work since its last turn.
+    if (!prepared_->configuration.cold) {
+        one.run(arena, 1); // The others have been at work since it last ran.
     }
     const auto start = std::chrono::steady_clock::now();
     one.run(arena, prepared_->calls);
@@ -162,10 +163,10 @@ double Session::turn(std::size_t competitor) {
     return time.count() / static_cast<double>(prepared_->calls);
 }
 
-void Session::measure(benchmark::State &state, const Case &c) {
+void Session::measure(benchmark::State &state, const Configuration &configuration) {
     try {
-        if (prepared_ == nullptr || prepared_->c.name() != c.name()) {
-            prepare(c);
+        if (prepared_ == nullptr || prepared_->configuration.name() != configuration.name()) {
+            prepare(configuration);
         }
     } catch (const std::exception &error) {
         prepared_.reset(); // It is not all there.
@@ -181,7 +182,7 @@ void Session::measure(benchmark::State &state, const Case &c) {
         for (int round = 0; round < rounds; ++round) {
             std::ranges::shuffle(order, random_);
             for (const std::size_t competitor : order) {
-                seconds[competitor].push_back(turn(competitor));
+                seconds[competitor].push_back(time_calls(competitor));
             }
             library += seconds[0].back() * static_cast<double>(prepared_->calls);
         }
@@ -190,6 +191,6 @@ void Session::measure(benchmark::State &state, const Case &c) {
     for (const std::size_t competitor : order) {
         state.counters[entries()[competitor].name] = spread_of(seconds[competitor]).median * 1e9;
     }
-    state.counters["bytes"] = static_cast<double>(prepared_->problem.written_bytes);
+    state.counters["bytes"] = static_cast<double>(prepared_->workload.written_bytes);
     state.SetLabel(prepared_->kernel);
 }

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "arena.hpp"
-#include "case.hpp"
 #include "competitor.hpp"
+#include "configuration.hpp"
 
 #include <benchmark/benchmark.h>
 
@@ -20,32 +20,32 @@ class Session {
 public:
     Session();
 
-    // One repetition of a case. It consists of rounds, in each of which all competitors have a turn in random order, so
+    // One repetition of a case. It consists of rounds, in each of which all competitors run once in random order, so
     // that what disturbs the machine meets all alike. Counters say the median of each one's rounds, in nanoseconds a
     // call; the label is the library's kernel.
-    void measure(benchmark::State &state, const Case &c);
+    void measure(benchmark::State &state, const Configuration &configuration);
 
     std::vector<std::pair<std::string, std::string>> describe() const;
 
 private:
     // What stays from one repetition of a case to the next.
     struct Prepared {
-        Case c;
-        Problem problem;
+        Configuration configuration;
+        Workload workload;
         std::vector<Indices> steps;
         Course course;
         std::string kernel;
         std::vector<std::unique_ptr<Competitor>> competitors;
-        std::int64_t calls; // in a turn
+        std::int64_t calls; // timed together
     };
 
-    void prepare(const Case &c);
+    void prepare(const Configuration &configuration);
     void lay_course();
     // Throws where the competitors do not write the right bytes.
     void prove();
     void make_competitors();
     // Seconds a call.
-    double turn(std::size_t competitor);
+    double time_calls(std::size_t competitor);
 
     std::vector<Arena> arenas_; // for each competitor
     Arena fresh_;

@@ -2,7 +2,7 @@
 // Prints, as JSON, the grids that the library launches for the models' shapes on 132 multiprocessors: its own launch
 // code runs, over the emulated runtime, which notes each launch and runs none.
 #include "../../tests/support/emulation/emulation.hpp"
-#include "../host/problem.hpp"
+#include "../host/workload.hpp"
 
 #include <cstdint>
 #include <cstdio>
@@ -27,16 +27,16 @@ T *address(unsigned buffer, std::size_t shift = 0) {
     return reinterpret_cast<T *>((std::uintptr_t{buffer} << 40) + shift);
 }
 
-void print(const Model &model, const Layout &layout, const Step &step, bool first) {
-    Problem problem = make_problem(model, layout, step, most_cache_bytes);
-    problem.descriptor.backend = KVAPPEND_BACKEND_CUDA;
+void print(const Model &model, const Arrangement &arrangement, const Step &step, bool first) {
+    Workload workload = make_workload(model, arrangement, step, most_cache_bytes);
+    workload.descriptor.backend = KVAPPEND_BACKEND_CUDA;
     kvappend_plan *plan = nullptr;
-    require(kvappend_plan_create(&problem.descriptor, nullptr, &plan));
+    require(kvappend_plan_create(&workload.descriptor, nullptr, &plan));
     kvappend_args args = KVAPPEND_ARGS_INIT;
     args.k_new = address<void>(1);
-    args.v_new = address<void>(1, problem.v_new_at);
+    args.v_new = address<void>(1, workload.v_new_at);
     args.k_cache = address<void>(2);
-    args.v_cache = address<void>(2, problem.v_cache_at);
+    args.v_cache = address<void>(2, workload.v_cache_at);
     args.slots = args.cache_offsets = address<void>(3);
     args.lengths = address<std::int32_t>(4);
     args.page_table = address<std::int32_t>(5);
@@ -54,8 +54,8 @@ void print(const Model &model, const Layout &layout, const Step &step, bool firs
                 "\"kernel\": \"%s\", \"grid\": [%u, %u, %u], \"block\": [%u, %u, %u], \"blocks\": %llu, "
                 "\"multiprocessors\": %d}",
                 first ? "" : ",\n ", model.name, name_of(step.phase), static_cast<long long>(step.batch),
-                static_cast<long long>(step.rows), layout.name, sku.kernel_name, x, y, z, block.x, block.y, block.z,
-                static_cast<unsigned long long>(x) * y * z, multiprocessors);
+                static_cast<long long>(step.rows), arrangement.name, sku.kernel_name, x, y, z, block.x, block.y,
+                block.z, static_cast<unsigned long long>(x) * y * z, multiprocessors);
     require(kvappend_plan_destroy(plan));
 }
 
@@ -68,8 +68,8 @@ int main() try {
     bool first = true;
     for (const Model &model : models) {
         for (const Step &step : steps) {
-            for (const Layout &layout : layouts) {
-                print(model, layout, step, first);
+            for (const Arrangement &arrangement : arrangements) {
+                print(model, arrangement, step, first);
                 first = false;
             }
         }

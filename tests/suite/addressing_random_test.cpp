@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random combinations of addressing, lengths, flags, layouts and policies, with indices that lead nowhere among them.
-#include "problem.hpp"
+#include "check_scenario.hpp"
+#include "random_scenario.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
 namespace {
 
-constexpr int runs = Problem<std::mt19937_64>::runs;
+constexpr int runs = RandomScenario<std::mt19937_64>::runs;
 constexpr std::int32_t most32 = std::numeric_limits<std::int32_t>::max();
 constexpr std::int32_t least32 = std::numeric_limits<std::int32_t>::min();
 
@@ -15,7 +16,7 @@ constexpr std::int32_t least32 = std::numeric_limits<std::int32_t>::min();
 TEST_CASE("random addressing, lengths, layouts and policies agree with the reference in every byte", "[addressing]") {
     auto random = seeded_random();
     for (int i = 0; i < 1000; ++i) {
-        check_case(Problem(random).draw(), random, runs);
+        check_scenario(RandomScenario(random).draw(), random, runs);
     }
 }
 
@@ -25,12 +26,12 @@ TEST_CASE("every kernel that serves a random problem agrees with the reference, 
     for (const std::string &name : kernels_of_subject()) {
         int served = 0;
         for (int i = 0; i < 150; ++i) {
-            Case c = Problem(random).draw();
-            c.kernel = name;
-            if (!kernel_serves(c)) {
+            Scenario scenario = RandomScenario(random).draw();
+            scenario.kernel = name;
+            if (!kernel_serves(scenario)) {
                 continue;
             }
-            check_case(c, random, runs);
+            check_scenario(scenario, random, runs);
             ++served;
         }
         INFO(name);
@@ -43,16 +44,16 @@ TEST_CASE("random layers in one call agree with the reference, each by itself", 
     auto random = seeded_random();
     Draw draw(random);
     for (int i = 0; i < 60; ++i) {
-        std::vector<LayerCase> layers;
+        std::vector<ScenarioLayer> layers;
         const auto distinct = draw.between(1, 4);
         for (std::int64_t n = 0; n < distinct; ++n) {
-            layers.push_back({Problem(random).draw()});
+            layers.push_back({RandomScenario(random).draw()});
         }
         const auto further = draw.between(0, 6);
         for (std::int64_t n = 0; n < further; ++n) {
             const auto with = static_cast<std::size_t>(draw.between(0, distinct - 1));
-            LayerCase like = {layers[with].c, static_cast<int>(with)};
-            if ((like.c.descriptor.flags & KVAPPEND_FLAG_ADVANCE) != 0) {
+            ScenarioLayer like = {layers[with].scenario, static_cast<int>(with)};
+            if ((like.scenario.descriptor.flags & KVAPPEND_FLAG_ADVANCE) != 0) {
                 like.shares_with = -1;
             }
             layers.push_back(like);
@@ -66,8 +67,8 @@ TEST_CASE("indices of any value make a run read and write nothing outside the bu
     auto random = seeded_random();
     Draw draw(random);
     for (int i = 0; i < 600; ++i) {
-        Case c = Problem(random).draw();
-        c.rows_open = true;
+        Scenario scenario = RandomScenario(random).draw();
+        scenario.rows_open = true;
         const std::int64_t range = draw.of<std::int64_t>({8, 40, most32});
         const auto scramble = [&]<class T>(std::vector<T> &values) {
             for (T &value : values) {
@@ -76,13 +77,13 @@ TEST_CASE("indices of any value make a run read and write nothing outside the bu
                 value = static_cast<T>(any);
             }
         };
-        scramble(c.offsets);
-        scramble(c.slots);
-        scramble(c.lengths);
-        scramble(c.left_pads);
-        scramble(c.batch_index);
-        scramble(c.page_table);
-        scramble(c.page_indptr);
-        check_case(c, random);
+        scramble(scenario.offsets);
+        scramble(scenario.slots);
+        scramble(scenario.lengths);
+        scramble(scenario.left_pads);
+        scramble(scenario.batch_index);
+        scramble(scenario.page_table);
+        scramble(scenario.page_indptr);
+        check_scenario(scenario, random);
     }
 }

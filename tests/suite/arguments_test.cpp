@@ -266,40 +266,44 @@ TEST_CASE("tensors that do not fit in 63 bits are refused", "[arguments]") {
         d.k_new_strides[0] = 8;
         check_creation(d, KVAPPEND_ERROR_OVERFLOW, "k_new [");
     }
-    SECTION("one element more than fits between the first and the last of each tensor") {
-        const struct {
-            const char *name;
-            std::int64_t (kvappend_descriptor::*strides)[3];
-        } tensors[] = {{"k_new", &kvappend_descriptor::k_new_strides},
-                       {"v_new", &kvappend_descriptor::v_new_strides},
-                       {"k_cache", &kvappend_descriptor::k_cache_strides},
-                       {"v_cache", &kvappend_descriptor::v_cache_strides}};
-        d.heads = d.new_rows = d.cache_rows = d.k_dim = d.v_dim = 1;
-        for (const auto &tensor : tensors) {
-            kvappend_descriptor far = d;
-            (far.*tensor.strides)[0] = most / 4 - 1;
-            CHECK(make_plan(far) != nullptr);
-            (far.*tensor.strides)[0] += 1;
-            check_creation(far, KVAPPEND_ERROR_OVERFLOW,
-                           std::string(tensor.name) + " [2, 1, 1, 1] with strides {2305843009213693951, 0, 0}");
-            far.batch = 1; // Then the stride does not matter.
-            (far.*tensor.strides)[0] = most;
-            CHECK(make_plan(far) != nullptr);
-        }
+}
+
+TEST_CASE("one element more than fits between the first and the last of each tensor is refused", "[arguments]") {
+    kvappend_descriptor d = ordinary();
+    const struct {
+        const char *name;
+        std::int64_t (kvappend_descriptor::*strides)[3];
+    } tensors[] = {{"k_new", &kvappend_descriptor::k_new_strides},
+                   {"v_new", &kvappend_descriptor::v_new_strides},
+                   {"k_cache", &kvappend_descriptor::k_cache_strides},
+                   {"v_cache", &kvappend_descriptor::v_cache_strides}};
+    d.heads = d.new_rows = d.cache_rows = d.k_dim = d.v_dim = 1;
+    for (const auto &tensor : tensors) {
+        kvappend_descriptor far = d;
+        (far.*tensor.strides)[0] = most / 4 - 1;
+        CHECK(make_plan(far) != nullptr);
+        (far.*tensor.strides)[0] += 1;
+        check_creation(far, KVAPPEND_ERROR_OVERFLOW,
+                       std::string(tensor.name) + " [2, 1, 1, 1] with strides {2305843009213693951, 0, 0}");
+        far.batch = 1; // Then the stride does not matter.
+        (far.*tensor.strides)[0] = most;
+        CHECK(make_plan(far) != nullptr);
     }
-    SECTION("the offsets") {
-        d.element_type = KVAPPEND_ELEMENT_F16;
-        d.batch = (std::int64_t{1} << 60) - 1;
-        d.heads = d.new_rows = d.cache_rows = d.k_dim = 1;
-        d.v_dim = 0;
-        CHECK(make_plan(d) != nullptr);
-        d.batch += 1;
-        check_creation(d, KVAPPEND_ERROR_OVERFLOW, "descriptor.batch is 1152921504606846976");
-        d.offset_type = KVAPPEND_OFFSET_INT32;
-        CHECK(make_plan(d) != nullptr);
-        d.batch = std::int64_t{1} << 61;
-        check_creation(d, KVAPPEND_ERROR_OVERFLOW, "descriptor.batch is 2305843009213693952");
-    }
+}
+
+TEST_CASE("offsets that do not fit in 63 bits are refused", "[arguments]") {
+    kvappend_descriptor d = ordinary();
+    d.element_type = KVAPPEND_ELEMENT_F16;
+    d.batch = (std::int64_t{1} << 60) - 1;
+    d.heads = d.new_rows = d.cache_rows = d.k_dim = 1;
+    d.v_dim = 0;
+    CHECK(make_plan(d) != nullptr);
+    d.batch += 1;
+    check_creation(d, KVAPPEND_ERROR_OVERFLOW, "descriptor.batch is 1152921504606846976");
+    d.offset_type = KVAPPEND_OFFSET_INT32;
+    CHECK(make_plan(d) != nullptr);
+    d.batch = std::int64_t{1} << 61;
+    check_creation(d, KVAPPEND_ERROR_OVERFLOW, "descriptor.batch is 2305843009213693952");
 }
 
 TEST_CASE("host threads out of range, or where they are of no use, are refused", "[arguments]") {
@@ -598,8 +602,8 @@ TEST_CASE("pools of K and V are accepted at their distance, and refused an eleme
         const char *name;
         std::int64_t strides[3];
         std::int64_t distance; // from K to V, in elements
-    } pools[] = {{"rows in turn", {heads * rows * 2 * dim, rows * 2 * dim, 2 * dim}, dim},
-                 {"heads in turn", {rows * heads * 2 * dim, 2 * dim, heads * 2 * dim}, dim},
+    } pools[] = {{"rows alternate", {heads * rows * 2 * dim, rows * 2 * dim, 2 * dim}, dim},
+                 {"heads alternate", {rows * heads * 2 * dim, 2 * dim, heads * 2 * dim}, dim},
                  {"halves of a sample", {2 * heads * rows * dim, rows * dim, dim}, heads * rows * dim}};
     for (const auto &pool : pools) {
         INFO(pool.name);

@@ -150,79 +150,102 @@ TEST_CASE("a captured step that advances and reports needs nothing between its r
     subject().release(report);
 }
 
-TEST_CASE("one captured graph serves any composition of a batch", "[cuda]") {
-    // Two samples at most, six tokens in all, K alone; a pool of eight pages of two rows.
-    constexpr std::size_t samples = 2, tokens = 6, pages = 8, page_rows = 2, entries = 4;
-    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
-    d.backend = KVAPPEND_BACKEND_CUDA;
-    d.element_type = KVAPPEND_ELEMENT_F16;
-    d.addressing = KVAPPEND_ADDRESSING_PAGED;
-    d.lengths = KVAPPEND_LENGTHS_PACKED;
-    d.batch = samples;
-    d.heads = 1;
-    d.new_rows = tokens;
-    d.cache_blocks = pages;
-    d.cache_rows = page_rows;
-    d.table_entries = entries;
-    d.k_dim = dim;
-    const PlanPointer plan = make_plan(d);
-    struct Batch {
+namespace {
+
+// A call for two samples at most, six tokens in all, K alone; a pool of eight pages of two rows.
+struct PagedBatch {
+    static constexpr std::size_t samples = 2, tokens = 6, pages = 8, page_rows = 2, entries = 4;
+    static constexpr std::size_t pool_bytes = pages * page_rows * row_bytes;
+    struct Indices {
         std::int64_t offsets[samples];
         std::int32_t lengths[samples + 1];
         std::int32_t table[samples][entries];
     };
-    auto *const source = subject().allocate(tokens * row_bytes);
-    auto *const cache = subject().allocate(pages * page_rows * row_bytes);
-    auto *const batch = static_cast<Batch *>(subject().allocate(sizeof(Batch)));
-    std::vector<unsigned char> rows(tokens * row_bytes);
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-        rows[i] = static_cast<unsigned char>(1 + i / row_bytes * 40 + i % 7);
-    }
-    subject().upload(source, rows.data(), rows.size());
-    kvappend_args args = KVAPPEND_ARGS_INIT;
-    args.k_new = source;
-    args.k_cache = cache;
-    args.cache_offsets = batch->offsets;
-    args.lengths = batch->lengths;
-    args.page_table = batch->table[0];
 
+    PagedBatch() {
+        kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+        d.backend = KVAPPEND_BACKEND_CUDA;
+        d.element_type = KVAPPEND_ELEMENT_F16;
+        d.addressing = KVAPPEND_ADDRESSING_PAGED;
+        d.lengths = KVAPPEND_LENGTHS_PACKED;
+        d.batch = samples;
+        d.heads = 1;
+        d.new_rows = tokens;
+        d.cache_blocks = pages;
+        d.cache_rows = page_rows;
+        d.table_entries = entries;
+        d.k_dim = dim;
+        plan = make_plan(d);
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+            rows[i] = static_cast<unsigned char>(1 + i / row_bytes * 40 + i % 7);
+        }
+        subject().upload(source, rows.data(), rows.size());
+        args.k_new = source;
+        args.k_cache = cache;
+        args.cache_offsets = indices->offsets;
+        args.lengths = indices->lengths;
+        args.page_table = indices->table[0];
+    }
+    PagedBatch(const PagedBatch &) = delete;
+    PagedBatch &operator=(const PagedBatch &) = delete;
+    ~PagedBatch() {
+        for (void *const pointer : {source, cache, static_cast<void *>(indices)}) {
+            subject().release(pointer);
+        }
+    }
+
+    // Clears the pool, and says what it must hold after a run with these indices.
+    std::vector<unsigned char> prepare(const Indices &next) const {
+        std::vector<unsigned char> expected(pool_bytes);
+        subject().upload(cache, expected.data(), expected.size());
+        subject().upload(indices, &next, sizeof next);
+        for (std::size_t b = 0; b < samples; ++b) {
+            const auto end = static_cast<std::size_t>(next.lengths[b + 1]);
+            for (auto t = static_cast<std::size_t>(next.lengths[b]); t < end; ++t) {
+                const std::size_t at = static_cast<std::size_t>(next.offsets[b] - next.lengths[b]) + t;
+                const auto page = static_cast<std::size_t>(next.table[b][at / page_rows]);
+                std::memcpy(expected.data() + (page * page_rows + at % page_rows) * row_bytes,
+                            rows.data() + t * row_bytes, row_bytes);
+            }
+        }
+        return expected;
+    }
+
+    PlanPointer plan;
+    void *source = subject().allocate(tokens * row_bytes);
+    void *cache = subject().allocate(pool_bytes);
+    Indices *indices = static_cast<Indices *>(subject().allocate(sizeof(Indices)));
+    std::vector<unsigned char> rows = std::vector<unsigned char>(tokens * row_bytes);
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+};
+
+} // namespace
+
+TEST_CASE("one captured graph serves any composition of a batch", "[cuda]") {
+    const PagedBatch batch;
     cudaStream_t const stream = subject().stream();
     cudaGraph_t graph = nullptr;
     REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
-    const kvappend_status status = kvappend_plan_run(plan.get(), &args, nullptr, 0, stream);
+    const kvappend_status status = kvappend_plan_run(batch.plan.get(), &batch.args, nullptr, 0, stream);
     REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
     REQUIRE(told(status) == "KVAPPEND_SUCCESS");
     cudaGraphExec_t executable = nullptr;
     REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
 
-    const Batch batches[] = {{{0, 3}, {0, 2, 6}, {{5, 0, 0, 0}, {7, 2, 1, 4}}},
-                             {{1, 0}, {0, 6, 6}, {{6, 3, 0, 1}, {0, 0, 0, 0}}},
-                             {{0, 4}, {0, 0, 1}, {{0, 0, 0, 0}, {0, 1, 2, 3}}},
-                             {{0, 0}, {0, 0, 0}, {{0, 0, 0, 0}, {0, 0, 0, 0}}}};
-    for (const Batch &one : batches) {
-        std::vector<unsigned char> expected(pages * page_rows * row_bytes);
-        subject().upload(cache, expected.data(), expected.size());
-        subject().upload(batch, &one, sizeof one);
-        for (std::size_t b = 0; b < samples; ++b) {
-            for (auto t = static_cast<std::size_t>(one.lengths[b]); t < static_cast<std::size_t>(one.lengths[b + 1]);
-                 ++t) {
-                const std::size_t at = static_cast<std::size_t>(one.offsets[b] - one.lengths[b]) + t;
-                const auto page = static_cast<std::size_t>(one.table[b][at / page_rows]);
-                std::memcpy(expected.data() + (page * page_rows + at % page_rows) * row_bytes,
-                            rows.data() + t * row_bytes, row_bytes);
-            }
-        }
+    const PagedBatch::Indices compositions[] = {{{0, 3}, {0, 2, 6}, {{5, 0, 0, 0}, {7, 2, 1, 4}}},
+                                                {{1, 0}, {0, 6, 6}, {{6, 3, 0, 1}, {0, 0, 0, 0}}},
+                                                {{0, 4}, {0, 0, 1}, {{0, 0, 0, 0}, {0, 1, 2, 3}}},
+                                                {{0, 0}, {0, 0, 0}, {{0, 0, 0, 0}, {0, 0, 0, 0}}}};
+    for (const PagedBatch::Indices &composition : compositions) {
+        const std::vector<unsigned char> expected = batch.prepare(composition);
         REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
         subject().synchronize();
         std::vector<unsigned char> found(expected.size());
-        subject().download(found.data(), cache, found.size());
+        subject().download(found.data(), batch.cache, found.size());
         CHECK(found == expected);
     }
     CHECK(cudaGraphExecDestroy(executable) == cudaSuccess);
     CHECK(cudaGraphDestroy(graph) == cudaSuccess);
-    subject().release(source);
-    subject().release(cache);
-    subject().release(batch);
 }
 
 TEST_CASE("the default stream is a stream like others", "[cuda]") {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the dense append means: where each row goes, which rows are skipped, and that bits and all other bytes stay.
-#include "case.hpp"
+#include "check_scenario.hpp"
 #include "plan.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -14,17 +14,17 @@ namespace {
 constexpr std::int64_t least = std::numeric_limits<std::int64_t>::min();
 constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
 
-Case dense(std::int64_t heads, std::int64_t new_rows, std::int64_t cache_rows, std::int64_t k_dim, std::int64_t v_dim,
-           std::vector<std::int64_t> offsets) {
-    Case c;
-    c.descriptor.batch = static_cast<std::int64_t>(offsets.size());
-    c.descriptor.heads = heads;
-    c.descriptor.new_rows = new_rows;
-    c.descriptor.cache_rows = cache_rows;
-    c.descriptor.k_dim = k_dim;
-    c.descriptor.v_dim = v_dim;
-    c.offsets = std::move(offsets);
-    return c;
+Scenario dense(std::int64_t heads, std::int64_t new_rows, std::int64_t cache_rows, std::int64_t k_dim,
+               std::int64_t v_dim, std::vector<std::int64_t> offsets) {
+    Scenario scenario;
+    scenario.descriptor.batch = static_cast<std::int64_t>(offsets.size());
+    scenario.descriptor.heads = heads;
+    scenario.descriptor.new_rows = new_rows;
+    scenario.descriptor.cache_rows = cache_rows;
+    scenario.descriptor.k_dim = k_dim;
+    scenario.descriptor.v_dim = v_dim;
+    scenario.offsets = std::move(offsets);
+    return scenario;
 }
 
 } // namespace
@@ -34,76 +34,78 @@ TEST_CASE("every element type, d_k unlike d_v, samples at positions of their own
     const std::int32_t type =
         GENERATE(KVAPPEND_ELEMENT_F32, KVAPPEND_ELEMENT_F64, KVAPPEND_ELEMENT_F16, KVAPPEND_ELEMENT_BF16);
     const std::int32_t offset_type = GENERATE(KVAPPEND_OFFSET_INT64, KVAPPEND_OFFSET_INT32);
-    Case c = dense(4, 3, 16, 24, 16, {0, 5, 13, 7});
-    c.descriptor.element_type = type;
-    c.descriptor.offset_type = offset_type;
-    place_apart(c, 64, 64);
-    check_case(c, random, 2);
+    Scenario scenario = dense(4, 3, 16, 24, 16, {0, 5, 13, 7});
+    scenario.descriptor.element_type = type;
+    scenario.descriptor.offset_type = offset_type;
+    place_apart(scenario, 64, 64);
+    check_scenario(scenario, random, 2);
 }
 
 TEST_CASE("one token of one sample, the commonest call", "[dense]") {
     auto random = seeded_random();
-    Case c = dense(8, 1, 64, 128, 128, {17});
-    c.descriptor.element_type = KVAPPEND_ELEMENT_BF16;
-    place_apart(c, 256, 256);
-    check_case(c, random, 3);
+    Scenario scenario = dense(8, 1, 64, 128, 128, {17});
+    scenario.descriptor.element_type = KVAPPEND_ELEMENT_BF16;
+    place_apart(scenario, 256, 256);
+    check_scenario(scenario, random, 3);
 }
 
 TEST_CASE("rows before the first and after the last are skipped, the others written", "[dense]") {
     auto random = seeded_random();
     // Rows -3..3, -6..0 and -7..-1 at the lower end; 3..9, 9..15 and 10..16 at the upper; then far outside.
-    Case c = dense(2, 7, 10, 8, 4, {-3, -6, -7, 3, 9, 10, -8, 11, 0, -1000000, 1000000});
-    place_apart(c, 128, 128);
-    check_case(c, random);
+    Scenario scenario = dense(2, 7, 10, 8, 4, {-3, -6, -7, 3, 9, 10, -8, 11, 0, -1000000, 1000000});
+    place_apart(scenario, 128, 128);
+    check_scenario(scenario, random);
 }
 
 TEST_CASE("more new rows than the cache holds, at both ends", "[dense]") {
     auto random = seeded_random();
-    Case c = dense(3, 9, 4, 8, 8, {0, -2, -5, -8, -9, 1, 3, 4});
-    place_apart(c, 128, 128);
-    check_case(c, random);
+    Scenario scenario = dense(3, 9, 4, 8, 8, {0, -2, -5, -8, -9, 1, 3, 4});
+    place_apart(scenario, 128, 128);
+    check_scenario(scenario, random);
 }
 
 TEST_CASE("offsets for which a sum would overflow only skip", "[dense]") {
     auto random = seeded_random();
-    Case c =
+    Scenario scenario =
         dense(2, 5, 6, 4, 12,
               {least, least + 1, least + 4, least + 5, least + 6, most, most - 1, most - 4, most - 5, most - 6, 2});
-    place_apart(c, 128, 128);
-    check_case(c, random);
+    place_apart(scenario, 128, 128);
+    check_scenario(scenario, random);
 
     SECTION("also where the rows are strided") {
-        c.descriptor.k_new_strides[KVAPPEND_AXIS_BATCH] = 5 * 2 * 4;
-        c.descriptor.k_new_strides[KVAPPEND_AXIS_HEAD] = 4;
-        c.descriptor.k_new_strides[KVAPPEND_AXIS_ROW] = 2 * 4;
-        place_apart(c, 128, 128);
-        check_case(c, random);
+        scenario.descriptor.k_new_strides[KVAPPEND_AXIS_BATCH] = 5 * 2 * 4;
+        scenario.descriptor.k_new_strides[KVAPPEND_AXIS_HEAD] = 4;
+        scenario.descriptor.k_new_strides[KVAPPEND_AXIS_ROW] = 2 * 4;
+        place_apart(scenario, 128, 128);
+        check_scenario(scenario, random);
     }
     SECTION("also the extremes of int32") {
-        c.descriptor.offset_type = KVAPPEND_OFFSET_INT32;
-        c.offsets = {std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max(), -1, -5, 5, 6};
-        c.descriptor.batch = static_cast<std::int64_t>(c.offsets.size());
-        place_apart(c, 128, 128);
-        check_case(c, random);
+        scenario.descriptor.offset_type = KVAPPEND_OFFSET_INT32;
+        scenario.offsets = {
+            std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max(), -1, -5, 5, 6};
+        scenario.descriptor.batch = static_cast<std::int64_t>(scenario.offsets.size());
+        place_apart(scenario, 128, 128);
+        check_scenario(scenario, random);
     }
 }
 
 TEST_CASE("any extent may be 0: success, and nothing happens", "[dense]") {
     auto random = seeded_random();
     const int zero = GENERATE(0, 1, 2, 3, 4, 5, 6);
-    Case c = dense(2, 3, 8, 16, 8, {1, 4});
-    std::int64_t *const extents[] = {&c.descriptor.batch,      &c.descriptor.heads, &c.descriptor.new_rows,
-                                     &c.descriptor.cache_rows, &c.descriptor.k_dim, &c.descriptor.v_dim};
+    Scenario scenario = dense(2, 3, 8, 16, 8, {1, 4});
+    std::int64_t *const extents[] = {&scenario.descriptor.batch,    &scenario.descriptor.heads,
+                                     &scenario.descriptor.new_rows, &scenario.descriptor.cache_rows,
+                                     &scenario.descriptor.k_dim,    &scenario.descriptor.v_dim};
     if (zero < 6) {
         *extents[zero] = 0;
     } else {
-        c.descriptor.k_dim = c.descriptor.v_dim = 0;
+        scenario.descriptor.k_dim = scenario.descriptor.v_dim = 0;
     }
-    if (c.descriptor.batch == 0) {
-        c.offsets.clear();
+    if (scenario.descriptor.batch == 0) {
+        scenario.offsets.clear();
     }
-    place_apart(c, 64, 64);
-    check_case(c, random);
+    place_apart(scenario, 64, 64);
+    check_scenario(scenario, random);
 }
 
 TEST_CASE("payloads of NaNs, infinities, denormals and the sign of zero survive", "[dense]") {

@@ -2,7 +2,7 @@
 // What the random tests draw their problems with, and the kernels that they try.
 #pragma once
 
-#include "case.hpp"
+#include "scenario.hpp"
 #include "subject.hpp"
 
 #include <kvappend/kvappend.h>
@@ -89,18 +89,18 @@ inline std::vector<std::string> kernels_of_subject() {
     return names;
 }
 
-// Whether the kernel that the case forces serves it; one that does not must refuse it by its name.
-inline bool kernel_serves(const Case &c) {
-    kvappend_descriptor d = c.descriptor;
+// Whether the kernel that the scenario forces serves it; one that does not must refuse it by its name.
+inline bool kernel_serves(const Scenario &scenario) {
+    kvappend_descriptor d = scenario.descriptor;
     d.backend = subject().backend();
     kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
-    preference.kernel_name = c.kernel.c_str();
+    preference.kernel_name = scenario.kernel.c_str();
     kvappend_plan *plan = nullptr;
     const kvappend_status status = kvappend_plan_create(&d, &preference, &plan);
     kvappend_plan_destroy(plan);
     if (status != KVAPPEND_ERROR_KERNEL) {
         return true;
     }
-    CHECK(std::string(kvappend_last_error_message()).find(c.kernel) != std::string::npos);
+    CHECK(std::string(kvappend_last_error_message()).find(scenario.kernel) != std::string::npos);
     return false;
 }

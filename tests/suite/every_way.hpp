@@ -2,7 +2,7 @@
 // The problems of the addressing tests, and their check with all that a plan can do beside the copy.
 #pragma once
 
-#include "case.hpp"
+#include "check_scenario.hpp"
 #include "subject.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -19,9 +19,9 @@ constexpr std::int32_t least32 = std::numeric_limits<std::int32_t>::min();
 constexpr std::int32_t most32 = std::numeric_limits<std::int32_t>::max();
 
 // Two heads of K rows of 8 and V rows of 5 elements of bfloat16, so that the two go by accesses of different widths.
-inline Case appending(std::int32_t addressing, std::int64_t batch, std::int64_t new_rows, std::int64_t cache_rows) {
-    Case c;
-    kvappend_descriptor &d = c.descriptor;
+inline Scenario appending(std::int32_t addressing, std::int64_t batch, std::int64_t new_rows, std::int64_t cache_rows) {
+    Scenario scenario;
+    kvappend_descriptor &d = scenario.descriptor;
     d.element_type = KVAPPEND_ELEMENT_BF16;
     d.addressing = addressing;
     d.batch = batch;
@@ -30,40 +30,40 @@ inline Case appending(std::int32_t addressing, std::int64_t batch, std::int64_t 
     d.cache_rows = cache_rows;
     d.k_dim = 8;
     d.v_dim = 5;
-    return c;
+    return scenario;
 }
 
-// Alone; with a report over two runs; and, where there are offsets, advancing them over three. `arrange` lays the case
-// out in memory.
+// Alone; with a report over two runs; and, where there are offsets, advancing them over three. `arrange` lays the
+// scenario out in memory.
 template <class Arrange>
-void check_every_way(const Case &c, std::mt19937_64 &random, Arrange arrange) {
+void check_every_way(const Scenario &scenario, std::mt19937_64 &random, Arrange arrange) {
     const auto check = [&](const char *way, std::int32_t policy, std::int32_t flags, int runs) {
         INFO(way);
-        Case varied = c;
+        Scenario varied = scenario;
         varied.descriptor.skip_policy = policy;
         varied.descriptor.flags |= flags;
         arrange(varied);
-        check_case(varied, random, runs);
+        check_scenario(varied, random, runs);
     };
     check("silently", KVAPPEND_SKIP_SILENTLY, 0, 1);
     if (subject().backend() == KVAPPEND_BACKEND_CUDA) {
         check("launched programmatically", KVAPPEND_SKIP_SILENTLY, KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH, 1);
     } else {
         INFO("with threads of the plan, which sleep while so little is copied");
-        Case threaded = c;
+        Scenario threaded = scenario;
         threaded.host_threads = 2;
         arrange(threaded);
-        check_case(threaded, random);
+        check_scenario(threaded, random);
     }
     check("with a report", KVAPPEND_SKIP_REPORT, 0, 2);
     check("with a report of its own", KVAPPEND_SKIP_REPORT, KVAPPEND_FLAG_RESET_REPORT | KVAPPEND_FLAG_COUNT_WRITTEN,
           2);
-    if (asks_for(c.descriptor, offsets_index)) {
+    if (asks_for(scenario.descriptor, offsets_index)) {
         check("advancing", KVAPPEND_SKIP_SILENTLY, KVAPPEND_FLAG_ADVANCE, 3);
         check("advancing with a report", KVAPPEND_SKIP_REPORT, KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_COUNT_WRITTEN, 3);
     }
 }
 
-inline void check_every_way(const Case &c, std::mt19937_64 &random) {
-    check_every_way(c, random, [](Case &varied) { place_apart(varied, 128, 128); });
+inline void check_every_way(const Scenario &scenario, std::mt19937_64 &random) {
+    check_every_way(scenario, random, [](Scenario &varied) { place_apart(varied, 128, 128); });
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What only the emulated runtime can show: that each failing CUDA call becomes the right status, which calls a run
 // makes, and what a launch looks like.
-#include "case.hpp"
+#include "check_scenario.hpp"
 #include "plan.hpp"
 
 #include "../support/emulation/emulation.hpp"
@@ -263,12 +263,12 @@ TEST_CASE("each byte of K and of V is moved once, however unlike the two are", "
             set(d.k_new_strides, d.k_dim);
             set(d.v_new_strides, d.v_dim);
         }
-        Case c;
-        c.descriptor = d;
-        c.offsets.assign(static_cast<std::size_t>(d.batch), 0);
-        place_apart(c, 0, 0);
+        Scenario scenario;
+        scenario.descriptor = d;
+        scenario.offsets.assign(static_cast<std::size_t>(d.batch), 0);
+        place_apart(scenario, 0, 0);
         auto random = seeded_random();
-        check_case(c, random);
+        check_scenario(scenario, random);
         const auto bytes = static_cast<std::size_t>(d.batch * d.heads * d.new_rows * (d.k_dim + d.v_dim)) * 2;
         CHECK(emulation::stores(16) == bytes / 16);
         CHECK(emulation::loads(16) == bytes / 16);
@@ -305,8 +305,8 @@ TEST_CASE("work that does not fill the device is spread over more threads than w
 TEST_CASE("extents beyond the limits of a grid are covered by the threads going on", "[faults]") {
     const Machine machine;
     auto random = seeded_random();
-    Case c;
-    kvappend_descriptor &d = c.descriptor;
+    Scenario scenario;
+    kvappend_descriptor &d = scenario.descriptor;
     d.element_type = KVAPPEND_ELEMENT_F16;
     d.batch = d.heads = d.k_dim = d.v_dim = 1;
     d.new_rows = 2;
@@ -326,9 +326,9 @@ TEST_CASE("extents beyond the limits of a grid are covered by the threads going 
         d.k_new_strides[KVAPPEND_AXIS_BATCH] = d.k_new_strides[KVAPPEND_AXIS_HEAD] = 256;
         d.k_new_strides[KVAPPEND_AXIS_ROW] = 2;
     }
-    c.offsets.assign(static_cast<std::size_t>(d.batch), 1);
-    place_apart(c, 0, 0);
-    check_case(c, random);
+    scenario.offsets.assign(static_cast<std::size_t>(d.batch), 1);
+    place_apart(scenario, 0, 0);
+    check_scenario(scenario, random);
     const dim3 grid = emulation::last_launch().grid;
     CHECK((grid.y == 65535 || grid.z == 65535 || grid.z == 65534));
 }
@@ -400,19 +400,19 @@ TEST_CASE("a report that was not zero at first misleads no kernel", "[faults]") 
         CHECK(cudaStreamSynchronize(subject().stream()) == cudaSuccess);
         subject().download(&found, args.report, sizeof found);
         CHECK(found.state[0] == 0);
-        CHECK(found.first_row == -1); // No row of this run was astray.
+        CHECK(found.first_row == -1); // Every row of this run has a place.
     }
     subject().release(args.report);
 }
 
 namespace {
 
-// So many layers of each plan in turn, all with the same buffers, and how many launches that takes.
-std::uint64_t launches_for(const std::vector<const kvappend_plan *> &turn, std::size_t layers,
+// So many layers of the plans, cyclically, all with the same buffers, and how many launches that takes.
+std::uint64_t launches_for(const std::vector<const kvappend_plan *> &cycle, std::size_t layers,
                            const kvappend_args &args) {
     std::vector<const kvappend_plan *> plans;
     for (std::size_t i = 0; i < layers; ++i) {
-        plans.push_back(turn[i % turn.size()]);
+        plans.push_back(cycle[i % cycle.size()]);
     }
     const std::vector<const kvappend_args *> all(layers, &args);
     const auto before = emulation::launches();

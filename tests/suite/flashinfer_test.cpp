@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What FlashInfer's append_paged_kv_cache does by its documentation, stated anew here, is what the same call does
 // through the header.
-#include "case.hpp"
 #include "held.hpp"
+#include "scenario.hpp"
 
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>
@@ -15,7 +15,7 @@ namespace {
 using std::size_t;
 
 // The cache of pages, as the caller of FlashInfer has it.
-struct Layout {
+struct PagedCache {
     std::int64_t heads, dim, page_size, pages;
     bool hnd;  // [pages, heads, page_size, dim], and not [pages, page_size, heads, dim]
     bool pool; // K and V of a page side by side in one tensor [pages, 2, ...], and not a tensor for each
@@ -47,16 +47,16 @@ struct Requests {
 
 // Each request gets a length and some of that as new, which may be all of it or none. There are fewer where the pages
 // run out.
-Requests draw_requests(std::mt19937_64 &random, const Layout &layout, std::int64_t count, bool decode) {
-    std::vector<std::int32_t> free_pages(static_cast<size_t>(layout.pages));
+Requests draw_requests(std::mt19937_64 &random, const PagedCache &paged, std::int64_t count, bool decode) {
+    std::vector<std::int32_t> free_pages(static_cast<size_t>(paged.pages));
     std::iota(free_pages.begin(), free_pages.end(), 0);
     std::ranges::shuffle(free_pages, random);
     Requests requests;
     for (std::int64_t b = 0; b < count && !free_pages.empty(); ++b) {
         const auto most_pages = std::min<std::int64_t>(3, static_cast<std::int64_t>(free_pages.size()));
-        const std::int64_t length = random_between(random, decode ? 1 : 0, most_pages * layout.page_size);
+        const std::int64_t length = random_between(random, decode ? 1 : 0, most_pages * paged.page_size);
         const std::int64_t appended = decode ? 1 : random_between(random, 0, length);
-        const std::int64_t pages = (length + layout.page_size - 1) / layout.page_size;
+        const std::int64_t pages = (length + paged.page_size - 1) / paged.page_size;
         for (std::int64_t i = 0; i < pages; ++i) {
             requests.kv_indices.push_back(free_pages.back());
             free_pages.pop_back();
@@ -64,7 +64,7 @@ Requests draw_requests(std::mt19937_64 &random, const Layout &layout, std::int64
         requests.append_indptr.push_back(requests.append_indptr.back() + static_cast<std::int32_t>(appended));
         requests.kv_indptr.push_back(static_cast<std::int32_t>(requests.kv_indices.size()));
         requests.kv_last_page_len.push_back(
-            static_cast<std::int32_t>(pages == 0 ? 0 : length - (pages - 1) * layout.page_size));
+            static_cast<std::int32_t>(pages == 0 ? 0 : length - (pages - 1) * paged.page_size));
     }
     return requests;
 }
@@ -103,16 +103,16 @@ std::int32_t page_of(const Requests &requests, const Token &token, std::int64_t 
 
 // append_paged_kv_cache, for K or for V. `token_stride` is that of the source.
 template <class T>
-void append_paged(const Layout &layout, const Requests &requests, const std::vector<Token> &tokens,
+void append_paged(const PagedCache &paged, const Requests &requests, const std::vector<Token> &tokens,
                   const std::vector<T> &source, std::int64_t source_start, std::int64_t token_stride,
                   std::vector<T> &cache, std::int64_t cache_start) {
     for (size_t i = 0; i < tokens.size(); ++i) {
-        const std::int64_t page = page_of(requests, tokens[i], layout.page_size);
-        const std::int64_t entry = tokens[i].position % layout.page_size;
-        for (std::int64_t head = 0; head < layout.heads; ++head) {
-            for (std::int64_t d = 0; d < layout.dim; ++d) {
-                const auto from = source_start + static_cast<std::int64_t>(i) * token_stride + head * layout.dim + d;
-                cache[layout.element(page, entry, head, d) + static_cast<size_t>(cache_start)] =
+        const std::int64_t page = page_of(requests, tokens[i], paged.page_size);
+        const std::int64_t entry = tokens[i].position % paged.page_size;
+        for (std::int64_t head = 0; head < paged.heads; ++head) {
+            for (std::int64_t d = 0; d < paged.dim; ++d) {
+                const auto from = source_start + static_cast<std::int64_t>(i) * token_stride + head * paged.dim + d;
+                cache[paged.element(page, entry, head, d) + static_cast<size_t>(cache_start)] =
                     source[static_cast<size_t>(from)];
             }
         }
@@ -128,7 +128,7 @@ enum class Way {
 };
 
 template <class T>
-void check_append(std::mt19937_64 &random, const Layout &layout, const Requests &requests, std::vector<Token> tokens,
+void check_append(std::mt19937_64 &random, const PagedCache &paged, const Requests &requests, std::vector<Token> tokens,
                   Way way, std::int64_t query_heads) {
     const std::int64_t count = requests.tokens();
     if (way == Way::slots) {
@@ -136,48 +136,48 @@ void check_append(std::mt19937_64 &random, const Layout &layout, const Requests 
     }
     // The source: one tensor for each, or one for both, behind the queries of each token.
     const bool fused = query_heads != apart;
-    const std::int64_t row = layout.heads * layout.dim;
-    const std::int64_t token_stride = fused ? (query_heads + 2 * layout.heads) * layout.dim : row;
-    const std::int64_t k_source_start = fused ? query_heads * layout.dim : 0;
+    const std::int64_t row = paged.heads * paged.dim;
+    const std::int64_t token_stride = fused ? (query_heads + 2 * paged.heads) * paged.dim : row;
+    const std::int64_t k_source_start = fused ? query_heads * paged.dim : 0;
     const std::int64_t v_source_start = fused ? k_source_start + row : 0;
     const auto key = random_elements<T>(random, count * token_stride);
     const auto value = fused ? key : random_elements<T>(random, count * token_stride);
     // A pool is one tensor, and stands here for K; the one for V is then without elements.
-    auto first = random_elements<T>(random, layout.tensor_elements());
-    auto second = random_elements<T>(random, layout.pool ? 0 : layout.tensor_elements());
+    auto first = random_elements<T>(random, paged.tensor_elements());
+    auto second = random_elements<T>(random, paged.pool ? 0 : paged.tensor_elements());
     const Held<T> held_key(key);
     const Held<T> held_value(value);
     const Held<T> held_first(first);
     const Held<T> held_second(second);
     const T *const v_source = fused ? held_key.data() : held_value.data();
-    T *const v_cache = layout.pool ? held_first.data() : held_second.data();
+    T *const v_cache = paged.pool ? held_first.data() : held_second.data();
 
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = subject().backend();
     d.element_type = element_type_of<T>;
-    d.heads = layout.heads;
+    d.heads = paged.heads;
     d.new_rows = count;
-    d.cache_rows = layout.page_size;
-    d.cache_blocks = layout.pages;
-    d.k_dim = d.v_dim = layout.dim;
+    d.cache_rows = paged.page_size;
+    d.cache_blocks = paged.pages;
+    d.k_dim = d.v_dim = paged.dim;
     if (fused) {
         for (auto *const strides : {&d.k_new_strides, &d.v_new_strides}) {
-            (*strides)[KVAPPEND_AXIS_HEAD] = layout.dim;
+            (*strides)[KVAPPEND_AXIS_HEAD] = paged.dim;
             (*strides)[KVAPPEND_AXIS_ROW] = token_stride;
         }
     }
     for (auto *const strides : {&d.k_cache_strides, &d.v_cache_strides}) {
-        (*strides)[KVAPPEND_AXIS_BATCH] = layout.page_stride();
-        (*strides)[KVAPPEND_AXIS_HEAD] = layout.head_stride();
-        (*strides)[KVAPPEND_AXIS_ROW] = layout.entry_stride();
+        (*strides)[KVAPPEND_AXIS_BATCH] = paged.page_stride();
+        (*strides)[KVAPPEND_AXIS_HEAD] = paged.head_stride();
+        (*strides)[KVAPPEND_AXIS_ROW] = paged.entry_stride();
     }
     kvappend_args args = KVAPPEND_ARGS_INIT;
     args.k_new = held_key.data() + k_source_start;
     args.v_new = v_source + v_source_start;
     args.k_cache = held_first.data();
-    args.v_cache = v_cache + layout.v_start();
+    args.v_cache = v_cache + paged.v_start();
 
-    const std::vector<std::int64_t> lengths = seq_lens(requests, layout.page_size);
+    const std::vector<std::int64_t> lengths = seq_lens(requests, paged.page_size);
     std::vector<std::int32_t> offsets;
     for (size_t b = 0; b < lengths.size(); ++b) {
         const std::int32_t appended = requests.append_indptr[b + 1] - requests.append_indptr[b];
@@ -185,8 +185,8 @@ void check_append(std::mt19937_64 &random, const Layout &layout, const Requests 
     }
     std::vector<std::int32_t> slots;
     for (const Token &token : tokens) {
-        const std::int64_t page = page_of(requests, token, layout.page_size);
-        slots.push_back(static_cast<std::int32_t>(page * layout.page_size + token.position % layout.page_size));
+        const std::int64_t page = page_of(requests, token, paged.page_size);
+        slots.push_back(static_cast<std::int32_t>(page * paged.page_size + token.position % paged.page_size));
     }
     const Held<std::int32_t> held_offsets(offsets);
     const Held<std::int32_t> held_slots(slots);
@@ -213,9 +213,9 @@ void check_append(std::mt19937_64 &random, const Layout &layout, const Requests 
           "KVAPPEND_SUCCESS");
     REQUIRE(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
 
-    append_paged(layout, requests, tokens, key, k_source_start, token_stride, first, 0);
-    append_paged(layout, requests, tokens, value, v_source_start, token_stride, layout.pool ? first : second,
-                 layout.v_start());
+    append_paged(paged, requests, tokens, key, k_source_start, token_stride, first, 0);
+    append_paged(paged, requests, tokens, value, v_source_start, token_stride, paged.pool ? first : second,
+                 paged.v_start());
     CHECK(held_first.holds(first));
     CHECK(held_second.holds(second));
     CHECK(held_key.holds(key));
@@ -233,15 +233,15 @@ TEMPLATE_TEST_CASE("FlashInfer's append_paged_kv_cache", "[semantics]", std::uin
         std::int64_t heads, dim, page_size, pages, requests;
     } shapes[] = {{1, 8, 1, 12, 5}, {4, 64, 16, 20, 5}, {3, 40, 5, 30, 9}, {8, 128, 16, 4, 1}, {2, 7, 3, 64, 17}};
     for (const auto &shape : shapes) {
-        const Layout layout{shape.heads, shape.dim, shape.page_size, shape.pages, hnd, pool};
+        const PagedCache paged{shape.heads, shape.dim, shape.page_size, shape.pages, hnd, pool};
         for (const bool decode : {false, true}) {
-            const Requests requests = draw_requests(random, layout, shape.requests, decode);
-            const auto tokens = batch_indices_positions(requests, seq_lens(requests, layout.page_size));
+            const Requests requests = draw_requests(random, paged, shape.requests, decode);
+            const auto tokens = batch_indices_positions(requests, seq_lens(requests, paged.page_size));
             for (const std::int64_t query_heads : {apart, 2 * shape.heads}) {
                 INFO("heads " << shape.heads << ", dim " << shape.dim << ", page_size " << shape.page_size
                               << ", requests " << shape.requests << ", tokens " << tokens.size() << ", decode "
                               << decode << ", queries' heads " << query_heads);
-                check_append<TestType>(random, layout, requests, tokens, way, query_heads);
+                check_append<TestType>(random, paged, requests, tokens, way, query_heads);
             }
         }
     }
@@ -250,19 +250,19 @@ TEMPLATE_TEST_CASE("FlashInfer's append_paged_kv_cache", "[semantics]", std::uin
 TEST_CASE("FlashInfer's decoding steps fill pages one by one", "[semantics]") {
     // kv_last_page_len goes up to page_size, and then a request gets another page.
     auto random = seeded_random();
-    const Layout layout{2, 16, 4, 10, false, true};
+    const PagedCache paged{2, 16, 4, 10, false, true};
     Requests requests;
     requests.append_indptr = {0, 1, 2};
     requests.kv_indptr = {0, 1, 2};
     requests.kv_indices = {7, 2};
     requests.kv_last_page_len = {1, 3};
     for (int step = 0; step < 9; ++step) {
-        const auto tokens = batch_indices_positions(requests, seq_lens(requests, layout.page_size));
+        const auto tokens = batch_indices_positions(requests, seq_lens(requests, paged.page_size));
         REQUIRE(tokens[0].position == step);
-        check_append<std::uint16_t>(random, layout, requests, tokens, Way::csr, apart);
+        check_append<std::uint16_t>(random, paged, requests, tokens, Way::csr, apart);
         static constexpr std::int32_t more[2][2] = {{0, 9}, {4, 5}};
         for (size_t b = 0; b < 2; ++b) {
-            if (++requests.kv_last_page_len[b] <= layout.page_size) {
+            if (++requests.kv_last_page_len[b] <= paged.page_size) {
                 continue;
             }
             const auto pages = static_cast<size_t>(requests.kv_indptr[b + 1] - requests.kv_indptr[b]);

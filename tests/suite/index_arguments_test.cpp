@@ -29,14 +29,14 @@ constexpr Argument arguments[] = {ARGUMENT(k_new),       ARGUMENT(v_new),       
                                   ARGUMENT(page_indptr), ARGUMENT(report),      ARGUMENT(cache_offsets)};
 constexpr std::size_t first_index = 4; // of those that are no tensors
 
-// What a problem needs of an argument.
+// What a descriptor needs of an argument.
 struct Need {
     const char *name;
     std::size_t bytes;
     std::size_t alignment;
 };
 
-struct Problem {
+struct Requirements {
     const char *name;
     kvappend_descriptor descriptor;
     std::vector<Need> needs;
@@ -54,8 +54,8 @@ kvappend_descriptor ordinary(std::int32_t addressing) {
     return d;
 }
 
-std::vector<Problem> problems() {
-    std::vector<Problem> all;
+std::vector<Requirements> requirements() {
+    std::vector<Requirements> all;
     kvappend_descriptor d = ordinary(KVAPPEND_ADDRESSING_DENSE);
     d.lengths = KVAPPEND_LENGTHS_PER_SAMPLE;
     d.flags = KVAPPEND_FLAG_LEFT_PADS | KVAPPEND_FLAG_BATCH_INDEX;
@@ -101,17 +101,17 @@ std::vector<Problem> problems() {
     return all;
 }
 
-// A call of the problem with all its arguments, each in a piece of one block, and random bytes everywhere.
+// A call with all the arguments that are required, each in a piece of one block, and random bytes everywhere.
 class Call {
 public:
-    explicit Call(const Problem &problem) : plan_(make_plan(problem.descriptor)) {
+    explicit Call(const Requirements &required) : plan_(make_plan(required.descriptor)) {
         std::mt19937 random;
         std::ranges::generate(bytes_, [&] { return static_cast<unsigned char>(random()); });
         subject().upload(block_, bytes_.data(), bytes_.size());
         for (std::size_t i = 0; i < std::size(arguments); ++i) {
             set(arguments[i], i < first_index ? block_ + i * piece : nullptr, 0);
         }
-        for (const Need &need : problem.needs) {
+        for (const Need &need : required.needs) {
             set(argument(need), block_ + static_cast<std::size_t>(&argument(need) - arguments) * piece, need.bytes);
         }
     }
@@ -159,17 +159,17 @@ private:
     unsigned char *block_ = static_cast<unsigned char *>(subject().allocate(bytes_.size()));
 };
 
-bool is_written(const Problem &problem, const Need &need) {
+bool is_written(const Requirements &required, const Need &need) {
     return std::strcmp(need.name, "report") == 0 ||
-           (std::strcmp(need.name, "cache_offsets") == 0 && (problem.descriptor.flags & KVAPPEND_FLAG_ADVANCE) != 0);
+           (std::strcmp(need.name, "cache_offsets") == 0 && (required.descriptor.flags & KVAPPEND_FLAG_ADVANCE) != 0);
 }
 
 template <class Function>
 void for_each_need(Function function) {
-    for (const Problem &problem : problems()) {
-        for (const Need &need : problem.needs) {
-            INFO(problem.name << ": " << need.name);
-            Call call(problem);
+    for (const Requirements &required : requirements()) {
+        for (const Need &need : required.needs) {
+            INFO(required.name << ": " << need.name);
+            Call call(required);
             call.check_accepted();
             function(call, need, Call::argument(need));
         }
@@ -223,15 +223,15 @@ TEST_CASE("arrays of indices and reports that share memory with a cache are refu
 }
 
 TEST_CASE("a report, and offsets that advance, share no memory with any other buffer", "[addressing]") {
-    for (const Problem &problem : problems()) {
-        for (const Need &written : problem.needs) {
-            if (!is_written(problem, written)) {
+    for (const Requirements &required : requirements()) {
+        for (const Need &written : required.needs) {
+            if (!is_written(required, written)) {
                 continue;
             }
             const Argument &argument = Call::argument(written);
-            Call call(problem);
+            Call call(required);
             const auto check = [&](const Argument &other) {
-                INFO(problem.name << ": " << written.name << " and " << other.name);
+                INFO(required.name << ": " << written.name << " and " << other.name);
                 call.set(argument, call.get(other), written.bytes);
                 call.check_refused(KVAPPEND_ERROR_ALIAS, std::string("args.") + written.name);
                 call.check_refused(KVAPPEND_ERROR_ALIAS, std::string("args.") + other.name);
@@ -241,7 +241,7 @@ TEST_CASE("a report, and offsets that advance, share no memory with any other bu
             for (std::size_t tensor = 0; tensor < first_index; ++tensor) {
                 check(arguments[tensor]);
             }
-            for (const Need &need : problem.needs) {
+            for (const Need &need : required.needs) {
                 if (need.name != written.name) {
                     check(Call::argument(need));
                 }
@@ -251,12 +251,12 @@ TEST_CASE("a report, and offsets that advance, share no memory with any other bu
 }
 
 TEST_CASE("arrays that are only read may share memory with each other and with new tensors", "[addressing]") {
-    for (const Problem &problem : problems()) {
-        Call call(problem);
-        for (const Need &need : problem.needs) {
+    for (const Requirements &required : requirements()) {
+        Call call(required);
+        for (const Need &need : required.needs) {
             const bool written =
                 std::strcmp(need.name, "report") == 0 || (std::strcmp(need.name, "cache_offsets") == 0 &&
-                                                          (problem.descriptor.flags & KVAPPEND_FLAG_ADVANCE) != 0);
+                                                          (required.descriptor.flags & KVAPPEND_FLAG_ADVANCE) != 0);
             if (!written) {
                 call.set(Call::argument(need), call.get(arguments[0]), need.bytes);
             }
@@ -266,12 +266,12 @@ TEST_CASE("arrays that are only read may share memory with each other and with n
 }
 
 TEST_CASE("arrays without entries, and all where there is nothing to do, may be NULL", "[addressing]") {
-    for (const Problem &problem : problems()) {
-        INFO(problem.name);
+    for (const Requirements &required : requirements()) {
+        INFO(required.name);
         for (std::int64_t kvappend_descriptor::*const extent :
              {&kvappend_descriptor::batch, &kvappend_descriptor::heads, &kvappend_descriptor::new_rows,
               &kvappend_descriptor::cache_rows}) {
-            kvappend_descriptor d = problem.descriptor;
+            kvappend_descriptor d = required.descriptor;
             if (d.addressing == KVAPPEND_ADDRESSING_SLOTS && extent == &kvappend_descriptor::batch) {
                 continue; // There are no samples to have none of.
             }
@@ -282,19 +282,19 @@ TEST_CASE("arrays without entries, and all where there is nothing to do, may be 
             CHECK(told(kvappend_plan_run(plan.get(), &none, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
         }
     }
-    Problem problem = problems()[3];
-    problem.descriptor.table_entries = 0;
-    Call call(problem);
+    Requirements required = requirements()[3];
+    required.descriptor.table_entries = 0;
+    Call call(required);
     call.args.page_table = nullptr;
     call.args.page_table_bytes = 0;
     call.check_accepted();
 }
 
 TEST_CASE("the tensors of a cache of other blocks than samples have its size", "[addressing]") {
-    for (const Problem &problem : problems()) {
-        INFO(problem.name);
-        Call call(problem);
-        const bool of_samples = problem.descriptor.addressing <= KVAPPEND_ADDRESSING_RING;
+    for (const Requirements &required : requirements()) {
+        INFO(required.name);
+        Call call(required);
+        const bool of_samples = required.descriptor.addressing <= KVAPPEND_ADDRESSING_RING;
         const std::size_t blocks = of_samples ? 3 : 6;
         for (const Argument &cache : {arguments[2], arguments[3]}) {
             unsigned char *const good = call.get(cache);
@@ -304,8 +304,8 @@ TEST_CASE("the tensors of a cache of other blocks than samples have its size", "
             call.check_refused(KVAPPEND_ERROR_BUFFER_TOO_SMALL, std::string("args.") + cache.name);
             call.set(cache, good, 0);
         }
-        const bool tokens = problem.descriptor.addressing == KVAPPEND_ADDRESSING_SLOTS ||
-                            problem.descriptor.lengths == KVAPPEND_LENGTHS_PACKED;
+        const bool tokens = required.descriptor.addressing == KVAPPEND_ADDRESSING_SLOTS ||
+                            required.descriptor.lengths == KVAPPEND_LENGTHS_PACKED;
         const std::size_t bytes = (tokens ? 1 : 3) * std::size_t{2} * 4 * 4 * 4;
         call.set(arguments[0], call.get(arguments[0]), bytes);
         call.check_accepted();

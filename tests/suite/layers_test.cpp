@@ -108,19 +108,19 @@ TEST_CASE("all layers count in one report, and advance the offsets behind the la
     const PlanPointer last = make_plan(d);
     Layer a(1);
     Layer b(2);
-    Layer c(3);
+    Layer scenario(3);
     const Held<kvappend_report> report{std::vector<kvappend_report>(1)};
-    for (Layer *const layer : {&a, &b, &c}) {
+    for (Layer *const layer : {&a, &b, &scenario}) {
         layer->args.cache_offsets = a.offset.data();
         layer->args.report = report.data();
     }
     // The one that advances comes first: even so it is the offsets from before by which all are placed and counted.
     const std::vector<const kvappend_plan *> plans = {last.get(), inner.get(), inner.get()};
-    CHECK(told(run(plans, {&c.args, &a.args, &b.args})) == "KVAPPEND_SUCCESS");
+    CHECK(told(run(plans, {&scenario.args, &a.args, &b.args})) == "KVAPPEND_SUCCESS");
     subject().synchronize();
     CHECK(a.written());
     CHECK(b.written());
-    CHECK(c.written());
+    CHECK(scenario.written());
     CHECK(a.offset.holds({2}));
     kvappend_report found;
     subject().download(&found, report.data(), sizeof found);
@@ -146,16 +146,16 @@ TEST_CASE("a row that the policy forbids stops all layers before anything is wri
 
 TEST_CASE("more layers and samples than a grid has room for", "[layers]") {
     auto random = seeded_random();
-    std::vector<LayerCase> layers;
+    std::vector<ScenarioLayer> layers;
     for (int i = 0; i < 100; ++i) {
         const bool ring = i % 3 == 0;
-        LayerCase layer = {appending(ring ? KVAPPEND_ADDRESSING_RING : KVAPPEND_ADDRESSING_DENSE, 500, 1, 2),
-                           i < 3 ? -1 : i % 3};
-        layer.c.descriptor.heads = 1;
-        layer.c.offsets.assign(500, i % 3);
-        place_apart(layer.c, 32, 32);
+        ScenarioLayer layer = {appending(ring ? KVAPPEND_ADDRESSING_RING : KVAPPEND_ADDRESSING_DENSE, 500, 1, 2),
+                               i < 3 ? -1 : i % 3};
+        layer.scenario.descriptor.heads = 1;
+        layer.scenario.offsets.assign(500, i % 3);
+        place_apart(layer.scenario, 32, 32);
         if (i % 3 == 2) {
-            layer.c.places[k_new].start += 2; // Less aligned than the other layers of its geometry.
+            layer.scenario.locations[k_new].start += 2; // Less aligned than the other layers of its geometry.
         }
         layers.push_back(layer);
     }

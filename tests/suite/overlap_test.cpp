@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Strides are refused if, and only if, two cache rows share an element: compared with marking every element.
-#include "case.hpp"
+#include "check_scenario.hpp"
 #include "plan.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -9,6 +9,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <optional>
+#include <random>
+#include <string>
 #include <vector>
 
 namespace {
@@ -145,80 +148,109 @@ TEST_CASE("two caches with strides too irregular to decide on are refused, and s
     CHECK(message.find("too irregular to tell") != std::string::npos);
 }
 
+namespace {
+
+// Two caches in one pool: where each begins, in elements, and whether no element belongs to both.
+struct Pool {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    std::size_t k_at;
+    std::size_t v_at;
+    bool apart;
+};
+
+// None if the descriptor alone would be refused.
+std::optional<Pool> draw_pool(std::mt19937_64 &random) {
+    Pool pool{};
+    kvappend_descriptor &d = pool.d;
+    d.backend = subject().backend();
+    d.batch = draw(random, 1, 3);
+    d.heads = draw(random, 1, 3);
+    d.cache_rows = draw(random, 1, 4);
+    d.new_rows = 1;
+    const auto shape = [&](std::int64_t &dim, std::int64_t(&strides)[3]) {
+        dim = draw(random, 1, 4);
+        for (std::int64_t &stride : strides) {
+            stride = draw(random, 0, 30);
+        }
+    };
+    shape(d.k_dim, d.k_cache_strides);
+    shape(d.v_dim, d.v_cache_strides);
+    // Pools usually have the same strides for both.
+    for (int axis = 0; axis < 3; ++axis) {
+        if (draw(random, 0, 1) == 0) {
+            d.v_cache_strides[axis] = d.k_cache_strides[axis];
+        }
+    }
+    const auto of = [&](std::int64_t dim, const std::int64_t(&strides)[3]) {
+        return Shape{{d.batch, d.heads, d.cache_rows}, {strides[0], strides[1], strides[2]}, dim};
+    };
+    pool.k_at = static_cast<std::size_t>(draw(random, 0, 40));
+    pool.v_at = static_cast<std::size_t>(draw(random, 0, 40));
+    std::vector<bool> alone(room);
+    std::vector<bool> marks(room);
+    if (!mark(of(d.k_dim, d.k_cache_strides), pool.k_at, marks) ||
+        !mark(of(d.v_dim, d.v_cache_strides), pool.v_at, alone)) {
+        return std::nullopt;
+    }
+    pool.apart = mark(of(d.v_dim, d.v_cache_strides), pool.v_at, marks);
+    return pool;
+}
+
+// What can_implement says of everything 2^50 times as large, which lies in the same way. No memory is needed, as
+// can_implement reads no buffer; the new tensors are one row, repeated, far below the caches.
+kvappend_status status_when_large(const Pool &pool) {
+    constexpr std::int64_t unit = std::int64_t{1} << 50;
+    kvappend_descriptor d = pool.d;
+    d.k_dim *= unit;
+    d.v_dim *= unit;
+    for (int axis = 0; axis < 3; ++axis) {
+        d.k_cache_strides[axis] *= unit;
+        d.v_cache_strides[axis] *= unit;
+    }
+    d.k_new_strides[KVAPPEND_AXIS_ROW] = d.v_new_strides[KVAPPEND_AXIS_ROW] = 1;
+    const PlanPointer plan = make_plan(d);
+    const auto place = [](std::size_t at) {
+        return reinterpret_cast<void *>((std::uintptr_t{1} << 62) + at * 4 * unit);
+    };
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = args.v_new = args.cache_offsets = reinterpret_cast<void *>(std::uintptr_t{64});
+    args.k_cache = place(pool.k_at);
+    args.v_cache = place(pool.v_at);
+    return kvappend_plan_can_implement(plan.get(), &args);
+}
+
+} // namespace
+
 TEST_CASE("two caches in one pool are refused if and only if an element belongs to both", "[strides]") {
     auto random = seeded_random();
     int refused = 0;
     int accepted = 0;
-    auto *const pool = static_cast<unsigned char *>(subject().allocate(room * 4));
+    auto *const memory = static_cast<unsigned char *>(subject().allocate(room * 4));
     auto *const other = static_cast<unsigned char *>(subject().allocate(room));
     while (refused + accepted < 3000) {
-        kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
-        d.backend = subject().backend();
-        d.batch = draw(random, 1, 3);
-        d.heads = draw(random, 1, 3);
-        d.cache_rows = draw(random, 1, 4);
-        d.new_rows = 1;
-        const auto shape = [&](std::int64_t &dim, std::int64_t(&strides)[3]) {
-            dim = draw(random, 1, 4);
-            for (std::int64_t &stride : strides) {
-                stride = draw(random, 0, 30);
-            }
-        };
-        shape(d.k_dim, d.k_cache_strides);
-        shape(d.v_dim, d.v_cache_strides);
-        // Pools usually have the same strides for both.
-        for (int axis = 0; axis < 3; ++axis) {
-            if (draw(random, 0, 1) == 0) {
-                d.v_cache_strides[axis] = d.k_cache_strides[axis];
-            }
+        const std::optional<Pool> pool = draw_pool(random);
+        if (!pool) {
+            continue;
         }
-        const auto of = [&](std::int64_t dim, const std::int64_t(&strides)[3]) {
-            return Shape{{d.batch, d.heads, d.cache_rows}, {strides[0], strides[1], strides[2]}, dim};
-        };
-        const auto k_at = static_cast<std::size_t>(draw(random, 0, 40));
-        const auto v_at = static_cast<std::size_t>(draw(random, 0, 40));
-        std::vector<bool> alone(room);
-        std::vector<bool> marks(room);
-        if (!mark(of(d.k_dim, d.k_cache_strides), k_at, marks) || !mark(of(d.v_dim, d.v_cache_strides), v_at, alone)) {
-            continue; // Refused already as a descriptor.
-        }
-        const bool apart = mark(of(d.v_dim, d.v_cache_strides), v_at, marks);
+        const kvappend_descriptor &d = pool->d;
         const PlanPointer plan = make_plan(d);
         kvappend_args args = KVAPPEND_ARGS_INIT;
         args.k_new = args.v_new = args.cache_offsets = other;
-        args.k_cache = pool + k_at * 4;
-        args.v_cache = pool + v_at * 4;
-        INFO("extents " << d.batch << ' ' << d.heads << ' ' << d.cache_rows << ", k at " << k_at << ", strides "
+        args.k_cache = memory + pool->k_at * 4;
+        args.v_cache = memory + pool->v_at * 4;
+        INFO("extents " << d.batch << ' ' << d.heads << ' ' << d.cache_rows << ", k at " << pool->k_at << ", strides "
                         << d.k_cache_strides[0] << ' ' << d.k_cache_strides[1] << ' ' << d.k_cache_strides[2]
-                        << ", dimension " << d.k_dim << ", v at " << v_at << ", strides " << d.v_cache_strides[0] << ' '
-                        << d.v_cache_strides[1] << ' ' << d.v_cache_strides[2] << ", dimension " << d.v_dim);
+                        << ", dimension " << d.k_dim << ", v at " << pool->v_at << ", strides " << d.v_cache_strides[0]
+                        << ' ' << d.v_cache_strides[1] << ' ' << d.v_cache_strides[2] << ", dimension " << d.v_dim);
         const kvappend_status status = kvappend_plan_can_implement(plan.get(), &args);
-        REQUIRE(status == (apart ? KVAPPEND_SUCCESS : KVAPPEND_ERROR_CACHE_OVERLAP));
-        REQUIRE((apart || told(status).find("too irregular") == std::string::npos));
-
-        // Everything 2^50 times as large lies in the same way. No memory is needed, as can_implement reads no buffer;
-        // the new tensors are one row, repeated, far below the caches.
-        constexpr std::int64_t unit = std::int64_t{1} << 50;
-        d.k_dim *= unit;
-        d.v_dim *= unit;
-        for (int axis = 0; axis < 3; ++axis) {
-            d.k_cache_strides[axis] *= unit;
-            d.v_cache_strides[axis] *= unit;
-        }
-        d.k_new_strides[KVAPPEND_AXIS_ROW] = d.v_new_strides[KVAPPEND_AXIS_ROW] = 1;
-        const PlanPointer large = make_plan(d);
-        const auto place = [](std::size_t at) {
-            return reinterpret_cast<void *>((std::uintptr_t{1} << 62) + at * 4 * unit);
-        };
-        args.k_new = args.v_new = args.cache_offsets = reinterpret_cast<void *>(std::uintptr_t{64});
-        args.k_cache = place(k_at);
-        args.v_cache = place(v_at);
-        REQUIRE(kvappend_plan_can_implement(large.get(), &args) == status);
-        ++(apart ? accepted : refused);
+        REQUIRE(status == (pool->apart ? KVAPPEND_SUCCESS : KVAPPEND_ERROR_CACHE_OVERLAP));
+        REQUIRE((pool->apart || told(status).find("too irregular") == std::string::npos));
+        REQUIRE(status_when_large(*pool) == status);
+        ++(pool->apart ? accepted : refused);
     }
     CHECK(refused > 300);
     CHECK(accepted > 300);
-    subject().release(pool);
+    subject().release(memory);
     subject().release(other);
 }
 
@@ -265,8 +297,8 @@ TEST_CASE("real pools of K and V work: by rows, by heads and by halves of a samp
                  {{2 * heads * rows * dim, rows * dim, dim}, heads * rows * dim},
                  {{rows * 2 * heads * dim, dim, 2 * heads * dim}, heads * dim}};
     for (const auto &pool : pools) {
-        Case c;
-        kvappend_descriptor &d = c.descriptor;
+        Scenario scenario;
+        kvappend_descriptor &d = scenario.descriptor;
         d.batch = 2;
         d.heads = heads;
         d.new_rows = 3;
@@ -274,11 +306,12 @@ TEST_CASE("real pools of K and V work: by rows, by heads and by halves of a samp
         d.k_dim = d.v_dim = dim;
         std::ranges::copy(pool.strides, d.k_cache_strides);
         std::ranges::copy(pool.strides, d.v_cache_strides);
-        c.offsets = {0, 2};
-        place_apart(c, 64, 64);
-        c.places[v_cache] = {c.places[k_cache].block, c.places[k_cache].start + pool.distance * 4};
-        c.block_bytes[k_cache] += pool.distance * 4;
-        check_case(c, random);
+        scenario.offsets = {0, 2};
+        place_apart(scenario, 64, 64);
+        scenario.locations[v_cache] = {scenario.locations[k_cache].block,
+                                       scenario.locations[k_cache].start + pool.distance * 4};
+        scenario.block_bytes[k_cache] += pool.distance * 4;
+        check_scenario(scenario, random);
     }
 }
 

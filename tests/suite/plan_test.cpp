@@ -86,7 +86,7 @@ TEST_CASE("strides narrow the accesses, unless their axis has one entry", "[plan
     if (subject().backend() != KVAPPEND_BACKEND_CUDA) {
         SKIP("the host backend has no vector width");
     }
-    // Rows of 256 bytes of f16; each of the strides in turn is 4 elements off.
+    // Rows of 256 bytes of f16; one stride after the other is 4 elements off.
     const struct {
         std::int64_t (kvappend_descriptor::*strides)[3];
         std::int64_t k_dim, v_dim;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random shapes, strides, alignments and offsets, with every kernel of the table, against the reference.
-#include "case.hpp"
+#include "check_scenario.hpp"
 #include "draw.hpp"
 #include "plan.hpp"
 
@@ -8,10 +8,10 @@
 
 namespace {
 
-Case draw_case(std::mt19937_64 &random) {
+Scenario draw_scenario(std::mt19937_64 &random) {
     Draw draw(random);
-    Case c;
-    kvappend_descriptor &d = c.descriptor;
+    Scenario scenario;
+    kvappend_descriptor &d = scenario.descriptor;
     d.element_type = draw.of({KVAPPEND_ELEMENT_F32, KVAPPEND_ELEMENT_F64, KVAPPEND_ELEMENT_F16, KVAPPEND_ELEMENT_BF16});
     d.offset_type = draw.of({KVAPPEND_OFFSET_INT64, KVAPPEND_OFFSET_INT32});
     d.batch = draw.between(1, 4);
@@ -33,23 +33,23 @@ Case draw_case(std::mt19937_64 &random) {
     draw.strides(d.k_cache_strides, held, d.k_dim, false);
     draw.strides(d.v_cache_strides, held, d.v_dim, false);
     for (std::int64_t b = 0; b < d.batch; ++b) {
-        c.offsets.push_back(draw.offset(d.new_rows, d.cache_rows, d.offset_type == KVAPPEND_OFFSET_INT32));
+        scenario.offsets.push_back(draw.offset(d.new_rows, d.cache_rows, d.offset_type == KVAPPEND_OFFSET_INT32));
     }
-    c.pass_sizes = !draw.one_in(4);
+    scenario.pass_sizes = !draw.one_in(4);
 
     // Guard bands of random bytes around each buffer, or none at all, so that its ends are the allocation's and an
     // access beyond is one outside all memory. A start off by some elements takes the alignment down to one element.
     const bool guarded = draw.one_in(2);
-    place_apart(c, guarded ? 256 : 0, guarded ? 256 : 0);
+    place_apart(scenario, guarded ? 256 : 0, guarded ? 256 : 0);
     if (draw.one_in(2)) {
         for (std::size_t buffer = 0; buffer < tensor_count; ++buffer) {
             const auto shift =
                 static_cast<std::size_t>(draw.of<std::int64_t>({0, 0, 1, 2, 3, 4, 8})) * element_bytes(d.element_type);
-            c.places[buffer].start += shift;
-            c.block_bytes[buffer] += shift;
+            scenario.locations[buffer].start += shift;
+            scenario.block_bytes[buffer] += shift;
         }
     }
-    return c;
+    return scenario;
 }
 
 } // namespace
@@ -57,7 +57,7 @@ Case draw_case(std::mt19937_64 &random) {
 TEST_CASE("random problems agree with the reference in every byte", "[random]") {
     auto random = seeded_random();
     for (int i = 0; i < 600; ++i) {
-        check_case(draw_case(random), random);
+        check_scenario(draw_scenario(random), random);
     }
 }
 
@@ -66,12 +66,12 @@ TEST_CASE("every kernel of the table agrees with the reference, or refuses the p
     for (const std::string &name : kernels_of_subject()) {
         int served = 0;
         for (int i = 0; i < 100; ++i) {
-            Case c = draw_case(random);
-            c.kernel = name;
-            if (!kernel_serves(c)) {
+            Scenario scenario = draw_scenario(random);
+            scenario.kernel = name;
+            if (!kernel_serves(scenario)) {
                 continue;
             }
-            check_case(c, random);
+            check_scenario(scenario, random);
             ++served;
         }
         INFO(name);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tensors, and what is copied, advanced and counted by the fate of each row.
+// The tensors, and what is copied, advanced and counted by the outcome of each row.
 #include "reference.hpp"
 
 #include <algorithm>
@@ -32,16 +32,16 @@ const std::int64_t *strides_of(const kvappend_descriptor &d, TensorIndex tensor)
     }
 }
 
-void append_one_tensor(const Case &c, const std::vector<Row> &rows, TensorIndex from, TensorIndex to,
+void append_one_tensor(const Scenario &scenario, const std::vector<Row> &rows, TensorIndex from, TensorIndex to,
                        std::vector<std::vector<unsigned char>> &blocks) {
-    const kvappend_descriptor &d = c.descriptor;
+    const kvappend_descriptor &d = scenario.descriptor;
     const auto bytes = element_bytes(d.element_type);
     const auto at = [&](TensorIndex tensor, std::int64_t b, std::int64_t h, std::int64_t l, std::int64_t i) {
-        return blocks[c.places[tensor].block].data() + c.places[tensor].start +
+        return blocks[scenario.locations[tensor].block].data() + scenario.locations[tensor].start +
                static_cast<std::size_t>(reference_index(d, tensor, b, h, l, i)) * bytes;
     };
     for (const Row &row : rows) {
-        if (row.fate != Fate::written) {
+        if (row.outcome != Outcome::written) {
             continue;
         }
         for (std::int64_t h = 0; h < d.heads; ++h) {
@@ -107,40 +107,41 @@ std::size_t tensor_bytes(const kvappend_descriptor &d, TensorIndex tensor) {
 bool places_differ(const std::vector<Row> &rows) {
     std::set<std::pair<std::int64_t, std::int64_t>> places;
     return std::ranges::all_of(rows, [&](const Row &row) {
-        return row.fate != Fate::written || places.emplace(row.block, row.cache_row).second;
+        return row.outcome != Outcome::written || places.emplace(row.block, row.cache_row).second;
     });
 }
 
-void reference_append(const Case &c, std::vector<std::vector<unsigned char>> &blocks) {
-    const std::vector<Row> rows = reference_rows(c);
-    append_one_tensor(c, rows, k_new, k_cache, blocks);
-    append_one_tensor(c, rows, v_new, v_cache, blocks);
+void reference_append(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks) {
+    const std::vector<Row> rows = reference_rows(scenario);
+    append_one_tensor(scenario, rows, k_new, k_cache, blocks);
+    append_one_tensor(scenario, rows, v_new, v_cache, blocks);
 }
 
-std::vector<std::int64_t> reference_advance(const Case &c) {
-    const std::int64_t most = c.descriptor.offset_type == KVAPPEND_OFFSET_INT64
+std::vector<std::int64_t> reference_advance(const Scenario &scenario) {
+    const std::int64_t most = scenario.descriptor.offset_type == KVAPPEND_OFFSET_INT64
                                   ? std::numeric_limits<std::int64_t>::max()
                                   : std::numeric_limits<std::int32_t>::max();
     std::vector<std::int64_t> advanced;
-    for (std::size_t b = 0; b < c.offsets.size(); ++b) {
+    for (std::size_t b = 0; b < scenario.offsets.size(); ++b) {
         Wide rows = 0;
         Wide below = 0;
-        for (const Row &row : reference_rows(c)) {
+        for (const Row &row : reference_rows(scenario)) {
             if (row.of_sample && row.sample == static_cast<std::int64_t>(b)) {
                 rows += 1;
-                below += c.offsets[b] + row.row < 0;
+                below += scenario.offsets[b] + row.row < 0;
             }
         }
-        const bool excluded = (c.descriptor.flags & KVAPPEND_FLAG_BATCH_INDEX) != 0 && c.batch_index[b] < 0;
+        const bool excluded =
+            (scenario.descriptor.flags & KVAPPEND_FLAG_BATCH_INDEX) != 0 && scenario.batch_index[b] < 0;
         const bool left_out = excluded || below == rows;
-        advanced.push_back(left_out ? c.offsets[b]
-                                    : static_cast<std::int64_t>(std::min<Wide>(c.offsets[b] + rows, most)));
+        advanced.push_back(left_out ? scenario.offsets[b]
+                                    : static_cast<std::int64_t>(std::min<Wide>(scenario.offsets[b] + rows, most)));
     }
     return advanced;
 }
 
-void reference_report(const Case &c, kvappend_report &report) {
-    if ((c.descriptor.flags & KVAPPEND_FLAG_RESET_REPORT) != 0) {
+void reference_report(const Scenario &scenario, kvappend_report &report) {
+    if ((scenario.descriptor.flags & KVAPPEND_FLAG_RESET_REPORT) != 0) {
         const std::size_t struct_size = report.struct_size;
         report = {};
         report.struct_size = struct_size;
@@ -148,14 +149,15 @@ void reference_report(const Case &c, kvappend_report &report) {
     // A first row below or above stays the first for all later runs.
     bool has_first = report.rows_below + report.rows_above > 0;
     const Row *first = nullptr;
-    const std::vector<Row> rows = reference_rows(c);
+    const std::vector<Row> rows = reference_rows(scenario);
     for (const Row &row : rows) {
-        report.rows_written += row.fate == Fate::written && (c.descriptor.flags & KVAPPEND_FLAG_COUNT_WRITTEN) != 0;
-        report.rows_replaced += row.fate == Fate::replaced;
-        report.rows_padding += row.fate == Fate::padding;
-        report.rows_below += row.fate == Fate::below;
-        report.rows_above += row.fate == Fate::above;
-        if (row.fate != Fate::below && row.fate != Fate::above) {
+        report.rows_written +=
+            row.outcome == Outcome::written && (scenario.descriptor.flags & KVAPPEND_FLAG_COUNT_WRITTEN) != 0;
+        report.rows_replaced += row.outcome == Outcome::replaced;
+        report.rows_padding += row.outcome == Outcome::padding;
+        report.rows_below += row.outcome == Outcome::below;
+        report.rows_above += row.outcome == Outcome::above;
+        if (row.outcome != Outcome::below && row.outcome != Outcome::above) {
             continue;
         }
         if (first == nullptr || row.sample < first->sample || (row.sample == first->sample && row.row < first->row)) {

@@ -3,11 +3,11 @@
 // the library.
 #pragma once
 
-#include "case.hpp"
+#include "scenario.hpp"
 
 __extension__ typedef __int128 Wide; // in which no sum or product of indices wraps around
 
-enum class Fate {
+enum class Outcome {
     written,
     replaced, // by a later row of the same run, in a ring
     padding,
@@ -20,7 +20,7 @@ struct Row {
     // Where it comes from: [batch, :, source, :], or [source, :, :] of packed tensors.
     std::int64_t batch;
     std::int64_t source;
-    Fate fate;
+    Outcome outcome;
     // Which row of which sample it is; a row of none is padding.
     bool of_sample;
     std::int64_t sample;
@@ -31,20 +31,20 @@ struct Row {
     std::int64_t cache_row;
 };
 
-std::vector<Row> reference_rows(const Case &c);
+std::vector<Row> reference_rows(const Scenario &scenario);
 
 // Whether no two rows are written to one place, across samples: else the header does not say what is left there.
 bool places_differ(const std::vector<Row> &rows);
 
 // What the cache blocks hold after the append.
-void reference_append(const Case &c, std::vector<std::vector<unsigned char>> &blocks);
+void reference_append(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks);
 
 // The offsets after KVAPPEND_FLAG_ADVANCE.
-std::vector<std::int64_t> reference_advance(const Case &c);
+std::vector<std::int64_t> reference_advance(const Scenario &scenario);
 
 // Adds a run to the report, or with KVAPPEND_FLAG_RESET_REPORT makes it this run's. Leaves struct_size and the
 // library's own state.
-void reference_report(const Case &c, kvappend_report &report);
+void reference_report(const Scenario &scenario, kvappend_report &report);
 
 // How many elements into its tensor [b, h, l, i] is; of packed tensors [l, h, i].
 std::int64_t reference_index(const kvappend_descriptor &d, TensorIndex tensor, std::int64_t b, std::int64_t h,

@@ -11,27 +11,28 @@ Wide entry(const std::vector<T> &array, Wide index) {
     return array.at(static_cast<std::size_t>(index));
 }
 
-bool flag(const Case &c, std::int32_t bit) {
-    return (c.descriptor.flags & bit) != 0;
+bool flag(const Scenario &scenario, std::int32_t bit) {
+    return (scenario.descriptor.flags & bit) != 0;
 }
 
 // How many rows of padding sample b begins with; a negative number is none.
-Wide pad_of(const Case &c, Wide b) {
-    return flag(c, KVAPPEND_FLAG_LEFT_PADS) ? std::max<Wide>(entry(c.left_pads, b), 0) : 0;
+Wide pad_of(const Scenario &scenario, Wide b) {
+    return flag(scenario, KVAPPEND_FLAG_LEFT_PADS) ? std::max<Wide>(entry(scenario.left_pads, b), 0) : 0;
 }
 
 // The rows of tensors [B, H, L_new, D], in order.
-std::vector<Row> rows_of_batch(const Case &c) {
+std::vector<Row> rows_of_batch(const Scenario &scenario) {
     std::vector<Row> rows;
-    for (std::int64_t b = 0; b < c.descriptor.batch; ++b) {
-        const Wide length =
-            c.descriptor.lengths == KVAPPEND_LENGTHS_PER_SAMPLE ? entry(c.lengths, b) : Wide{c.descriptor.new_rows};
-        for (std::int64_t l = 0; l < c.descriptor.new_rows; ++l) {
+    for (std::int64_t b = 0; b < scenario.descriptor.batch; ++b) {
+        const Wide length = scenario.descriptor.lengths == KVAPPEND_LENGTHS_PER_SAMPLE
+                                ? entry(scenario.lengths, b)
+                                : Wide{scenario.descriptor.new_rows};
+        for (std::int64_t l = 0; l < scenario.descriptor.new_rows; ++l) {
             Row row{};
             row.batch = b;
             row.source = l;
             row.sample = b;
-            row.row = l - pad_of(c, b);
+            row.row = l - pad_of(scenario, b);
             row.of_sample = row.row >= 0 && row.row < length;
             rows.push_back(row);
         }
@@ -40,15 +41,15 @@ std::vector<Row> rows_of_batch(const Case &c) {
 }
 
 // The rows of tensors [T, H, D], in order.
-std::vector<Row> rows_of_tokens(const Case &c) {
+std::vector<Row> rows_of_tokens(const Scenario &scenario) {
     std::vector<Row> rows;
-    for (std::int64_t t = 0; t < c.descriptor.new_rows; ++t) {
+    for (std::int64_t t = 0; t < scenario.descriptor.new_rows; ++t) {
         Row row{};
         row.source = t;
-        for (std::int64_t b = 0; b < c.descriptor.batch; ++b) {
-            if (entry(c.lengths, b) <= t && t < entry(c.lengths, b + 1)) {
+        for (std::int64_t b = 0; b < scenario.descriptor.batch; ++b) {
+            if (entry(scenario.lengths, b) <= t && t < entry(scenario.lengths, b + 1)) {
                 row.sample = b;
-                row.row = t - std::max<Wide>(entry(c.lengths, b), 0) - pad_of(c, b);
+                row.row = t - std::max<Wide>(entry(scenario.lengths, b), 0) - pad_of(scenario, b);
                 row.of_sample = row.row >= 0;
                 break;
             }
@@ -59,24 +60,25 @@ std::vector<Row> rows_of_tokens(const Case &c) {
 }
 
 void put(Row &row, Wide block, Wide cache_row) {
-    row.fate = Fate::written;
+    row.outcome = Outcome::written;
     row.block = static_cast<std::int64_t>(block);
     row.cache_row = static_cast<std::int64_t>(cache_row);
 }
 
 // The place of a row in a cache of its sample's, or of its batch_index.
-void place_in_sample(const Case &c, Row &row) {
-    const kvappend_descriptor &d = c.descriptor;
-    const Wide n = flag(c, KVAPPEND_FLAG_BATCH_INDEX) ? entry(c.batch_index, row.sample) : Wide{row.sample};
+void place_in_sample(const Scenario &scenario, Row &row) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    const Wide n =
+        flag(scenario, KVAPPEND_FLAG_BATCH_INDEX) ? entry(scenario.batch_index, row.sample) : Wide{row.sample};
     if (n < 0) {
-        row.fate = Fate::padding;
+        row.outcome = Outcome::padding;
         return;
     }
     if (row.position < 0) {
-        row.fate = Fate::below;
+        row.outcome = Outcome::below;
         return;
     }
-    row.fate = Fate::above;
+    row.outcome = Outcome::above;
     if (n >= reference_extents(d, k_cache).batch) {
         return;
     }
@@ -90,13 +92,13 @@ void place_in_sample(const Case &c, Row &row) {
 }
 
 // The place of a row on a page of its sample's table.
-void place_on_page(const Case &c, Row &row) {
-    const kvappend_descriptor &d = c.descriptor;
+void place_on_page(const Scenario &scenario, Row &row) {
+    const kvappend_descriptor &d = scenario.descriptor;
     if (row.position < 0) {
-        row.fate = Fate::below;
+        row.outcome = Outcome::below;
         return;
     }
-    row.fate = Fate::above;
+    row.outcome = Outcome::above;
     if (d.cache_rows == 0) {
         return;
     }
@@ -107,24 +109,24 @@ void place_on_page(const Case &c, Row &row) {
         }
         i += Wide{row.sample} * (d.table_stride == 0 ? d.table_entries : d.table_stride);
     } else {
-        i += entry(c.page_indptr, row.sample);
-        if (i >= entry(c.page_indptr, row.sample + 1) || i < 0 || i >= d.table_entries) {
+        i += entry(scenario.page_indptr, row.sample);
+        if (i >= entry(scenario.page_indptr, row.sample + 1) || i < 0 || i >= d.table_entries) {
             return;
         }
     }
-    const Wide n = entry(c.page_table, i);
+    const Wide n = entry(scenario.page_table, i);
     if (n >= 0 && n < d.cache_blocks) {
         put(row, n, row.position % d.cache_rows);
     }
 }
 
-void place_by_slot(const Case &c, Row &row) {
-    const kvappend_descriptor &d = c.descriptor;
-    row.position = entry(c.slots, row.source);
-    if (row.position < 0 || (flag(c, KVAPPEND_FLAG_RESERVED_SLOT) && row.position == d.reserved_slot)) {
-        row.fate = Fate::padding;
+void place_by_slot(const Scenario &scenario, Row &row) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    row.position = entry(scenario.slots, row.source);
+    if (row.position < 0 || (flag(scenario, KVAPPEND_FLAG_RESERVED_SLOT) && row.position == d.reserved_slot)) {
+        row.outcome = Outcome::padding;
     } else if (d.cache_rows == 0 || row.position / d.cache_rows >= d.cache_blocks) {
-        row.fate = Fate::above;
+        row.outcome = Outcome::above;
     } else {
         put(row, row.position / d.cache_rows, row.position % d.cache_rows);
     }
@@ -136,29 +138,30 @@ bool same_place(const Row &one, const Row &other) {
 
 } // namespace
 
-std::vector<Row> reference_rows(const Case &c) {
-    const kvappend_descriptor &d = c.descriptor;
-    std::vector<Row> rows = d.lengths == KVAPPEND_LENGTHS_PACKED ? rows_of_tokens(c) : rows_of_batch(c);
+std::vector<Row> reference_rows(const Scenario &scenario) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    std::vector<Row> rows = d.lengths == KVAPPEND_LENGTHS_PACKED ? rows_of_tokens(scenario) : rows_of_batch(scenario);
     for (Row &row : rows) {
         if (!row.of_sample) {
-            row.fate = Fate::padding;
+            row.outcome = Outcome::padding;
         } else if (d.addressing == KVAPPEND_ADDRESSING_SLOTS) {
-            place_by_slot(c, row);
+            place_by_slot(scenario, row);
         } else {
-            row.position = row.row + (flag(c, KVAPPEND_FLAG_ZERO_OFFSETS) ? Wide{0} : entry(c.offsets, row.sample));
+            row.position =
+                row.row + (flag(scenario, KVAPPEND_FLAG_ZERO_OFFSETS) ? Wide{0} : entry(scenario.offsets, row.sample));
             if (d.addressing == KVAPPEND_ADDRESSING_DENSE || d.addressing == KVAPPEND_ADDRESSING_RING) {
-                place_in_sample(c, row);
+                place_in_sample(scenario, row);
             } else {
-                place_on_page(c, row);
+                place_on_page(scenario, row);
             }
         }
     }
     if (d.addressing == KVAPPEND_ADDRESSING_RING) {
         for (std::size_t i = 0; i < rows.size(); ++i) {
             for (std::size_t later = i + 1; later < rows.size(); ++later) {
-                if (rows[i].fate == Fate::written && rows[later].fate == Fate::written &&
+                if (rows[i].outcome == Outcome::written && rows[later].outcome == Outcome::written &&
                     same_place(rows[i], rows[later])) {
-                    rows[i].fate = Fate::replaced;
+                    rows[i].outcome = Outcome::replaced;
                 }
             }
         }

@@ -396,10 +396,10 @@ TEST_CASE("on the host a trap lets padding and replaced rows pass", "[report]") 
 
 TEST_CASE("reports of every addressing, over many runs", "[report]") {
     auto random = seeded_random();
-    Case c = appending(GENERATE(KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_RING), 5, 7, 6);
-    c.descriptor.skip_policy = KVAPPEND_SKIP_REPORT;
-    c.descriptor.flags = KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_COUNT_WRITTEN;
-    c.offsets = {-40, -3, 0, 4, most64 - 20};
-    place_apart(c, 64, 64);
-    check_case(c, random, 10);
+    Scenario scenario = appending(GENERATE(KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_RING), 5, 7, 6);
+    scenario.descriptor.skip_policy = KVAPPEND_SKIP_REPORT;
+    scenario.descriptor.flags = KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_COUNT_WRITTEN;
+    scenario.offsets = {-40, -3, 0, 4, most64 - 20};
+    place_apart(scenario, 64, 64);
+    check_scenario(scenario, random, 10);
 }

@@ -15,31 +15,31 @@ namespace {
 // Four heads with 192 bytes of K and 128 of V make 1280 bytes a row: 9.8 MB in all.
 constexpr std::int64_t rows = 7680;
 
-Case large(std::int32_t addressing, std::int64_t batch, std::int64_t new_rows, std::int64_t cache_rows) {
-    Case c = appending(addressing, batch, new_rows, cache_rows);
-    c.descriptor.heads = 4;
-    c.descriptor.k_dim = 96;
-    c.descriptor.v_dim = 64;
-    return c;
+Scenario large(std::int32_t addressing, std::int64_t batch, std::int64_t new_rows, std::int64_t cache_rows) {
+    Scenario scenario = appending(addressing, batch, new_rows, cache_rows);
+    scenario.descriptor.heads = 4;
+    scenario.descriptor.k_dim = 96;
+    scenario.descriptor.v_dim = 64;
+    return scenario;
 }
 
 // Pages of 16 rows in an order that is not theirs, enough for so many positions of each of three samples.
-void give_pages(Case &c, std::int64_t positions) {
-    kvappend_descriptor &d = c.descriptor;
+void give_pages(Scenario &scenario, std::int64_t positions) {
+    kvappend_descriptor &d = scenario.descriptor;
     const std::int64_t entries = (positions + 15) / 16;
     d.cache_rows = 16;
     d.cache_blocks = 3 * entries;
-    c.page_table.resize(static_cast<std::size_t>(3 * entries));
-    std::iota(c.page_table.rbegin(), c.page_table.rend(), 0);
+    scenario.page_table.resize(static_cast<std::size_t>(3 * entries));
+    std::iota(scenario.page_table.rbegin(), scenario.page_table.rend(), 0);
     // Some pages follow each other, and some do not.
-    std::rotate(c.page_table.begin(), c.page_table.begin() + 5, c.page_table.end() - 7);
+    std::rotate(scenario.page_table.begin(), scenario.page_table.begin() + 5, scenario.page_table.end() - 7);
     d.table_entries = d.addressing == KVAPPEND_ADDRESSING_PAGED ? entries : 3 * entries;
     const auto n = static_cast<std::int32_t>(entries);
-    c.page_indptr = {0, n, 2 * n, 3 * n};
+    scenario.page_indptr = {0, n, 2 * n, 3 * n};
 }
 
-void by_token(Case &c) {
-    kvappend_descriptor &d = c.descriptor;
+void by_token(Scenario &scenario) {
+    kvappend_descriptor &d = scenario.descriptor;
     const std::int64_t k[] = {d.heads * d.new_rows * d.k_dim, d.k_dim, d.heads * d.k_dim};
     const std::int64_t v[] = {d.heads * d.new_rows * d.v_dim, d.v_dim, d.heads * d.v_dim};
     std::ranges::copy(k, d.k_new_strides);
@@ -47,153 +47,153 @@ void by_token(Case &c) {
 }
 
 // By every kernel that serves it, alone and with others, at aligned places and at others.
-void check_shared(Case c) {
+void check_shared(Scenario scenario) {
     auto random = seeded_random();
     for (const std::string &kernel : kernels_of_subject()) {
-        c.kernel = kernel;
-        if (!kernel_serves(c)) {
+        scenario.kernel = kernel;
+        if (!kernel_serves(scenario)) {
             continue;
         }
         for (const std::int32_t threads : {1, 3}) {
-            c.host_threads = threads;
-            place_apart(c, 128, 128);
-            check_case(c, random);
+            scenario.host_threads = threads;
+            place_apart(scenario, 128, 128);
+            check_scenario(scenario, random);
             for (std::size_t tensor = 0; tensor < tensor_count; ++tensor) {
-                c.places[tensor].start -= 54 + 2 * tensor;
+                scenario.locations[tensor].start -= 54 + 2 * tensor;
             }
-            check_case(c, random);
+            check_scenario(scenario, random);
         }
     }
     // The report and the offsets are the work of one thread, around that of all.
-    c.kernel.clear();
-    c.host_threads = 3;
-    c.descriptor.skip_policy = KVAPPEND_SKIP_REPORT;
-    c.descriptor.flags |= KVAPPEND_FLAG_COUNT_WRITTEN;
-    if (asks_for(c.descriptor, offsets_index)) {
-        c.descriptor.flags |= KVAPPEND_FLAG_ADVANCE;
+    scenario.kernel.clear();
+    scenario.host_threads = 3;
+    scenario.descriptor.skip_policy = KVAPPEND_SKIP_REPORT;
+    scenario.descriptor.flags |= KVAPPEND_FLAG_COUNT_WRITTEN;
+    if (asks_for(scenario.descriptor, offsets_index)) {
+        scenario.descriptor.flags |= KVAPPEND_FLAG_ADVANCE;
     }
-    place_apart(c, 64, 64);
-    check_case(c, random, 2);
+    place_apart(scenario, 64, 64);
+    check_scenario(scenario, random, 2);
 }
 
 } // namespace
 
 TEST_CASE("large dense appends", "[shared]") {
     SECTION("of one sample, whose heads are shared out") {
-        Case c = large(KVAPPEND_ADDRESSING_DENSE, 1, rows, rows + 9);
-        c.offsets = {5};
-        check_shared(c);
+        Scenario scenario = large(KVAPPEND_ADDRESSING_DENSE, 1, rows, rows + 9);
+        scenario.offsets = {5};
+        check_shared(scenario);
     }
     SECTION("of samples that reach out of their caches") {
-        Case c = large(KVAPPEND_ADDRESSING_DENSE, 3, rows / 3, rows / 3 + 40);
-        c.offsets = {0, 60, -7};
-        check_shared(c);
+        Scenario scenario = large(KVAPPEND_ADDRESSING_DENSE, 3, rows / 3, rows / 3 + 40);
+        scenario.offsets = {0, 60, -7};
+        check_shared(scenario);
     }
     SECTION("of K alone") {
-        Case c = large(KVAPPEND_ADDRESSING_DENSE, 2, rows, rows);
-        c.descriptor.v_dim = 0;
-        c.offsets = {1, -1};
-        check_shared(c);
+        Scenario scenario = large(KVAPPEND_ADDRESSING_DENSE, 2, rows, rows);
+        scenario.descriptor.v_dim = 0;
+        scenario.offsets = {1, -1};
+        check_shared(scenario);
     }
     SECTION("of one head with few bytes of V") {
-        Case c = large(KVAPPEND_ADDRESSING_DENSE, 2, rows / 2, rows);
-        c.descriptor.heads = 1;
-        c.descriptor.k_dim = 600;
-        c.descriptor.v_dim = 24;
-        c.offsets = {3, rows - 5};
-        check_shared(c);
+        Scenario scenario = large(KVAPPEND_ADDRESSING_DENSE, 2, rows / 2, rows);
+        scenario.descriptor.heads = 1;
+        scenario.descriptor.k_dim = 600;
+        scenario.descriptor.v_dim = 24;
+        scenario.offsets = {3, rows - 5};
+        check_shared(scenario);
     }
     SECTION("of many samples with a row each") {
-        Case c = large(KVAPPEND_ADDRESSING_DENSE, rows, 1, 3);
+        Scenario scenario = large(KVAPPEND_ADDRESSING_DENSE, rows, 1, 3);
         for (std::int64_t b = 0; b < rows; ++b) {
-            c.offsets.push_back(b % 4);
+            scenario.offsets.push_back(b % 4);
         }
-        check_shared(c);
+        check_shared(scenario);
     }
     SECTION("by token") {
-        Case c = large(KVAPPEND_ADDRESSING_DENSE, 2, rows / 2, rows);
-        c.offsets = {3, rows - 5};
-        by_token(c);
-        check_shared(c);
+        Scenario scenario = large(KVAPPEND_ADDRESSING_DENSE, 2, rows / 2, rows);
+        scenario.offsets = {3, rows - 5};
+        by_token(scenario);
+        check_shared(scenario);
     }
     SECTION("of packed samples, some without rows") {
-        Case c = large(KVAPPEND_ADDRESSING_DENSE, 5, rows, rows);
-        c.descriptor.lengths = KVAPPEND_LENGTHS_PACKED;
+        Scenario scenario = large(KVAPPEND_ADDRESSING_DENSE, 5, rows, rows);
+        scenario.descriptor.lengths = KVAPPEND_LENGTHS_PACKED;
         const auto n = static_cast<std::int32_t>(rows);
-        c.lengths = {3, 3, n / 2, n / 2, n / 2 + 1, n - 2};
-        c.offsets = {0, 1, 2, 3, 4};
-        check_shared(c);
+        scenario.lengths = {3, 3, n / 2, n / 2, n / 2 + 1, n - 2};
+        scenario.offsets = {0, 1, 2, 3, 4};
+        check_shared(scenario);
     }
     SECTION("of samples with lengths and pads") {
-        Case c = large(KVAPPEND_ADDRESSING_DENSE, 3, rows / 3, rows / 3);
-        c.descriptor.lengths = KVAPPEND_LENGTHS_PER_SAMPLE;
-        c.descriptor.flags = KVAPPEND_FLAG_LEFT_PADS;
-        c.lengths = {static_cast<std::int32_t>(rows / 3), 7, 200};
-        c.left_pads = {10, 0, 40};
-        c.offsets = {0, 1, 2};
-        check_shared(c);
+        Scenario scenario = large(KVAPPEND_ADDRESSING_DENSE, 3, rows / 3, rows / 3);
+        scenario.descriptor.lengths = KVAPPEND_LENGTHS_PER_SAMPLE;
+        scenario.descriptor.flags = KVAPPEND_FLAG_LEFT_PADS;
+        scenario.lengths = {static_cast<std::int32_t>(rows / 3), 7, 200};
+        scenario.left_pads = {10, 0, 40};
+        scenario.offsets = {0, 1, 2};
+        check_shared(scenario);
     }
 }
 
 TEST_CASE("large appends to rings", "[shared]") {
-    Case c = large(KVAPPEND_ADDRESSING_RING, 2, rows / 2, rows / 2 + 11);
-    c.descriptor.sink_rows = 3;
-    c.offsets = {rows, 0};
+    Scenario scenario = large(KVAPPEND_ADDRESSING_RING, 2, rows / 2, rows / 2 + 11);
+    scenario.descriptor.sink_rows = 3;
+    scenario.offsets = {rows, 0};
     SECTION("that hold all rows") {
-        check_shared(c);
+        check_shared(scenario);
     }
     SECTION("that hold the last ones") {
-        c.descriptor.cache_rows = rows / 2 - 300;
-        check_shared(c);
+        scenario.descriptor.cache_rows = rows / 2 - 300;
+        check_shared(scenario);
     }
     SECTION("that hold so few that the run is not large") {
-        c.descriptor.cache_rows = 100;
-        check_shared(c);
+        scenario.descriptor.cache_rows = 100;
+        check_shared(scenario);
     }
 }
 
 TEST_CASE("large appends to pages", "[shared]") {
     constexpr std::int64_t each = rows / 3;
-    Case c = large(GENERATE(KVAPPEND_ADDRESSING_PAGED, KVAPPEND_ADDRESSING_PAGED_CSR), 3, each, 16);
-    c.offsets = {0, 21, -3};
-    give_pages(c, each);
+    Scenario scenario = large(GENERATE(KVAPPEND_ADDRESSING_PAGED, KVAPPEND_ADDRESSING_PAGED_CSR), 3, each, 16);
+    scenario.offsets = {0, 21, -3};
+    give_pages(scenario, each);
     SECTION("by head") {
-        check_shared(c);
+        check_shared(scenario);
     }
     SECTION("by token") {
-        by_token(c);
-        check_shared(c);
+        by_token(scenario);
+        check_shared(scenario);
     }
     SECTION("of packed samples") {
-        c.descriptor.new_rows = 3 * each;
-        c.descriptor.lengths = KVAPPEND_LENGTHS_PACKED;
+        scenario.descriptor.new_rows = 3 * each;
+        scenario.descriptor.lengths = KVAPPEND_LENGTHS_PACKED;
         const auto n = static_cast<std::int32_t>(each);
-        c.lengths = {0, n - 9, 2 * n, 3 * n};
-        check_shared(c);
+        scenario.lengths = {0, n - 9, 2 * n, 3 * n};
+        check_shared(scenario);
     }
 }
 
 TEST_CASE("large appends by slots", "[shared]") {
-    Case c = large(KVAPPEND_ADDRESSING_SLOTS, 1, rows, 16);
-    c.descriptor.cache_blocks = rows / 16 + 2;
+    Scenario scenario = large(KVAPPEND_ADDRESSING_SLOTS, 1, rows, 16);
+    scenario.descriptor.cache_blocks = rows / 16 + 2;
     // Runs of 37 rows from the last to the first, with padding and slots of no page between them.
     for (std::int64_t t = 0; t < rows; ++t) {
         const std::int64_t run = t / 37;
-        c.slots.push_back(t % 37 == 3 ? -1 : t % 37 == 30 ? 16 * rows : rows - 1 - run * 37 + t % 37 - 36);
+        scenario.slots.push_back(t % 37 == 3 ? -1 : t % 37 == 30 ? 16 * rows : rows - 1 - run * 37 + t % 37 - 36);
     }
     std::ranges::replace_if(
-        c.slots, [](std::int64_t slot) { return slot < 0; }, -1);
+        scenario.slots, [](std::int64_t slot) { return slot < 0; }, -1);
     SECTION("of whole rows") {
-        check_shared(c);
+        check_shared(scenario);
     }
     SECTION("with a reserved slot amid a run") {
-        c.descriptor.flags = KVAPPEND_FLAG_RESERVED_SLOT;
-        c.descriptor.reserved_slot = rows - 20;
-        check_shared(c);
+        scenario.descriptor.flags = KVAPPEND_FLAG_RESERVED_SLOT;
+        scenario.descriptor.reserved_slot = rows - 20;
+        check_shared(scenario);
     }
     SECTION("of rows in pieces") {
-        c.descriptor.k_pack = 8;
-        c.descriptor.v_pack = 1;
-        check_shared(c);
+        scenario.descriptor.k_pack = 8;
+        scenario.descriptor.v_pack = 1;
+        check_shared(scenario);
     }
 }

@@ -153,7 +153,7 @@ TEST_CASE("many threads run one plan at once", "[threads]") {
 TEST_CASE("threads create, run and destroy plans of their own at once", "[threads]") {
     CHECK(on_threads([](unsigned char mark) {
               int wrong = 0;
-              for (int turn = 0; turn < 4; ++turn) {
+              for (int round = 0; round < 4; ++round) {
                   wrong += append_and_compare(make_small_plan().get(), mark);
               }
               return wrong;
@@ -177,10 +177,10 @@ TEST_CASE("plans with threads of their own come and go at once, used or not", "[
     }
     CHECK(on_threads([](unsigned char mark) {
               int wrong = 0;
-              for (std::int32_t turn = 0; turn < 6; ++turn) {
-                  const PlanPointer plan = make_large_plan(2 + turn % 3);
+              for (std::int32_t round = 0; round < 6; ++round) {
+                  const PlanPointer plan = make_large_plan(2 + round % 3);
                   wrong += plan == nullptr;
-                  wrong += turn % 2 == 0 ? fill_and_compare(plan.get(), mark, 2) : 0;
+                  wrong += round % 2 == 0 ? fill_and_compare(plan.get(), mark, 2) : 0;
               }
               return wrong;
           }) == 0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // validate on random calls, against a search for faults that follows the header's words one by one.
-#include "case.hpp"
+#include "scenario.hpp"
 #include "validated.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -184,7 +184,7 @@ Faults faults_of(const Call &c) {
     };
     for (const Placed &row : rows) {
         if (!row.place) {
-            return {astray(row.sample, row.row, told_position(row))};
+            return {without_place(row.sample, row.row, told_position(row))};
         }
     }
     std::map<Position, const Placed *> taken;

@@ -40,7 +40,7 @@ inline Finding at_index(kvappend_status status, const char *array, std::int64_t 
     return f;
 }
 
-inline Finding astray(std::int64_t sample, std::int64_t row, std::int64_t position) {
+inline Finding without_place(std::int64_t sample, std::int64_t row, std::int64_t position) {
     Finding f;
     f.status = KVAPPEND_ERROR_SKIPPED;
     f.fault.sample = sample;
@@ -51,14 +51,15 @@ inline Finding astray(std::int64_t sample, std::int64_t row, std::int64_t positi
     return f;
 }
 
-struct Row {
+struct RowPosition {
     std::int64_t sample;
     std::int64_t row;
     std::int64_t position;
 };
 
 // The later row, the earlier one, and the place of both in the cache.
-inline Finding doubled(Row later, std::pair<std::int64_t, std::int64_t> earlier, std::int64_t block, std::int64_t row) {
+inline Finding doubled(RowPosition later, std::pair<std::int64_t, std::int64_t> earlier, std::int64_t block,
+                       std::int64_t row) {
     Finding f;
     f.status = KVAPPEND_ERROR_DUPLICATE;
     f.fault.sample = later.sample;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What vLLM's reshape_and_cache and reshape_and_cache_flash do, stated anew here, is what the same call does through
 // the header.
-#include "case.hpp"
 #include "held.hpp"
+#include "scenario.hpp"
 
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>

@@ -11,7 +11,7 @@
 
 enum {
     HOST_MISUSED = 1, /* what it was given, or what it found, is not as it should be */
-    HOST_TURNS = 3
+    HOST_ROUNDS = 3
 };
 
 struct Outlives {
@@ -92,9 +92,9 @@ int main(int argc, char **argv) {
     int code = HOST_MISUSED;
     int i;
     for (i = 1; i < argc && code != 0; ++i) {
-        int turn;
+        int round;
         code = load_use_and_unload(argv[i]);
-        for (turn = 1; turn < HOST_TURNS && code == 0; ++turn) {
+        for (round = 1; round < HOST_ROUNDS && code == 0; ++round) {
             code = load_use_and_unload(argv[i]);
         }
         if (code == HOST_MISUSED) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every CUDA call that the library makes fails with every code there is, each in turn; and errors that stay. What a
-// failing call leaves in memory is compared byte by byte.
+// Every CUDA call that the library makes fails with every code there is, one after the other; and errors that stay.
+// What a failing call leaves in memory is compared byte by byte.
 #include "../../suite/held.hpp"
 #include "../../support/emulation/emulation.hpp"
 
@@ -276,7 +276,7 @@ TEST_CASE("an error that stays is told by all that needs the device, until the d
     CHECK(kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream()) == KVAPPEND_SUCCESS);
     subject().release(gone);
     CHECK(cudaStreamSynchronize(subject().stream()) == cudaErrorIllegalAddress);
-    for (int turn = 0; turn < 3; ++turn) {
+    for (int round = 0; round < 3; ++round) {
         for (const Operation operation : {&Machine::create, &Machine::run, &Machine::run_layers, &Machine::validate}) {
             CHECK((machine.*operation)() == KVAPPEND_ERROR_CUDA);
             CHECK(std::string(kvappend_last_error_message()).find("cudaErrorIllegalAddress") != std::string::npos);

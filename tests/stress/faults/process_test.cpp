@@ -167,11 +167,11 @@ TEST_CASE("signals interrupt runs, and their handler makes runs of its own", "[p
         INFO(threads << " threads");
         Filling filling(many_rows, threads);
         Filling small(1);
-        int turns = 0;
+        int rounds = 0;
         {
             const Interrupted interrupted(small, 100);
-            for (; turns < 20 || (interruption.count < 50 && turns < 5000); ++turns) {
-                filling.set(turns);
+            for (; rounds < 20 || (interruption.count < 50 && rounds < 5000); ++rounds) {
+                filling.set(rounds);
                 REQUIRE(filling.run() == KVAPPEND_SUCCESS);
                 REQUIRE(filling.complete());
             }
@@ -192,7 +192,7 @@ TEST_CASE("a handler may run the plan whose run it interrupts", "[process]") {
         Filling filling(many_rows, threads);
         {
             const Interrupted interrupted(filling, 30000); // several times as long as a run
-            for (int turns = 0; interruption.count < 10 && turns < 5000; ++turns) {
+            for (int rounds = 0; interruption.count < 10 && rounds < 5000; ++rounds) {
                 REQUIRE(filling.run() == KVAPPEND_SUCCESS);
             }
         }

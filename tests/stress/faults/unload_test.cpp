@@ -87,8 +87,8 @@ int main(int argc, char **argv) {
 
     // Plans with threads end first, as the header wants it, and their threads with them; others may be left alive.
     std::int64_t pages = 0;
-    constexpr int turns = 200;
-    for (int turn = 0; turn < turns; ++turn) {
+    constexpr int rounds = 200;
+    for (int round = 0; round < rounds; ++round) {
         const Library library = load(path);
         kvappend_plan *const crewed = create(*library.api, 5);
         REQUIRE(only_threads_alive(alone + 4));
@@ -104,13 +104,13 @@ int main(int argc, char **argv) {
             std::puts("skipped: dlclose does not unload here");
             return 77;
         }
-        if (turn == turns / 4) {
+        if (round == rounds / 4) {
             pages = resident_pages();
         }
     }
     // A plan that was left alive takes some hundred bytes, and a library that was not unloaded some hundred thousand.
     const std::int64_t grown = (resident_pages() - pages) * sysconf(_SC_PAGESIZE);
-    std::printf("%d bytes for each of the plans left alive\n", static_cast<int>(grown / (turns * 3 / 4)));
-    REQUIRE(grown < turns * 4096);
+    std::printf("%d bytes for each of the plans left alive\n", static_cast<int>(grown / (rounds * 3 / 4)));
+    REQUIRE(grown < rounds * 4096);
     return EXIT_SUCCESS;
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole appends, drawn from the input as the random tests draw theirs, with more hostile indices: every byte must be as
 // the reference has it, alone and with other layers, and validate must say what the reference finds.
-#include "../../suite/problem.hpp"
+#include "../../suite/check_scenario.hpp"
+#include "../../suite/random_scenario.hpp"
 #include "input.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -14,10 +15,10 @@
 
 namespace {
 
-using Problems = Problem<Input>;
+using Scenarios = RandomScenario<Input>;
 
 template <class T>
-T astray(Draw<Input> &draw, T value) {
+T spoiled(Draw<Input> &draw, T value) {
     constexpr T most = std::numeric_limits<T>::max();
     switch (draw.between(0, 4)) {
     case 1:
@@ -39,7 +40,7 @@ void spoil(Draw<Input> &draw, std::vector<T> &values) {
         return;
     }
     for (T &value : values) {
-        value = astray(draw, value);
+        value = spoiled(draw, value);
     }
 }
 
@@ -55,43 +56,43 @@ void spoil_wide(Draw<Input> &draw, std::vector<std::int64_t> &values, std::int32
     std::ranges::copy(narrow, values.begin());
 }
 
-// Leads the indices astray. What the header leaves open then is not compared, all else is.
-void spoil(Draw<Input> &draw, Case &c) {
-    kvappend_descriptor &d = c.descriptor;
-    spoil_wide(draw, c.offsets, d.offset_type);
-    spoil_wide(draw, c.slots, d.offset_type);
-    spoil(draw, c.lengths);
-    spoil(draw, c.left_pads);
-    spoil(draw, c.batch_index);
-    spoil(draw, c.page_table);
-    spoil(draw, c.page_indptr);
+// Replaces indices by arbitrary ones. What the header then leaves undefined is not compared; everything else is.
+void spoil(Draw<Input> &draw, Scenario &scenario) {
+    kvappend_descriptor &d = scenario.descriptor;
+    spoil_wide(draw, scenario.offsets, d.offset_type);
+    spoil_wide(draw, scenario.slots, d.offset_type);
+    spoil(draw, scenario.lengths);
+    spoil(draw, scenario.left_pads);
+    spoil(draw, scenario.batch_index);
+    spoil(draw, scenario.page_table);
+    spoil(draw, scenario.page_indptr);
     if (d.lengths == KVAPPEND_LENGTHS_PACKED) {
-        c.rows_open = !std::ranges::is_sorted(c.lengths);
-        if (std::ranges::any_of(c.lengths, [](std::int32_t length) { return length < 0; })) {
+        scenario.rows_open = !std::ranges::is_sorted(scenario.lengths);
+        if (std::ranges::any_of(scenario.lengths, [](std::int32_t length) { return length < 0; })) {
             d.flags &= ~KVAPPEND_FLAG_ADVANCE; // It is left open how far.
         }
     }
 }
 
-Case draw_case(Draw<Input> &draw, Input &input, bool hostile, const std::vector<std::string> &kernels) {
-    Case c = Problems(input).draw_once();
+Scenario draw_scenario(Draw<Input> &draw, Input &input, bool hostile, const std::vector<std::string> &kernels) {
+    Scenario scenario = Scenarios(input).draw_once();
     if (hostile) {
-        spoil(draw, c);
+        spoil(draw, scenario);
     }
-    c.caches_open = !Problems::is_defined(c);
+    scenario.caches_open = !Scenarios::is_defined(scenario);
     if (draw.one_in(4) && !kernels.empty()) {
         const auto last = static_cast<std::int64_t>(kernels.size()) - 1;
-        c.kernel = kernels[static_cast<std::size_t>(draw.between(0, last))];
-        if (!kernel_serves(c)) {
-            c.kernel.clear();
+        scenario.kernel = kernels[static_cast<std::size_t>(draw.between(0, last))];
+        if (!kernel_serves(scenario)) {
+            scenario.kernel.clear();
         }
     }
     if (subject().backend() == KVAPPEND_BACKEND_CUDA) {
-        c.descriptor.flags |= draw.one_in(3) ? KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH : 0;
+        scenario.descriptor.flags |= draw.one_in(3) ? KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH : 0;
     } else {
-        c.host_threads = draw.one_in(20) ? 2 : 0;
+        scenario.host_threads = draw.one_in(20) ? 2 : 0;
     }
-    return c;
+    return scenario;
 }
 
 bool nothing_to_copy(const kvappend_descriptor &d) {
@@ -100,21 +101,21 @@ bool nothing_to_copy(const kvappend_descriptor &d) {
 }
 
 // Errors of the arrays of indices come before those of rows.
-void check_finding(const Case &c, kvappend_status status) {
-    INFO(c.text());
+void check_finding(const Scenario &scenario, kvappend_status status) {
+    INFO(scenario.text());
     INFO(kvappend_status_name(status));
-    if (nothing_to_copy(c.descriptor)) {
+    if (nothing_to_copy(scenario.descriptor)) {
         REQUIRE(status == KVAPPEND_SUCCESS);
         return;
     }
     if (status == KVAPPEND_ERROR_INDEX_ORDER || status == KVAPPEND_ERROR_INDEX_RANGE) {
         return;
     }
-    REQUIRE(!c.rows_open); // The lengths decrease, which comes first of all.
-    const std::vector<Row> rows = reference_rows(c);
-    const bool astray =
-        std::ranges::any_of(rows, [](const Row &row) { return row.fate == Fate::below || row.fate == Fate::above; });
-    REQUIRE(status == (astray                ? KVAPPEND_ERROR_SKIPPED
+    REQUIRE(!scenario.rows_open); // The lengths decrease, which comes first of all.
+    const std::vector<Row> rows = reference_rows(scenario);
+    const bool any_without_place = std::ranges::any_of(
+        rows, [](const Row &row) { return row.outcome == Outcome::below || row.outcome == Outcome::above; });
+    REQUIRE(status == (any_without_place     ? KVAPPEND_ERROR_SKIPPED
                        : places_differ(rows) ? KVAPPEND_SUCCESS
                                              : KVAPPEND_ERROR_DUPLICATE));
 }
@@ -129,20 +130,20 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
     const bool hostile = !draw.one_in(3);
     const auto layers = draw.one_in(4) ? draw.between(2, 5) : 1;
     if (layers == 1) {
-        const Case c = draw_case(draw, input, hostile, kernels);
-        check_finding(c, check_validate(c, random));
-        check_case(c, random, Problems::runs);
+        const Scenario scenario = draw_scenario(draw, input, hostile, kernels);
+        check_finding(scenario, check_validate(scenario, random));
+        check_scenario(scenario, random, Scenarios::runs);
         return 0;
     }
-    std::vector<LayerCase> cases;
+    std::vector<ScenarioLayer> cases;
     while (static_cast<std::int64_t>(cases.size()) < layers) {
-        const bool advances = !cases.empty() && (cases.front().c.descriptor.flags & KVAPPEND_FLAG_ADVANCE) != 0;
+        const bool advances = !cases.empty() && (cases.front().scenario.descriptor.flags & KVAPPEND_FLAG_ADVANCE) != 0;
         if (cases.empty() || advances || draw.one_in(2)) {
-            cases.push_back({draw_case(draw, input, hostile, {})});
+            cases.push_back({draw_scenario(draw, input, hostile, {})});
         } else {
-            cases.push_back({cases.front().c, 0});
+            cases.push_back({cases.front().scenario, 0});
         }
     }
-    check_layers(cases, random, Problems::runs);
+    check_layers(cases, random, Scenarios::runs);
     return 0;
 }

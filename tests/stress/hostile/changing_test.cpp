@@ -110,10 +110,10 @@ public:
                   for (const auto &array : wide) {
                       array.write(random);
                   }
-                  ++turns_;
+                  ++rounds_;
               }
           }) {
-        while (turns_ == 0) {
+        while (rounds_ == 0) {
             std::this_thread::yield();
         }
     }
@@ -123,11 +123,11 @@ public:
         over_ = true;
         thread_.join();
     }
-    std::int64_t turns() const { return turns_; }
+    std::int64_t rounds() const { return rounds_; }
 
 private:
     std::atomic<bool> over_ = false;
-    std::atomic<std::int64_t> turns_ = 0;
+    std::atomic<std::int64_t> rounds_ = 0;
     std::thread thread_;
 };
 
@@ -224,7 +224,7 @@ TEST_CASE("indices that change while they are read lead nowhere outside the buff
                 }
                 subject().synchronize();
             }
-            CHECK(scribbling.turns() > 0);
+            CHECK(scribbling.rounds() > 0);
         }
         CHECK(source.holds_only(0xff));
     }

@@ -18,7 +18,7 @@ struct Captures {
 };
 
 Captures &captures() {
-    static Captures &instance = *new Captures; // for destructors that run late
+    static Captures &instance = *new Captures; // never destroyed, as destructors of other objects use it
     return instance;
 }
 

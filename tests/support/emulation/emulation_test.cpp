@@ -470,7 +470,7 @@ TEST_CASE("a captured graph replays the launch", "[emulation]") {
     CHECK(cudaStreamEndCapture(machine.stream, &graph) == cudaErrorIllegalState);
 }
 
-TEST_CASE("events know when their turn came", "[emulation]") {
+TEST_CASE("events know when the stream reached them", "[emulation]") {
     Machine machine;
     cudaEvent_t begin = nullptr;
     cudaEvent_t end = nullptr;

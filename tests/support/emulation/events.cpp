@@ -16,12 +16,13 @@ struct Event {
     const int device;
     std::mutex mutex; // of what follows
     bool recorded = false;
-    std::uint64_t pending = 0; // recordings that have not come to their turn
+    std::uint64_t pending = 0; // recordings that the stream has not reached
     Clock::time_point time;
 };
 
 internal::Handles<cudaEvent_t, Event> &events() {
-    static auto &instance = *new internal::Handles<cudaEvent_t, Event>; // for destructors that run late
+    static auto &instance =
+        *new internal::Handles<cudaEvent_t, Event>; // never destroyed, as destructors of other objects use it
     return instance;
 }
 

@@ -78,7 +78,7 @@ struct Work {
 struct Stream {
     Stream(int on_device, bool blocks) : device(on_device), blocking(blocks) {}
     const int device;
-    const bool blocking; // takes turns with the default stream
+    const bool blocking; // waits for the default stream, and it for this one
     std::mutex mutex;    // of the queues, and held while work of the stream runs
     std::deque<Work> waiting;
     std::vector<Work> captured;

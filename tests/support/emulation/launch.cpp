@@ -24,7 +24,7 @@ struct State {
 };
 
 State &state() {
-    static State &instance = *new State; // for destructors that run late
+    static State &instance = *new State; // never destroyed, as destructors of other objects use it
     return instance;
 }
 

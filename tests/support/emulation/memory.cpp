@@ -23,7 +23,7 @@ struct Register {
 };
 
 Register &allocations() {
-    static Register &instance = *new Register; // for destructors that run late
+    static Register &instance = *new Register; // never destroyed, as destructors of other objects use it
     return instance;
 }
 

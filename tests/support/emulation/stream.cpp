@@ -20,7 +20,7 @@ struct Streams {
 };
 
 Streams &streams() {
-    static Streams &instance = *new Streams; // for destructors that run late
+    static Streams &instance = *new Streams; // never destroyed, as destructors of other objects use it
     return instance;
 }
 

@@ -145,7 +145,7 @@ class Generation(unittest.TestCase):
 
 
 def report_times():
-    """The CPU's time, as the machine may be busy; in turns, as it may change its pace."""
+    """The CPU's time, as the machine may be busy; alternating, as it may change its pace."""
 
     def compare(name, repetitions, count, run):
         seconds = {kind: [] for kind in CACHES}

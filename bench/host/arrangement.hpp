@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-struct Layout {
+struct Arrangement {
     const char *name;
     std::int32_t addressing; // KVAPPEND_ADDRESSING_*
     std::int32_t lengths;    // KVAPPEND_LENGTHS_*
@@ -18,10 +18,10 @@ struct Layout {
 // Rows of a ring that stay.
 inline constexpr std::int64_t ring_sinks = 4;
 
-inline constexpr Layout layouts[] = {
+inline constexpr Arrangement arrangements[] = {
     {"dense-bhsd", KVAPPEND_ADDRESSING_DENSE, KVAPPEND_LENGTHS_FIXED, 0, false, false},
     {"dense-bshd", KVAPPEND_ADDRESSING_DENSE, KVAPPEND_LENGTHS_FIXED, 0, true, true},
-    {"dense-turned", KVAPPEND_ADDRESSING_DENSE, KVAPPEND_LENGTHS_FIXED, 0, true, false},
+    {"dense-transposed", KVAPPEND_ADDRESSING_DENSE, KVAPPEND_LENGTHS_FIXED, 0, true, false},
     {"dense-packed", KVAPPEND_ADDRESSING_DENSE, KVAPPEND_LENGTHS_PACKED, 0, true, false},
     {"ring", KVAPPEND_ADDRESSING_RING, KVAPPEND_LENGTHS_FIXED, 0, false, false},
     {"paged16", KVAPPEND_ADDRESSING_PAGED, KVAPPEND_LENGTHS_FIXED, 16, true, true},

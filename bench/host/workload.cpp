@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "problem.hpp"
+#include "workload.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -33,16 +33,16 @@ Rows rows_of(std::int64_t heads, std::int64_t dim, std::int64_t width, const std
 }
 
 // The pages of all samples are shuffled, as those of a pool are after a while.
-void set_pages(Problem &problem, std::int64_t batch, std::int64_t page_rows) {
-    kvappend_descriptor &d = problem.descriptor;
-    const std::int64_t entries = problem.sequence_rows / page_rows;
+void set_pages(Workload &workload, std::int64_t batch, std::int64_t page_rows) {
+    kvappend_descriptor &d = workload.descriptor;
+    const std::int64_t entries = workload.sequence_rows / page_rows;
     d.cache_blocks = batch * entries;
     d.cache_rows = page_rows;
-    problem.page_table.resize(static_cast<std::size_t>(d.cache_blocks));
-    std::iota(problem.page_table.begin(), problem.page_table.end(), 0);
-    std::shuffle(problem.page_table.begin(), problem.page_table.end(), std::minstd_rand());
+    workload.page_table.resize(static_cast<std::size_t>(d.cache_blocks));
+    std::iota(workload.page_table.begin(), workload.page_table.end(), 0);
+    std::shuffle(workload.page_table.begin(), workload.page_table.end(), std::minstd_rand());
     for (std::int64_t sample = 0; sample <= batch; ++sample) {
-        problem.page_indptr.push_back(static_cast<std::int32_t>(sample * entries));
+        workload.page_indptr.push_back(static_cast<std::int32_t>(sample * entries));
     }
     if (d.addressing == KVAPPEND_ADDRESSING_PAGED) {
         d.table_entries = entries;
@@ -53,70 +53,72 @@ void set_pages(Problem &problem, std::int64_t batch, std::int64_t page_rows) {
 
 } // namespace
 
-Problem make_problem(const Model &model, const Layout &layout, const Step &step, std::size_t most_cache_bytes) {
+Workload make_workload(const Model &model, const Arrangement &arrangement, const Step &step,
+                       std::size_t most_cache_bytes) {
     const std::int64_t width = element_bytes(model);
     const std::int64_t token_bytes = model.heads * (model.k_dim + model.v_dim) * width;
-    const bool ring = layout.addressing == KVAPPEND_ADDRESSING_RING;
-    const bool tokens = layout.addressing == KVAPPEND_ADDRESSING_SLOTS || layout.lengths == KVAPPEND_LENGTHS_PACKED;
+    const bool ring = arrangement.addressing == KVAPPEND_ADDRESSING_RING;
+    const bool tokens =
+        arrangement.addressing == KVAPPEND_ADDRESSING_SLOTS || arrangement.lengths == KVAPPEND_LENGTHS_PACKED;
 
-    Problem problem{};
-    problem.element_bytes = static_cast<std::size_t>(width);
+    Workload workload{};
+    workload.element_bytes = static_cast<std::size_t>(width);
     const auto position_bytes = static_cast<std::size_t>(step.batch * token_bytes);
-    problem.sequence_rows = static_cast<std::int64_t>(std::bit_floor(most_cache_bytes / position_bytes));
-    problem.sequence_rows = std::clamp<std::int64_t>(problem.sequence_rows, 64, 4096);
+    workload.sequence_rows = static_cast<std::int64_t>(std::bit_floor(most_cache_bytes / position_bytes));
+    workload.sequence_rows = std::clamp<std::int64_t>(workload.sequence_rows, 64, 4096);
     if (ring) {
-        problem.sequence_rows = std::min(problem.sequence_rows, model.window != 0 ? model.window : 1024);
+        workload.sequence_rows = std::min(workload.sequence_rows, model.window != 0 ? model.window : 1024);
     } else {
         // A packed sample may have half as many rows more.
-        const std::int64_t more = layout.lengths == KVAPPEND_LENGTHS_PACKED ? step.rows / 2 : 0;
-        problem.sequence_rows = std::max(problem.sequence_rows, step.rows + more);
+        const std::int64_t more = arrangement.lengths == KVAPPEND_LENGTHS_PACKED ? step.rows / 2 : 0;
+        workload.sequence_rows = std::max(workload.sequence_rows, step.rows + more);
     }
 
-    kvappend_descriptor &d = problem.descriptor;
+    kvappend_descriptor &d = workload.descriptor;
     d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = KVAPPEND_BACKEND_HOST;
     d.element_type = model.element_type;
-    d.addressing = layout.addressing;
-    d.lengths = layout.lengths;
-    d.batch = layout.addressing == KVAPPEND_ADDRESSING_SLOTS ? 1 : step.batch;
+    d.addressing = arrangement.addressing;
+    d.lengths = arrangement.lengths;
+    d.batch = arrangement.addressing == KVAPPEND_ADDRESSING_SLOTS ? 1 : step.batch;
     d.heads = model.heads;
     d.new_rows = tokens ? step.batch * step.rows : step.rows;
     d.k_dim = model.k_dim;
     d.v_dim = model.v_dim;
     d.cache_blocks = step.batch;
-    d.cache_rows = problem.sequence_rows;
-    if (layout.page_rows != 0) {
-        set_pages(problem, step.batch, layout.page_rows);
+    d.cache_rows = workload.sequence_rows;
+    if (arrangement.page_rows != 0) {
+        set_pages(workload, step.batch, arrangement.page_rows);
     }
-    set_strides(d.k_new_strides, layout.new_by_token, model.heads, d.new_rows, model.k_dim);
-    set_strides(d.v_new_strides, layout.new_by_token, model.heads, d.new_rows, model.v_dim);
-    set_strides(d.k_cache_strides, layout.cache_by_token, model.heads, d.cache_rows, model.k_dim);
-    set_strides(d.v_cache_strides, layout.cache_by_token, model.heads, d.cache_rows, model.v_dim);
+    set_strides(d.k_new_strides, arrangement.new_by_token, model.heads, d.new_rows, model.k_dim);
+    set_strides(d.v_new_strides, arrangement.new_by_token, model.heads, d.new_rows, model.v_dim);
+    set_strides(d.k_cache_strides, arrangement.cache_by_token, model.heads, d.cache_rows, model.k_dim);
+    set_strides(d.v_cache_strides, arrangement.cache_by_token, model.heads, d.cache_rows, model.v_dim);
     const auto cache_tokens = static_cast<std::size_t>(d.cache_blocks * d.cache_rows * model.heads);
-    problem.cache_bytes = cache_tokens * static_cast<std::size_t>((model.k_dim + model.v_dim) * width);
-    problem.v_cache_at = cache_tokens * static_cast<std::size_t>(model.k_dim * width);
+    workload.cache_bytes = cache_tokens * static_cast<std::size_t>((model.k_dim + model.v_dim) * width);
+    workload.v_cache_at = cache_tokens * static_cast<std::size_t>(model.k_dim * width);
     if (model.one_row) {
         set_strides(d.k_cache_strides, true, 1, d.cache_rows, model.k_dim + model.v_dim);
         std::copy(std::begin(d.k_cache_strides), std::end(d.k_cache_strides), std::begin(d.v_cache_strides));
-        problem.v_cache_at = static_cast<std::size_t>(model.k_dim * width);
+        workload.v_cache_at = static_cast<std::size_t>(model.k_dim * width);
     }
-    problem.k = rows_of(model.heads, model.k_dim, width, d.k_new_strides, d.k_cache_strides);
-    problem.v = rows_of(model.heads, model.v_dim, width, d.v_new_strides, d.v_cache_strides);
+    workload.k = rows_of(model.heads, model.k_dim, width, d.k_new_strides, d.k_cache_strides);
+    workload.v = rows_of(model.heads, model.v_dim, width, d.v_new_strides, d.v_cache_strides);
 
     const auto new_tokens = static_cast<std::size_t>(step.batch * step.rows * model.heads);
-    problem.new_bytes = new_tokens * static_cast<std::size_t>((model.k_dim + model.v_dim) * width);
-    problem.v_new_at = new_tokens * static_cast<std::size_t>(model.k_dim * width);
-    problem.written_bytes = problem.new_bytes;
+    workload.new_bytes = new_tokens * static_cast<std::size_t>((model.k_dim + model.v_dim) * width);
+    workload.v_new_at = new_tokens * static_cast<std::size_t>(model.k_dim * width);
+    workload.written_bytes = workload.new_bytes;
     if (ring) {
         d.sink_rows = ring_sinks;
         const std::int64_t kept = std::min(step.rows, d.cache_rows - ring_sinks);
-        problem.written_bytes = static_cast<std::size_t>(step.batch * kept * token_bytes);
+        workload.written_bytes = static_cast<std::size_t>(step.batch * kept * token_bytes);
     }
-    return problem;
+    return workload;
 }
 
-Indices make_indices(const Problem &problem, const Step &step, std::minstd_rand &random) {
-    const kvappend_descriptor &d = problem.descriptor;
+Indices make_indices(const Workload &workload, const Step &step, std::minstd_rand &random) {
+    const kvappend_descriptor &d = workload.descriptor;
     const auto draw = [&](std::int64_t least, std::int64_t most) {
         return std::uniform_int_distribution<std::int64_t>(least, most)(random);
     };
@@ -134,17 +136,17 @@ Indices make_indices(const Problem &problem, const Step &step, std::minstd_rand 
         }
         if (d.addressing == KVAPPEND_ADDRESSING_RING) {
             // It has gone round already, so all new rows go to the part that goes round.
-            indices.places.push_back(draw(problem.sequence_rows, 4 * problem.sequence_rows));
+            indices.places.push_back(draw(workload.sequence_rows, 4 * workload.sequence_rows));
             continue;
         }
-        const std::int64_t first = draw(0, problem.sequence_rows - rows);
+        const std::int64_t first = draw(0, workload.sequence_rows - rows);
         if (d.addressing != KVAPPEND_ADDRESSING_SLOTS) {
             indices.places.push_back(first);
             continue;
         }
         for (std::int64_t position = first; position < first + rows; ++position) {
-            const std::int64_t entry = (sample * problem.sequence_rows + position) / d.cache_rows;
-            const std::int64_t page = problem.page_table[static_cast<std::size_t>(entry)];
+            const std::int64_t entry = (sample * workload.sequence_rows + position) / d.cache_rows;
+            const std::int64_t page = workload.page_table[static_cast<std::size_t>(entry)];
             indices.places.push_back(page * d.cache_rows + position % d.cache_rows);
         }
     }

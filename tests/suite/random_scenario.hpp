@@ -7,38 +7,38 @@
 
 #include <numeric>
 
-// Draws a case field by field; what is drawn later depends on what was drawn before.
+// Draws a scenario field by field; what is drawn later depends on what was drawn before.
 template <class Random>
-class Problem {
+class RandomScenario {
 public:
-    explicit Problem(Random &random) : random_(random), draw_(random) {}
+    explicit RandomScenario(Random &random) : random_(random), draw_(random) {}
 
     // One whose outcome is defined: two rows of one place leave it open which is kept.
-    Case draw() {
+    Scenario draw() {
         do {
             draw_once();
-        } while (!is_defined(c_));
-        return c_;
+        } while (!is_defined(scenario_));
+        return scenario_;
     }
-    // Whatever comes, so that a few numbers make one problem.
-    Case draw_once() {
-        c_ = Case{};
+    // Whatever comes, so that a few numbers make one scenario.
+    Scenario draw_once() {
+        scenario_ = Scenario{};
         draw_extents();
         draw_policies();
         draw_layouts();
         draw_indices();
-        draw_places();
-        return c_;
+        draw_locations();
+        return scenario_;
     }
 
     // Whether all rows of so many runs have places of their own.
-    static bool is_defined(Case c) {
+    static bool is_defined(Scenario scenario) {
         for (int run = 0; run < runs; ++run) {
-            if (!places_differ(reference_rows(c))) {
+            if (!places_differ(reference_rows(scenario))) {
                 return false;
             }
-            if (has(c.descriptor, KVAPPEND_FLAG_ADVANCE)) {
-                c.offsets = reference_advance(c);
+            if (has(scenario.descriptor, KVAPPEND_FLAG_ADVANCE)) {
+                scenario.offsets = reference_advance(scenario);
             }
         }
         return true;
@@ -56,8 +56,8 @@ private:
 
     Random &random_;
     Draw<Random> draw_;
-    Case c_;
-    kvappend_descriptor &d_ = c_.descriptor;
+    Scenario scenario_;
+    kvappend_descriptor &d_ = scenario_.descriptor;
     bool pool_ = false;
     bool fused_ = false;
 
@@ -225,25 +225,25 @@ private:
         std::vector<std::int32_t> spread(static_cast<std::size_t>((d_.batch - 1) * d_.table_stride + d_.table_entries),
                                          most32);
         for (std::int64_t b = 0; b < d_.batch; ++b) {
-            std::copy_n(c_.page_table.begin() + b * d_.table_entries, d_.table_entries,
+            std::copy_n(scenario_.page_table.begin() + b * d_.table_entries, d_.table_entries,
                         spread.begin() + b * d_.table_stride);
         }
-        c_.page_table = std::move(spread);
+        scenario_.page_table = std::move(spread);
     }
 
     void draw_indices() {
         if (d_.addressing == KVAPPEND_ADDRESSING_PAGED || d_.addressing == KVAPPEND_ADDRESSING_PAGED_CSR) {
             const bool csr = d_.addressing == KVAPPEND_ADDRESSING_PAGED_CSR;
             d_.table_entries = draw_.between(0, csr ? 16 : 6);
-            c_.page_table = different_blocks(d_.table_entries * (csr ? 1 : d_.batch));
+            scenario_.page_table = different_blocks(d_.table_entries * (csr ? 1 : d_.batch));
             if (!csr && d_.batch > 0 && d_.table_entries > 0 && draw_.one_in(3)) {
                 draw_tables_apart();
             }
         }
         if (d_.addressing == KVAPPEND_ADDRESSING_PAGED_CSR) {
-            c_.page_indptr = bounds(d_.table_entries);
+            scenario_.page_indptr = bounds(d_.table_entries);
             if (draw_.one_in(4)) {
-                c_.page_indptr[static_cast<std::size_t>(draw_.between(0, d_.batch))] =
+                scenario_.page_indptr[static_cast<std::size_t>(draw_.between(0, d_.batch))] =
                     static_cast<std::int32_t>(draw_.template of<std::int64_t>(
                         {-1, -2, 0, d_.table_entries, d_.table_entries + 2, most32, least32}));
             }
@@ -255,17 +255,17 @@ private:
             draw_sample();
         }
         if (d_.lengths == KVAPPEND_LENGTHS_PACKED) {
-            c_.lengths = bounds(d_.new_rows);
+            scenario_.lengths = bounds(d_.new_rows);
             if (draw_.one_in(8)) {
-                c_.lengths.back() += static_cast<std::int32_t>(draw_.between(1, 30));
+                scenario_.lengths.back() += static_cast<std::int32_t>(draw_.between(1, 30));
             }
             // How far an offset then advances by rows that are not there is left open.
             if (draw_.one_in(8) && !has(d_, KVAPPEND_FLAG_ADVANCE)) {
-                c_.lengths.front() -= static_cast<std::int32_t>(draw_.between(1, 30));
+                scenario_.lengths.front() -= static_cast<std::int32_t>(draw_.between(1, 30));
             }
         }
         if (has(d_, KVAPPEND_FLAG_BATCH_INDEX)) {
-            c_.batch_index = different_blocks(d_.batch);
+            scenario_.batch_index = different_blocks(d_.batch);
         }
     }
 
@@ -273,12 +273,12 @@ private:
         const bool paged = !of_samples();
         const std::int64_t capacity = paged ? d_.cache_rows * std::min<std::int64_t>(d_.table_entries, 6)
                                             : d_.cache_rows * draw_.template of<std::int64_t>({1, 1, 5});
-        c_.offsets.push_back(draw_.offset(d_.new_rows, capacity, d_.offset_type == KVAPPEND_OFFSET_INT32));
+        scenario_.offsets.push_back(draw_.offset(d_.new_rows, capacity, d_.offset_type == KVAPPEND_OFFSET_INT32));
         if (d_.lengths == KVAPPEND_LENGTHS_PER_SAMPLE) {
-            c_.lengths.push_back(length(d_.new_rows));
+            scenario_.lengths.push_back(length(d_.new_rows));
         }
         if (has(d_, KVAPPEND_FLAG_LEFT_PADS)) {
-            c_.left_pads.push_back(draw_.one_in(3) ? 0 : length(d_.new_rows));
+            scenario_.left_pads.push_back(draw_.one_in(3) ? 0 : length(d_.new_rows));
         }
     }
 
@@ -289,34 +289,34 @@ private:
         const bool narrow = d_.offset_type == KVAPPEND_OFFSET_INT32;
         for (std::int64_t t = 0; t < d_.new_rows; ++t) {
             if (all.empty() || draw_.one_in(4)) {
-                c_.slots.push_back(
+                scenario_.slots.push_back(
                     draw_.template of<std::int64_t>({-1, -1, -2, count, count + 1, d_.reserved_slot,
                                                      narrow ? most32 : most64, narrow ? least32 : least64}));
             } else {
-                c_.slots.push_back(all.back());
+                scenario_.slots.push_back(all.back());
                 all.pop_back();
             }
         }
     }
 
     // Guard bands or none, and starts off by some elements, as in the random tests of dense caches.
-    void draw_places() {
-        c_.pass_sizes = !draw_.one_in(4);
+    void draw_locations() {
+        scenario_.pass_sizes = !draw_.one_in(4);
         const bool guarded = draw_.one_in(2);
-        place_apart(c_, guarded ? 256 : 0, guarded ? 256 : 0);
+        place_apart(scenario_, guarded ? 256 : 0, guarded ? 256 : 0);
         if (draw_.one_in(2)) {
             for (std::size_t buffer = 0; buffer < tensor_count; ++buffer) {
                 const auto shift = static_cast<std::size_t>(draw_.template of<std::int64_t>({0, 0, 1, 2, 3, 4, 8})) *
                                    element_bytes(d_.element_type);
-                c_.places[buffer].start += shift;
-                c_.block_bytes[buffer] += shift;
+                scenario_.locations[buffer].start += shift;
+                scenario_.block_bytes[buffer] += shift;
             }
         }
         if (fused_) {
-            share_block(c_, v_new, k_new, d_.k_dim);
+            share_block(scenario_, v_new, k_new, d_.k_dim);
         }
         if (pool_) {
-            share_block(c_, v_cache, k_cache, d_.k_dim);
+            share_block(scenario_, v_cache, k_cache, d_.k_dim);
         }
     }
 };

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "../models.hpp"
-#include "layout.hpp"
+#include "arrangement.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -18,7 +18,7 @@ struct Rows {
     std::int64_t block, head, row; // of the cache
 };
 
-struct Problem {
+struct Workload {
     kvappend_descriptor descriptor;
     Rows k;
     Rows v;
@@ -40,7 +40,8 @@ struct Indices {
 };
 
 // The caches have as many rows as fit in `most_cache_bytes`, up to 4096, and at least those of the step.
-Problem make_problem(const Model &model, const Layout &layout, const Step &step, std::size_t most_cache_bytes);
+Workload make_workload(const Model &model, const Arrangement &arrangement, const Step &step,
+                       std::size_t most_cache_bytes);
 
 // Samples stand at random positions.
-Indices make_indices(const Problem &problem, const Step &step, std::minstd_rand &random);
+Indices make_indices(const Workload &workload, const Step &step, std::minstd_rand &random);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // One append as the tests see it: a descriptor, arrays of indices, and blocks of memory in which the buffers lie.
-// Running a case compares every byte of every block with what the plain reference says.
 #pragma once
 
 #include <kvappend/kvappend.h>
@@ -30,13 +29,13 @@ constexpr std::size_t page_indptr_index = offsets_index + 6;
 constexpr std::size_t report_index = offsets_index + 7;
 constexpr std::size_t buffer_count = offsets_index + 8;
 
-// The place of a buffer: its first element is `start` bytes into a block.
-struct Place {
+// Where a buffer lies: its first element is `start` bytes into a block of memory.
+struct BufferLocation {
     std::size_t block;
     std::size_t start;
 };
 
-struct Case {
+struct Scenario {
     kvappend_descriptor descriptor = KVAPPEND_DESCRIPTOR_INIT;
     std::string kernel; // forced if not empty
     std::int32_t host_threads = 0;
@@ -49,7 +48,7 @@ struct Case {
     std::vector<std::int32_t> page_table;
     std::vector<std::int32_t> page_indptr;
     std::vector<std::size_t> block_bytes;
-    Place places[buffer_count]{};
+    BufferLocation locations[buffer_count]{};
     bool pass_sizes = true;
     // For indices which leave open what the rows of the caches hold: all other bytes are compared.
     bool caches_open = false;
@@ -68,29 +67,28 @@ bool asks_for(const kvappend_descriptor &descriptor, std::size_t buffer);
 // Bytes from the first to the last element of a tensor; 0 if it has no elements.
 std::size_t tensor_bytes(const kvappend_descriptor &descriptor, TensorIndex tensor);
 
+// Bytes of a buffer; 0 if the descriptor does not ask for it.
+std::size_t buffer_bytes(const Scenario &scenario, std::size_t buffer);
+
+// The arrays of indices of int32. Offsets and slots are of the type that the descriptor says.
+struct NarrowArray {
+    std::size_t buffer;
+    std::vector<std::int32_t> Scenario::*values;
+};
+constexpr NarrowArray narrow_arrays[] = {{lengths_index, &Scenario::lengths},
+                                         {left_pads_index, &Scenario::left_pads},
+                                         {batch_index_index, &Scenario::batch_index},
+                                         {page_table_index, &Scenario::page_table},
+                                         {page_indptr_index, &Scenario::page_indptr}};
+
+// A scenario whose arrays do not fit its descriptor would be a fault of the test.
+void require_entries(const Scenario &scenario);
+
 // Gives every buffer a block of its own with `before` bytes ahead of it and `after` behind.
-void place_apart(Case &c, std::size_t before, std::size_t after);
+void place_apart(Scenario &scenario, std::size_t before, std::size_t after);
 
 // Moves a tensor into another's block, so many elements behind that one's first: a pool of K and V, a fused projection.
-void share_block(Case &c, TensorIndex tensor, TensorIndex with, std::int64_t elements);
-
-// Fills all blocks with random bytes, runs the case on the subject, and requires every byte of every block to be what
-// the reference makes of them. Runs the same plan `runs` times, with new bytes each time; but offsets that the plan
-// advances, and a report that it does not reset, go on from run to run.
-void check_case(const Case &c, std::mt19937_64 &random, int runs = 1);
-
-// What validate says of the case, of which it must leave every byte alone.
-kvappend_status check_validate(const Case &c, std::mt19937_64 &random);
-
-// A layer of a call for several. One that shares with an earlier layer (else -1) has that one's plan and arrays of
-// indices; its case differs in nothing but where the tensors lie, and neither advances offsets.
-struct LayerCase {
-    Case c;
-    int shares_with = -1;
-};
-
-// The same for kvappend_plan_run_layers.
-void check_layers(const std::vector<LayerCase> &layers, std::mt19937_64 &random, int runs = 1);
+void share_block(Scenario &scenario, TensorIndex tensor, TensorIndex with, std::int64_t elements);
 
 // A generator that depends on Catch2's seed alone, so that each test repeats by itself.
 std::mt19937_64 seeded_random();

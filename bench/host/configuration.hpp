@@ -3,14 +3,14 @@
 #pragma once
 
 #include "../models.hpp"
-#include "layout.hpp"
+#include "arrangement.hpp"
 
 #include <string>
 #include <vector>
 
-struct Case {
+struct Configuration {
     const Model *model;
-    const Layout *layout;
+    const Arrangement *arrangement;
     const Step *step;
     // The destination: places that were not touched for long, or the same ones in each call.
     bool cold;
@@ -21,4 +21,4 @@ struct Case {
 };
 
 // All, or the few of a brief look.
-std::vector<Case> all_cases(bool brief);
+std::vector<Configuration> all_configurations(bool brief);

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "configuration.hpp"
+
+#include <string_view>
+
+namespace {
+
+// Llama has every arrangement, the others the plainest and the one they are served with.
+bool wanted(const Configuration &configuration) {
+    const std::string_view model = configuration.model->name;
+    const std::string_view arrangement = configuration.arrangement->name;
+    if (!configuration.aligned) {
+        return (model == "llama3-8b" || model == "stories15m") &&
+               (arrangement == "dense-bhsd" || arrangement == "slots16");
+    }
+    if (model == "llama3-8b") {
+        return arrangement != "slots64";
+    }
+    if (configuration.model->one_row) { // Its one head makes other arrangements the same.
+        return arrangement == "dense-bshd" || arrangement == "slots64";
+    }
+    return arrangement == "dense-bhsd" || arrangement == "slots16" ||
+           (arrangement == "ring" && configuration.model->window != 0);
+}
+
+bool wanted_briefly(const Configuration &configuration) {
+    const std::string_view model = configuration.model->name;
+    const std::string_view arrangement = configuration.arrangement->name;
+    const Step &step = *configuration.step;
+    const bool few_rows = step.batch * step.rows <= 64;
+    const bool prompt = step.phase == Phase::prefill && step.batch == 1 && step.rows <= 2048;
+    if (model == "llama3-8b" && (arrangement == "dense-bhsd" || arrangement == "slots16")) {
+        return configuration.aligned && (few_rows || prompt);
+    }
+    return configuration.aligned && model == "deepseek-v3" && arrangement == "slots64" && few_rows &&
+           step.phase == Phase::decode;
+}
+
+} // namespace
+
+std::string Configuration::name() const {
+    return std::string(model->name) + "/" + arrangement->name + "/" + name_of(step->phase) + "-" +
+           std::to_string(step->batch) + "x" + std::to_string(step->rows) + (cold ? "/cold" : "/warm") +
+           (aligned ? "" : "/unaligned");
+}
+
+std::vector<Configuration> all_configurations(bool brief) {
+    std::vector<Configuration> configurations;
+    for (const bool aligned : {true, false}) {
+        for (const Model &model : models) {
+            for (const Arrangement &arrangement : arrangements) {
+                for (const Step &step : steps) {
+                    for (const bool cold : {true, false}) {
+                        const Configuration configuration{&model, &arrangement, &step, cold, aligned};
+                        if (wanted(configuration) && (!brief || wanted_briefly(configuration))) {
+                            configurations.push_back(configuration);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    return configurations;
+}

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs a scenario on the subject, and compares every byte of every block with what the reference says.
+#pragma once
+
+#include "scenario.hpp"
+
+#include <random>
+#include <vector>
+
+// Fills all blocks with random bytes, runs the scenario on the subject, and requires every byte of every block to be
+// what the reference makes of them. Runs the same plan `runs` times, with new bytes each time; but offsets that the
+// plan advances, and a report that it does not reset, go on from run to run.
+void check_scenario(const Scenario &scenario, std::mt19937_64 &random, int runs = 1);
+
+// What validate says of the scenario, of which it must leave every byte alone.
+kvappend_status check_validate(const Scenario &scenario, std::mt19937_64 &random);
+
+// A layer of a call for several. One that shares with an earlier layer (else -1) has that one's plan and arrays of
+// indices; its scenario differs in nothing but where the tensors lie, and neither advances offsets.
+struct ScenarioLayer {
+    Scenario scenario;
+    int shares_with = -1;
+};
+
+// The same for kvappend_plan_run_layers.
+void check_layers(const std::vector<ScenarioLayer> &layers, std::mt19937_64 &random, int runs = 1);

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "scenario.hpp"
+
+#include "reference.hpp"
+
+#include <catch2/catch_get_random_seed.hpp>
+#include <catch2/catch_test_macros.hpp>
+
+#include <algorithm>
+#include <sstream>
+
+namespace {
+
+// How many elements an array of indices has, by the header.
+std::int64_t entries_of(const kvappend_descriptor &d, std::size_t buffer) {
+    switch (buffer) {
+    case slots_index:
+        return d.new_rows;
+    case lengths_index:
+        return d.lengths == KVAPPEND_LENGTHS_PACKED ? d.batch + 1 : d.batch;
+    case page_indptr_index:
+        return d.batch + 1;
+    case page_table_index:
+        if (d.addressing != KVAPPEND_ADDRESSING_PAGED || d.table_entries == 0 || d.batch == 0) {
+            return d.table_entries;
+        }
+        return (d.batch - 1) * (d.table_stride == 0 ? d.table_entries : d.table_stride) + d.table_entries;
+    default:
+        return d.batch;
+    }
+}
+
+template <class T>
+void write(std::ostream &out, const char *name, const std::vector<T> &values) {
+    if (!values.empty()) {
+        out << ", " << name;
+        for (const T value : values) {
+            out << ' ' << value;
+        }
+    }
+}
+
+std::string list(const std::int64_t (&values)[3]) {
+    std::ostringstream out;
+    out << '{' << values[0] << ", " << values[1] << ", " << values[2] << '}';
+    return out.str();
+}
+
+} // namespace
+
+std::mt19937_64 seeded_random() {
+    return std::mt19937_64(Catch::getSeed());
+}
+
+std::string Scenario::text() const {
+    std::ostringstream out;
+    const kvappend_descriptor &d = descriptor;
+    out << "element type " << d.element_type << ", offset type " << d.offset_type << ", addressing " << d.addressing
+        << ", lengths " << d.lengths << ", flags " << d.flags << ", skip policy " << d.skip_policy << ", B " << d.batch
+        << ", H " << d.heads << ", L_new " << d.new_rows << ", N " << d.cache_blocks << ", R " << d.cache_rows
+        << ", D_k " << d.k_dim << ", D_v " << d.v_dim << ", sink rows " << d.sink_rows << ", table entries "
+        << d.table_entries << " by " << d.table_stride << ", reserved slot " << d.reserved_slot << ", packs "
+        << d.k_pack << ' ' << d.v_pack << ", piece strides " << d.k_piece_stride << ' ' << d.v_piece_stride
+        << ", strides k_new " << list(d.k_new_strides) << " v_new " << list(d.v_new_strides) << " k_cache "
+        << list(d.k_cache_strides) << " v_cache " << list(d.v_cache_strides) << ", kernel \"" << kernel << "\", starts";
+    for (const BufferLocation &location : locations) {
+        out << ' ' << location.block << ':' << location.start;
+    }
+    write(out, "offsets", offsets);
+    write(out, "slots", slots);
+    write(out, "lengths", lengths);
+    write(out, "left_pads", left_pads);
+    write(out, "batch_index", batch_index);
+    write(out, "page_table", page_table);
+    write(out, "page_indptr", page_indptr);
+    return out.str();
+}
+
+bool asks_for(const kvappend_descriptor &d, std::size_t buffer) {
+    const bool slots = d.addressing == KVAPPEND_ADDRESSING_SLOTS;
+    const bool csr = d.addressing == KVAPPEND_ADDRESSING_PAGED_CSR;
+    switch (buffer) {
+    case offsets_index:
+        return !slots && (d.flags & KVAPPEND_FLAG_ZERO_OFFSETS) == 0;
+    case slots_index:
+        return slots;
+    case lengths_index:
+        return d.lengths != KVAPPEND_LENGTHS_FIXED;
+    case left_pads_index:
+        return (d.flags & KVAPPEND_FLAG_LEFT_PADS) != 0;
+    case batch_index_index:
+        return (d.flags & KVAPPEND_FLAG_BATCH_INDEX) != 0;
+    case page_table_index:
+        return csr || d.addressing == KVAPPEND_ADDRESSING_PAGED;
+    case page_indptr_index:
+        return csr;
+    case report_index:
+        return d.skip_policy == KVAPPEND_SKIP_REPORT;
+    default:
+        return true;
+    }
+}
+
+std::size_t buffer_bytes(const Scenario &scenario, std::size_t buffer) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    if (!asks_for(d, buffer)) {
+        return 0;
+    }
+    if (buffer < tensor_count) {
+        return tensor_bytes(d, static_cast<TensorIndex>(buffer));
+    }
+    if (buffer == report_index) {
+        return sizeof(kvappend_report);
+    }
+    const bool wide = buffer == offsets_index || buffer == slots_index;
+    return static_cast<std::size_t>(entries_of(d, buffer)) * (wide ? offset_bytes(d.offset_type) : 4);
+}
+
+void require_entries(const Scenario &scenario) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    const auto require = [&](std::size_t buffer, std::size_t size) {
+        INFO("buffer " << buffer);
+        REQUIRE((!asks_for(d, buffer) || static_cast<std::int64_t>(size) == entries_of(d, buffer)));
+    };
+    require(offsets_index, scenario.offsets.size());
+    require(slots_index, scenario.slots.size());
+    for (const auto &array : narrow_arrays) {
+        require(array.buffer, (scenario.*array.values).size());
+    }
+}
+
+void place_apart(Scenario &scenario, std::size_t before, std::size_t after) {
+    scenario.block_bytes.clear();
+    for (std::size_t buffer = 0; buffer < buffer_count; ++buffer) {
+        scenario.locations[buffer] = {buffer, before};
+        scenario.block_bytes.push_back(
+            asks_for(scenario.descriptor, buffer) ? before + buffer_bytes(scenario, buffer) + after : 0);
+    }
+}
+
+void share_block(Scenario &scenario, TensorIndex tensor, TensorIndex with, std::int64_t elements) {
+    const BufferLocation &location = scenario.locations[with];
+    const std::size_t start =
+        location.start + static_cast<std::size_t>(elements) * element_bytes(scenario.descriptor.element_type);
+    const std::size_t after =
+        scenario.block_bytes[location.block] - location.start - tensor_bytes(scenario.descriptor, with);
+    scenario.block_bytes[scenario.locations[tensor].block] = 0;
+    scenario.locations[tensor] = {location.block, start};
+    scenario.block_bytes[location.block] =
+        std::max(scenario.block_bytes[location.block], start + tensor_bytes(scenario.descriptor, tensor) + after);
+}
