@@ -22,7 +22,7 @@ inline void require(cudaError_t error, const char *call) {
 }
 
 // A handle, by the type of it and the call that ends it.
-template <class Handle, cudaError_t (*destroy)(Handle)>
+template <class Handle, cudaError_t (*Destroy)(Handle)>
 class Owned {
 public:
     Owned() = default;
@@ -38,7 +38,7 @@ public:
     Owned &operator=(const Owned &) = delete;
     ~Owned() {
         if (handle_ != nullptr) {
-            destroy(handle_);
+            Destroy(handle_);
         }
     }
     Handle get() const { return handle_; }

@@ -63,21 +63,21 @@ To convert(From value) {
     return static_cast<To>(value);
 }
 
-template <auto to_stored>
+template <auto ToStored>
 void narrow(std::span<const float> from, std::byte *to) {
     for (const float value : from) {
-        const auto stored = to_stored(value);
+        const auto stored = ToStored(value);
         std::memcpy(to, &stored, sizeof stored);
         to += sizeof stored;
     }
 }
 
-template <class Stored, float (*from_stored)(Stored)>
+template <class Stored, float (*FromStored)(Stored)>
 void widen(const std::byte *from, std::span<float> to) {
     for (float &value : to) {
         Stored stored;
         std::memcpy(&stored, from, sizeof stored);
-        value = from_stored(stored);
+        value = FromStored(stored);
         from += sizeof stored;
     }
 }

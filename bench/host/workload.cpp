@@ -51,6 +51,21 @@ void set_pages(Workload &workload, std::int64_t batch, std::int64_t page_rows) {
     }
 }
 
+// How many rows a sample's cache has place for.
+std::int64_t sequence_rows_of(const Model &model, const Arrangement &arrangement, const Step &step,
+                              std::size_t most_cache_bytes) {
+    const std::int64_t token_bytes = model.heads * (model.k_dim + model.v_dim) * element_bytes(model);
+    const auto position_bytes = static_cast<std::size_t>(step.batch * token_bytes);
+    const auto most = static_cast<std::int64_t>(std::bit_floor(most_cache_bytes / position_bytes));
+    const std::int64_t rows = std::clamp<std::int64_t>(most, 64, 4096);
+    if (arrangement.addressing == KVAPPEND_ADDRESSING_RING) {
+        return std::min(rows, model.window != 0 ? model.window : 1024);
+    }
+    // A packed sample may have half as many rows more.
+    const std::int64_t more = arrangement.lengths == KVAPPEND_LENGTHS_PACKED ? step.rows / 2 : 0;
+    return std::max(rows, step.rows + more);
+}
+
 } // namespace
 
 Workload make_workload(const Model &model, const Arrangement &arrangement, const Step &step,
@@ -63,16 +78,7 @@ Workload make_workload(const Model &model, const Arrangement &arrangement, const
 
     Workload workload{};
     workload.element_bytes = static_cast<std::size_t>(width);
-    const auto position_bytes = static_cast<std::size_t>(step.batch * token_bytes);
-    workload.sequence_rows = static_cast<std::int64_t>(std::bit_floor(most_cache_bytes / position_bytes));
-    workload.sequence_rows = std::clamp<std::int64_t>(workload.sequence_rows, 64, 4096);
-    if (ring) {
-        workload.sequence_rows = std::min(workload.sequence_rows, model.window != 0 ? model.window : 1024);
-    } else {
-        // A packed sample may have half as many rows more.
-        const std::int64_t more = arrangement.lengths == KVAPPEND_LENGTHS_PACKED ? step.rows / 2 : 0;
-        workload.sequence_rows = std::max(workload.sequence_rows, step.rows + more);
-    }
+    workload.sequence_rows = sequence_rows_of(model, arrangement, step, most_cache_bytes);
 
     kvappend_descriptor &d = workload.descriptor;
     d = KVAPPEND_DESCRIPTOR_INIT;
