@@ -2,9 +2,9 @@
 // How tests set up the emulated CUDA runtime and see what was done with it.
 //
 // Kernels and asynchronous copies wait in their stream until something synchronises with it; cudaFree does not. A
-// kernel whose access a GPU would refuse ends there, and its device answers every later call that needs the device with
-// that error until reset(). Settings and counts are the process's; every function may be called from any thread, but
-// reset() only while no other thread is inside the runtime.
+// kernel whose access a GPU would refuse, or whose threads wait for some that do not come, ends there, and its device
+// answers every later call that needs the device with that error until reset(). Settings and counts are the process's;
+// every function may be called from any thread, but reset() only while no other thread is inside the runtime.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,8 +16,8 @@
 namespace emulation {
 
 // Back to the state at the start of the process: two devices of architecture 9.0, the driver of CUDA 13.0, all threads
-// on device 0, no kernel loaded, no fault, no failure to come, no work waiting, no capture, all counts 0. Memory,
-// streams and graphs that are still alive stay so.
+// on device 0, all orders ascending, no kernel loaded, no fault, no failure to come, no work waiting, no capture, all
+// counts 0. Memory, streams and graphs that are still alive stay so.
 void reset();
 
 // ---- the machine ----
@@ -33,6 +33,13 @@ void set_multiprocessors(int device, int count);
 void set_code_architecture(int architecture);
 // A kernel runs for the first so many blocks of its grid alone, for grids that would take too long; 0: for all.
 void set_most_blocks(std::uint64_t count);
+// In which order the blocks of a grid run, and in which the threads of a block are started. A GPU promises neither.
+enum class Order {
+    Ascending,
+    Descending
+};
+void set_block_order(Order order);
+void set_thread_order(Order order);
 // Launches are checked and counted, and then forgotten: for measuring what surrounds them.
 void set_discard_launches(bool discard);
 
@@ -85,7 +92,7 @@ std::uint64_t lazy_loads();
 std::uint64_t loads(std::size_t bytes);
 std::uint64_t stores(std::size_t bytes);
 
-// The latest access that ended a kernel, in words; empty if there was none.
+// The latest fault that ended a kernel, in words; empty if there was none.
 std::string last_fault();
 
 std::size_t live_allocations();

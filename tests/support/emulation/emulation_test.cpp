@@ -66,6 +66,174 @@ __global__ void free_and_write(unsigned int *value) {
     __stwb(value, before);
 }
 
+constexpr unsigned all_lanes = 0xffffffff;
+
+// Each thread gets the number that the thread opposite of it has put in the memory that they share, twice.
+__global__ void exchange(unsigned int *numbers) {
+    __shared__ unsigned int shared[256];
+    const unsigned int opposite = blockDim.x - 1 - threadIdx.x;
+    unsigned int *const mine = numbers + blockIdx.x * blockDim.x + threadIdx.x;
+    for (unsigned int round = 0; round < 2; ++round) {
+        shared[threadIdx.x] = __ldg(mine) + threadIdx.x;
+        __syncthreads();
+        __stcg(mine, shared[opposite]);
+        __syncthreads();
+    }
+}
+
+// What each lane gets when each brings its number plus 100, and one of the shuffles is named by `which`.
+template <typename T>
+__global__ void shuffle_lanes(T *results, int which) {
+    const auto number = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
+    const T value = static_cast<T>(number + 100);
+    T result{};
+    switch (which) {
+    case 0:
+        result = __shfl_sync(all_lanes, value, number % 32 / 2);
+        break;
+    case 1:
+        result = __shfl_sync(all_lanes, value, number + 1, 8);
+        break;
+    case 2:
+        result = __shfl_xor_sync(all_lanes, value, 5);
+        break;
+    case 3:
+        result = __shfl_xor_sync(all_lanes, value, 12, 8);
+        break;
+    case 4:
+        result = __shfl_down_sync(all_lanes, value, 3);
+        break;
+    default:
+        result = __shfl_down_sync(all_lanes, value, 3, 4);
+        break;
+    }
+    std::memcpy(results + number, &result, sizeof result);
+}
+
+// The same in words, for lane `lane` of its warp.
+int shuffled_lane(int which, int lane) {
+    const auto first = [&](int width) { return lane / width * width; };
+    switch (which) {
+    case 0:
+        return lane / 2;
+    case 1:
+        return first(8) + (lane + 1) % 8;
+    case 2:
+        return lane ^ 5;
+    case 3: // lanes of the part before may be read, those of the part behind may not
+        return (lane ^ 12) < first(8) + 8 ? lane ^ 12 : lane;
+    case 4:
+        return lane + 3 < 32 ? lane + 3 : lane;
+    default:
+        return lane + 3 < first(4) + 4 ? lane + 3 : lane;
+    }
+}
+
+// Odd lanes meet odd ones while even lanes meet even ones; lanes below 4 vote for.
+__global__ void vote(unsigned int *results) {
+    const bool odd = threadIdx.x % 2 != 0;
+    const unsigned int mask = odd ? 0xaaaaaaaa : 0x55555555;
+    const unsigned int ballot = __ballot_sync(mask, threadIdx.x < 4 ? -1 : 0);
+    const int any = __any_sync(mask, odd && threadIdx.x == 31 ? 8 : 0);
+    __syncwarp(mask);
+    __syncwarp();
+    __stcg(results + threadIdx.x, ballot << 1 | static_cast<unsigned int>(any));
+}
+
+// Writes down as which each thread came.
+__global__ void queue_up(unsigned int *counter, unsigned int *arrivals) {
+    __stcg(arrivals + blockIdx.x * blockDim.x + threadIdx.x, atomicAdd(counter, 1U));
+}
+
+// A sum that is right when all threads have added to it, which nothing makes sure of unless `wait`.
+__global__ void sum_up(unsigned int *sum, unsigned int *seen, bool wait) {
+    atomicAdd(sum, threadIdx.x);
+    if (wait) {
+        __syncthreads();
+    }
+    if (threadIdx.x == blockDim.x - 1) {
+        __stcg(seen, __ldcg(sum));
+    }
+}
+
+// What threads leave behind on their stacks when a kernel ends early.
+std::atomic<int> visitors{0};
+struct Visitor {
+    Visitor() { ++visitors; }
+    Visitor(const Visitor &) = delete;
+    Visitor &operator=(const Visitor &) = delete;
+    ~Visitor() { --visitors; }
+};
+
+enum class Wrong {
+    Nothing,
+    Ended,
+    ManyEnded,
+    TwoBarriers,
+    MissingLane,
+    OtherMask,
+    OwnLane,
+    ReadsLane,
+    BarrierAndWarp,
+    Trap,
+    TrapBefore,
+    Load
+};
+
+// A kernel of 64 threads that meet twice, in which thread 37 does something wrong in between, and then meet once more.
+__global__ void go_wrong(unsigned int *value, Wrong wrong) {
+    const Visitor visitor;
+    const bool odd_one = threadIdx.x == 37;
+    if (wrong == Wrong::TrapBefore && odd_one) {
+        __trap();
+    }
+    __syncthreads();
+    __syncwarp();
+    if (wrong == Wrong::Ended && odd_one) {
+        return;
+    }
+    if (wrong == Wrong::ManyEnded && threadIdx.x > 2) {
+        return;
+    }
+    if (wrong == Wrong::TwoBarriers && odd_one) {
+        __syncthreads();
+    }
+    if (wrong == Wrong::MissingLane && threadIdx.x >= 32 && !odd_one) {
+        __shfl_xor_sync(all_lanes, 1, 1);
+    }
+    if (wrong == Wrong::OtherMask && threadIdx.x >= 32) {
+        __syncwarp(odd_one ? 0xff : 0xffffffff);
+    }
+    if (wrong == Wrong::OwnLane && odd_one) {
+        __ballot_sync(all_lanes ^ (1U << 5), 1);
+    }
+    if (wrong == Wrong::ReadsLane && odd_one) {
+        __shfl_sync(1U << 5, 1, 6);
+    }
+    if (wrong == Wrong::BarrierAndWarp && odd_one) {
+        __syncwarp();
+    }
+    if (wrong == Wrong::Trap && odd_one) {
+        __trap();
+    }
+    if (wrong == Wrong::Load && odd_one) {
+        __ldg(value + 1);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __stcg(value, __ldcg(value) + 1);
+    }
+}
+
+// Each thread waits for the launch before, or all but thread 1 do, and touches memory once they have met.
+__global__ void wait_and_meet(unsigned int *value, bool all) {
+    if (all || threadIdx.x != 1) {
+        cudaGridDependencySynchronize();
+    }
+    __syncthreads();
+    __ldg(value);
+}
+
 cudaLaunchConfig_t config(dim3 grid, dim3 block, cudaStream_t stream) {
     cudaLaunchConfig_t result{};
     result.gridDim = grid;
@@ -338,6 +506,213 @@ TEST_CASE("a kernel that is launched programmatically must wait before it touche
         CHECK((emulation::last_fault().find(words) != std::string::npos) == (allowed != 0));
         cudaFree(value);
     }
+}
+
+TEST_CASE("threads of a block meet at barriers", "[emulation]") {
+    for (const unsigned int threads : {1U, 2U, 33U, 256U}) {
+        Machine machine;
+        constexpr unsigned int blocks = 3;
+        auto *numbers = machine.allocate<unsigned int>(std::size_t{blocks} * threads);
+        std::vector<unsigned int> expected(std::size_t{blocks} * threads);
+        std::iota(expected.begin(), expected.end(), 7U);
+        REQUIRE(cudaMemcpy(numbers, expected.data(), expected.size() * 4, cudaMemcpyHostToDevice) == cudaSuccess);
+        for (unsigned int &number : expected) {
+            number += threads - 1; // its own place and the opposite one
+        }
+        for (const emulation::Order order : {emulation::Order::Ascending, emulation::Order::Descending}) {
+            emulation::set_block_order(order);
+            emulation::set_thread_order(order);
+            const cudaLaunchConfig_t one = config(blocks, threads, machine.stream);
+            REQUIRE(cudaLaunchKernelEx(&one, exchange, numbers) == cudaSuccess);
+            std::vector<unsigned int> result(expected.size());
+            REQUIRE(cudaMemcpy(result.data(), numbers, result.size() * 4, cudaMemcpyDeviceToHost) == cudaSuccess);
+            CHECK(result == expected);
+            for (unsigned int &number : expected) {
+                number += threads - 1;
+            }
+        }
+        CHECK(emulation::loads(4) == 2ULL * 2 * blocks * threads);
+    }
+}
+
+TEMPLATE_TEST_CASE("lanes of a warp shuffle what they have", "[emulation]", int, unsigned int, float, long long,
+                   unsigned long long, double) {
+    Machine machine;
+    constexpr int threads = 96;
+    std::vector<TestType> results(threads);
+    for (int which = 0; which < 6; ++which) {
+        const cudaLaunchConfig_t one = config(1, {24, 4, 1}, machine.stream);
+        REQUIRE(cudaLaunchKernelEx(&one, shuffle_lanes<TestType>, results.data(), which) == cudaSuccess);
+        REQUIRE(cudaStreamSynchronize(machine.stream) == cudaSuccess);
+        for (int number = 0; number < threads; ++number) {
+            INFO("shuffle " << which << ", thread " << number);
+            const int expected = number / 32 * 32 + shuffled_lane(which, number % 32) + 100;
+            CHECK(results[static_cast<std::size_t>(number)] == static_cast<TestType>(expected));
+        }
+    }
+}
+
+TEST_CASE("lanes of a warp vote in groups", "[emulation]") {
+    Machine machine;
+    auto *results = machine.allocate<unsigned int>(32);
+    const cudaLaunchConfig_t one = config(1, 32, machine.stream);
+    REQUIRE(cudaLaunchKernelEx(&one, vote, results) == cudaSuccess);
+    unsigned int found[32] = {};
+    REQUIRE(cudaMemcpy(found, results, sizeof found, cudaMemcpyDeviceToHost) == cudaSuccess);
+    for (unsigned int lane = 0; lane < 32; ++lane) {
+        CHECK(found[lane] == (lane % 2 != 0 ? 0b10101U : 0b01010U));
+    }
+}
+
+TEST_CASE("blocks and threads run in the order that a test wants", "[emulation]") {
+    using emulation::Order;
+    Machine machine;
+    auto *counter = machine.allocate<unsigned int>(1);
+    auto *arrivals = machine.allocate<unsigned int>(6);
+    const auto run = [&](Order blocks, Order threads) {
+        emulation::set_block_order(blocks);
+        emulation::set_thread_order(threads);
+        std::vector<unsigned int> found(6);
+        const cudaLaunchConfig_t one = config(2, 3, machine.stream);
+        CHECK(cudaMemset(counter, 0, 4) == cudaSuccess);
+        CHECK(cudaLaunchKernelEx(&one, queue_up, counter, arrivals) == cudaSuccess);
+        CHECK(cudaMemcpy(found.data(), arrivals, 24, cudaMemcpyDeviceToHost) == cudaSuccess);
+        return found;
+    };
+    CHECK(run(Order::Ascending, Order::Ascending) == std::vector<unsigned int>{0, 1, 2, 3, 4, 5});
+    CHECK(run(Order::Descending, Order::Ascending) == std::vector<unsigned int>{3, 4, 5, 0, 1, 2});
+    CHECK(run(Order::Ascending, Order::Descending) == std::vector<unsigned int>{2, 1, 0, 5, 4, 3});
+    CHECK(run(Order::Descending, Order::Descending) == std::vector<unsigned int>{5, 4, 3, 2, 1, 0});
+    emulation::set_most_blocks(1);
+    CHECK(run(Order::Descending, Order::Ascending)[3] == 0);
+    emulation::reset();
+    CHECK(run(Order::Ascending, Order::Ascending)[0] == 0);
+}
+
+TEST_CASE("another order shows that a barrier is missing", "[emulation]") {
+    Machine machine;
+    auto *values = machine.allocate<unsigned int>(2);
+    for (const bool wait : {false, true}) {
+        for (const emulation::Order order : {emulation::Order::Ascending, emulation::Order::Descending}) {
+            emulation::set_thread_order(order);
+            unsigned int seen = 0;
+            const cudaLaunchConfig_t one = config(1, 5, machine.stream);
+            REQUIRE(cudaMemset(values, 0, 8) == cudaSuccess);
+            REQUIRE(cudaLaunchKernelEx(&one, sum_up, values, values + 1, wait) == cudaSuccess);
+            REQUIRE(cudaMemcpy(&seen, values + 1, 4, cudaMemcpyDeviceToHost) == cudaSuccess);
+            CHECK(seen == (wait || order == emulation::Order::Ascending ? 10U : 4U));
+        }
+    }
+}
+
+TEST_CASE("threads that do not all meet end the kernel", "[emulation]") {
+    const struct {
+        Wrong wrong;
+        cudaError_t error;
+        const char *words[3];
+    } faults[] = {
+        {Wrong::Nothing, cudaSuccess, {}},
+        {Wrong::Ended,
+         cudaErrorLaunchFailure,
+         {"__syncthreads at emulation_test.cpp:", "thread (0,0,0) of block (1,0,0) waits for",
+          "thread (37,0,0), which has ended"}},
+        {Wrong::ManyEnded, cudaErrorLaunchFailure, {"__syncthreads at", "thread (3,0,0), which has ended"}},
+        {Wrong::TwoBarriers, cudaErrorLaunchFailure, {"thread (37,0,0), which waits at __syncthreads at"}},
+        {Wrong::MissingLane,
+         cudaErrorLaunchFailure,
+         {"thread (0,0,0) of block (1,0,0) waits for thread (32,0,0), which waits at __shfl_xor_sync at",
+          "with the mask 0xffffffff"}},
+        {Wrong::OtherMask, cudaErrorLaunchFailure, {"which waits at __syncwarp at", "with the mask 0xffffffff"}},
+        {Wrong::OwnLane,
+         cudaErrorLaunchFailure,
+         {"__ballot_sync at", "with the mask 0xffffffdf leaves out its own lane, by thread (37,0,0) of block (1,0,0)"}},
+        {Wrong::ReadsLane,
+         cudaErrorLaunchFailure,
+         {"__shfl_sync at", "with the mask 0x20 reads from a lane that it leaves out, by thread (37,0,0)"}},
+        {Wrong::BarrierAndWarp, cudaErrorLaunchFailure, {"thread (37,0,0), which waits at __syncwarp at"}},
+        {Wrong::Trap, cudaErrorLaunchFailure, {"trap, by thread (37,0,0) of block (1,0,0)"}},
+        {Wrong::TrapBefore, cudaErrorLaunchFailure, {"trap, by thread (37,0,0) of block (1,0,0)"}},
+        {Wrong::Load, cudaErrorIllegalAddress, {"load of 4 bytes", "by thread (37,0,0) of block (1,0,0)"}},
+    };
+    for (const emulation::Order order : {emulation::Order::Ascending, emulation::Order::Descending}) {
+        for (const auto &[wrong, error, words] : faults) {
+            INFO("what goes wrong: " << static_cast<int>(wrong));
+            Machine machine;
+            auto *value = machine.allocate<unsigned int>(1);
+            REQUIRE(cudaMemset(value, 0, 4) == cudaSuccess);
+            emulation::set_thread_order(order);
+            emulation::set_block_order(emulation::Order::Descending);
+            const cudaLaunchConfig_t two = config(2, 64, machine.stream);
+            REQUIRE(cudaLaunchKernelEx(&two, go_wrong, value, wrong) == cudaSuccess);
+            CHECK(cudaStreamSynchronize(machine.stream) == error);
+            CHECK(visitors == 0);
+            INFO(emulation::last_fault());
+            CHECK(emulation::last_fault().empty() == (error == cudaSuccess));
+            for (const char *part : words) {
+                CHECK((part == nullptr || emulation::last_fault().find(part) != std::string::npos));
+            }
+            emulation::reset();
+            unsigned int found = 0;
+            CHECK(cudaMemcpy(&found, value, 4, cudaMemcpyDeviceToHost) == cudaSuccess);
+            CHECK(found == (error == cudaSuccess ? 2U : 0U));
+        }
+    }
+}
+
+TEST_CASE("a mask must not name lanes that the block does not have", "[emulation]") {
+    Machine machine;
+    auto *results = machine.allocate<unsigned int>(32);
+    const cudaLaunchConfig_t one = config(1, 31, machine.stream);
+    REQUIRE(cudaLaunchKernelEx(&one, vote, results) == cudaSuccess);
+    CHECK(cudaStreamSynchronize(machine.stream) == cudaErrorLaunchFailure);
+    CHECK(emulation::last_fault().find("lanes that the block does not have") != std::string::npos);
+}
+
+TEST_CASE("each thread waits by itself for the launch before, though it meets others", "[emulation]") {
+    for (const bool all : {true, false}) {
+        Machine machine;
+        auto *value = machine.allocate<unsigned int>(1);
+        cudaLaunchAttribute attribute{};
+        attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attribute.val.programmaticStreamSerializationAllowed = 1;
+        cudaLaunchConfig_t three = config(1, 3, machine.stream);
+        three.attrs = &attribute;
+        three.numAttrs = 1;
+        CHECK(cudaLaunchKernelEx(&three, wait_and_meet, value, all) == cudaSuccess);
+        CHECK(cudaStreamSynchronize(machine.stream) == (all ? cudaSuccess : cudaErrorLaunchFailure));
+        const std::string words = "without waiting for the launch before, by thread (1,0,0)";
+        CHECK((emulation::last_fault().find(words) != std::string::npos) == !all);
+    }
+}
+
+TEST_CASE("blocks whose threads meet run on many threads of the host at once", "[emulation]") {
+    Machine machine;
+    std::atomic<int> right{0};
+    std::vector<std::thread> threads;
+    for (int number = 0; number < 4; ++number) {
+        threads.emplace_back([&right] {
+            cudaStream_t stream = nullptr;
+            unsigned int *numbers = nullptr;
+            bool ok = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess &&
+                      cudaMalloc(&numbers, 4 * 64 * 4) == cudaSuccess &&
+                      cudaMemset(numbers, 0, 4 * 64 * 4) == cudaSuccess;
+            const cudaLaunchConfig_t four = config(4, 64, stream);
+            for (int round = 0; round < 20; ++round) {
+                ok = ok && cudaLaunchKernelEx(&four, exchange, numbers) == cudaSuccess &&
+                     cudaStreamSynchronize(stream) == cudaSuccess;
+            }
+            std::vector<unsigned int> found(4 * 64);
+            ok = ok && cudaMemcpy(found.data(), numbers, found.size() * 4, cudaMemcpyDeviceToHost) == cudaSuccess;
+            const auto expected = static_cast<std::ptrdiff_t>(found.size());
+            ok = ok && std::count(found.begin(), found.end(), 20U * 63) == expected;
+            ok = ok && cudaFree(numbers) == cudaSuccess && cudaStreamDestroy(stream) == cudaSuccess;
+            right += ok ? 1 : 0;
+        });
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    CHECK(right == 4);
 }
 
 TEST_CASE("wrong streams and devices are refused", "[emulation]") {

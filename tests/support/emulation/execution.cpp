@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Running a kernel for every thread of a grid, one after the other, and checking each of its accesses.
+// Running a kernel for every block of a grid, one after the other, and checking each of its accesses.
 #include "internal.hpp"
 
 #include <array>
@@ -7,11 +7,6 @@
 #include <cstdio>
 #include <cstring>
 #include <stdexcept>
-
-constinit thread_local uint3 threadIdx{};
-constinit thread_local uint3 blockIdx{};
-constinit thread_local dim3 blockDim{};
-constinit thread_local dim3 gridDim{};
 
 namespace emulation {
 
@@ -24,6 +19,8 @@ struct Totals {
     std::array<std::atomic<std::uint64_t>, widths> stores{};
     std::atomic<std::uint64_t> executions{0};
     std::atomic<std::uint64_t> most_blocks{0};
+    std::atomic<Order> block_order{Order::Ascending};
+    std::atomic<Order> thread_order{Order::Ascending};
 };
 Totals totals;
 
@@ -32,7 +29,6 @@ struct Execution {
     bool running = false;
     int device = 0;
     bool programmatic = false;
-    bool waited = false;                         // the running thread, for the launch before
     std::uint64_t generation = 0;                // of the memory when `found` was last empty
     std::array<internal::Allocation, 8> found{}; // what was accessed lately, to spare a search each time
     std::size_t oldest = 0;
@@ -40,14 +36,6 @@ struct Execution {
     std::array<std::uint64_t, widths> stores{};
 };
 constinit thread_local Execution execution{};
-
-// Thrown through a kernel to end it.
-struct Fault {
-    cudaError_t error;
-    const char *kind;
-    std::uintptr_t address;
-    std::size_t bytes;
-};
 
 bool reachable(std::uintptr_t address, std::size_t bytes) {
     Execution &now = execution;
@@ -68,47 +56,32 @@ bool reachable(std::uintptr_t address, std::size_t bytes) {
     return true;
 }
 
+[[noreturn]] void refuse(cudaError_t error, const char *kind, std::uintptr_t address, std::size_t bytes,
+                         const char *why) {
+    std::array<char, 96> access{};
+    std::snprintf(access.data(), access.size(), "%s of %zu bytes at 0x%zx, ", kind, bytes,
+                  static_cast<std::size_t>(address));
+    throw internal::Fault{error, std::string(access.data()) + why + ", by " + internal::running_thread()};
+}
+
 void check(const void *pointer, std::size_t bytes, const char *kind) {
     if (!execution.running) {
         throw std::logic_error("device memory accessed outside a kernel");
     }
     const auto address = reinterpret_cast<std::uintptr_t>(pointer);
-    if (execution.programmatic && !execution.waited) {
-        throw Fault{cudaErrorLaunchFailure, kind, address, bytes};
+    if (execution.programmatic && !internal::waited_for_launch_before) {
+        refuse(cudaErrorLaunchFailure, kind, address, bytes, "without waiting for the launch before");
     }
     if (address % bytes != 0) {
-        throw Fault{cudaErrorMisalignedAddress, kind, address, bytes};
+        refuse(cudaErrorMisalignedAddress, kind, address, bytes, "misaligned");
     }
     if (!reachable(address, bytes)) {
-        throw Fault{cudaErrorIllegalAddress, kind, address, bytes};
+        refuse(cudaErrorIllegalAddress, kind, address, bytes, "not in memory of the device");
     }
 }
 
 std::size_t width_index(std::size_t bytes) {
     return static_cast<std::size_t>(std::countr_zero(bytes));
-}
-
-std::string describe(const Fault &fault) {
-    std::array<char, 256> text{};
-    std::snprintf(text.data(), text.size(), "%s of %zu bytes at 0x%zx, %s, by thread (%u,%u,%u) of block (%u,%u,%u)",
-                  fault.kind, fault.bytes, static_cast<std::size_t>(fault.address),
-                  fault.error == cudaErrorMisalignedAddress ? "misaligned"
-                  : fault.bytes == 0                        ? "on purpose"
-                  : fault.error == cudaErrorLaunchFailure   ? "without waiting for the launch before"
-                                                            : "not in memory of the device",
-                  threadIdx.x, threadIdx.y, threadIdx.z, blockIdx.x, blockIdx.y, blockIdx.z);
-    return text.data();
-}
-
-template <typename Body>
-void for_each(uint3 &index, dim3 extent, const Body &body) {
-    for (index.z = 0; index.z < extent.z; ++index.z) {
-        for (index.y = 0; index.y < extent.y; ++index.y) {
-            for (index.x = 0; index.x < extent.x; ++index.x) {
-                body();
-            }
-        }
-    }
 }
 
 } // namespace
@@ -126,11 +99,11 @@ void detail::store(void *address, const void *value, std::size_t bytes) {
 }
 
 void detail::wait_for_launch_before() {
-    execution.waited = true;
+    internal::waited_for_launch_before = true;
 }
 
 void detail::trap() {
-    throw Fault{cudaErrorLaunchFailure, "trap", 0, 0};
+    throw internal::Fault{cudaErrorLaunchFailure, "trap, by " + internal::running_thread()};
 }
 
 cudaError_t internal::execute(int device, dim3 grid, dim3 block, bool programmatic, const detail::ThreadBody &body) {
@@ -144,18 +117,13 @@ cudaError_t internal::execute(int device, dim3 grid, dim3 block, bool programmat
     try {
         std::uint64_t blocks = 0;
         const std::uint64_t most = totals.most_blocks;
-        for_each(blockIdx, grid, [&] {
-            if (most != 0 && blocks++ >= most) {
-                return;
-            }
-            for_each(threadIdx, block, [&] {
-                execution.waited = false;
-                body();
-            });
-        });
+        const Order thread_order = totals.thread_order;
+        for (Walk walk(grid, totals.block_order); (most == 0 || blocks < most) && walk.next(blockIdx); ++blocks) {
+            run_block(block, thread_order, body);
+        }
         ++totals.executions;
     } catch (const Fault &fault) {
-        record_fault(describe(fault));
+        record_fault(fault.text);
         error = fault.error;
     }
     execution.running = false;
@@ -172,10 +140,19 @@ void internal::forget_executions() {
     }
     totals.executions = 0;
     totals.most_blocks = 0;
+    totals.block_order = totals.thread_order = Order::Ascending;
 }
 
 void set_most_blocks(std::uint64_t count) {
     totals.most_blocks = count;
+}
+
+void set_block_order(Order order) {
+    totals.block_order = order;
+}
+
+void set_thread_order(Order order) {
+    totals.thread_order = order;
 }
 
 std::uint64_t executions() {

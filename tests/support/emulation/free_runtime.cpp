@@ -48,6 +48,11 @@ void wait_for_launch_before() {}
 void trap() {
     __builtin_trap();
 }
+void meet_block(const char * /*name*/, const char * /*file*/, int /*line*/) {}
+unsigned long long meet_warp(const char * /*name*/, unsigned /*mask*/, unsigned long long value, int /*source*/,
+                             const char * /*file*/, int /*line*/) {
+    return value;
+}
 cudaError_t launch(const cudaLaunchConfig_t * /*config*/, const void * /*kernel*/,
                    const std::function<ThreadBody()> & /*bind*/) {
     return cudaSuccess;

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -101,6 +102,48 @@ cudaError_t refuse_during_capture();
 // The same for uses of a default stream.
 cudaError_t refuse_default_stream_during_capture(int device);
 void forget_captures();
+
+// ---- block.cpp ----
+
+// Thrown through a kernel to end it.
+struct Fault {
+    cudaError_t error;
+    std::string text;
+};
+
+// Goes through the indices of a grid or of a block.
+class Walk {
+public:
+    Walk(dim3 extent, Order order) : extent_(extent), descending_(order == Order::Descending) {}
+    bool more() const { return at_.z != extent_.z; }
+    bool next(uint3 &index) {
+        if (!more()) {
+            return false;
+        }
+        index = descending_ ? uint3{extent_.x - 1 - at_.x, extent_.y - 1 - at_.y, extent_.z - 1 - at_.z} : at_;
+        if (++at_.x == extent_.x) {
+            at_.x = 0;
+            if (++at_.y == extent_.y) {
+                at_.y = 0;
+                ++at_.z;
+            }
+        }
+        return true;
+    }
+    void restart() { at_ = {}; }
+
+private:
+    dim3 extent_;
+    bool descending_;
+    uint3 at_{};
+};
+
+// Runs all threads of the block that blockIdx names, whose fault it throws.
+void run_block(dim3 extent, Order order, const detail::ThreadBody &body);
+// Whether the running thread has waited for the launch before.
+extern constinit thread_local bool waited_for_launch_before;
+std::string describe_index(uint3 index);
+std::string running_thread(); // in words
 
 // ---- execution.cpp ----
 

@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// What kernels use: CUDA's keywords, the index of the running thread, and checked accesses to global memory.
+// What kernels use: CUDA's keywords, the index of the running thread, checked accesses to global memory, and barriers,
+// shuffles and votes.
 //
-// Barriers, shuffles and shared memory are missing on purpose: the threads of a block run one after the other, and a
-// kernel that needs more must fail to compile instead of giving wrong results.
+// The threads of a block run one after the other, each until it ends or has to wait for others. A barrier that not all
+// threads of the block reach, or a shuffle that not all lanes of its mask reach, ends the kernel with a fault. Each
+// place in the source is a barrier of its own, as CUDA leaves undefined what happens where threads of a block wait at
+// two. What CUDA has besides is missing on purpose: a kernel that needs more must fail to compile instead of giving
+// wrong results.
 #pragma once
 
 #include "vector_types.h"
 
 #include <cstddef>
+#include <cstring>
 #include <type_traits>
 
 #define __global__
 #define __device__
 #define __host__
 #define __grid_constant__
+// A host thread runs one block at a time. Unlike a GPU's, the memory holds zeros or what the block before left there.
+#define __shared__ static thread_local
 #define __launch_bounds__(...)
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(n) __attribute__((aligned(n)))
@@ -37,6 +44,29 @@ void load(void *value, const void *address, std::size_t bytes);
 void store(void *address, const void *value, std::size_t bytes);
 void wait_for_launch_before();
 [[noreturn]] void trap();
+
+// Waits until all threads of the block have come here.
+void meet_block(const char *name, const char *file, int line);
+// Waits until all lanes of the mask have come here. Returns the value that the lane `source` has brought, or for a
+// negative source the mask of the lanes that have brought another value than 0.
+unsigned long long meet_warp(const char *name, unsigned mask, unsigned long long value, int source, const char *file,
+                             int line);
+
+inline int lane() {
+    return static_cast<int>(((threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x) % 32);
+}
+
+template <typename T>
+concept Shuffled = std::is_arithmetic_v<T> &&(sizeof(T) == 4 || sizeof(T) == 8);
+
+template <Shuffled T>
+T shuffle(const char *name, unsigned mask, T value, int source, const char *file, int line) {
+    unsigned long long bits = 0;
+    std::memcpy(&bits, &value, sizeof value);
+    bits = meet_warp(name, mask, bits, source, file, line);
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
 
 } // namespace emulation::detail
 
@@ -64,7 +94,7 @@ EMULATION_STORE(__stcg)
 EMULATION_STORE(__stcs)
 EMULATION_STORE(__stwt)
 
-// The threads of a kernel run one after the other, so a load and a store are one operation to them.
+// No thread of a block runs between the load and the store of another, so they are one operation.
 #define EMULATION_ATOMIC(name, new_value)                                                                              \
     template <emulation::detail::Accessible T>                                                                         \
     inline T name(T *address, std::type_identity_t<T> value) {                                                         \
@@ -79,6 +109,41 @@ EMULATION_ATOMIC(atomicAdd, old + value)
 EMULATION_ATOMIC(atomicMax, old > value ? old : value)
 
 #undef EMULATION_ATOMIC
+
+// Where in the source a call stands.
+#define EMULATION_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+inline void __syncthreads(EMULATION_HERE) {
+    emulation::detail::meet_block("__syncthreads", file, line);
+}
+inline void __syncwarp(unsigned mask = 0xffffffff, EMULATION_HERE) {
+    emulation::detail::meet_warp("__syncwarp", mask, 0, emulation::detail::lane(), file, line);
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate, EMULATION_HERE) {
+    const unsigned long long value = predicate != 0 ? 1 : 0;
+    return static_cast<unsigned>(emulation::detail::meet_warp("__ballot_sync", mask, value, -1, file, line));
+}
+inline int __any_sync(unsigned mask, int predicate, EMULATION_HERE) {
+    const unsigned long long value = predicate != 0 ? 1 : 0;
+    return emulation::detail::meet_warp("__any_sync", mask, value, -1, file, line) != 0 ? 1 : 0;
+}
+
+// A lane gets the value of the lane `source`, or its own where that would be of another part of `width` lanes.
+#define EMULATION_SHUFFLE(name, operand, source)                                                                       \
+    template <emulation::detail::Shuffled T>                                                                           \
+    inline T name(unsigned mask, T value, int operand, int width = 32, EMULATION_HERE) {                               \
+        const int lane = emulation::detail::lane();                                                                    \
+        const int first = lane & ~(width - 1);                                                                         \
+        const int from = source;                                                                                       \
+        return emulation::detail::shuffle(#name, mask, value, from < first + width ? from : lane, file, line);         \
+    }
+
+EMULATION_SHUFFLE(__shfl_sync, number, first + (number & (width - 1)))
+EMULATION_SHUFFLE(__shfl_xor_sync, bits, lane ^ bits)
+EMULATION_SHUFFLE(__shfl_down_sync, delta, lane + delta)
+
+#undef EMULATION_SHUFFLE
+#undef EMULATION_HERE
 
 // Ends the kernel as a fault does.
 [[noreturn]] inline void __trap() {
