@@ -85,7 +85,7 @@ __global__ void exchange(unsigned int *numbers) {
 template <typename T>
 __global__ void shuffle_lanes(T *results, int which) {
     const auto number = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
-    const T value = static_cast<T>(number + 100);
+    const T value = static_cast<T>(number) + static_cast<T>(100);
     T result{};
     switch (which) {
     case 0:

@@ -30,9 +30,10 @@ private:
     [[noreturn]] static void begin();
 
     void *position_ = nullptr; // where the fiber was left
-    const void *bottom_ = nullptr;
-    std::size_t bytes_ = 0;
-    void *thread_sanitizer_ = nullptr; // its name for the fiber
+    // What the next three hold is for sanitizers.
+    [[maybe_unused]] const void *bottom_ = nullptr;
+    [[maybe_unused]] std::size_t bytes_ = 0;
+    [[maybe_unused]] void *thread_sanitizer_ = nullptr;
     std::byte *memory_ = nullptr;
     void (*serve_)() = nullptr;
     Fiber *next_idle_ = nullptr;
