@@ -33,8 +33,12 @@ std::uint32_t bytes_of_offset(std::int32_t type) {
     }
 }
 
-// Every value that its addressing has no use for is refused: it is a mistake, or meant for another addressing.
-Status check_conflicts(const kvappend_descriptor &d) {
+bool is_one_of(std::int32_t addressing, unsigned set) {
+    return (set >> addressing & 1U) != 0;
+}
+
+// A field that only some addressings use. Elsewhere any value but 0 is a mistake, or meant for another addressing.
+Status check_unused_fields(const kvappend_descriptor &d) {
     const struct {
         const char *name;
         std::int64_t value;
@@ -50,80 +54,70 @@ Status check_conflicts(const kvappend_descriptor &d) {
                   {"flags & KVAPPEND_FLAG_ADVANCE", d.flags & KVAPPEND_FLAG_ADVANCE, dense | ring | paged},
                   {"reserved_slot", d.reserved_slot, slots}};
     for (const auto &field : fields) {
-        if (field.value != 0 && (field.goes_with >> d.addressing & 1U) == 0) {
+        if (field.value != 0 && !is_one_of(d.addressing, field.goes_with)) {
             return fail(KVAPPEND_ERROR_CONFLICT,
                         "descriptor.%s is %" PRId64 " and descriptor.addressing is KVAPPEND_ADDRESSING_%s, which does "
                         "not use it: expected 0",
                         field.name, field.value, kind_names[d.addressing]);
         }
     }
-    if (d.reserved_slot != 0 && (d.flags & KVAPPEND_FLAG_RESERVED_SLOT) == 0) {
-        return fail(KVAPPEND_ERROR_CONFLICT,
-                    "descriptor.reserved_slot is %" PRId64 " and descriptor.flags is %" PRId32
-                    ": expected KVAPPEND_FLAG_RESERVED_SLOT in the flags, or slot 0",
-                    d.reserved_slot, d.flags);
-    }
-    constexpr std::int32_t offsets_at_odds = KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_ZERO_OFFSETS;
-    if ((d.flags & offsets_at_odds) == offsets_at_odds) {
-        return fail(KVAPPEND_ERROR_CONFLICT,
-                    "descriptor.flags is 0x%" PRIx32
-                    ", with both KVAPPEND_FLAG_ADVANCE and KVAPPEND_FLAG_ZERO_OFFSETS: "
-                    "expected one of them, as there are no offsets to advance",
-                    static_cast<std::uint32_t>(d.flags));
-    }
-    if ((d.flags & (KVAPPEND_FLAG_RESET_REPORT | KVAPPEND_FLAG_COUNT_WRITTEN)) != 0 &&
-        d.skip_policy != KVAPPEND_SKIP_REPORT) {
-        return fail(KVAPPEND_ERROR_CONFLICT,
-                    "descriptor.flags is 0x%" PRIx32 " and descriptor.skip_policy is %" PRId32
-                    ": expected KVAPPEND_SKIP_REPORT with KVAPPEND_FLAG_RESET_REPORT or KVAPPEND_FLAG_COUNT_WRITTEN",
-                    static_cast<std::uint32_t>(d.flags), d.skip_policy);
-    }
-    if ((d.flags & KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH) != 0 && d.backend != KVAPPEND_BACKEND_CUDA) {
-        return fail(KVAPPEND_ERROR_CONFLICT,
-                    "descriptor.flags is 0x%" PRIx32 " and descriptor.backend is KVAPPEND_BACKEND_HOST: expected "
-                    "KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH with KVAPPEND_BACKEND_CUDA only",
-                    static_cast<std::uint32_t>(d.flags));
-    }
+    return KVAPPEND_SUCCESS;
+}
+
+// Two fields that do not go together, and what the message says after their values.
+struct Conflict {
+    bool when;
+    const char *field;
+    std::int64_t value;
+    const char *other;
+    std::int64_t other_value;
+    const char *message;
+};
+
+Status check_conflicts(const kvappend_descriptor &d) {
     if (d.reserved != 0) {
         return fail(KVAPPEND_ERROR_CONFLICT, "descriptor.reserved is %" PRId32 ": expected 0", d.reserved);
     }
-    if (d.addressing == KVAPPEND_ADDRESSING_SLOTS && d.batch != 1) {
-        return fail(KVAPPEND_ERROR_CONFLICT,
-                    "descriptor.batch is %" PRId64 " and descriptor.addressing is KVAPPEND_ADDRESSING_SLOTS, which has "
-                    "no samples: expected 1, and the number of tokens in new_rows",
-                    d.batch);
-    }
-    if (((paged | slots) >> d.addressing & 1U) != 0 && d.cache_blocks == 0) {
-        return fail(
-            KVAPPEND_ERROR_CONFLICT,
-            "descriptor.cache_blocks is 0 and descriptor.addressing is KVAPPEND_ADDRESSING_%s: expected the number "
-            "of pages",
-            kind_names[d.addressing]);
-    }
-    if (d.sink_rows > d.cache_rows) {
-        return fail(KVAPPEND_ERROR_CONFLICT,
-                    "descriptor.sink_rows is %" PRId64 " and descriptor.cache_rows is %" PRId64
-                    ": expected no more rows that stay than there are",
-                    d.sink_rows, d.cache_rows);
-    }
-    if (((dense | ring) >> d.addressing & 1U) != 0 && d.cache_blocks != 0 && d.cache_blocks < d.batch &&
-        (d.flags & KVAPPEND_FLAG_BATCH_INDEX) == 0) {
-        return fail(KVAPPEND_ERROR_CONFLICT,
-                    "descriptor.cache_blocks is %" PRId64 " and descriptor.batch is %" PRId64
-                    ": expected a cache for each sample, or KVAPPEND_FLAG_BATCH_INDEX",
-                    d.cache_blocks, d.batch);
+    const auto has = [&d](std::int32_t flags) { return (d.flags & flags) != 0; };
+    const bool samples_have_blocks = is_one_of(d.addressing, dense | ring);
+    const bool reports = d.skip_policy == KVAPPEND_SKIP_REPORT;
+    const Conflict conflicts[] = {
+        {d.reserved_slot != 0 && !has(KVAPPEND_FLAG_RESERVED_SLOT), "reserved_slot", d.reserved_slot, "flags", d.flags,
+         "expected KVAPPEND_FLAG_RESERVED_SLOT in the flags, or slot 0"},
+        {has(KVAPPEND_FLAG_ADVANCE) && has(KVAPPEND_FLAG_ZERO_OFFSETS), "flags & KVAPPEND_FLAG_ADVANCE",
+         KVAPPEND_FLAG_ADVANCE, "flags & KVAPPEND_FLAG_ZERO_OFFSETS", KVAPPEND_FLAG_ZERO_OFFSETS,
+         "expected one of them, as there are no offsets to advance"},
+        {has(KVAPPEND_FLAG_RESET_REPORT | KVAPPEND_FLAG_COUNT_WRITTEN) && !reports, "flags", d.flags, "skip_policy",
+         d.skip_policy, "expected KVAPPEND_SKIP_REPORT with KVAPPEND_FLAG_RESET_REPORT or KVAPPEND_FLAG_COUNT_WRITTEN"},
+        {has(KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH) && d.backend != KVAPPEND_BACKEND_CUDA, "flags", d.flags, "backend",
+         d.backend,
+         "KVAPPEND_BACKEND_HOST; expected KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH with KVAPPEND_BACKEND_CUDA only"},
+        {d.addressing == KVAPPEND_ADDRESSING_SLOTS && d.batch != 1, "batch", d.batch, "addressing", d.addressing,
+         "KVAPPEND_ADDRESSING_SLOTS has no samples; expected batch 1, and the number of tokens in new_rows"},
+        {is_one_of(d.addressing, paged | slots) && d.cache_blocks == 0, "cache_blocks", d.cache_blocks, "addressing",
+         d.addressing, "expected the number of pages in cache_blocks"},
+        {d.sink_rows > d.cache_rows, "sink_rows", d.sink_rows, "cache_rows", d.cache_rows,
+         "expected no more sink rows than the cache has rows"},
+        {samples_have_blocks && d.cache_blocks != 0 && d.cache_blocks < d.batch && !has(KVAPPEND_FLAG_BATCH_INDEX),
+         "cache_blocks", d.cache_blocks, "batch", d.batch,
+         "expected a cache for each sample, or KVAPPEND_FLAG_BATCH_INDEX"}};
+    for (const Conflict &c : conflicts) {
+        if (c.when) {
+            return fail(KVAPPEND_ERROR_CONFLICT, "descriptor.%s is %" PRId64 " and descriptor.%s is %" PRId64 ": %s",
+                        c.field, c.value, c.other, c.other_value, c.message);
+        }
     }
     return KVAPPEND_SUCCESS;
 }
 
-// The arrays must have sizes that can be told: what index_buffers multiplies without looking.
+// The sizes of the arrays must fit in 63 bits: add_index_buffers multiplies without a check.
 Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes) {
     const bool by_slots = d.addressing == KVAPPEND_ADDRESSING_SLOTS;
     const struct {
         const char *name;
         std::int64_t rows;
         std::int64_t columns;
-        std::int64_t more; // elements behind those
+        std::int64_t more; // elements after those
         std::int64_t element_bytes;
     } arrays[] = {{"cache_offsets", d.batch, 1, 0, offset_bytes},
                   {"slots", by_slots ? d.new_rows : 0, 1, 0, offset_bytes},
@@ -146,11 +140,8 @@ Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes) {
     return KVAPPEND_SUCCESS;
 }
 
-} // namespace
-
-Status Addressing::create(const kvappend_descriptor &d, Addressing &addressing) {
-    const std::uint32_t offset_bytes = bytes_of_offset(d.offset_type);
-    if (offset_bytes == 0) {
+Status check_enumerators(const kvappend_descriptor &d) {
+    if (bytes_of_offset(d.offset_type) == 0) {
         return fail(KVAPPEND_ERROR_OFFSET_TYPE,
                     "descriptor.offset_type is %" PRId32 ": expected a KVAPPEND_OFFSET_* constant", d.offset_type);
     }
@@ -171,54 +162,60 @@ Status Addressing::create(const kvappend_descriptor &d, Addressing &addressing) 
         return fail(KVAPPEND_ERROR_SKIP_POLICY,
                     "descriptor.skip_policy is %" PRId32 ": expected a KVAPPEND_SKIP_* constant", d.skip_policy);
     }
-    if (const Status status = check_conflicts(d); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    if (const Status status = check_sizes(d, offset_bytes); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
+    return KVAPPEND_SUCCESS;
+}
+
+} // namespace
+
+Status Addressing::create(const kvappend_descriptor &d, Addressing &addressing) {
+    TRY(check_enumerators(d));
+    TRY(check_unused_fields(d));
+    TRY(check_conflicts(d));
+    const std::uint32_t offset_bytes = bytes_of_offset(d.offset_type);
+    TRY(check_sizes(d, offset_bytes));
     addressing = {};
     addressing.kind = d.addressing;
     addressing.lengths = d.lengths;
     addressing.flags = d.flags;
     addressing.skip_policy = d.skip_policy;
-    addressing.offset_bytes = offset_bytes;
-    addressing.batch = d.batch;
+    addressing.wide_offsets = offset_bytes == 8 ? 1 : 0;
+    addressing.samples = d.batch;
     addressing.new_rows = d.new_rows;
-    const bool of_samples = ((dense | ring) >> d.addressing & 1U) != 0;
-    addressing.cache_blocks = of_samples && d.cache_blocks == 0 ? d.batch : d.cache_blocks;
+    const bool samples_have_blocks = is_one_of(d.addressing, dense | ring);
+    addressing.cache_blocks = samples_have_blocks && d.cache_blocks == 0 ? d.batch : d.cache_blocks;
     addressing.cache_rows = d.cache_rows;
     addressing.sink_rows = d.sink_rows;
     addressing.table_entries = d.table_entries;
     addressing.table_stride = d.table_stride == 0 ? d.table_entries : d.table_stride;
     addressing.reserved_slot = addressing.has(KVAPPEND_FLAG_RESERVED_SLOT) ? d.reserved_slot : -1;
-    const auto turn = static_cast<std::uint64_t>(std::max(d.cache_rows - d.sink_rows, std::int64_t{0}));
-    addressing.turn_log2 = std::has_single_bit(turn) ? std::countr_zero(turn) : -1;
+    const auto period = static_cast<std::uint64_t>(std::max(d.cache_rows - d.sink_rows, std::int64_t{0}));
+    addressing.period_log2 = std::has_single_bit(period) ? std::countr_zero(period) : -1;
     return KVAPPEND_SUCCESS;
 }
 
 void add_index_buffers(const Addressing &a, NeededBuffers &buffers) {
-    const std::int64_t wide = a.offset_bytes;
+    const std::uint32_t bytes = a.offset_bytes();
+    const std::int64_t wide = bytes;
     const bool by_slots = a.kind == KVAPPEND_ADDRESSING_SLOTS;
     const bool offsets = !by_slots && !a.has(KVAPPEND_FLAG_ZERO_OFFSETS);
-    const std::int64_t lengths = a.lengths == KVAPPEND_LENGTHS_PACKED       ? a.batch + 1
-                                 : a.lengths == KVAPPEND_LENGTHS_PER_SAMPLE ? a.batch
+    const std::int64_t lengths = a.lengths == KVAPPEND_LENGTHS_PACKED       ? a.samples + 1
+                                 : a.lengths == KVAPPEND_LENGTHS_PER_SAMPLE ? a.samples
                                                                             : 0;
     const bool by_csr = a.kind == KVAPPEND_ADDRESSING_PAGED_CSR;
     std::int64_t entries = 0;
     if (by_csr) {
         entries = a.table_entries;
     } else if (a.kind == KVAPPEND_ADDRESSING_PAGED && a.table_entries != 0) {
-        entries = (a.batch - 1) * a.table_stride + a.table_entries;
+        entries = (a.samples - 1) * a.table_stride + a.table_entries;
     }
     using Name = BufferName;
-    buffers.add({Name::cache_offsets, a.has(KVAPPEND_FLAG_ADVANCE), a.offset_bytes, offsets ? a.batch * wide : 0});
-    buffers.add({Name::slots, false, a.offset_bytes, by_slots ? a.new_rows * wide : 0});
+    buffers.add({Name::cache_offsets, a.has(KVAPPEND_FLAG_ADVANCE), bytes, offsets ? a.samples * wide : 0});
+    buffers.add({Name::slots, false, bytes, by_slots ? a.new_rows * wide : 0});
     buffers.add({Name::lengths, false, 4, lengths * 4});
-    buffers.add({Name::left_pads, false, 4, a.has(KVAPPEND_FLAG_LEFT_PADS) ? a.batch * 4 : 0});
-    buffers.add({Name::batch_index, false, 4, a.has(KVAPPEND_FLAG_BATCH_INDEX) ? a.batch * 4 : 0});
+    buffers.add({Name::left_pads, false, 4, a.has(KVAPPEND_FLAG_LEFT_PADS) ? a.samples * 4 : 0});
+    buffers.add({Name::batch_index, false, 4, a.has(KVAPPEND_FLAG_BATCH_INDEX) ? a.samples * 4 : 0});
     buffers.add({Name::page_table, false, 4, entries * 4});
-    buffers.add({Name::page_indptr, false, 4, by_csr ? (a.batch + 1) * 4 : 0});
+    buffers.add({Name::page_indptr, false, 4, by_csr ? (a.samples + 1) * 4 : 0});
     buffers.add({Name::report, true, alignof(kvappend_report),
                  a.skip_policy == KVAPPEND_SKIP_REPORT ? std::int64_t{sizeof(kvappend_report)} : 0});
 }

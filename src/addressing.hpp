@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a row goes, beyond the plain dense append: how many rows a sample has, and how its places are found.
+// The fields of a descriptor that say where rows go: how many rows a sample has, and how their places are found.
 #pragma once
 
 #include "buffers.hpp"
-#include "failure.hpp"
 #include "host_device.hpp"
+#include "status.hpp"
 
 #include <cstdint>
 
 namespace kvappend {
 
-// What find_place (place.hpp) goes by. Extents are not negative.
+// What the rule of place.hpp depends on. Extents are not negative.
 struct Addressing {
     std::int32_t kind;    // KVAPPEND_ADDRESSING_*
     std::int32_t lengths; // KVAPPEND_LENGTHS_*
     std::int32_t flags;
     std::int32_t skip_policy;
-    std::uint32_t offset_bytes; // of an element of cache_offsets or slots
-    std::int64_t batch;
+    std::uint32_t wide_offsets; // 1: cache_offsets and slots have 64-bit elements; 0: 32-bit ones
+    // Positions repeat in a ring, and go on to the next page, after so many rows: this is the logarithm of their
+    // number, or negative where it is not a power of two.
+    std::int32_t period_log2;
+    std::int64_t samples;
     std::int64_t new_rows;
     std::int64_t cache_blocks;
     std::int64_t cache_rows;
@@ -25,26 +28,29 @@ struct Addressing {
     std::int64_t table_entries;
     std::int64_t table_stride;
     std::int64_t reserved_slot; // negative where there is none
-    // Of the rows that positions go round in, or of those of a page; negative where they are no power of two.
-    std::int32_t turn_log2;
 
-    // Every sample has as many rows, which go one behind the other to its own cache.
-    bool plain() const {
-        return kind == KVAPPEND_ADDRESSING_DENSE && lengths == KVAPPEND_LENGTHS_FIXED &&
-               !has(KVAPPEND_FLAG_BATCH_INDEX) && !has(KVAPPEND_FLAG_LEFT_PADS) && !has(KVAPPEND_FLAG_ZERO_OFFSETS);
-    }
+    std::uint32_t offset_bytes() const { return 4U << wide_offsets; }
     KVAPPEND_HOST_DEVICE bool has(kvappend_flag flag) const { return (flags & flag) != 0; }
+    // Blocks are pages, which a table or a slot names.
+    KVAPPEND_HOST_DEVICE bool has_pages() const { return kind >= KVAPPEND_ADDRESSING_PAGED; }
     // The source has tokens for rows, and no batch axis.
     bool by_token() const { return kind == KVAPPEND_ADDRESSING_SLOTS || lengths == KVAPPEND_LENGTHS_PACKED; }
 
-    // Whether a run has more to do than to copy.
-    bool settles() const { return skip_policy != KVAPPEND_SKIP_SILENTLY || has(KVAPPEND_FLAG_ADVANCE); }
+    // Each sample has new_rows rows, and its offset is all that its positions depend on.
+    bool plain_samples() const {
+        return kind != KVAPPEND_ADDRESSING_SLOTS && lengths == KVAPPEND_LENGTHS_FIXED &&
+               !has(KVAPPEND_FLAG_BATCH_INDEX) && !has(KVAPPEND_FLAG_LEFT_PADS) && !has(KVAPPEND_FLAG_ZERO_OFFSETS);
+    }
+    bool plain_dense() const { return kind == KVAPPEND_ADDRESSING_DENSE && plain_samples(); }
 
-    // Checks those fields of the descriptor that say where rows go. Extents have been found not to be negative.
+    // Whether a run has more to do than to copy.
+    bool has_more_than_copies() const { return skip_policy != KVAPPEND_SKIP_SILENTLY || has(KVAPPEND_FLAG_ADVANCE); }
+
+    // Checks those fields of the descriptor that say where rows go. The caller has checked that no extent is negative.
     static Status create(const kvappend_descriptor &descriptor, Addressing &addressing);
 };
 
-// The arrays of indices of one run; NULL where the addressing does without.
+// The arrays of indices of one run; NULL where the addressing does not use one.
 struct Indices {
     const void *offsets;
     const void *slots;
@@ -57,7 +63,7 @@ struct Indices {
     bool operator==(const Indices &) const = default;
 };
 
-// The arrays of indices that an addressing needs, and the report.
+// Adds the arrays of indices that an addressing needs, and the report.
 void add_index_buffers(const Addressing &addressing, NeededBuffers &buffers);
 
 Indices indices_of(const NeededBuffers &buffers, const kvappend_args &args);

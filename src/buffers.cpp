@@ -27,17 +27,17 @@ bool is_cache(BufferName name) {
     return name == BufferName::k_cache || name == BufferName::v_cache;
 }
 
-// Whether nothing is wrong with a buffer by itself.
+// Whether a buffer is given, aligned and large enough.
 bool fits(const NeededBuffer &needed, const GivenBuffer &buffer, Range &range) {
     range = range_of(buffer.pointer, needed.bytes);
-    // A size of 0 is unknown, and less one it is the largest of all. One comparison finds NULL, and an end beyond the
-    // greatest address.
+    // A size of 0 means unknown; 0 - 1 is the greatest size, which passes. The second comparison finds both NULL and an
+    // end beyond the greatest address.
     return buffer.bytes - 1 >= static_cast<std::size_t>(needed.bytes) - 1 &&
            range.begin - 1 < ~static_cast<std::uintptr_t>(needed.bytes) && (range.begin & (needed.alignment - 1)) == 0;
 }
 
-// What is wrong with it.
-Status explain(const NeededBuffer &needed, const GivenBuffer &buffer) {
+// The error of a buffer that does not fit.
+Status misfit_error(const NeededBuffer &needed, const GivenBuffer &buffer) {
     const char *const name = text(needed.name);
     if (buffer.pointer == nullptr) {
         return fail(KVAPPEND_ERROR_NULL_BUFFER, "args.%s is NULL: expected a buffer of %" PRId64 " bytes", name,
@@ -57,7 +57,7 @@ Status explain(const NeededBuffer &needed, const GivenBuffer &buffer) {
                 buffer.pointer, needed.bytes);
 }
 
-Status explain(const NeededBuffer &a, const Range &range_of_a, const NeededBuffer &b, const Range &range_of_b) {
+Status alias_error(const NeededBuffer &a, const Range &range_of_a, const NeededBuffer &b, const Range &range_of_b) {
     return fail(KVAPPEND_ERROR_ALIAS,
                 "args.%s [0x%" PRIxPTR ", 0x%" PRIxPTR ") and args.%s [0x%" PRIxPTR ", 0x%" PRIxPTR
                 ") share memory: expected buffers apart from each other",
@@ -91,20 +91,20 @@ Status NeededBuffers::check(const kvappend_args &args) const {
     const NeededBuffer *needed = buffers_.data();
     const NeededBuffer *const caches_end = needed + caches_;
     const NeededBuffer *const end = needed + count_;
-    Range caches[2] = {{0, 0}, {0, 0}}; // Such a one meets none.
+    Range caches[2] = {{0, 0}, {0, 0}}; // An empty range meets no other.
     for (Range *cache = caches; needed != caches_end; ++needed, ++cache) {
         if (!fits(*needed, given(args, needed->name), *cache)) {
-            return explain(*needed, given(args, needed->name));
+            return misfit_error(*needed, given(args, needed->name));
         }
     }
     const Range k = caches[0];
     const Range v = caches[1];
-    // As a rule the caches are all that is written.
+    // Most runs write nothing but the caches.
     bool may_share = written_ > caches_;
     for (; needed != end; ++needed) {
         Range range;
         if (!fits(*needed, given(args, needed->name), range)) {
-            return explain(*needed, given(args, needed->name));
+            return misfit_error(*needed, given(args, needed->name));
         }
         may_share |= meet(range, k) || meet(range, v);
     }
@@ -116,10 +116,10 @@ Status NeededBuffers::check_apart(const kvappend_args &args) const {
         return range_of(given(args, buffers_[i].name).pointer, buffers_[i].bytes);
     };
     for (std::size_t w = 0; w < written_; ++w) {
-        // Whether the caches are apart is another question, as they can be interleaved.
+        // The caches can be interleaved, so Problem::check compares them.
         for (std::size_t other = std::max(w + 1, caches_); other < count_; ++other) {
             if (meet(range_at(w), range_at(other))) {
-                return explain(buffers_[other], range_at(other), buffers_[w], range_at(w));
+                return alias_error(buffers_[other], range_at(other), buffers_[w], range_at(w));
             }
         }
     }

@@ -2,7 +2,7 @@
 // The buffers of a run: which a plan needs, how much of each, and whether arguments bring them.
 #pragma once
 
-#include "failure.hpp"
+#include "status.hpp"
 
 #include <array>
 #include <cstddef>
@@ -61,22 +61,22 @@ struct NeededBuffer {
     std::int64_t bytes;      // from the first to the last element; more than 0
 };
 
-// What a plan needs, found once, so that a run looks at nothing else.
+// The buffers that a plan needs. A plan finds them once, so that a run checks no others.
 class NeededBuffers {
 public:
-    // Leaves out a buffer of which nothing is needed.
+    // Ignores a buffer of which no byte is needed.
     void add(const NeededBuffer &buffer);
     std::span<const NeededBuffer> all() const { return {buffers_.data(), count_}; }
     bool has(BufferName name) const { return (used_ >> static_cast<unsigned>(name) & 1U) != 0; }
 
-    // Whether each buffer is there, aligned and large enough, and none that is written meets another; K's and V's cache
-    // may meet, as they can be interleaved.
+    // Checks that each buffer is given, aligned and large enough, and that no buffer that is written shares memory with
+    // another. The caches of K and V are not compared, because they can be interleaved.
     Status check(const kvappend_args &args) const;
 
 private:
     Status check_apart(const kvappend_args &args) const;
 
-    // Those that are written come first, and of them the caches.
+    // The caches come first, then the other buffers that are written.
     std::array<NeededBuffer, buffer_count> buffers_{};
     std::size_t count_ = 0;
     std::size_t written_ = 0;

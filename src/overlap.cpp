@@ -90,36 +90,15 @@ Reach reaches(std::span<Summand> summands, Wide low, Wide high) {
     return Search({summands.begin(), zeros}).run(0, low, high);
 }
 
-} // namespace
-
-Reach rows_overlap(std::span<const Axis> axes, std::int64_t row_bytes) {
-    // The distance of two rows is a sum over the axes. Either row may come first, so let the first axis in which they
-    // differ be ahead, for each choice of that axis.
-    for (std::size_t first = 0; first < axes.size(); ++first) {
-        std::array<Summand, 4> summands{};
-        std::size_t count = 0;
-        for (std::size_t i = first; i < axes.size(); ++i) {
-            const std::int64_t most = axes[i].extent - 1;
-            summands[count++] = {axes[i].stride, i == first ? 1 : -most, most};
-        }
-        const Reach reach = reaches(std::span(summands).first(count), 1 - row_bytes, row_bytes - 1);
-        if (reach != Reach::no) {
-            return reach;
-        }
-    }
-    return Reach::no;
-}
-
-Reach rows_overlap(std::span<const Axis> a, std::int64_t a_row_bytes, std::span<const Axis> b, std::int64_t b_row_bytes,
-                   std::int64_t distance) {
-    std::array<Summand, most_summands> summands{};
+// The distances of the pieces of tensor b from those of tensor a, as sums.
+std::span<Summand> distances(const Pieces &a, const Pieces &b, std::array<Summand, most_summands> &summands) {
     std::size_t count = 0;
-    for (const Axis &axis : a) {
+    for (const Axis &axis : a.axes) {
         if (axis.extent > 1) {
             summands[count++] = {axis.stride, 0, axis.extent - 1};
         }
     }
-    for (const Axis &axis : b) {
+    for (const Axis &axis : b.axes) {
         if (axis.extent <= 1) {
             continue;
         }
@@ -133,44 +112,73 @@ Reach rows_overlap(std::span<const Axis> a, std::int64_t a_row_bytes, std::span<
             summands[count++] = {axis.stride, least, 0};
         }
     }
-    return reaches(std::span(summands).first(count), Wide{distance} - (a_row_bytes - 1),
-                   Wide{distance} + (b_row_bytes - 1));
+    return std::span(summands).first(count);
 }
 
-Interleaving::Interleaving(std::span<const Axis> a, std::int64_t a_row_bytes, std::span<const Axis> b,
-                           std::int64_t b_row_bytes) {
-    // Of the strides from `least` on any multiples may be added; by the smaller ones a tensor fills a part.
-    const auto divisor_from = [](std::span<const Axis> axes, std::int64_t least) {
-        std::int64_t divisor = 0;
-        for (const Axis &axis : axes) {
-            divisor = axis.extent > 1 && axis.stride >= least ? std::gcd(divisor, axis.stride) : divisor;
+// What divides all strides of at least `least` bytes: any multiples of them may be added.
+std::int64_t divisor_from(const Pieces &pieces, std::int64_t least) {
+    std::int64_t divisor = 0;
+    for (const Axis &axis : pieces.axes) {
+        divisor = axis.extent > 1 && axis.stride >= least ? std::gcd(divisor, axis.stride) : divisor;
+    }
+    return divisor;
+}
+
+// The bytes that the axes of smaller strides span.
+std::int64_t bytes_below(const Pieces &pieces, std::int64_t least) {
+    std::int64_t bytes = pieces.bytes;
+    for (const Axis &axis : pieces.axes) {
+        bytes += axis.extent > 1 && axis.stride < least ? (axis.extent - 1) * axis.stride : 0;
+    }
+    return bytes;
+}
+
+} // namespace
+
+Pieces::Pieces(const Tensor &tensor)
+    : axes{{{tensor.outer, tensor.strides.outer},
+            {tensor.heads, tensor.strides.head},
+            {tensor.rows, tensor.strides.row},
+            {tensor.row_bytes / tensor.piece_bytes, tensor.piece_stride}}},
+      bytes(tensor.piece_bytes) {}
+
+Reach pieces_overlap(const Pieces &pieces) {
+    // The distance of two pieces is a sum over the axes. Either piece may come first, so let the first axis in which
+    // they differ be positive, for each choice of that axis.
+    for (std::size_t first = 0; first < pieces.axes.size(); ++first) {
+        std::array<Summand, 4> summands{};
+        std::size_t count = 0;
+        for (std::size_t i = first; i < pieces.axes.size(); ++i) {
+            const std::int64_t most = pieces.axes[i].extent - 1;
+            summands[count++] = {pieces.axes[i].stride, i == first ? 1 : -most, most};
         }
-        return divisor;
-    };
-    const auto bytes_below = [](std::span<const Axis> axes, std::int64_t row_bytes, std::int64_t least) {
-        std::int64_t bytes = row_bytes;
-        for (const Axis &axis : axes) {
-            bytes += axis.extent > 1 && axis.stride < least ? (axis.extent - 1) * axis.stride : 0;
+        const Reach reach = reaches(std::span(summands).first(count), 1 - pieces.bytes, pieces.bytes - 1);
+        if (reach != Reach::no) {
+            return reach;
         }
-        return bytes;
-    };
-    for (const std::span<const Axis> axes : {a, b}) {
-        for (const Axis &axis : axes) {
-            const std::int64_t least = axis.stride;
-            if (axis.extent <= 1 || least == 0) {
-                continue;
+    }
+    return Reach::no;
+}
+
+Interleaving::Interleaving(const Tensor &a, const Tensor &b) : a_(a), b_(b) {
+    for (const Pieces *const pieces : {&a_, &b_}) {
+        for (const Axis &axis : pieces->axes) {
+            if (axis.extent > 1 && axis.stride != 0) {
+                find_period(axis.stride);
             }
-            const Period period{std::gcd(divisor_from(a, least), divisor_from(b, least)),
-                                bytes_below(a, a_row_bytes, least), bytes_below(b, b_row_bytes, least)};
-            const auto end = periods_.begin() + count_;
-            const bool known = std::any_of(periods_.begin(), end, [&](const Period &other) {
-                return other.bytes == period.bytes && other.a_bytes <= period.a_bytes &&
-                       other.b_bytes <= period.b_bytes;
-            });
-            if (period.a_bytes <= period.bytes - period.b_bytes && !known) {
-                periods_[count_++] = period;
-            }
         }
+    }
+}
+
+void Interleaving::find_period(std::int64_t least_stride) {
+    const Period period{std::gcd(divisor_from(a_, least_stride), divisor_from(b_, least_stride)),
+                        bytes_below(a_, least_stride), bytes_below(b_, least_stride)};
+    const auto end = periods_.begin() + count_;
+    const bool known = std::any_of(periods_.begin(), end, [&](const Period &other) {
+        return other.bytes == period.bytes && other.a_bytes <= period.a_bytes && other.b_bytes <= period.b_bytes;
+    });
+    if (period.a_bytes <= period.bytes - period.b_bytes && !known) {
+        periods_[count_++] = period;
     }
 }
 
@@ -180,6 +188,14 @@ bool Interleaving::apart(std::int64_t distance) const {
         const std::int64_t begin = rest < 0 ? rest + period.bytes : rest;
         return begin >= period.a_bytes && begin <= period.bytes - period.b_bytes;
     });
+}
+
+Reach Interleaving::overlap(std::int64_t distance) const {
+    if (apart(distance)) {
+        return Reach::no;
+    }
+    std::array<Summand, most_summands> summands{};
+    return reaches(distances(a_, b_, summands), Wide{distance} - (a_.bytes - 1), Wide{distance} + (b_.bytes - 1));
 }
 
 } // namespace kvappend

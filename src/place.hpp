@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where one row goes: the one rule that every backend applies to rows that are not placed densely.
+// Where a row goes: the one rule that every backend, the report and the validation apply. A fast path may compile the
+// rule for what it knows of an addressing (struct Known); it does not state the rule again.
+//
+// The rule is right for all values that arrays of indices may hold: no sum is formed that could leave its range, no
+// array is read outside its bounds, and no place outside the cache is returned.
 #pragma once
 
 #include "addressing.hpp"
@@ -9,26 +13,244 @@
 
 namespace kvappend {
 
-enum class Fate {
-    written,
+enum class Outcome {
+    placed,
     replaced, // by a later row of the sample that a ring brings to the same place
     padding,
     below,
     above,
 };
 
-// What becomes of a row, and the place in the cache of one that is written.
+// Whether a row of this outcome has a position but no place.
+KVAPPEND_HOST_DEVICE constexpr bool out_of_range(Outcome outcome) {
+    return outcome == Outcome::below || outcome == Outcome::above;
+}
+
 struct Place {
-    Fate fate;
+    Outcome outcome;
+    // In the cache; of a row that is placed.
     std::int64_t block;
     std::int64_t row;
-    // Which row it was: of which sample, counted from the sample's first, and its position or slot.
+    // Which row it is: the sample, the row counted from the sample's first, and its position or slot.
     std::int64_t sample;
     std::int64_t sample_row;
     std::uint64_t position;
+    // The number of rows that the sample has from this one on.
+    std::int64_t rows_left;
 
-    KVAPPEND_HOST_DEVICE constexpr bool found() const { return fate == Fate::written; }
+    KVAPPEND_HOST_DEVICE constexpr bool placed() const { return outcome == Outcome::placed; }
 };
+
+// What is known of an addressing when code is compiled. By default nothing is.
+struct Known {
+    std::int32_t kind = -1;     // KVAPPEND_ADDRESSING_*
+    bool plain_samples = false; // Addressing::plain_samples
+    bool power_of_two = false;  // Addressing::period_log2 is not negative
+    // Extents and tables have fewer than 2^31 entries, and the caller asks for nothing but whether and where a row is
+    // placed. Then a negative position or slot needs no test: as an unsigned number it is above every cache.
+    bool narrow = false;
+};
+
+// An addressing and its arrays of indices, seen through what is known of them.
+template <Known known = Known{}>
+struct Rule {
+    const Addressing &a;
+    const Indices &indices;
+
+    KVAPPEND_HOST_DEVICE constexpr std::int32_t kind() const { return known.kind >= 0 ? known.kind : a.kind; }
+    KVAPPEND_HOST_DEVICE constexpr bool by_slot() const { return kind() == KVAPPEND_ADDRESSING_SLOTS; }
+    KVAPPEND_HOST_DEVICE constexpr bool has_pages() const { return kind() >= KVAPPEND_ADDRESSING_PAGED; }
+    KVAPPEND_HOST_DEVICE constexpr bool packed() const {
+        return !known.plain_samples && a.lengths == KVAPPEND_LENGTHS_PACKED;
+    }
+    KVAPPEND_HOST_DEVICE constexpr bool per_sample() const {
+        return !known.plain_samples && a.lengths == KVAPPEND_LENGTHS_PER_SAMPLE;
+    }
+    KVAPPEND_HOST_DEVICE constexpr bool has_offsets() const {
+        return known.plain_samples || indices.offsets != nullptr;
+    }
+    KVAPPEND_HOST_DEVICE constexpr bool has_left_pads() const {
+        return !known.plain_samples && indices.left_pads != nullptr;
+    }
+    KVAPPEND_HOST_DEVICE constexpr bool has_batch_index() const {
+        return !known.plain_samples && indices.batch_index != nullptr;
+    }
+    KVAPPEND_HOST_DEVICE constexpr bool has_indptr() const { return kind() == KVAPPEND_ADDRESSING_PAGED_CSR; }
+};
+
+// ---- loading indices ----
+
+// An optimisation barrier. Without it a compiler converts a number right after its load, and a GPU waits there instead
+// of where the number is used.
+template <class Number>
+KVAPPEND_HOST_DEVICE constexpr Number opaque(Number number) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("" : "+r"(number));
+#endif
+    return number;
+}
+
+// What the arrays of indices say of one sample or slot, as it was loaded. Fields of arrays that are not used are zero.
+//
+// A Load reads indices from the memory in which they are: load(pointer) a 32-bit one; load.number(array, wide, i) one
+// of cache_offsets or slots, as a Load::Number; Load::value(number, wide) what that is.
+template <class Load>
+struct Loaded {
+    std::int64_t sample;
+    typename Load::Number number; // the offset or the slot
+    std::int32_t length;          // with PACKED the sample's first row
+    std::int32_t end;             // with PACKED the next sample's first row
+    std::int32_t pad;
+    std::int32_t block;
+    std::int32_t first_entry, last_entry; // of page_indptr
+};
+
+// All that depends on nothing but the sample, in one go: a GPU then waits once for all of it.
+template <Known known, class Load>
+KVAPPEND_HOST_DEVICE Loaded<Load> load_sample(const Rule<known> &rule, std::int64_t sample, Load load) {
+    const Indices &indices = rule.indices;
+    Loaded<Load> loaded{};
+    loaded.sample = sample;
+    if (rule.has_offsets()) {
+        loaded.number = load.number(indices.offsets, rule.a.wide_offsets, sample);
+    }
+    if (rule.packed() || rule.per_sample()) {
+        loaded.length = load(indices.lengths + sample);
+    }
+    if (rule.packed()) {
+        loaded.end = load(indices.lengths + sample + 1);
+    }
+    if (rule.has_left_pads()) {
+        loaded.pad = load(indices.left_pads + sample);
+    }
+    if (rule.has_batch_index()) {
+        loaded.block = load(indices.batch_index + sample);
+    }
+    if (rule.has_indptr()) {
+        loaded.first_entry = load(indices.page_indptr + sample);
+        loaded.last_entry = load(indices.page_indptr + sample + 1);
+    }
+    return loaded;
+}
+
+// The same for a row of the source. The sample of a packed row is not known before the search for it. But in a decoding
+// step each sample has one row, so the row's own number is the guess, and position_of checks it.
+template <Known known, class Load>
+KVAPPEND_HOST_DEVICE Loaded<Load> load_row(const Rule<known> &rule, std::int64_t sample, std::int64_t row, Load load) {
+    if (rule.by_slot()) {
+        Loaded<Load> loaded{};
+        loaded.sample = sample;
+        loaded.number = load.number(rule.indices.slots, rule.a.wide_offsets, row);
+        return loaded;
+    }
+    if (rule.packed()) {
+        sample = row < rule.a.samples ? row : rule.a.samples - 1;
+    }
+    return load_sample(rule, sample, load);
+}
+
+// ---- which row it is, and its position ----
+
+// The rows of a sample: which row of the source is the first, and how many there are.
+struct SampleRows {
+    std::int64_t begin;
+    std::int64_t count;
+};
+
+template <Known known, class Load>
+KVAPPEND_HOST_DEVICE SampleRows rows_of_sample(const Rule<known> &rule, const Loaded<Load> &loaded) {
+    SampleRows rows{0, rule.a.new_rows};
+    if (rule.packed()) {
+        const std::int64_t begin = opaque(loaded.length);
+        const std::int64_t end = opaque(loaded.end);
+        rows.begin = begin > 0 ? begin : 0;
+        rows.count = (end < rule.a.new_rows ? end : rule.a.new_rows) - rows.begin;
+    }
+    if (rule.has_left_pads()) {
+        const std::int64_t pad = opaque(loaded.pad);
+        rows.begin += pad > 0 ? pad : 0;
+        rows.count -= pad > 0 ? pad : 0;
+    }
+    if (rule.per_sample()) {
+        const std::int64_t length = opaque(loaded.length);
+        rows.count = length < rows.count ? length : rows.count;
+    }
+    rows.count = rows.count > 0 ? rows.count : 0;
+    return rows;
+}
+
+// The sample that a row of a packed source belongs to: the last one that begins at or before it, as samples without
+// rows begin where the next one does. -1 before the first. It looks at three samples at a time, because a GPU waits for
+// three loads as long as for one.
+template <Known known, class Load>
+KVAPPEND_HOST_DEVICE std::int64_t find_sample(const Rule<known> &rule, std::int64_t row, Load load) {
+    const std::int32_t *const begins = rule.indices.lengths;
+    std::int64_t low = 0;
+    std::int64_t high = rule.a.samples;
+    while (low < high) {
+        const std::int64_t quarter = (high - low) / 4;
+        const std::int64_t third = high - 1 - quarter;
+        const std::int64_t first = low + quarter;
+        const std::int64_t second = first + (third - first) / 2;
+        const std::int64_t begin[] = {load(begins + first), load(begins + second), load(begins + third)};
+        if (begin[0] > row) {
+            high = first;
+        } else if (begin[1] > row) {
+            low = first + 1;
+            high = second;
+        } else if (begin[2] > row) {
+            low = second + 1;
+            high = third;
+        } else {
+            low = third + 1;
+        }
+    }
+    return low - 1;
+}
+
+// Which row of which sample a row of the source is, and its position; of a slot, the slot. The outcome is `placed`
+// where the position may have a place. `loaded` is what load_row loaded, and becomes what is loaded of the row's
+// sample.
+template <Known known, class Load>
+KVAPPEND_HOST_DEVICE Place position_of(const Rule<known> &rule, std::int64_t sample, std::int64_t row,
+                                       Loaded<Load> &loaded, Load load) {
+    Place place{Outcome::padding, 0, 0, sample, row, 0, 1};
+    if (rule.by_slot()) {
+        const std::int64_t slot = Load::value(loaded.number, rule.a.wide_offsets);
+        place.position = static_cast<std::uint64_t>(slot);
+        const bool is_padding = (!known.narrow && slot < 0) || slot == rule.a.reserved_slot;
+        place.outcome = is_padding ? Outcome::padding : Outcome::placed;
+        return place;
+    }
+    if (rule.packed()) {
+        if (row < opaque(loaded.length) || row >= opaque(loaded.end)) {
+            place.sample = find_sample(rule, row, load);
+            if (place.sample < 0) {
+                return place;
+            }
+            loaded = load_sample(rule, place.sample, load);
+        }
+        place.sample = loaded.sample;
+    }
+    if (!known.plain_samples) {
+        const SampleRows rows = rows_of_sample(rule, loaded);
+        place.sample_row = row - rows.begin;
+        place.rows_left = rows.count - place.sample_row;
+        if (place.sample_row < 0 || place.rows_left <= 0 || (rule.has_batch_index() && opaque(loaded.block) < 0)) {
+            return place;
+        }
+    } else {
+        place.rows_left = rule.a.new_rows - row;
+    }
+    const std::int64_t offset = rule.has_offsets() ? Load::value(loaded.number, rule.a.wide_offsets) : 0;
+    // The sum of two numbers without a sign fits in 64 bits, and that of one of each sign in 63.
+    place.position = static_cast<std::uint64_t>(offset) + static_cast<std::uint64_t>(place.sample_row);
+    const bool is_below = !known.narrow && offset < 0 && static_cast<std::int64_t>(place.position) < 0;
+    place.outcome = is_below ? Outcome::below : Outcome::placed;
+    return place;
+}
+
+// ---- the place of a position ----
 
 struct Quotient {
     std::uint64_t quotient;
@@ -47,159 +269,79 @@ KVAPPEND_HOST_DEVICE constexpr Quotient divide(std::uint64_t a, std::uint64_t b)
     return {quotient, a - quotient * b};
 }
 
-// The same where b is 1 << log2, or where log2 is negative any number.
-KVAPPEND_HOST_DEVICE constexpr Quotient divide(std::uint64_t a, std::uint64_t b, std::int32_t log2) {
-    if (log2 < 0) {
-        return divide(a, b);
+// Which page, or which round of a ring, `rows` rows come to, and which row of it. There must be rows in a period.
+template <Known known>
+KVAPPEND_HOST_DEVICE Quotient divide_by_period(const Rule<known> &rule, std::uint64_t rows) {
+    const std::int32_t log2 = rule.a.period_log2;
+    if (known.power_of_two || log2 >= 0) {
+        const std::uint64_t quotient = rows >> log2;
+        // Of a narrow rule the remainder has 31 bits.
+        return {quotient, known.narrow ? static_cast<std::uint32_t>(rows) & ((std::uint32_t{1} << log2) - 1)
+                                       : rows - (quotient << log2)};
     }
-    const std::uint64_t quotient = a >> log2;
-    return {quotient, a - (quotient << log2)};
+    return divide(rows, static_cast<std::uint64_t>(rule.a.cache_rows - rule.a.sink_rows));
 }
 
-// The rows of a sample: which row of the source is the first, and how many there are.
-struct SampleRows {
-    std::int64_t begin;
-    std::int64_t count;
+// DENSE: the row is the position. As an unsigned number a negative position is above every cache.
+KVAPPEND_HOST_DEVICE constexpr bool is_in_dense(std::uint64_t position, std::int64_t cache_rows) {
+    return position < static_cast<std::uint64_t>(cache_rows);
+}
+
+template <Known known>
+KVAPPEND_HOST_DEVICE void place_in_dense(const Rule<known> &rule, Place &place) {
+    place.row = static_cast<std::int64_t>(place.position);
+    place.outcome = is_in_dense(place.position, rule.a.cache_rows) ? Outcome::placed : Outcome::above;
+}
+
+// The same for all rows of a sample at once: rows first <= l < end are placed, those for which
+// 0 <= offset + l < cache_rows. None are where first >= end. Right for every offset; the two extents are so few that
+// they can be added.
+template <class Index>
+struct DenseRows {
+    Index first;
+    Index end;
 };
 
-// Keeps what is made of a loaded number behind this point. A compiler may otherwise convert it where it was loaded, and
-// a GPU waits there.
-template <class Number>
-KVAPPEND_HOST_DEVICE constexpr Number late(Number number) {
-#if defined(__CUDA_ARCH__)
-    asm volatile("" : "+r"(number));
-#endif
-    return number;
+template <class Index>
+KVAPPEND_HOST_DEVICE constexpr DenseRows<Index> dense_rows(std::int64_t offset, Index new_rows, Index cache_rows) {
+    // An offset beyond these bounds places no row, as the bounds themselves do.
+    const std::int64_t least = -std::int64_t{new_rows};
+    const std::int64_t most = cache_rows;
+    const auto near = static_cast<Index>(offset < least ? least : offset > most ? most : offset);
+    const Index room = cache_rows - near;
+    return {near < 0 ? -near : Index{0}, room < new_rows ? room : new_rows};
 }
 
-// What the arrays of indices say of one sample or slot, as it was loaded. Zero where the addressing does without.
-struct Loaded {
-    std::int64_t sample;
-    std::int64_t wide_number; // the offset, or the slot; of 64 bits
-    std::int32_t number;      // the same, of 32 bits
-    std::int32_t length;      // with PACKED the sample's first row
-    std::int32_t end;         // with PACKED the next sample's first row
-    std::int32_t pad;
-    std::int32_t block;
-    std::int32_t first_entry, last_entry;
-};
-
-// `load(pointer)` reads an index from the memory in which the indices are.
-template <class Load>
-KVAPPEND_HOST_DEVICE void load_number(const Addressing &a, const void *array, std::int64_t i, Load load, Loaded &at) {
-    if (a.offset_bytes == 8) {
-        at.wide_number = load(static_cast<const long long *>(array) + i);
-    } else {
-        at.number = load(static_cast<const std::int32_t *>(array) + i);
+// RING: positions below sink_rows keep their row, the others go round in the rows after those. Of the rows of one
+// sample that come to the same row the last is placed.
+template <Known known>
+KVAPPEND_HOST_DEVICE void place_in_ring(const Rule<known> &rule, Place &place) {
+    const Addressing &a = rule.a;
+    const auto sinks = static_cast<std::uint64_t>(a.sink_rows);
+    if (place.position < sinks) {
+        place_in_dense(rule, place);
+        return;
     }
+    const std::int64_t period = a.cache_rows - a.sink_rows;
+    if (period <= 0) {
+        place.outcome = Outcome::above;
+        return;
+    }
+    place.row = a.sink_rows + static_cast<std::int64_t>(divide_by_period(rule, place.position - sinks).remainder);
+    place.outcome = place.rows_left > period ? Outcome::replaced : Outcome::placed;
 }
 
-KVAPPEND_HOST_DEVICE inline std::int64_t number_of(const Addressing &a, const Loaded &at) {
-    return a.offset_bytes == 8 ? at.wide_number : std::int64_t{late(at.number)};
-}
-
-// All that depends on nothing but the sample, so that a GPU waits for it once.
-template <class Load>
-KVAPPEND_HOST_DEVICE Loaded load_sample(const Addressing &a, const Indices &indices, std::int64_t sample, Load load) {
-    Loaded at{};
-    at.sample = sample;
-    if (indices.offsets != nullptr) {
-        load_number(a, indices.offsets, sample, load, at);
-    }
-    if (indices.lengths != nullptr) {
-        at.length = load(indices.lengths + sample);
-        if (a.lengths == KVAPPEND_LENGTHS_PACKED) {
-            at.end = load(indices.lengths + sample + 1);
-        }
-    }
-    if (indices.left_pads != nullptr) {
-        at.pad = load(indices.left_pads + sample);
-    }
-    if (indices.batch_index != nullptr) {
-        at.block = load(indices.batch_index + sample);
-    }
-    if (indices.page_indptr != nullptr) {
-        at.first_entry = load(indices.page_indptr + sample);
-        at.last_entry = load(indices.page_indptr + sample + 1);
-    }
-    return at;
-}
-
-// The same for a row of the source. Which sample a packed row belongs to is not known before; but in a step of decoding
-// each sample has one row, so the row's own number is the guess, and find_place looks whether it was right.
-template <class Load>
-KVAPPEND_HOST_DEVICE Loaded load_row(const Addressing &a, const Indices &indices, std::int64_t sample, std::int64_t row,
-                                     Load load) {
-    if (a.kind == KVAPPEND_ADDRESSING_SLOTS) {
-        Loaded at{};
-        at.sample = sample;
-        load_number(a, indices.slots, row, load, at);
-        return at;
-    }
-    if (a.lengths == KVAPPEND_LENGTHS_PACKED) {
-        sample = row < a.batch ? row : a.batch - 1;
-    }
-    return load_sample(a, indices, sample, load);
-}
-
-KVAPPEND_HOST_DEVICE inline SampleRows rows_of_sample(const Addressing &a, const Loaded &at) {
-    SampleRows rows{0, a.new_rows};
-    const std::int64_t length = late(at.length);
-    if (a.lengths == KVAPPEND_LENGTHS_PACKED) {
-        rows.begin = length > 0 ? length : 0;
-        const std::int64_t end = late(at.end);
-        rows.count = (end < a.new_rows ? end : a.new_rows) - rows.begin;
-    }
-    if (const std::int64_t pad = late(at.pad); pad > 0) {
-        rows.begin += pad;
-        rows.count -= pad;
-    }
-    if (a.lengths == KVAPPEND_LENGTHS_PER_SAMPLE) {
-        rows.count = length < rows.count ? length : rows.count;
-    }
-    rows.count = rows.count > 0 ? rows.count : 0;
-    return rows;
-}
-
-// The sample that a row of a packed source belongs to, if it belongs to any: the last one that begins at or before it,
-// as samples without rows begin where the next one does. -1 before the first. It looks at three samples at a time,
-// because a GPU waits no longer for three than for one.
-template <class Load>
-KVAPPEND_HOST_DEVICE std::int64_t find_sample(const Addressing &a, const Indices &indices, std::int64_t row,
-                                              Load load) {
-    std::int64_t low = 0;
-    std::int64_t high = a.batch;
-    while (low < high) {
-        const std::int64_t quarter = (high - low) / 4;
-        const std::int64_t third = high - 1 - quarter;
-        const std::int64_t first = low + quarter;
-        const std::int64_t second = first + (third - first) / 2;
-        const std::int64_t begins[] = {load(indices.lengths + first), load(indices.lengths + second),
-                                       load(indices.lengths + third)};
-        if (begins[0] > row) {
-            high = first;
-        } else if (begins[1] > row) {
-            low = first + 1;
-            high = second;
-        } else if (begins[2] > row) {
-            low = second + 1;
-            high = third;
-        } else {
-            low = third + 1;
-        }
-    }
-    return low - 1;
-}
-
-// The entry of the page table for the nth page of a sample; -1 if there is none.
-KVAPPEND_HOST_DEVICE inline std::int64_t find_entry(const Addressing &a, const Loaded &at, std::uint64_t nth) {
-    if (a.kind == KVAPPEND_ADDRESSING_PAGED) {
+// The entry of the page table for page `nth` of a sample; -1 if there is none.
+template <Known known, class Load>
+KVAPPEND_HOST_DEVICE std::int64_t find_entry(const Rule<known> &rule, const Loaded<Load> &loaded, std::uint64_t nth) {
+    const Addressing &a = rule.a;
+    if (!rule.has_indptr()) {
         return nth < static_cast<std::uint64_t>(a.table_entries)
-                   ? at.sample * a.table_stride + static_cast<std::int64_t>(nth)
+                   ? loaded.sample * a.table_stride + static_cast<std::int64_t>(nth)
                    : -1;
     }
-    const std::int64_t first = late(at.first_entry);
-    const std::int64_t last = late(at.last_entry);
+    const std::int64_t first = opaque(loaded.first_entry);
+    const std::int64_t last = opaque(loaded.last_entry);
     if (last <= first || nth >= static_cast<std::uint64_t>(last - first)) {
         return -1;
     }
@@ -207,115 +349,107 @@ KVAPPEND_HOST_DEVICE inline std::int64_t find_entry(const Addressing &a, const L
     return entry >= 0 && entry < a.table_entries ? entry : -1;
 }
 
-// What becomes of row `row` of sample `sample` of the source, for which `at` was loaded; there is one sample where the
-// source has tokens for rows. Right for all indices: no sum is formed that could leave its range, and no index array is
-// read beyond its end.
-template <class Load>
-KVAPPEND_HOST_DEVICE Place find_place(const Addressing &a, const Indices &indices, std::int64_t sample,
-                                      std::int64_t row, Loaded at, Load load) {
-    Place place{Fate::padding, 0, 0, sample, row, 0};
-    std::int64_t rows_left = 0;
-    if (a.kind == KVAPPEND_ADDRESSING_SLOTS) {
-        const std::int64_t slot = number_of(a, at);
-        if (slot < 0 || slot == a.reserved_slot) {
-            return place;
-        }
-        place.position = static_cast<std::uint64_t>(slot);
-    } else {
-        if (a.lengths == KVAPPEND_LENGTHS_PACKED) {
-            if (row < late(at.length) || row >= late(at.end)) {
-                place.sample = find_sample(a, indices, row, load);
-                if (place.sample < 0) {
-                    return place;
-                }
-                at = load_sample(a, indices, place.sample, load);
-            }
-            place.sample = at.sample;
-        }
-        const SampleRows rows = rows_of_sample(a, at);
-        place.sample_row = row - rows.begin;
-        if (place.sample_row < 0 || place.sample_row >= rows.count) {
-            return place;
-        }
-        rows_left = rows.count - place.sample_row;
-        place.block = indices.batch_index != nullptr ? late(at.block) : place.sample;
-        if (place.block < 0) {
-            return place;
-        }
-        const std::int64_t offset = number_of(a, at);
-        // Two numbers without a sign have a sum of 64 bits, and one of each sign has one of 63.
-        place.position = static_cast<std::uint64_t>(offset) + static_cast<std::uint64_t>(place.sample_row);
-        if (offset < 0 && offset + place.sample_row < 0) {
-            place.fate = Fate::below;
-            return place;
-        }
+// PAGED, PAGED_CSR and SLOTS: a table says which page it is, or the slot itself does.
+template <Known known, class Load>
+KVAPPEND_HOST_DEVICE void place_on_page(const Rule<known> &rule, const Loaded<Load> &loaded, Load load, Place &place) {
+    place.outcome = Outcome::above;
+    if (rule.a.cache_rows <= 0) {
+        return;
     }
-    place.fate = Fate::above;
-    const bool pages = a.kind >= KVAPPEND_ADDRESSING_PAGED;
-    const auto sinks = static_cast<std::uint64_t>(a.sink_rows); // 0 but for rings
-    if (!pages) {
-        if (place.block >= a.cache_blocks) {
-            return place;
-        }
-        if (a.kind == KVAPPEND_ADDRESSING_DENSE || place.position < sinks) {
-            if (place.position < static_cast<std::uint64_t>(a.cache_rows)) {
-                place.fate = Fate::written;
-                place.row = static_cast<std::int64_t>(place.position);
-            }
-            return place;
-        }
+    const Quotient page = divide_by_period(rule, place.position);
+    place.row = static_cast<std::int64_t>(page.remainder);
+    if (rule.by_slot()) {
+        place.block = static_cast<std::int64_t>(page.quotient);
+        const bool exists = page.quotient < static_cast<std::uint64_t>(rule.a.cache_blocks);
+        place.outcome = exists ? Outcome::placed : Outcome::above;
+        return;
     }
-    // Positions go round in the rows behind the sinks, or on to the next page.
-    const std::int64_t turn = a.cache_rows - a.sink_rows;
-    if (turn <= 0) {
+    const std::int64_t entry = find_entry(rule, loaded, page.quotient);
+    if (entry < 0) {
+        return;
+    }
+    const std::int32_t block = load(rule.indices.page_table + entry);
+    place.block = block;
+    // One comparison without a sign finds a negative page, too.
+    const bool exists = known.narrow
+                            ? static_cast<std::uint32_t>(block) < static_cast<std::uint32_t>(rule.a.cache_blocks)
+                            : static_cast<std::uint64_t>(place.block) < static_cast<std::uint64_t>(rule.a.cache_blocks);
+    place.outcome = exists ? Outcome::placed : Outcome::above;
+}
+
+// What becomes of row `row` of sample `sample` of the source, for which load_row loaded `loaded`. There is one sample
+// where the source has tokens for rows.
+template <Known known, class Load>
+KVAPPEND_HOST_DEVICE Place place_of(const Rule<known> &rule, std::int64_t sample, std::int64_t row, Loaded<Load> loaded,
+                                    Load load) {
+    Place place = position_of(rule, sample, row, loaded, load);
+    if (!place.placed()) {
         return place;
     }
-    const Quotient in_turn = divide(place.position - sinks, static_cast<std::uint64_t>(turn), a.turn_log2);
-    place.row = a.sink_rows + static_cast<std::int64_t>(in_turn.remainder);
-    if (!pages) {
-        place.fate = rows_left > turn ? Fate::replaced : Fate::written;
+    if (rule.has_pages()) {
+        place_on_page(rule, loaded, load, place);
         return place;
     }
-    if (a.kind == KVAPPEND_ADDRESSING_SLOTS) {
-        place.block = static_cast<std::int64_t>(in_turn.quotient);
+    place.block = rule.has_batch_index() ? opaque(loaded.block) : place.sample;
+    if (rule.has_batch_index() && place.block >= rule.a.cache_blocks) {
+        place.outcome = Outcome::above;
+    } else if (rule.kind() == KVAPPEND_ADDRESSING_DENSE) {
+        place_in_dense(rule, place);
     } else {
-        const std::int64_t entry = find_entry(a, at, in_turn.quotient);
-        place.block = entry >= 0 ? load(indices.page_table + entry) : -1;
-    }
-    if (0 <= place.block && place.block < a.cache_blocks) {
-        place.fate = Fate::written;
+        place_in_ring(rule, place);
     }
     return place;
 }
 
-template <class Load>
-KVAPPEND_HOST_DEVICE Place find_place(const Addressing &a, const Indices &indices, std::int64_t sample,
-                                      std::int64_t row, Load load) {
-    return find_place(a, indices, sample, row, load_row(a, indices, sample, row, load), load);
+template <Known known, class Load>
+KVAPPEND_HOST_DEVICE Place place_of(const Rule<known> &rule, std::int64_t sample, std::int64_t row, Load load) {
+    return place_of(rule, sample, row, load_row(rule, sample, row, load), load);
 }
 
-// Whether a row of this fate has a position but no place.
-KVAPPEND_HOST_DEVICE constexpr bool astray(Fate fate) {
-    return fate == Fate::below || fate == Fate::above;
+// The number of rows of the sample, from this one on, that share its outcome and, where they are placed, follow each
+// other in its block. At least 1.
+template <Known known>
+KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<known> &rule, const Place &place) {
+    const Addressing &a = rule.a;
+    const auto least = [](std::int64_t x, std::int64_t y) { return x < y ? x : y; };
+    switch (place.outcome) {
+    case Outcome::placed:
+        // The rows after the sinks may be replaced.
+        return least(place.rows_left,
+                     (rule.has_pages() || place.row >= a.sink_rows ? a.cache_rows : a.sink_rows) - place.row);
+    case Outcome::replaced:
+        return place.rows_left - (a.cache_rows - a.sink_rows);
+    case Outcome::below: {
+        const std::uint64_t rows = -place.position; // up to position 0
+        return rows < static_cast<std::uint64_t>(place.rows_left) ? static_cast<std::int64_t>(rows) : place.rows_left;
+    }
+    case Outcome::above:
+        return rule.has_pages() ? least(place.rows_left, a.cache_rows - place.row) : place.rows_left;
+    case Outcome::padding:
+        break;
+    }
+    return 1;
 }
 
-// A row's position, as far as 63 bits can say. One below the cache is negative, and no other is.
+// ---- after a run ----
+
+// A row's position, as far as 63 bits can say. It is negative only for a row below the cache.
 KVAPPEND_HOST_DEVICE constexpr std::int64_t reported_position(const Place &place) {
-    return place.fate != Fate::below && place.position > INT64_MAX ? INT64_MAX
-                                                                   : static_cast<std::int64_t>(place.position);
+    return place.outcome != Outcome::below && place.position > INT64_MAX ? INT64_MAX
+                                                                         : static_cast<std::int64_t>(place.position);
 }
 
-// A sample's offset behind the rows of a run, as far as its type goes. A sample that is left out keeps its offset, so
-// that it stays left out: one with a negative batch index, and one whose rows all have negative positions.
-template <class Load>
-KVAPPEND_HOST_DEVICE std::int64_t advanced_offset(const Addressing &a, const Indices &indices, std::int64_t sample,
-                                                  std::int64_t offset, Load load) {
-    const Loaded at = load_sample(a, indices, sample, load);
-    const std::int64_t rows = rows_of_sample(a, at).count;
-    if ((offset < 0 && offset + rows <= 0) || at.block < 0) {
+// A sample's offset after a run, as far as its type goes. A sample that is left out keeps its offset, so that it stays
+// left out: one with a negative batch index, and one whose rows all have negative positions.
+template <Known known, class Load>
+KVAPPEND_HOST_DEVICE std::int64_t advanced_offset(const Rule<known> &rule, std::int64_t sample, Load load) {
+    const Loaded<Load> loaded = load_sample(rule, sample, load);
+    const std::int64_t offset = Load::value(loaded.number, rule.a.wide_offsets);
+    const std::int64_t rows = rows_of_sample(rule, loaded).count;
+    if ((offset < 0 && offset + rows <= 0) || loaded.block < 0) {
         return offset;
     }
-    const std::int64_t greatest = a.offset_bytes == 8 ? INT64_MAX : INT32_MAX;
+    const std::int64_t greatest = rule.a.wide_offsets != 0 ? INT64_MAX : INT32_MAX;
     return offset > greatest - rows ? greatest : offset + rows;
 }
 

@@ -5,11 +5,11 @@
 
 namespace kvappend {
 
-Status astray_failure(const Place &place, const char *expected) {
+Status out_of_range_error(const Place &place, const char *expected) {
     return fail(KVAPPEND_ERROR_SKIPPED,
                 "row %" PRId64 " of sample %" PRId64 " has the position %" PRId64 ", %s the cache: %s",
-                place.sample_row, place.sample, reported_position(place), place.fate == Fate::below ? "below" : "above",
-                expected);
+                place.sample_row, place.sample, reported_position(place),
+                place.outcome == Outcome::below ? "below" : "above", expected);
 }
 
 } // namespace kvappend

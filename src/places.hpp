@@ -7,23 +7,36 @@
 
 namespace kvappend {
 
-// Of a plain load a compiler may make two, and another thread may write between them: then what was found to lie inside
-// the cache would not be what is used.
-inline constexpr auto load_on_host = [](const auto *index) { return __atomic_load_n(index, __ATOMIC_RELAXED); };
+// Loads an index once. A compiler may make two loads of a plain one, and another thread may write between them: then
+// the value that passed a check would not be the value that is used.
+struct HostLoad {
+    using Number = std::int64_t;
+
+    template <class Index>
+    Index operator()(const Index *index) const {
+        return __atomic_load_n(index, __ATOMIC_RELAXED);
+    }
+    Number number(const void *array, std::uint32_t wide, std::int64_t i) const {
+        return wide != 0 ? (*this)(static_cast<const std::int64_t *>(array) + i)
+                         : (*this)(static_cast<const std::int32_t *>(array) + i);
+    }
+    static std::int64_t value(Number number, std::uint32_t /*wide*/) { return number; }
+};
 
 // Calls visit(place) for every row of the source, in order, until it returns false.
 template <class Visit>
 void for_each_place(const Problem &problem, const Indices &indices, Visit visit) {
-    for (std::int64_t sample = 0; sample < problem.batch; ++sample) {
+    const Rule<> rule{problem.addressing, indices};
+    for (std::int64_t sample = 0; sample < problem.source_samples; ++sample) {
         for (std::int64_t row = 0; row < problem.new_rows; ++row) {
-            if (!visit(find_place(problem.addressing, indices, sample, row, load_on_host))) {
+            if (!visit(place_of(rule, sample, row, HostLoad{}))) {
                 return;
             }
         }
     }
 }
 
-// The failure of a row that is astray where none may be.
-Status astray_failure(const Place &place, const char *expected);
+// The error of a row that is out of range where no row may be.
+Status out_of_range_error(const Place &place, const char *expected);
 
 } // namespace kvappend

@@ -11,13 +11,13 @@ namespace kvappend {
 
 namespace {
 
-Status check(const kvappend_preference &preference, const Backend &backend) {
+Status check_preference(const kvappend_preference &preference, std::int32_t backend) {
     constexpr std::int32_t most_threads = 1024;
     if (preference.host_threads < 0 || preference.host_threads > most_threads) {
         return fail(KVAPPEND_ERROR_HOST_THREADS, "preference.host_threads is %" PRId32 ": expected 0 to %" PRId32,
                     preference.host_threads, most_threads);
     }
-    if (preference.host_threads > 1 && backend.hire == nullptr) {
+    if (preference.host_threads > 1 && backend != KVAPPEND_BACKEND_HOST) {
         return fail(KVAPPEND_ERROR_CONFLICT,
                     "preference.host_threads is %" PRId32 " and descriptor.backend is not KVAPPEND_BACKEND_HOST: "
                     "expected 0 or 1",
@@ -29,24 +29,23 @@ Status check(const kvappend_preference &preference, const Backend &backend) {
     return KVAPPEND_SUCCESS;
 }
 
-Status choose(const Backend &backend, const Target &target, const Problem &problem, const char *wanted,
-              const Kernel *&chosen) {
-    const auto runs = [&](const Kernel &kernel) { return target.architecture >= kernel.architecture; };
-    const auto kernels = backend.kernels;
-    if (std::ranges::none_of(kernels, runs)) {
-        const auto least = std::ranges::min(kernels, {}, &Kernel::architecture).architecture;
-        return fail(KVAPPEND_ERROR_UNSUPPORTED,
-                    "device %d has compute capability %d.%d: expected %d.%d or more, which the kernels of this library "
-                    "need",
-                    target.device, target.architecture / 10, target.architecture % 10, least / 10, least % 10);
-    }
-    const auto serves = [&](const Kernel &kernel) { return runs(kernel) && kernel.supports(kernel, problem); };
-    if (wanted == nullptr) {
-        chosen = &*std::ranges::find_if(kernels, serves);
+Status check_architecture(std::span<const NamedKernel> kernels, const BackendState &state) {
+    const std::int32_t architecture = state.architecture();
+    const std::int32_t least = std::ranges::min(kernels, {}, &NamedKernel::architecture).architecture;
+    if (architecture >= least) {
         return KVAPPEND_SUCCESS;
     }
-    const auto named =
-        std::ranges::find_if(kernels, [wanted](const Kernel &kernel) { return std::strcmp(kernel.name, wanted) == 0; });
+    return fail(
+        KVAPPEND_ERROR_UNSUPPORTED,
+        "device %d has compute capability %d.%d: expected %d.%d or more, which the kernels of this library need",
+        state.device(), architecture / 10, architecture % 10, least / 10, least % 10);
+}
+
+Status choose_named(const Backend &backend, const BackendState &state, const Problem &problem, const char *wanted,
+                    const NamedKernel *&chosen) {
+    const auto kernels = backend.kernels();
+    const auto named = std::ranges::find_if(
+        kernels, [wanted](const NamedKernel &kernel) { return std::strcmp(kernel.name.data(), wanted) == 0; });
     if (named == kernels.end()) {
         return fail(
             KVAPPEND_ERROR_KERNEL,
@@ -54,128 +53,104 @@ Status choose(const Backend &backend, const Target &target, const Problem &probl
             "kvappend_kernel_name gives",
             wanted);
     }
-    if (!serves(*named)) {
-        return fail(KVAPPEND_ERROR_KERNEL,
-                    "preference.kernel_name is \"%s\": expected a kernel that serves this problem, whose strides and "
-                    "row bytes allow accesses of at most %u bytes%s",
-                    wanted, std::max(problem.k.alignment, problem.v.alignment),
-                    problem.plain() ? "" : ", and which is no plain dense append");
+    if (state.architecture() < named->architecture || !backend.supports(*named, state, problem)) {
+        return fail(
+            KVAPPEND_ERROR_KERNEL,
+            "preference.kernel_name is \"%s\": expected a kernel that serves this problem on this machine%s", wanted,
+            named->family == Kernel::Family::dense && !problem.plain_dense() ? ", which is not a plain dense append"
+                                                                             : "");
     }
     chosen = &*named;
     return KVAPPEND_SUCCESS;
 }
 
+// The first kernel that serves the problem, or the one that is wanted.
+Status choose(const Backend &backend, const BackendState &state, const Problem &problem, const char *wanted,
+              const NamedKernel *&chosen) {
+    const auto kernels = backend.kernels();
+    TRY(check_architecture(kernels, state));
+    if (wanted != nullptr) {
+        return choose_named(backend, state, problem, wanted, chosen);
+    }
+    chosen = &*std::ranges::find_if(kernels, [&](const NamedKernel &kernel) {
+        return state.architecture() >= kernel.architecture && backend.supports(kernel, state, problem);
+    });
+    return KVAPPEND_SUCCESS;
+}
+
+std::int32_t operation_of(std::int32_t addressing) {
+    switch (addressing) {
+    case KVAPPEND_ADDRESSING_RING:
+        return KVAPPEND_OPERATION_RING_APPEND;
+    case KVAPPEND_ADDRESSING_PAGED:
+    case KVAPPEND_ADDRESSING_PAGED_CSR:
+        return KVAPPEND_OPERATION_PAGED_APPEND;
+    case KVAPPEND_ADDRESSING_SLOTS:
+        return KVAPPEND_OPERATION_SLOT_APPEND;
+    default:
+        return KVAPPEND_OPERATION_DENSE_APPEND;
+    }
+}
+
 } // namespace
 
-Plan::~Plan() {
-    if (target_.crew != nullptr) {
-        backend_->dismiss(target_);
-    }
-}
-
 Status Plan::create(const kvappend_descriptor &descriptor, const kvappend_preference &preference, Plan &plan) {
-    if (const Status status = Problem::create(descriptor, plan.problem_); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
+    TRY(Problem::create(descriptor, plan.problem_));
+    TRY(check_preference(preference, descriptor.backend));
     plan.backend_ = descriptor.backend == KVAPPEND_BACKEND_CUDA ? &cuda_backend() : &host_backend();
-    if (const Status status = check(preference, *plan.backend_); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    if (const Status status = plan.backend_->open(plan.target_); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    if (const Status status = choose(*plan.backend_, plan.target_, plan.problem_, preference.kernel_name, plan.kernel_);
-        status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    if (const Status status = plan.kernel_->load(); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    if (const Status status = plan.backend_->prepare(plan.problem_, plan.target_); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    const std::int32_t helpers = std::max(preference.host_threads - 1, 0);
-    return helpers > 0 && !plan.problem_.empty() ? plan.backend_->hire(helpers, plan.target_) : KVAPPEND_SUCCESS;
+    TRY(plan.backend_->open(plan.state_));
+    TRY(choose(*plan.backend_, *plan.state_, plan.problem_, preference.kernel_name, plan.kernel_));
+    return plan.backend_->prepare(plan.problem_, *plan.kernel_, preference.host_threads, *plan.state_);
 }
 
-Status Plan::admit(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
-                   CUstream_st *stream) const {
-    if (workspace == nullptr && workspace_bytes != 0) {
+Status Plan::check(const kvappend_args &args, const RunContext &context) const {
+    if (context.workspace == nullptr && context.workspace_bytes != 0) {
         return fail(KVAPPEND_ERROR_WORKSPACE,
                     "workspace is NULL and workspace_bytes is %zu: expected memory of that size, or 0 bytes",
-                    workspace_bytes);
+                    context.workspace_bytes);
     }
-    if (const Status status = problem_.check(args); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    return backend_->enter(target_, stream);
+    TRY(problem_.check(args));
+    return backend_->check_stream(*state_, context.stream);
 }
 
-Status Plan::validate(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
-                      CUstream_st *stream, kvappend_fault &fault) const {
-    if (const Status status = admit(args, workspace, workspace_bytes, stream); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    return problem_.empty() ? KVAPPEND_SUCCESS : kvappend::validate(problem_, *backend_, args, stream, fault);
+Status Plan::validate(const kvappend_args &args, const RunContext &context, kvappend_fault &fault) const {
+    TRY(check(args, context));
+    return problem_.empty() ? KVAPPEND_SUCCESS : kvappend::validate(problem_, *backend_, args, context.stream, fault);
 }
 
-Status Plan::run(const kvappend_args &args, const void *workspace, std::size_t workspace_bytes,
-                 CUstream_st *stream) const {
-    if (const Status status = admit(args, workspace, workspace_bytes, stream); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
+Status Plan::run(const kvappend_args &args, const RunContext &context) const {
+    TRY(check(args, context));
     if (problem_.empty()) {
         return KVAPPEND_SUCCESS;
     }
-    if (!problem_.addressing.settles()) {
-        return kernel_->launch(problem_, target_, args, stream);
+    if (!problem_.addressing.has_more_than_copies()) {
+        return backend_->run(append(args), context.stream);
     }
-    if (const Status status = backend_->admit(problem_, args); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    if (const Status status = kernel_->launch(problem_, target_, args, stream); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    if (const Status status = backend_->count(problem_, args, stream); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    return backend_->advance(problem_, args, stream);
+    TRY(backend_->before(append(args)));
+    TRY(backend_->run(append(args), context.stream));
+    return backend_->after(append(args), Backend::After::both, context.stream);
 }
 
-Status Plan::run_all(const Backend &backend, Appends &appends, CUstream_st *stream) {
-    const auto for_each_settling = [&](auto act) {
-        for (std::size_t i = 0; i < appends.count(); ++i) {
-            const LayerAppend append = appends.at(i);
-            if (!append.problem->empty() && append.problem->addressing.settles()) {
-                if (const Status status = act(append); status != KVAPPEND_SUCCESS) {
-                    return fail_in_layer(status, i);
-                }
-            }
-        }
-        return Status{KVAPPEND_SUCCESS};
+void Plan::describe(kvappend_sku &sku) const {
+    const auto vector_bytes = [this](const Copy &copy) {
+        return copy.empty() ? 0 : static_cast<std::int32_t>(std::min(copy.alignment, kernel_->access_bytes));
     };
-    if (const Status status =
-            for_each_settling([&](const LayerAppend &a) { return backend.admit(*a.problem, *a.args); });
-        status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    if (const Status status = backend.launch_all(appends, stream); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    if (const Status status =
-            for_each_settling([&](const LayerAppend &a) { return backend.count(*a.problem, *a.args, stream); });
-        status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    return for_each_settling([&](const LayerAppend &a) { return backend.advance(*a.problem, *a.args, stream); });
+    sku.operation = operation_of(problem_.addressing.kind);
+    sku.backend = problem_.backend;
+    sku.element_type = problem_.element_type;
+    sku.architecture = state_->architecture();
+    sku.k_vector_bytes = vector_bytes(problem_.k);
+    sku.v_vector_bytes = vector_bytes(problem_.v);
+    sku.kernel_name = kernel_->name.data();
 }
 
-const Kernel *kernel_at(std::size_t index) {
-    for (const Backend *backend : {&cuda_backend(), &host_backend()}) {
-        if (index < backend->kernels.size()) {
-            return &backend->kernels[index];
+const char *Plan::kernel_name(std::size_t index) {
+    for (const Backend *const backend : {&cuda_backend(), &host_backend()}) {
+        const auto kernels = backend->kernels();
+        if (index < kernels.size()) {
+            return kernels[index].name.data();
         }
-        index -= backend->kernels.size();
+        index -= kernels.size();
     }
     return nullptr;
 }

@@ -30,10 +30,7 @@ public:
                 return fail(KVAPPEND_ERROR_OUT_OF_MEMORY,
                             "args.%s: there is no host memory for a copy of its %zu bytes", text(needed.name), bytes);
             }
-            if (const Status status = backend.fetch(memory.get(), given(args, needed.name).pointer, bytes, stream);
-                status != KVAPPEND_SUCCESS) {
-                return status;
-            }
+            TRY(backend.fetch(memory.get(), given(args, needed.name).pointer, bytes, stream));
             give(copied, needed.name, memory.get());
         }
         indices = indices_of(problem.buffers, copied);
@@ -55,7 +52,7 @@ Status fault_at(Status status, kvappend_fault &fault, const char *array, std::in
                 least, most);
 }
 
-// The bounds that divide an array of `entries` entries: none below the one before it, the first not negative.
+// Bounds that divide an array of `entries` entries: each is at least the one before it, and the first is not negative.
 Status check_order(const char *array, const std::int32_t *bounds, std::int64_t batch, std::int64_t entries,
                    kvappend_fault &fault) {
     std::int64_t before = 0;
@@ -68,9 +65,9 @@ Status check_order(const char *array, const std::int32_t *bounds, std::int64_t b
     return KVAPPEND_SUCCESS;
 }
 
-// What each sample has one of.
+// The arrays with one element for each sample.
 Status check_ranges(const Addressing &a, const Indices &indices, kvappend_fault &fault) {
-    for (std::int64_t sample = 0; sample < a.batch; ++sample) {
+    for (std::int64_t sample = 0; sample < a.samples; ++sample) {
         const bool packed = a.lengths == KVAPPEND_LENGTHS_PACKED;
         std::int64_t rows = packed ? indices.lengths[sample + 1] - std::int64_t{indices.lengths[sample]} : a.new_rows;
         const std::int64_t pad = indices.left_pads != nullptr ? indices.left_pads[sample] : 0;
@@ -93,22 +90,22 @@ Status check_ranges(const Addressing &a, const Indices &indices, kvappend_fault 
 
 // The entry of the page table that stands for a row, or -1.
 std::int64_t entry_of(const Addressing &a, const Indices &indices, const Place &place) {
-    const bool paged = a.kind == KVAPPEND_ADDRESSING_PAGED || a.kind == KVAPPEND_ADDRESSING_PAGED_CSR;
-    return paged ? find_entry(a, load_sample(a, indices, place.sample, load_on_host),
-                              place.position / static_cast<std::uint64_t>(a.cache_rows))
-                 : -1;
+    const Rule<> rule{a, indices};
+    return a.has_pages() && !rule.by_slot() ? find_entry(rule, load_sample(rule, place.sample, HostLoad{}),
+                                                         place.position / static_cast<std::uint64_t>(a.cache_rows))
+                                            : -1;
 }
 
-// The first row that is astray; and before that the first whose page is none, though the table has an entry for it.
+// The first row that is out of range. Before that, the first row whose entry of the table is not a page of the cache.
 Status check_places(const Problem &problem, const Indices &indices, kvappend_fault &fault) {
     const Addressing &a = problem.addressing;
     std::int64_t entry = -1;
     Place first{};
     for_each_place(problem, indices, [&](const Place &place) {
-        if (entry < 0 && place.fate == Fate::above) {
+        if (entry < 0 && place.outcome == Outcome::above) {
             entry = entry_of(a, indices, place);
         }
-        if (astray(place.fate) && !astray(first.fate)) {
+        if (out_of_range(place.outcome) && !out_of_range(first.outcome)) {
             first = place;
         }
         return true;
@@ -117,13 +114,13 @@ Status check_places(const Problem &problem, const Indices &indices, kvappend_fau
         return fault_at(KVAPPEND_ERROR_INDEX_RANGE, fault, "page_table", entry, indices.page_table[entry], 0,
                         a.cache_blocks - 1);
     }
-    if (!astray(first.fate)) {
+    if (!out_of_range(first.outcome)) {
         return KVAPPEND_SUCCESS;
     }
     fault.sample = first.sample;
     fault.row = first.sample_row;
     fault.position = reported_position(first);
-    return astray_failure(first, "expected a place for every row");
+    return out_of_range_error(first, "expected a place for every row");
 }
 
 // A row that is written: its place, and which row it is.
@@ -139,7 +136,7 @@ static_assert(sizeof(Written) == 40); // as kvappend.h has it
 Status check_duplicates(const Problem &problem, const Indices &indices, kvappend_fault &fault) {
     std::size_t count = 0;
     for_each_place(problem, indices, [&](const Place &place) {
-        count += place.found() ? 1U : 0U;
+        count += place.placed() ? 1U : 0U;
         return true;
     });
     std::size_t bytes = 0;
@@ -152,7 +149,7 @@ Status check_duplicates(const Problem &problem, const Indices &indices, kvappend
     const std::span rows(memory.get(), count);
     std::size_t next = 0;
     for_each_place(problem, indices, [&](const Place &place) {
-        if (place.found()) {
+        if (place.placed()) {
             rows[next++] = {place.block, place.row, place.sample, place.sample_row, reported_position(place)};
         }
         return true;
@@ -190,26 +187,13 @@ Status validate(const Problem &problem, const Backend &backend, const kvappend_a
                 kvappend_fault &fault) {
     const Addressing &a = problem.addressing;
     Copies copies;
-    if (const Status status = copies.fetch(problem, backend, args, stream); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
+    TRY(copies.fetch(problem, backend, args, stream));
     const Indices &indices = copies.indices;
     const bool packed = a.lengths == KVAPPEND_LENGTHS_PACKED;
-    if (const Status status =
-            check_order("lengths", packed ? indices.lengths : nullptr, a.batch, problem.new_rows, fault);
-        status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    if (const Status status = check_order("page_indptr", indices.page_indptr, a.batch, a.table_entries, fault);
-        status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    if (const Status status = check_ranges(a, indices, fault); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
-    if (const Status status = check_places(problem, indices, fault); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
+    TRY(check_order("lengths", packed ? indices.lengths : nullptr, a.samples, problem.new_rows, fault));
+    TRY(check_order("page_indptr", indices.page_indptr, a.samples, a.table_entries, fault));
+    TRY(check_ranges(a, indices, fault));
+    TRY(check_places(problem, indices, fault));
     return check_duplicates(problem, indices, fault);
 }
 

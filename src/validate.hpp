@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The contents of a call's index arrays, checked on the host: off the hot path.
+// Checks the contents of a call's arrays of indices on the host. It is not part of a run.
 #pragma once
 
-#include "kernel.hpp"
+#include "backend.hpp"
 
 namespace kvappend {
 

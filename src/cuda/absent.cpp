@@ -1,24 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA backend of a library that is built without CUDA: no kernels, and a clear refusal.
-#include "../kernel.hpp"
+// The CUDA backend of a library that is built without CUDA: no kernels, and a clear error.
+#include "../backend.hpp"
 
 namespace kvappend {
 
 namespace {
 
-Status open(Target & /*target*/) {
+Status absent() {
     return fail(
         KVAPPEND_ERROR_UNSUPPORTED,
         "descriptor.backend is KVAPPEND_BACKEND_CUDA: expected KVAPPEND_BACKEND_HOST, as this library was built "
         "without CUDA");
 }
 
-// No plan comes about that could call the others.
-constexpr Backend backend{{}, open, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+// `open` fails, so no plan exists for which the other functions could be called.
+class AbsentBackend final : public Backend {
+public:
+    std::span<const NamedKernel> kernels() const override { return {}; }
+    Status open(std::unique_ptr<BackendState> & /*state*/) const override { return absent(); }
+    bool supports(const NamedKernel & /*kernel*/, const BackendState & /*state*/,
+                  const Problem & /*problem*/) const override {
+        return false;
+    }
+    Status prepare(const Problem & /*problem*/, const NamedKernel & /*kernel*/, std::int32_t /*host_threads*/,
+                   BackendState & /*state*/) const override {
+        return absent();
+    }
+    Status check_stream(const BackendState & /*state*/, CUstream_st * /*stream*/) const override { return absent(); }
+    Status run(const Append & /*append*/, CUstream_st * /*stream*/) const override { return absent(); }
+    Status after(const Append & /*append*/, After /*what*/, CUstream_st * /*stream*/) const override {
+        return absent();
+    }
+    LayeredRun *begin(LayeredRunStorage & /*storage*/, bool /*all_dense*/, CUstream_st * /*stream*/) const override {
+        return nullptr;
+    }
+    Status fetch(void * /*to*/, const void * /*from*/, std::size_t /*bytes*/, CUstream_st * /*stream*/) const override {
+        return absent();
+    }
+};
 
 } // namespace
 
 const Backend &cuda_backend() {
+    static constexpr AbsentBackend backend;
     return backend;
 }
 

@@ -58,9 +58,8 @@ Status launched(cudaError_t error) {
     return error == cudaSuccess ? KVAPPEND_SUCCESS : cuda_failure(call, error);
 }
 
-Status open_device(Target &target) {
-    target = {};
-    if (const cudaError_t error = cudaGetDevice(&target.device); error != cudaSuccess) {
+Status open_device(CudaState &state) {
+    if (const cudaError_t error = cudaGetDevice(&state.device_number); error != cudaSuccess) {
         return cuda_failure("cudaGetDevice", error);
     }
     int major = 0;
@@ -70,26 +69,26 @@ Status open_device(Target &target) {
         int *value;
     } queries[] = {{cudaDevAttrComputeCapabilityMajor, &major},
                    {cudaDevAttrComputeCapabilityMinor, &minor},
-                   {cudaDevAttrMultiProcessorCount, &target.multiprocessors}};
+                   {cudaDevAttrMultiProcessorCount, &state.multiprocessors}};
     for (const auto &query : queries) {
-        if (const cudaError_t error = cudaDeviceGetAttribute(query.value, query.attribute, target.device);
+        if (const cudaError_t error = cudaDeviceGetAttribute(query.value, query.attribute, state.device_number);
             error != cudaSuccess) {
             return cuda_failure("cudaDeviceGetAttribute", error);
         }
     }
-    target.architecture = major * 10 + minor;
+    state.architecture_of_device = major * 10 + minor;
     return KVAPPEND_SUCCESS;
 }
 
-Status enter_device(const Target &target, CUstream_st * /*stream*/) {
+Status check_device(const CudaState &state) {
     int device = 0;
     if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) {
         return cuda_failure("cudaGetDevice", error);
     }
-    if (device != target.device) {
+    if (device != state.device_number) {
         return fail(KVAPPEND_ERROR_WRONG_DEVICE,
                     "the current device is %d: expected device %d, which was current when the plan was created", device,
-                    target.device);
+                    state.device_number);
     }
     return KVAPPEND_SUCCESS;
 }

@@ -1,104 +1,138 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host backend's table.
-#include "crew.hpp"
+// The host backend and its table of kernels.
 #include "host.hpp"
 
 #include <cinttypes>
 #include <cstring>
+#include <new>
 
 namespace kvappend {
 
 namespace {
 
-Status open(Target &target) {
-    target = {};
-    return KVAPPEND_SUCCESS;
-}
+using enum Kernel::Family;
+using enum Kernel::Variant;
 
-Status enter(const Target & /*target*/, CUstream_st *stream) {
-    if (stream != nullptr) {
-        return fail(KVAPPEND_ERROR_STREAM, "stream is %p: expected NULL, as the plan's backend is the host",
-                    static_cast<const void *>(stream));
-    }
-    return KVAPPEND_SUCCESS;
-}
-
-Status load() {
-    return KVAPPEND_SUCCESS;
-}
-
-bool any(const Kernel & /*kernel*/, const Problem & /*problem*/) {
-    return true;
-}
-
-bool plain(const Kernel & /*kernel*/, const Problem &problem) {
-    return problem.plain();
-}
-
-template <const Append &Append>
-Status launch(const Problem &problem, const Target &target, const kvappend_args &args, CUstream_st * /*stream*/) {
-    return host_launch(Append, problem, target, args);
-}
-
-constexpr Kernel kernels[] = {
+constexpr NamedKernel kernels[] = {
 #if defined(__x86_64__)
-    {"host_dense_avx", 0, 0,
-     [](const Kernel &, const Problem &problem) { return problem.plain() && __builtin_cpu_supports("avx"); }, load,
-     launch<avx_dense>},
+    NamedKernel({KVAPPEND_BACKEND_HOST, dense, avx, 0, 0}),
 #endif
-    {"host_dense", 0, 0, plain, load, launch<plain_dense>},
+    NamedKernel({KVAPPEND_BACKEND_HOST, dense, plain, 0, 0}),
 #if defined(__x86_64__)
-    {"host_rows_avx", 0, 0, [](const Kernel &, const Problem &) { return __builtin_cpu_supports("avx") != 0; }, load,
-     launch<avx_rows>},
+    NamedKernel({KVAPPEND_BACKEND_HOST, rows, avx, 0, 0}),
 #endif
-    {"host_rows", 0, 0, any, load, launch<plain_rows>}};
+    NamedKernel({KVAPPEND_BACKEND_HOST, rows, plain, 0, 0})};
 
-Status fetch(void *to, const void *from, std::size_t bytes, CUstream_st * /*stream*/) {
-    std::memcpy(to, from, bytes);
-    return KVAPPEND_SUCCESS;
-}
-
-Status launch_all(Appends &appends, CUstream_st *stream) {
-    for (std::size_t i = 0; i < appends.count(); ++i) {
-        const auto [problem, target, kernel, args] = appends.at(i);
-        if (const Status status =
-                problem->empty() ? KVAPPEND_SUCCESS : kernel->launch(*problem, *target, *args, stream);
-            status != KVAPPEND_SUCCESS) {
-            return status;
-        }
+const CopyRows &copy_of(const NamedKernel &kernel) {
+#if defined(__x86_64__)
+    if (kernel.variant == avx) {
+        return kernel.family == dense ? avx_dense : avx_rows;
     }
-    return KVAPPEND_SUCCESS;
+#endif
+    return kernel.family == dense ? plain_dense : plain_rows;
 }
 
-Status hire(std::int32_t helpers, Target &target) {
-    std::unique_ptr<Crew> crew = Crew::create(helpers);
-    if (crew == nullptr) {
+bool has_avx() {
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx") != 0;
+#else
+    return false;
+#endif
+}
+
+const HostState &host_state(const BackendState &state) {
+    return static_cast<const HostState &>(state);
+}
+
+void run_on_host(const Append &append) {
+    copy_all_rows(copy_of(append.kernel), append.problem, host_state(append.state), append.args);
+}
+
+// Runs each append when it is added.
+class HostLayeredRun final : public LayeredRun {
+public:
+    Status add(const Append &append) override {
+        run_on_host(append);
+        return KVAPPEND_SUCCESS;
+    }
+    Status finish() override { return KVAPPEND_SUCCESS; }
+};
+
+Status start_threads(std::int32_t host_threads, HostState &state) {
+    state.threads = ThreadPool::create(host_threads - 1);
+    if (state.threads == nullptr) {
         return fail(KVAPPEND_ERROR_OUT_OF_MEMORY,
-                    "preference.host_threads is %" PRId32 ": there is no memory to keep account of them", helpers + 1);
+                    "preference.host_threads is %" PRId32 ": there is no memory for the plan's threads", host_threads);
     }
-    if (crew->helpers() < helpers) {
+    if (state.threads->helpers() < host_threads - 1) {
         return fail(KVAPPEND_ERROR_HOST_THREADS,
                     "preference.host_threads is %" PRId32 ": expected at most %" PRId32
                     ", as the system starts no more",
-                    helpers + 1, crew->helpers() + 1);
+                    host_threads, state.threads->helpers() + 1);
     }
-    target.crew = crew.release();
     return KVAPPEND_SUCCESS;
 }
 
-void dismiss(Target &target) {
-    delete target.crew;
-}
+class HostBackend final : public Backend {
+public:
+    std::span<const NamedKernel> kernels() const override { return kvappend::kernels; }
 
-constexpr Backend backend{
-    kernels,    open,         [](const Problem &, Target &) -> Status { return KVAPPEND_SUCCESS; },
-    enter,      launch_all,   host_admit,
-    host_count, host_advance, fetch,
-    hire,       dismiss};
+    Status open(std::unique_ptr<BackendState> &state) const override {
+        state.reset(new (std::nothrow) HostState);
+        return state != nullptr ? KVAPPEND_SUCCESS
+                                : fail(KVAPPEND_ERROR_OUT_OF_MEMORY, "plan: there is no memory for its %zu bytes",
+                                       sizeof(HostState));
+    }
+
+    bool supports(const NamedKernel &kernel, const BackendState & /*state*/, const Problem &problem) const override {
+        return (kernel.family == rows || problem.plain_dense()) && (kernel.variant != avx || has_avx());
+    }
+
+    Status prepare(const Problem &problem, const NamedKernel & /*kernel*/, std::int32_t host_threads,
+                   BackendState &state) const override {
+        return host_threads > 1 && !problem.empty() ? start_threads(host_threads, static_cast<HostState &>(state))
+                                                    : KVAPPEND_SUCCESS;
+    }
+
+    Status check_stream(const BackendState & /*state*/, CUstream_st *stream) const override {
+        return stream == nullptr
+                   ? KVAPPEND_SUCCESS
+                   : fail(KVAPPEND_ERROR_STREAM, "stream is %p: expected NULL, as the plan's backend is the host",
+                          static_cast<const void *>(stream));
+    }
+
+    Status before(const Append &append) const override { return check_policy(append.problem, append.args); }
+
+    Status run(const Append &append, CUstream_st * /*stream*/) const override {
+        run_on_host(append);
+        return KVAPPEND_SUCCESS;
+    }
+
+    Status after(const Append &append, After what, CUstream_st * /*stream*/) const override {
+        const Addressing &a = append.problem.addressing;
+        if (what != After::advance && a.skip_policy == KVAPPEND_SKIP_REPORT) {
+            count_rows(append.problem, append.args);
+        }
+        if (what != After::count && a.has(KVAPPEND_FLAG_ADVANCE)) {
+            advance_offsets(append.problem, append.args);
+        }
+        return KVAPPEND_SUCCESS;
+    }
+
+    LayeredRun *begin(LayeredRunStorage &storage, bool /*all_dense*/, CUstream_st * /*stream*/) const override {
+        return new (storage.bytes) HostLayeredRun;
+    }
+
+    Status fetch(void *to, const void *from, std::size_t bytes, CUstream_st * /*stream*/) const override {
+        std::memcpy(to, from, bytes);
+        return KVAPPEND_SUCCESS;
+    }
+};
 
 } // namespace
 
 const Backend &host_backend() {
+    static constexpr HostBackend backend;
     return backend;
 }
 

@@ -2,35 +2,38 @@
 // What the host backend consists of, for its table.
 #pragma once
 
-#include "../kernel.hpp"
+#include "../backend.hpp"
+#include "runs.hpp"
+#include "thread_pool.hpp"
 
 namespace kvappend {
 
-// Rows of the source, counted over all its samples.
-struct RowRange {
-    std::int64_t first;
-    std::int64_t end;
+// What the host backend keeps for a plan.
+class HostState final : public BackendState {
+public:
+    std::unique_ptr<ThreadPool> threads; // NULL where the plan has none
 };
 
-// An append of such rows, in two ways: one leaves what it writes in the processor's caches, and one goes past them.
-struct Append {
+// A copy of a range of rows, in two ways: one leaves what it writes in the processor's caches, and one bypasses them
+// with non-temporal stores.
+struct CopyRows {
     using Rows = void (*)(const Problem &problem, const kvappend_args &args, RowRange range);
-    Rows near;
-    Rows far;
+    Rows cached;
+    Rows non_temporal;
 };
 
-extern const Append plain_dense;
-extern const Append plain_rows;
+extern const CopyRows plain_dense;
+extern const CopyRows plain_rows;
 #if defined(__x86_64__)
-extern const Append avx_dense;
-extern const Append avx_rows;
+extern const CopyRows avx_dense;
+extern const CopyRows avx_rows;
 #endif
 
-// Appends all rows.
-Status host_launch(const Append &append, const Problem &problem, const Target &target, const kvappend_args &args);
+// Copies all rows, by the plan's threads where there are enough bytes for that.
+void copy_all_rows(const CopyRows &copy, const Problem &problem, const HostState &state, const kvappend_args &args);
 
-Status host_admit(const Problem &problem, const kvappend_args &args);
-Status host_count(const Problem &problem, const kvappend_args &args, CUstream_st *stream);
-Status host_advance(const Problem &problem, const kvappend_args &args, CUstream_st *stream);
+Status check_policy(const Problem &problem, const kvappend_args &args);
+void count_rows(const Problem &problem, const kvappend_args &args);
+void advance_offsets(const Problem &problem, const kvappend_args &args);
 
 } // namespace kvappend

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // A run on the host: whether it goes past the processor's caches, and whether the plan's threads share it.
-#include "crew.hpp"
 #include "host.hpp"
 
 #include <algorithm>
@@ -17,7 +16,7 @@ constexpr std::int64_t share_bytes = large_bytes / 16;
 
 // A run in shares of so many rows, and of one head each or of all.
 struct Job {
-    Append::Rows append;
+    CopyRows::Rows copy;
     const Problem &problem;
     const kvappend_args &args;
     std::int64_t rows;
@@ -25,14 +24,14 @@ struct Job {
     std::int64_t parts; // of each head, or of all
     bool by_head;
 
-    std::int64_t shares() const { return by_head ? std::max(problem.k.heads, problem.v.heads) * parts : parts; }
+    std::int64_t shares() const { return by_head ? std::max(problem.k.heads(), problem.v.heads()) * parts : parts; }
 
     static void do_share(const void *job, std::uint32_t share) {
         const Job &j = *static_cast<const Job *>(job);
         const std::int64_t first = share % j.parts * j.rows_in_share;
         const RowRange range{first, std::min(first + j.rows_in_share, j.rows)};
         if (!j.by_head) {
-            j.append(j.problem, j.args, range);
+            j.copy(j.problem, j.args, range);
             return;
         }
         const std::int64_t head = share / j.parts;
@@ -40,15 +39,15 @@ struct Job {
         kvappend_args args = j.args;
         keep_head(problem.k, head, args.k_new, args.k_cache);
         keep_head(problem.v, head, args.v_new, args.v_cache);
-        j.append(problem, args, range);
+        j.copy(problem, args, range);
     }
 
 private:
-    static void keep_head(TensorCopy &copy, std::int64_t head, const void *&from, void *&to) {
+    static void keep_head(Copy &copy, std::int64_t head, const void *&from, void *&to) {
         if (!copy.empty()) {
-            from = static_cast<const std::byte *>(from) + head * copy.from.head;
-            to = static_cast<std::byte *>(to) + head * copy.to.head;
-            copy.heads = 1;
+            from = static_cast<const std::byte *>(from) + head * copy.rows.strides.head;
+            to = static_cast<std::byte *>(to) + head * copy.cache.strides.head;
+            copy.rows.heads = copy.cache.heads = 1;
         }
     }
 };
@@ -57,37 +56,36 @@ private:
 bool long_runs(const Problem &problem) {
     constexpr std::int64_t many_rows = 64;
     constexpr std::int64_t most_heads = 1024; // so that shares can be counted
-    const TensorCopy &k = problem.k;
-    const TensorCopy &v = problem.v;
-    return problem.new_rows >= many_rows && std::max(k.heads, v.heads) <= most_heads &&
+    const Copy &k = problem.k;
+    const Copy &v = problem.v;
+    return problem.new_rows >= many_rows && std::max(k.heads(), v.heads()) <= most_heads &&
            (k.empty() || k.adjacent_rows) && (v.empty() || v.adjacent_rows) &&
-           (k.empty() || v.empty() || k.heads == v.heads);
+           (k.empty() || v.empty() || k.heads() == v.heads());
 }
 
-Job in_shares(Append::Rows append, const Problem &problem, const kvappend_args &args, std::int64_t rows) {
+Job in_shares(CopyRows::Rows copy, const Problem &problem, const kvappend_args &args, std::int64_t rows) {
     const bool by_head = long_runs(problem);
-    const std::int64_t heads = by_head ? std::max(problem.k.heads, problem.v.heads) : 1;
+    const std::int64_t heads = by_head ? std::max(problem.k.heads(), problem.v.heads()) : 1;
     // At most some thousands, also of the largest runs.
     const std::int64_t in_share = std::max(share_bytes, problem.bytes >> 12);
     const std::int64_t wanted = std::clamp(problem.bytes / heads / in_share, std::int64_t{1}, rows);
     const std::int64_t rows_in_share = (rows + wanted - 1) / wanted;
-    return {append, problem, args, rows, rows_in_share, (rows + rows_in_share - 1) / rows_in_share, by_head};
+    return {copy, problem, args, rows, rows_in_share, (rows + rows_in_share - 1) / rows_in_share, by_head};
 }
 
 } // namespace
 
-Status host_launch(const Append &append, const Problem &problem, const Target &target, const kvappend_args &args) {
-    const std::int64_t rows = problem.batch * problem.new_rows;
+void copy_all_rows(const CopyRows &copy, const Problem &problem, const HostState &state, const kvappend_args &args) {
+    const std::int64_t rows = problem.source_samples * problem.new_rows;
     const bool large = problem.bytes >= large_bytes;
-    const Append::Rows append_rows = large ? append.far : append.near;
-    if (target.crew != nullptr && large) {
-        const Job job = in_shares(append_rows, problem, args, rows);
-        if (target.crew->share(Job::do_share, &job, static_cast<std::uint32_t>(job.shares()))) {
-            return KVAPPEND_SUCCESS;
+    const CopyRows::Rows copy_rows = large ? copy.non_temporal : copy.cached;
+    if (state.threads != nullptr && large) {
+        const Job job = in_shares(copy_rows, problem, args, rows);
+        if (state.threads->share(Job::do_share, &job, static_cast<std::uint32_t>(job.shares()))) {
+            return;
         }
     }
-    append_rows(problem, args, {0, rows});
-    return KVAPPEND_SUCCESS;
+    copy_rows(problem, args, {0, rows});
 }
 
 } // namespace kvappend

@@ -349,10 +349,15 @@ TEST_CASE("an unknown or unfit kernel is refused", "[arguments]") {
     check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, "is \"" + cut + "\": expected a kernel of", &p);
     if (cuda) {
         kvappend_descriptor d = ordinary();
-        d.k_dim = d.v_dim = 3; // rows of 12 bytes
-        p.kernel_name = "cuda_dense_b8";
-        check_creation(d, KVAPPEND_ERROR_KERNEL, "\"cuda_dense_b8\": expected a kernel that serves this problem", &p);
-        check_creation(d, KVAPPEND_ERROR_KERNEL, "at most 4 bytes", &p);
+        d.addressing = KVAPPEND_ADDRESSING_RING;
+        p.kernel_name = "cuda_dense_b16";
+        check_creation(d, KVAPPEND_ERROR_KERNEL, "\"cuda_dense_b16\": expected a kernel that serves this problem", &p);
+        check_creation(d, KVAPPEND_ERROR_KERNEL, "not a plain dense append", &p);
+        d = ordinary();
+        d.batch = 1;
+        d.cache_rows = std::int64_t{1} << 40; // more than 31 bits
+        p.kernel_name = "cuda_rows_b16";
+        check_creation(d, KVAPPEND_ERROR_KERNEL, "\"cuda_rows_b16\": expected a kernel that serves this problem", &p);
     }
     // A message has room for 511 bytes, and a name that is longer does no harm.
     const std::string endless(100000, 'x');

@@ -1,2 +1,2 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "../../../src/cuda/settle.cu"
+#include "../../../src/cuda/after.cu"

@@ -11,13 +11,13 @@
 
 namespace kvappend {
 
-class Crew {
+class ThreadPool {
 public:
     // NULL where there is no memory for it. It has as many helpers as the system was willing to start.
-    static std::unique_ptr<Crew> create(std::int32_t helpers) noexcept;
-    Crew(const Crew &) = delete;
-    Crew &operator=(const Crew &) = delete;
-    ~Crew();
+    static std::unique_ptr<ThreadPool> create(std::int32_t helpers) noexcept;
+    ThreadPool(const ThreadPool &) = delete;
+    ThreadPool &operator=(const ThreadPool &) = delete;
+    ~ThreadPool();
 
     std::int32_t helpers() const { return helpers_; }
 
@@ -27,7 +27,7 @@ public:
     bool share(Work work, const void *job, std::uint32_t shares);
 
 private:
-    Crew() = default;
+    ThreadPool() = default;
     void serve();
     bool do_share();
 
@@ -37,10 +37,10 @@ private:
     // own, which the kernel makes zero in every child; for in another namespace a child may have its parent's number.
     pid_t *process_ = nullptr;
 
-    std::atomic<bool> taken_ = false;
-    std::atomic<bool> over_ = false;
+    std::atomic<bool> busy_ = false;
+    std::atomic<bool> ending_ = false;
     // Changes when there is something to do, for helpers that sleep.
-    std::atomic<std::uint32_t> calls_ = 0;
+    std::atomic<std::uint32_t> wakeups_ = 0;
     // Set before unclaimed_, and read by those who have claimed a share only: the job lasts until that is done.
     Work work_ = nullptr;
     const void *job_ = nullptr;

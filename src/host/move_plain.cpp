@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The appends for any processor. The C library knows best how to copy much, and whether past the caches.
-#include "append.hpp"
+// The moves for any processor. The C library knows best how to copy many bytes, and whether to bypass the caches.
+#include "move.hpp"
 #include "small.hpp"
 
 namespace kvappend {
@@ -26,7 +26,7 @@ struct PlainMoves {
 
 } // namespace
 
-constexpr Append plain_dense{append_dense<PlainMoves, false>, append_dense<PlainMoves, false>};
-constexpr Append plain_rows{append_rows<PlainMoves, false>, append_rows<PlainMoves, false>};
+constexpr CopyRows plain_dense{copy_rows<PlainMoves, false, dense_known>, copy_rows<PlainMoves, false, dense_known>};
+constexpr CopyRows plain_rows{copy_rows<PlainMoves, false>, copy_rows<PlainMoves, false>};
 
 } // namespace kvappend

@@ -8,9 +8,7 @@ kvappend_status init(const char *name, void *s, std::size_t struct_size) {
     if (s == nullptr) {
         return kvappend::fail(KVAPPEND_ERROR_NULL_ARGUMENT, "%s is NULL: expected a struct to initialise", name);
     }
-    if (const auto status = kvappend::check_struct_size(name, struct_size); status != KVAPPEND_SUCCESS) {
-        return status;
-    }
+    TRY(kvappend::check_struct_size(name, struct_size));
     std::memset(s, 0, struct_size);
     std::memcpy(s, &struct_size, sizeof struct_size);
     return KVAPPEND_SUCCESS;

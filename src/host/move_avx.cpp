@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The appends by moves of 32 bytes. What AVX may be used in stands behind the pragma, and all of it is this file's own
 // or a template over it: compiled with -mavx, any inline function here could become that of the whole library.
-#include "run.hpp"
+#include "host.hpp"
 #include "small.hpp"
 
 #include <immintrin.h>
@@ -15,7 +15,7 @@
 #pragma GCC target("avx")
 #endif
 
-#include "append.hpp"
+#include "move.hpp"
 
 namespace kvappend {
 
@@ -121,8 +121,8 @@ private:
 
 } // namespace
 
-constexpr Append avx_dense{append_dense<AvxMoves, false>, append_dense<AvxMoves, true>};
-constexpr Append avx_rows{append_rows<AvxMoves, false>, append_rows<AvxMoves, true>};
+constexpr CopyRows avx_dense{copy_rows<AvxMoves, false, dense_known>, copy_rows<AvxMoves, true, dense_known>};
+constexpr CopyRows avx_rows{copy_rows<AvxMoves, false>, copy_rows<AvxMoves, true>};
 
 } // namespace kvappend
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The library's numbers, and the table of its functions for programs that load it by hand.
-#include "../src/failure.hpp"
+#include "../../src/status.hpp"
 
 #include <cinttypes>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Statuses as text, and the thread's last failure.
-#include "../src/failure.hpp"
+// Statuses as text, and the thread's last error.
+#include "../../src/status.hpp"
 
 KVAPPEND_API const char *kvappend_status_name(kvappend_status status) {
     switch (status) {
@@ -49,5 +49,5 @@ KVAPPEND_API const char *kvappend_status_name(kvappend_status status) {
 }
 
 KVAPPEND_API const char *kvappend_last_error_message(void) {
-    return kvappend::last_failure();
+    return kvappend::last_error_message();
 }

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a backend is: a table of kernels, and how plans and runs use it.
+#pragma once
+
+#include "problem.hpp"
+#include "status.hpp"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+namespace kvappend {
+
+// A kernel as data. Selection, tests and benchmarks read the table of these.
+struct Kernel {
+    // How rows are found.
+    enum class Family : std::uint8_t {
+        dense, // plain dense appends (Problem::plain_dense), whose rows are copied in runs
+        rows   // every problem, row by row
+    };
+    // What it is for, beyond one append with 31-bit indices.
+    enum class Variant : std::uint8_t {
+        plain,
+        avx,    // host: moves of 32 bytes, by AVX
+        layers, // CUDA: several appends in one launch
+        wide    // CUDA: indices and strides of 64 bits
+    };
+
+    std::int32_t backend; // KVAPPEND_BACKEND_*
+    Family family;
+    Variant variant;
+    std::uint32_t access_bytes; // the widest load or store; 0 where the C library chooses it
+    std::int32_t architecture;  // the least that it runs on, as ten times the compute capability
+
+    constexpr bool operator==(const Kernel &) const = default;
+};
+
+// A kernel and its name, such as "cuda_dense_layers_b16", which is made from the data.
+struct NamedKernel : Kernel {
+    std::array<char, 32> name{};
+
+    constexpr explicit NamedKernel(const Kernel &kernel) : Kernel(kernel) {
+        std::size_t length = 0;
+        const auto append = [&](const char *text) {
+            while (*text != 0) {
+                name[length++] = *text++;
+            }
+        };
+        append(backend == KVAPPEND_BACKEND_HOST ? "host" : "cuda");
+        append(family == Family::dense ? "_dense" : "_rows");
+        append(variant == Variant::avx      ? "_avx"
+               : variant == Variant::layers ? "_layers"
+               : variant == Variant::wide   ? "_wide"
+                                            : "");
+        append(access_bytes == 16 ? "_b16" : "");
+    }
+};
+
+// What a backend keeps for a plan.
+class BackendState {
+public:
+    BackendState() = default;
+    BackendState(const BackendState &) = delete;
+    BackendState &operator=(const BackendState &) = delete;
+    virtual ~BackendState() = default;
+
+    // The device, and ten times its compute capability. The host has 0 for both.
+    virtual std::int32_t device() const { return 0; }
+    virtual std::int32_t architecture() const { return 0; }
+};
+
+// One append: what its plan consists of, and the buffers. The buffers have been checked, and there is something to
+// copy.
+struct Append {
+    const Problem &problem;
+    const NamedKernel &kernel;
+    const BackendState &state;
+    const kvappend_args &args;
+};
+
+// Several appends of one call, which a backend may run in few launches. They are given one after the other.
+class LayeredRun {
+public:
+    LayeredRun() = default;
+    LayeredRun(const LayeredRun &) = delete;
+    LayeredRun &operator=(const LayeredRun &) = delete;
+
+    virtual Status add(const Append &append) = 0;
+    // Launches what is still to be launched.
+    virtual Status finish() = 0;
+
+protected:
+    ~LayeredRun() = default;
+};
+
+// Memory for a LayeredRun on the caller's stack, because a run allocates nothing.
+struct LayeredRunStorage {
+    alignas(16) std::byte bytes[6144];
+};
+
+class Backend {
+public:
+    Backend() = default;
+    Backend(const Backend &) = delete;
+    Backend &operator=(const Backend &) = delete;
+
+    // In the order of preference.
+    virtual std::span<const NamedKernel> kernels() const = 0;
+    // Finds out what a plan that is created now will run on.
+    virtual Status open(std::unique_ptr<BackendState> &state) const = 0;
+    virtual bool supports(const NamedKernel &kernel, const BackendState &state, const Problem &problem) const = 0;
+    // Does what must not happen during a run, such as loading machine code and starting threads.
+    virtual Status prepare(const Problem &problem, const NamedKernel &kernel, std::int32_t host_threads,
+                           BackendState &state) const = 0;
+
+    // Refuses a stream that is not one of the backend, and a device that is not the plan's.
+    virtual Status check_stream(const BackendState &state, CUstream_st *stream) const = 0;
+    // Refuses a run before anything is written, where the policy forbids rows that are out of range and the backend can
+    // see them.
+    virtual Status before(const Append & /*append*/) const { return KVAPPEND_SUCCESS; }
+    // Copies the rows, or arranges the copy in the stream.
+    virtual Status run(const Append &append, CUstream_st *stream) const = 0;
+    // What follows a copy. Offsets are advanced only after all that are counted by them: see Plan::run_layers.
+    enum class After : std::uint8_t {
+        count = 1,
+        advance = 2,
+        both = 3
+    };
+    virtual Status after(const Append &append, After what, CUstream_st *stream) const = 0;
+    // Begins a run of several appends. `all_dense`: the kernels of all plans are of the dense family.
+    virtual LayeredRun *begin(LayeredRunStorage &storage, bool all_dense, CUstream_st *stream) const = 0;
+
+    // Copies memory that the backend can reach to the host, in the order of the stream, and waits for it.
+    virtual Status fetch(void *to, const void *from, std::size_t bytes, CUstream_st *stream) const = 0;
+
+protected:
+    // Backends are constants and are never destroyed through this class.
+    ~Backend() = default;
+};
+
+const Backend &host_backend();
+const Backend &cuda_backend();
+
+} // namespace kvappend

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "after.hpp"
+
+#include "after_kernel.cuh"
+#include "device.hpp"
+
+#include <algorithm>
+
+namespace kvappend {
+
+namespace {
+
+// About the number of stretches (stretch_of) that the rows of the problem consist of, and at least 1.
+std::int64_t stretches_of(const Problem &problem, std::int64_t rows) {
+    const Addressing &a = problem.addressing;
+    if (a.by_token()) {
+        return rows; // a slot is a stretch of its own, and packed samples may have a row each
+    }
+    // The rows of a sample begin within a page, and those of a ring go round.
+    const std::int64_t of_sample = 2 + (a.has_pages() && a.cache_rows > 0 ? problem.new_rows / a.cache_rows : 0);
+    return of_sample < rows / a.samples ? a.samples * of_sample : rows;
+}
+
+} // namespace
+
+Status load_after(const Problem &problem) {
+    return problem.addressing.has_more_than_copies() ? load_kernel(reinterpret_cast<const void *>(after_copy))
+                                                     : KVAPPEND_SUCCESS;
+}
+
+Status launch_after(const Append &append, Backend::After what, CUstream_st *stream) {
+    const Problem &problem = append.problem;
+    const Addressing &a = problem.addressing;
+    const bool counts = what != Backend::After::advance && a.skip_policy != KVAPPEND_SKIP_SILENTLY;
+    const bool advances = what != Backend::After::count && a.has(KVAPPEND_FLAG_ADVANCE);
+    if (!counts && !advances) {
+        return KVAPPEND_SUCCESS;
+    }
+    const std::int64_t rows = problem.source_samples * problem.new_rows;
+    const std::int64_t items = std::max(counts ? stretches_of(problem, rows) : 1, advances ? a.samples : 1);
+    const std::int64_t warps = (std::min<std::int64_t>(items, most_after_threads) - 1) / warp_threads + 1;
+    const std::int64_t threads = warps * warp_threads;
+    // Slots are stretches of one row each, and neighbouring threads then load neighbouring slots.
+    const std::int64_t rows_at_once = a.kind == KVAPPEND_ADDRESSING_SLOTS ? 1 : (rows - 1) / threads + 1;
+
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(1);
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.stream = stream;
+    return launched(cudaLaunchKernelEx(&config, after_copy,
+                                       AfterParameters{a, indices_of(problem.buffers, append.args),
+                                                       problem.source_samples, rows_at_once, append.args.cache_offsets,
+                                                       append.args.report, counts, advances}));
+}
+
+} // namespace kvappend

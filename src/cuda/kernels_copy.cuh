@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// The copy kernels, and the parameters by which a launch tells them what to do.
+#pragma once
+
+#include "place_dense.cuh"
+#include "place_rows.cuh"
+
+#include <type_traits>
+
+namespace kvappend {
+
+inline constexpr unsigned most_layers = 80;
+
+struct DenseGeometry : GeometryLayout {
+    DensePlacing placing;
+};
+
+struct RowsGeometry : GeometryLayout {
+    RuleKind rule;
+    Addressing addressing;
+    Indices indices;
+};
+
+// Kernel parameters are 4096 bytes at most, for every driver. That is enough for two geometries, such as those of
+// layers with a sliding window and of layers without, and 80 layers.
+template <class Geometry, unsigned Layers>
+struct Parameters {
+    static constexpr unsigned most_geometries = Layers == 1 ? 1 : 2;
+
+    Geometry geometries[most_geometries];
+    std::uint32_t batch_step; // as in Grid
+    std::uint32_t apart;
+    std::uint32_t programmatic; // 1: wait for the launch before
+    Layer layers[Layers];
+    std::uint8_t geometry_of[Layers];
+};
+
+__device__ __forceinline__ void copy_geometry(const DenseGeometry &g, BlockWork &work, unsigned own_tensor) {
+    copy_by_loop<true>(g, work, own_tensor, g.placing);
+}
+
+__device__ __forceinline__ void copy_geometry(const RowsGeometry &g, BlockWork &work, unsigned own_tensor) {
+    if (g.rule == RuleKind::pages) {
+        return copy_by_loop<false>(g, work, own_tensor, RowPlacing<known_pages>{{g.addressing, g.indices}});
+    }
+    if (g.rule == RuleKind::slots) {
+        return copy_by_loop<false>(g, work, own_tensor, RowPlacing<known_slots>{{g.addressing, g.indices}});
+    }
+    copy_by_loop<true>(g, work, own_tensor, RowPlacing<Known{}>{{g.addressing, g.indices}});
+}
+
+// Copies the rows of all layers of a launch, with 31-bit indices.
+template <class Geometry, unsigned Layers>
+__device__ __forceinline__ void copy_layers(const Parameters<Geometry, Layers> &p) {
+    const unsigned part = blockIdx.z >> p.apart;
+    const unsigned layer = Layers == 1 ? 0 : part / p.batch_step;
+    const Geometry &g = p.geometries[Layers == 1 ? 0 : p.geometry_of[layer]];
+    const unsigned own_tensor = blockIdx.z & p.apart;
+    BlockWork work{p.layers[layer], 0, part - layer * p.batch_step, p.batch_step, p.programmatic != 0};
+    if constexpr (Layers > 1) {
+        // Of two geometries one may have fewer samples, or K or V alone, or its K and V copied by the same blocks.
+        const unsigned last_tensor = g.loop == Loop::pair ? 0 : g.both;
+        if (own_tensor > last_tensor || work.sample >= g.samples) {
+            return;
+        }
+    }
+    copy_geometry(g, work, own_tensor);
+}
+
+// The number of blocks on a multiprocessor at once. Without such a bound the compiler saves registers until it must
+// spill some. The pointer to a layer takes two more registers.
+template <unsigned Layers>
+constexpr int resident_blocks = Layers == 1 ? 8 : 7;
+
+template <class Geometry, unsigned Layers>
+__global__ void __launch_bounds__(block_threads, resident_blocks<Layers>)
+    copy_kernel(const __grid_constant__ Parameters<Geometry, Layers> p) {
+    copy_layers(p);
+}
+
+// The same with 64-bit indices and strides. It is a kernel of its own, because with 31 bits an address takes a fraction
+// of the instructions.
+__global__ void __launch_bounds__(block_threads, resident_blocks<1>)
+    copy_wide_kernel(const __grid_constant__ Parameters<RowsGeometry, 1> p) {
+    const RowsGeometry &g = p.geometries[0];
+    const BlockWork work{p.layers[0], blockIdx.z & p.apart, blockIdx.z >> p.apart, p.batch_step, p.programmatic != 0};
+    copy_runs<1, loads_in_flight, AnyAccess, std::int64_t>(g, work, RowPlacing<Known{}>{{g.addressing, g.indices}});
+}
+
+} // namespace kvappend

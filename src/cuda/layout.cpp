@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "layout.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <tuple>
+
+namespace kvappend {
+
+namespace {
+
+// A power of two, so that parts of a run divide it. More blocks than this go on in steps of the grid. With it, an index
+// of 31 bits holds a block's first vector.
+constexpr std::int64_t most_blocks_x = std::int64_t{1} << 21;
+constexpr std::int64_t most_blocks_yz = 65535;
+// Indices stay below twice this, because a step is no longer than the greatest extent.
+constexpr std::int64_t most_index = std::int64_t{1} << 30;
+
+// A call is long when each multiprocessor has this many vectors: two for each of the 1024 threads or more that it
+// holds. Below, one vector a thread spreads over more multiprocessors: 18 to 28 % fewer cycles (bench/cuda, decode of 1
+// and 8 samples).
+constexpr std::int64_t long_vectors = 2048;
+// Blocks as small as leaves each multiprocessor with this many, so that a short call reaches all of them.
+constexpr std::int64_t blocks_per_multiprocessor = 4;
+// Blocks of half the threads in a long call: as many threads fit on a multiprocessor, and less of a run's last block is
+// idle (bench/cuda, prefill: 4 % fewer cycles).
+constexpr unsigned long_block_threads_log2 = block_threads_log2 - 1;
+
+// ceil(a / 2^bits), for a >= 1.
+constexpr std::int64_t shares(std::int64_t a, unsigned bits) {
+    return ((a - 1) >> bits) + 1;
+}
+
+// The least bits with 2^bits >= n, for n >= 1.
+unsigned bits_for(std::int64_t n) {
+    return static_cast<unsigned>(std::bit_width(static_cast<std::uint64_t>(n) - 1));
+}
+
+CopyLayout describe_copy(const Problem &problem, const Copy &copy, std::uintptr_t addresses, bool join_rows) {
+    CopyLayout c{};
+    c.access_log2 = static_cast<std::uint32_t>(std::countr_zero(addresses | copy.alignment));
+    c.rows = copy.rows.strides;
+    c.cache = copy.cache.strides;
+    c.heads = copy.heads();
+    c.row_vectors = copy.row_bytes() >> c.access_log2;
+    const bool joined = join_rows && copy.adjacent_rows;
+    c.runs = joined ? 1 : problem.new_rows;
+    c.run_vectors = joined ? problem.new_rows * c.row_vectors : c.row_vectors;
+    c.joined_rows = joined && problem.new_rows > 1 ? 1 : 0;
+    c.piece_stride = copy.cache.piece_stride;
+    c.piece_log2 = bits_for(copy.cache.whole_rows() ? c.run_vectors : copy.cache.piece_bytes >> c.access_log2);
+    return c;
+}
+
+void describe_geometry(const GeometryInput &input, bool join_rows, GeometryLayout &g) {
+    const Problem &problem = *input.problem;
+    g.samples = problem.source_samples;
+    unsigned count = 0;
+    for (const Copy *const copy : {&problem.k, &problem.v}) {
+        if (!copy->empty()) {
+            g.copies[count] = describe_copy(problem, *copy, input.addresses[count], join_rows);
+            ++count;
+        }
+    }
+    g.both = count - 1;
+}
+
+// How much there is to copy.
+struct Work {
+    std::int64_t vectors_per_multiprocessor;
+    std::int64_t samples;
+    std::int64_t heads;
+};
+
+Work measure(const LayoutInput &input, const GeometryLayout *layouts) {
+    float vectors = 0; // no more than a measure, and the sum might not fit in a whole number
+    Work work{0, 0, 0};
+    for (unsigned i = 0; i < input.count; ++i) {
+        const GeometryLayout &g = layouts[i];
+        work.samples = std::max(work.samples, g.samples);
+        for (unsigned n = 0; n <= g.both; ++n) {
+            const CopyLayout &c = g.copies[n];
+            vectors += static_cast<float>(g.samples * c.heads) * static_cast<float>(c.runs * c.run_vectors) *
+                       static_cast<float>(input.geometries[i].layers);
+            work.heads = std::max(work.heads, c.heads);
+        }
+    }
+    work.vectors_per_multiprocessor = static_cast<std::int64_t>(
+        std::min(vectors / static_cast<float>(input.multiprocessors), static_cast<float>(INT32_MAX)));
+    return work;
+}
+
+// Whether the same thread can copy the same vector of K and of V.
+bool alike(const CopyLayout &k, const CopyLayout &v) {
+    const auto shape = [](const CopyLayout &c) {
+        return std::tuple(c.rows.outer, c.rows.head, c.rows.row, c.cache.outer, c.cache.head, c.cache.row, c.heads,
+                          c.runs, c.run_vectors);
+    };
+    return shape(k) == shape(v);
+}
+
+Loop choose_loop(const LayoutInput &input, const GeometryInput &geometry, const GeometryLayout &g, bool is_long) {
+    const Problem &problem = *geometry.problem;
+    const bool widest =
+        g.copies[0].access_log2 == widest_access_log2 && (g.both == 0 || g.copies[1].access_log2 == widest_access_log2);
+    if (input.wide || !widest || !problem.k.cache.whole_rows() || !problem.v.cache.whole_rows()) {
+        return Loop::any;
+    }
+    if (is_long) {
+        return Loop::deep;
+    }
+    return g.both != 0 && alike(g.copies[0], g.copies[1]) ? Loop::pair : Loop::single;
+}
+
+unsigned loads_log2_of(Loop loop) {
+    return loop == Loop::pair || loop == Loop::single ? 0 : loads_in_flight_log2;
+}
+
+struct BlockCounts {
+    std::int64_t x = 0;
+    std::int64_t y = 0;
+};
+
+// Gives the threads of a block to vectors first, then to runs, then to heads.
+BlockCounts spread(CopyLayout &c, unsigned block_log2, unsigned loads_log2) {
+    const unsigned lane_bits = std::min(block_log2, bits_for(shares(c.run_vectors, loads_log2)));
+    const unsigned run_bits = std::min(block_log2 - lane_bits, bits_for(c.runs));
+    const unsigned head_bits = block_log2 - lane_bits - run_bits;
+    const std::int64_t parts = shares(c.run_vectors, lane_bits + loads_log2);
+    const bool one_run = c.runs == 1;
+    // Parts of one run need not be a power of two.
+    c.part_bits = one_run ? 31 : std::min(bits_for(parts), bits_for(most_blocks_x));
+    c.part_mask = (1U << c.part_bits) - 1;
+    c.lane_mask = (1U << lane_bits) - 1;
+    c.run_mask = (1U << run_bits) - 1;
+    c.run_shift = lane_bits;
+    c.head_shift = lane_bits + run_bits;
+    c.vectors_per_block = 1U << (lane_bits + loads_log2);
+    c.runs_per_block = 1U << run_bits;
+    c.heads_per_block = 1U << head_bits;
+    c.vector_stride = std::int64_t{1} << lane_bits;
+    const std::int64_t groups = shares(c.runs, run_bits);
+    return {one_run ? std::min(most_blocks_x, parts) : std::min(most_blocks_x, groups << c.part_bits),
+            std::min(most_blocks_yz, shares(c.heads, head_bits))};
+}
+
+// A grid may be larger than this copy needs.
+void set_steps(CopyLayout &c, const BlockCounts &grid) {
+    const bool one_run = c.runs == 1;
+    const std::int64_t parts = one_run ? grid.x : std::int64_t{1} << c.part_bits;
+    const std::int64_t groups = one_run ? 1 : grid.x >> c.part_bits;
+    c.vector_step = std::min(parts * c.vectors_per_block, most_index);
+    c.run_step = std::min(groups * c.runs_per_block, most_index);
+    c.head_step = grid.y * c.heads_per_block;
+}
+
+template <class Act>
+void for_each_copy(const LayoutInput &input, GeometryLayout *layouts, Act act) {
+    for (unsigned i = 0; i < input.count; ++i) {
+        for (unsigned n = 0; n <= layouts[i].both; ++n) {
+            act(layouts[i].copies[n], loads_log2_of(layouts[i].loop));
+        }
+    }
+}
+
+unsigned choose_block(const Work &work, bool is_long, bool all_pairs) {
+    if (is_long) {
+        return long_block_threads_log2;
+    }
+    const std::int64_t share = work.vectors_per_multiprocessor / blocks_per_multiprocessor / (all_pairs ? 2 : 1);
+    const unsigned share_log2 = share > 0 ? bits_for(share + 1) - 1 : 0;
+    return std::clamp(share_log2, least_block_threads_log2, block_threads_log2);
+}
+
+} // namespace
+
+Grid lay_out(const LayoutInput &input, GeometryLayout *layouts) {
+    for (unsigned i = 0; i < input.count; ++i) {
+        describe_geometry(input.geometries[i], input.join_rows, layouts[i]);
+    }
+    const Work work = measure(input, layouts);
+    // A short call has a grid that covers all of it.
+    const bool is_long = work.vectors_per_multiprocessor >= long_vectors || work.heads > most_blocks_yz ||
+                         work.samples > most_blocks_yz / 2 / input.layers;
+    bool all_pairs = true;
+    Grid grid{};
+    for (unsigned i = 0; i < input.count; ++i) {
+        GeometryLayout &g = layouts[i];
+        g.loop = choose_loop(input, input.geometries[i], g, is_long);
+        all_pairs = all_pairs && g.loop == Loop::pair;
+        grid.apart |= g.loop == Loop::pair ? 0 : g.both;
+    }
+    const unsigned block_log2 = choose_block(work, is_long, all_pairs);
+    BlockCounts blocks;
+    for_each_copy(input, layouts, [&](CopyLayout &c, unsigned loads_log2) {
+        const BlockCounts own = spread(c, block_log2, loads_log2);
+        blocks = {std::max(blocks.x, own.x), std::max(blocks.y, own.y)};
+    });
+    for_each_copy(input, layouts, [&](CopyLayout &c, unsigned /*loads_log2*/) { set_steps(c, blocks); });
+    grid.batch_step =
+        static_cast<std::uint32_t>(std::min((most_blocks_yz >> grid.apart) / std::int64_t{input.layers}, work.samples));
+    grid.x = static_cast<std::uint32_t>(blocks.x);
+    grid.y = static_cast<std::uint32_t>(blocks.y);
+    grid.z = (input.layers * grid.batch_step) << grid.apart;
+    grid.threads = 1U << block_log2;
+    return grid;
+}
+
+bool fits_in_31_bits(const Problem &problem) {
+    const Addressing &a = problem.addressing;
+    const auto copy_fits = [&](const Copy &copy) {
+        const std::int64_t strides[] = {copy.rows.strides.outer,  copy.rows.strides.head,  copy.rows.strides.row,
+                                        copy.cache.strides.outer, copy.cache.strides.head, copy.cache.strides.row,
+                                        copy.cache.piece_stride};
+        return copy.heads() <= most_index && copy.row_bytes() / problem.element_bytes <= most_index &&
+               std::ranges::max(strides) <= INT32_MAX;
+    };
+    const std::int64_t extents[] = {problem.source_samples, problem.new_rows, a.cache_blocks, a.cache_rows + 1};
+    return std::ranges::max(extents) <= most_index && copy_fits(problem.k) && copy_fits(problem.v);
+}
+
+bool runs_fit_in_31_bits(const Problem &problem) {
+    const auto run_fits = [&](const Copy &copy) {
+        return problem.new_rows == 0 || copy.row_bytes() / problem.element_bytes <= most_index / problem.new_rows;
+    };
+    return fits_in_31_bits(problem) && run_fits(problem.k) && run_fits(problem.v);
+}
+
+} // namespace kvappend

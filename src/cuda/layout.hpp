@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a copy is spread over the blocks and threads of a grid: plain C++, which needs no CUDA.
+//
+// A run is what is copied in one piece: one row, or all new rows of a (sample, head) where they are adjacent and placed
+// one after the other. The grid's z axis counts the samples of each layer, and K and V where blocks copy one of them; y
+// counts groups of heads; x counts groups of runs and the parts of a run. Within a block, bits of the thread's index
+// say the head, the run and the vector. So no thread divides. A grid may be smaller than the work; then each thread
+// goes on in steps of the grid.
+#pragma once
+
+#include "../problem.hpp"
+
+#include <cstdint>
+
+namespace kvappend {
+
+inline constexpr unsigned block_threads_log2 = 7;
+inline constexpr unsigned least_block_threads_log2 = 5;
+inline constexpr unsigned block_threads = 1U << block_threads_log2;
+// Loads that a thread has in flight before it stores, in a long call.
+inline constexpr unsigned loads_in_flight_log2 = 2;
+inline constexpr int loads_in_flight = 1 << loads_in_flight_log2;
+inline constexpr unsigned widest_access_log2 = 4;
+
+// The copy of K, or that of V. "Vectors" are units of 1 << access_log2 bytes. What every thread of a decoding step
+// reads comes first.
+struct CopyLayout {
+    // How block indices, and the bits of a thread's index, become the vector, the run and the head where it starts.
+    std::uint32_t lane_mask, run_mask;
+    std::uint32_t run_shift, head_shift;
+    std::uint32_t part_mask, part_bits; // of a block's x index
+    std::uint32_t vectors_per_block, runs_per_block, heads_per_block;
+    std::uint32_t joined_rows; // 1 where a run is more than one row
+    std::uint32_t access_log2;
+    std::int64_t run_vectors;
+    std::int64_t runs; // of a head
+    std::int64_t heads;
+    Strides rows;  // of the new rows
+    Strides cache; // of the cache
+    std::int64_t row_vectors;
+    // How far a thread goes on when the grid is smaller than the work, and between its vectors in flight.
+    std::int64_t vector_step, run_step, head_step;
+    std::int64_t vector_stride;
+    // A row of the cache lies in pieces of 1 << piece_log2 vectors. Where it is whole, no run has more vectors.
+    std::int64_t piece_stride;
+    std::uint32_t piece_log2;
+};
+
+// Which loop a kernel runs for a geometry.
+enum class Loop : std::uint32_t {
+    pair,   // short call: a thread copies one vector of 16 bytes of K and the same one of V
+    single, // short call: one vector of 16 bytes of K or of V
+    deep,   // long call: loads_in_flight vectors of 16 bytes
+    any     // accesses of any width, rows in pieces
+};
+
+// What the layers of a call have in common, or some of them.
+struct GeometryLayout {
+    CopyLayout copies[2]; // the second one only where both K and V are copied
+    std::uint32_t both;   // 1 where both are copied, else 0
+    Loop loop;
+    std::int64_t samples; // of the source
+};
+
+// What is known of a geometry before its layout: the problem, and the addresses of K and of V, or'ed over its layers.
+struct GeometryInput {
+    const Problem *problem;
+    std::uintptr_t addresses[2];
+    unsigned layers;
+};
+
+struct Grid {
+    std::uint32_t x;
+    std::uint32_t y;
+    std::uint32_t z;
+    std::uint32_t threads;
+    // z counts samples in steps of batch_step for each layer, and K and V apart where `apart` is 1.
+    std::uint32_t batch_step;
+    std::uint32_t apart;
+};
+
+struct LayoutInput {
+    const GeometryInput *geometries;
+    unsigned count;
+    unsigned layers; // of all geometries
+    std::int32_t multiprocessors;
+    bool join_rows; // the kernel places adjacent rows as one run
+    bool wide;      // the kernel has 64-bit indices, and no loop but `any`
+};
+
+// Fills layouts[i] for each geometry, and returns the grid for all of them.
+Grid lay_out(const LayoutInput &input, GeometryLayout *layouts);
+
+// Whether a kernel with 31-bit indices serves the problem. A dense kernel joins rows to runs, which must be as short.
+bool fits_in_31_bits(const Problem &problem);
+bool runs_fit_in_31_bits(const Problem &problem);
+
+} // namespace kvappend

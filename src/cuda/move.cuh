@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a thread moves its vectors from one tensor to another. Neither side knows which of them is the cache.
+#pragma once
+
+#include "layout.hpp"
+#include "load.cuh"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace kvappend {
+
+// The pointers of a layer: K and V, or the one of them that is copied.
+struct Layer {
+    const std::byte *rows[2];
+    std::byte *caches[2];
+};
+
+// A run in the tensors of a move: their bases, the bytes from there to the run, and which of its vectors are moved.
+template <class Byte, class Index>
+struct Side {
+    Byte *const *bases;
+    std::uint64_t start;
+    Index begin;
+    Index end;
+};
+
+// Accesses of 16 bytes, in rows that are whole.
+struct WidestAccess {
+    using Widest = uint4;
+
+    // Calls use(type) with a value of the type of an access.
+    template <class Use>
+    static __device__ __forceinline__ void with_type(const CopyLayout & /*c*/, Use use) {
+        use(Widest{});
+    }
+    template <class Index>
+    static __device__ __forceinline__ std::uint64_t byte_in_rows(const CopyLayout & /*c*/, Index i) {
+        return static_cast<std::uint64_t>(std::int64_t{i}) * sizeof(Widest);
+    }
+    template <class Index>
+    static __device__ __forceinline__ std::uint64_t byte_in_cache(const CopyLayout &c, Index i) {
+        return byte_in_rows(c, i);
+    }
+};
+
+// Accesses of 16, 8, 4 or 2 bytes, as wide as bases, strides and row bytes allow, in rows that may lie in pieces.
+struct AnyAccess {
+    using Widest = uint4;
+
+    template <class Use>
+    static __device__ __forceinline__ void with_type(const CopyLayout &c, Use use) {
+        switch (c.access_log2) {
+        case 4:
+            return use(uint4{});
+        case 3:
+            return use(uint2{});
+        case 2:
+            return use(unsigned{});
+        default:
+            return use(static_cast<unsigned short>(0)); // no element is narrower
+        }
+    }
+    template <class Index>
+    static __device__ __forceinline__ std::uint64_t byte_in_rows(const CopyLayout &c, Index i) {
+        return static_cast<std::uint64_t>(std::int64_t{i}) << c.access_log2;
+    }
+    template <class Index>
+    static __device__ __forceinline__ std::uint64_t byte_in_cache(const CopyLayout &c, Index i) {
+        const Index piece = i >> c.piece_log2;
+        return product(piece, c.piece_stride) + byte_in_rows(c, i - (piece << c.piece_log2));
+    }
+};
+
+// A thread's vectors i, i + vector_stride and so on, `Loads` of them, of each of `Tensors` tensors.
+template <unsigned Tensors, int Loads, class Access, class Index>
+class Move {
+public:
+    __device__ __forceinline__ explicit Move(const CopyLayout &c) : c_(c) {}
+
+    __device__ __forceinline__ void load(const Side<const std::byte, Index> &source, Index i) {
+        Access::with_type(c_, [&](auto type) {
+            using Type = decltype(type);
+#pragma unroll
+            for (int n = 0; n < Loads; ++n) {
+                const Index at = i + n * static_cast<Index>(c_.vector_stride);
+                if (n > 0 && at >= source.end) {
+                    break;
+                }
+#pragma unroll
+                for (unsigned k = 0; k < Tensors; ++k) {
+                    const std::byte *const from = source.bases[k] + source.start + Access::byte_in_rows(c_, at);
+                    const Type vector = load_global(reinterpret_cast<const Type *>(from));
+                    __builtin_memcpy(&held_[n][k], &vector, sizeof vector);
+                }
+            }
+        });
+    }
+
+    __device__ __forceinline__ void store(const Side<std::byte, Index> &target, Index i) const {
+        Access::with_type(c_, [&](auto type) {
+            using Type = decltype(type);
+#pragma unroll
+            for (int n = 0; n < Loads; ++n) {
+                const Index at = i + n * static_cast<Index>(c_.vector_stride);
+                if (at < target.begin || at >= target.end) {
+                    continue;
+                }
+                const std::uint64_t byte = target.start + Access::byte_in_cache(c_, at);
+#pragma unroll
+                for (unsigned k = 0; k < Tensors; ++k) {
+                    Type vector;
+                    __builtin_memcpy(&vector, &held_[n][k], sizeof vector);
+                    store_global(reinterpret_cast<Type *>(target.bases[k] + byte), vector);
+                }
+            }
+        });
+    }
+
+private:
+    const CopyLayout &c_;
+    typename Access::Widest held_[std::size_t{Loads}][Tensors];
+};
+
+} // namespace kvappend

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "layers.hpp"
+
+#include <cinttypes>
+
+namespace kvappend {
+
+Status Layers::check(const Plan &plan, const kvappend_args &args) {
+    if (&plan.backend() != &first_.backend()) {
+        return fail(KVAPPEND_ERROR_BACKEND,
+                    "the plan's backend is %" PRId32 ": expected %" PRId32 ", that of the first layer's plan",
+                    plan.problem().backend, first_.problem().backend);
+    }
+    TRY(plan.check(args, context_));
+    all_dense_ = all_dense_ && plan.kernel().family == Kernel::Family::dense;
+    if (plan.problem().empty() || !plan.problem().addressing.has_more_than_copies()) {
+        return KVAPPEND_SUCCESS;
+    }
+    has_more_than_copies_ = true;
+    return plan.backend().before(plan.append(args));
+}
+
+Status Layers::add(const Plan &plan, const kvappend_args &args) {
+    return plan.problem().empty() ? KVAPPEND_SUCCESS : run_->add(plan.append(args));
+}
+
+Status Layers::count(const Plan &plan, const kvappend_args &args) const {
+    const Problem &problem = plan.problem();
+    return problem.empty() || problem.addressing.skip_policy == KVAPPEND_SKIP_SILENTLY
+               ? KVAPPEND_SUCCESS
+               : plan.backend().after(plan.append(args), Backend::After::count, context_.stream);
+}
+
+Status Layers::advance(const Plan &plan, const kvappend_args &args) const {
+    const Problem &problem = plan.problem();
+    return problem.empty() || !problem.addressing.has(KVAPPEND_FLAG_ADVANCE)
+               ? KVAPPEND_SUCCESS
+               : plan.backend().after(plan.append(args), Backend::After::advance, context_.stream);
+}
+
+} // namespace kvappend

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// A run of several plans, such as those of all layers. The caller goes through its appends in passes, as nothing may be
+// allocated to hold them: check all, then `begin`, add all, `finish`; then, where `has_more_than_copies`, count all and
+// advance all. So nothing is written unless all are right, and all rows are counted by the offsets that placed them.
+#pragma once
+
+#include "plan.hpp"
+
+namespace kvappend {
+
+class Layers {
+public:
+    Layers(const Plan &first, const RunContext &context) : first_(first), context_(context) {}
+
+    // What a run of one plan refuses, and plans of different backends.
+    Status check(const Plan &plan, const kvappend_args &args);
+
+    void begin() { run_ = first_.backend().begin(storage_, all_dense_, context_.stream); }
+    Status add(const Plan &plan, const kvappend_args &args);
+    Status finish() { return run_->finish(); }
+
+    bool has_more_than_copies() const { return has_more_than_copies_; }
+    Status count(const Plan &plan, const kvappend_args &args) const;
+    Status advance(const Plan &plan, const kvappend_args &args) const;
+
+private:
+    const Plan &first_;
+    const RunContext &context_;
+    bool all_dense_ = true;
+    bool has_more_than_copies_ = false;
+    LayeredRun *run_ = nullptr;
+    LayeredRunStorage storage_; // of *run_
+};
+
+} // namespace kvappend
