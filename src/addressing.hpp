@@ -17,8 +17,8 @@ struct Addressing {
     std::int32_t flags;
     std::int32_t skip_policy;
     std::uint32_t wide_offsets; // 1: cache_offsets and slots have 64-bit elements; 0: 32-bit ones
-    // Positions repeat in a ring, and go on to the next page, after so many rows: this is the logarithm of their
-    // number, or negative where it is not a power of two.
+    // The period is the number of rows after which positions repeat in a ring, or go on to the next page. This is its
+    // logarithm, or negative where it is not a power of two.
     std::int32_t period_log2;
     std::int64_t samples;
     std::int64_t new_rows;

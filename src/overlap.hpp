@@ -23,7 +23,7 @@ struct Axis {
     std::int64_t stride;
 };
 
-// The pieces of all rows of a tensor: axes of pieces, each of which is so many adjacent bytes.
+// The pieces of all rows of a tensor. A piece is `bytes` adjacent bytes, and the axes say where pieces begin.
 struct Pieces {
     std::array<Axis, 4> axes;
     std::int64_t bytes;

@@ -307,9 +307,9 @@ KVAPPEND_HOST_DEVICE constexpr DenseRows<Index> dense_rows(std::int64_t offset, 
     // An offset beyond these bounds places no row, as the bounds themselves do.
     const std::int64_t least = -std::int64_t{new_rows};
     const std::int64_t most = cache_rows;
-    const auto near = static_cast<Index>(offset < least ? least : offset > most ? most : offset);
-    const Index room = cache_rows - near;
-    return {near < 0 ? -near : Index{0}, room < new_rows ? room : new_rows};
+    const auto clamped = static_cast<Index>(offset < least ? least : offset > most ? most : offset);
+    const Index room = cache_rows - clamped;
+    return {clamped < 0 ? -clamped : Index{0}, room < new_rows ? room : new_rows};
 }
 
 // RING: positions below sink_rows keep their row, the others go round in the rows after those. Of the rows of one
@@ -433,14 +433,14 @@ KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<known> &rule, const Plac
 
 // ---- after a run ----
 
-// A row's position, as far as 63 bits can say. It is negative only for a row below the cache.
+// A row's position, at most INT64_MAX. It is negative only for a row below the cache.
 KVAPPEND_HOST_DEVICE constexpr std::int64_t reported_position(const Place &place) {
     return place.outcome != Outcome::below && place.position > INT64_MAX ? INT64_MAX
                                                                          : static_cast<std::int64_t>(place.position);
 }
 
-// A sample's offset after a run, as far as its type goes. A sample that is left out keeps its offset, so that it stays
-// left out: one with a negative batch index, and one whose rows all have negative positions.
+// A sample's offset after a run, at most the greatest value of its type. A sample that is left out keeps its offset, so
+// that it stays left out: one with a negative batch index, and one whose rows all have negative positions.
 template <Known known, class Load>
 KVAPPEND_HOST_DEVICE std::int64_t advanced_offset(const Rule<known> &rule, std::int64_t sample, Load load) {
     const Loaded<Load> loaded = load_sample(rule, sample, load);

@@ -612,7 +612,7 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * more geometries, the call makes as many launches as necessary, in the given order. If every plan is a plain dense one
  * ([B, H, L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
  * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. There is one
- * exception: an append whose extents or strides need 64-bit indices has a launch of its own, by cuda_rows_wide.
+ * exception: an append whose extents or strides need 64-bit indices has a launch of its own, by cuda_rows_wide_b16.
  * KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a launch if all plans of that launch have it. In all other
  * respects the same holds as for run. Legal under stream capture.
  *
@@ -717,7 +717,7 @@ KVAPPEND_API kvappend_status kvappend_plan_get_precision_guarantee(const kvappen
 /* Returns the name of entry `index` (from 0) in the table of all kernels of this library, those of all backends. Past
  * the end of the table it returns NULL. A name states the backend and how the kernel goes through the rows. For CUDA it
  * ends with the widest access in bytes ("cuda_dense_b16"), or with "wide" for a kernel with 64-bit indices
- * ("cuda_rows_wide"). Kernels with "_b16" use narrower accesses if base addresses, strides or the bytes of a row are
+ * ("cuda_rows_wide_b16"). Kernels with "_b16" use narrower accesses if base addresses, strides or the bytes of a row are
  * not multiples of 16. The result is a static string, valid while the library is loaded. This function cannot fail.
  * Legal under stream capture. */
 KVAPPEND_API const char *kvappend_kernel_name(size_t index);

@@ -53,7 +53,7 @@ Status launched(cudaError_t error) {
     constexpr const char *call = "cudaLaunchKernelEx";
     if (error == cudaErrorInvalidResourceHandle) {
         return failure_of(call, error, KVAPPEND_ERROR_CUDA,
-                          "stream is no stream of the plan's device, or of another context");
+                          "stream is not a stream of the plan's device, or is a stream of another context");
     }
     return error == cudaSuccess ? KVAPPEND_SUCCESS : cuda_failure(call, error);
 }

@@ -11,10 +11,10 @@ namespace {
 // So much leaves no room in the processor's cache for what follows, and is shared out: less has been copied before a
 // helper is awake, and is read again from the cache.
 constexpr std::int64_t large_bytes = std::int64_t{8} << 20;
-// Enough for long runs, and little enough that whoever comes late finds something to do.
+// Enough for long runs, and little enough that a thread that wakes up late finds something to do.
 constexpr std::int64_t share_bytes = large_bytes / 16;
 
-// A run in shares of so many rows, and of one head each or of all.
+// A run in shares: each is rows_in_share rows, of one head or of all.
 struct Job {
     CopyRows::Rows copy;
     const Problem &problem;

@@ -13,7 +13,7 @@ namespace kvappend {
 
 class ThreadPool {
 public:
-    // NULL where there is no memory for it. It has as many helpers as the system was willing to start.
+    // NULL where there is no memory for it. It has fewer helpers where the system starts no more.
     static std::unique_ptr<ThreadPool> create(std::int32_t helpers) noexcept;
     ThreadPool(const ThreadPool &) = delete;
     ThreadPool &operator=(const ThreadPool &) = delete;

@@ -285,7 +285,7 @@ TEST_CASE("a plan runs on its own device only", "[cuda]") {
 
     // The right device is current, but the stream is the other one's.
     CHECK(kvappend_plan_run(step.plan.get(), &step.args, nullptr, 0, foreign) == KVAPPEND_ERROR_CUDA);
-    CHECK(std::string(kvappend_last_error_message()).starts_with("stream is no stream of the plan's device"));
+    CHECK(std::string(kvappend_last_error_message()).starts_with("stream is not a stream of the plan's device"));
     subject().synchronize();
     const auto expected = std::exchange(step.expected, untouched);
     CHECK(step.as_expected());
