@@ -715,11 +715,10 @@ KVAPPEND_API kvappend_status kvappend_plan_get_precision_guarantee(const kvappen
                                                                    kvappend_precision_guarantee *guarantee);
 
 /* Returns the name of entry `index` (from 0) in the table of all kernels of this library, those of all backends. Past
- * the end of the table it returns NULL. A name states the backend and how the kernel goes through the rows. For CUDA it
- * ends with the widest access in bytes ("cuda_dense_b16"), or with "wide" for a kernel with 64-bit indices
- * ("cuda_rows_wide_b16"). Kernels with "_b16" use narrower accesses if base addresses, strides or the bytes of a row are
- * not multiples of 16. The result is a static string, valid while the library is loaded. This function cannot fail.
- * Legal under stream capture. */
+ * the end of the table it returns NULL. A name states the backend and how the kernel finds rows. "wide" means 64-bit
+ * indices. For CUDA the name ends with the widest access in bytes ("cuda_dense_b16"). Such a kernel uses narrower
+ * accesses if base addresses, strides or the bytes of a row are not multiples of 16. The result is a static string,
+ * valid while the library is loaded. This function cannot fail. Legal under stream capture. */
 KVAPPEND_API const char *kvappend_kernel_name(size_t index);
 
 /* ---- versions and loading by hand ---- */

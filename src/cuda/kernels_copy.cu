@@ -90,11 +90,11 @@ private:
     }
 
     Grid lay_out_geometries(const CudaState &state, bool wide) {
-        GeometryLayout layouts[P::most_geometries]{};
+        std::array<GeometryLayout *, P::most_geometries> layouts;
+        std::ranges::transform(p_.geometries, layouts.begin(), [](Geometry &g) { return &g; });
         const Grid grid =
-            lay_out({inputs_.data(), geometries_, layers_, state.multiprocessors, is_dense, wide}, layouts);
+            lay_out({inputs_.data(), geometries_, layers_, state.multiprocessors, is_dense, wide}, layouts.data());
         for (unsigned i = 0; i < geometries_; ++i) {
-            static_cast<GeometryLayout &>(p_.geometries[i]) = layouts[i];
             set_placing(inputs_[i].problem->addressing, indices_[i], p_.geometries[i]);
         }
         return grid;

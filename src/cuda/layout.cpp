@@ -36,8 +36,7 @@ unsigned bits_for(std::int64_t n) {
     return static_cast<unsigned>(std::bit_width(static_cast<std::uint64_t>(n) - 1));
 }
 
-CopyLayout describe_copy(const Problem &problem, const Copy &copy, std::uintptr_t addresses, bool join_rows) {
-    CopyLayout c{};
+void describe_copy(const Problem &problem, const Copy &copy, std::uintptr_t addresses, bool join_rows, CopyLayout &c) {
     c.access_log2 = static_cast<std::uint32_t>(std::countr_zero(addresses | copy.alignment));
     c.rows = copy.rows.strides;
     c.cache = copy.cache.strides;
@@ -49,7 +48,6 @@ CopyLayout describe_copy(const Problem &problem, const Copy &copy, std::uintptr_
     c.joined_rows = joined && problem.new_rows > 1 ? 1 : 0;
     c.piece_stride = copy.cache.piece_stride;
     c.piece_log2 = bits_for(copy.cache.whole_rows() ? c.run_vectors : copy.cache.piece_bytes >> c.access_log2);
-    return c;
 }
 
 void describe_geometry(const GeometryInput &input, bool join_rows, GeometryLayout &g) {
@@ -58,7 +56,7 @@ void describe_geometry(const GeometryInput &input, bool join_rows, GeometryLayou
     unsigned count = 0;
     for (const Copy *const copy : {&problem.k, &problem.v}) {
         if (!copy->empty()) {
-            g.copies[count] = describe_copy(problem, *copy, input.addresses[count], join_rows);
+            describe_copy(problem, *copy, input.addresses[count], join_rows, g.copies[count]);
             ++count;
         }
     }
@@ -72,11 +70,11 @@ struct Work {
     std::int64_t heads;
 };
 
-Work measure(const LayoutInput &input, const GeometryLayout *layouts) {
+Work measure(const LayoutInput &input, const GeometryLayout *const *layouts) {
     float vectors = 0; // no more than a measure, and the sum might not fit in a whole number
     Work work{0, 0, 0};
     for (unsigned i = 0; i < input.count; ++i) {
-        const GeometryLayout &g = layouts[i];
+        const GeometryLayout &g = *layouts[i];
         work.samples = std::max(work.samples, g.samples);
         for (unsigned n = 0; n <= g.both; ++n) {
             const CopyLayout &c = g.copies[n];
@@ -155,10 +153,10 @@ void set_steps(CopyLayout &c, const BlockCounts &grid) {
 }
 
 template <class Act>
-void for_each_copy(const LayoutInput &input, GeometryLayout *layouts, Act act) {
+void for_each_copy(const LayoutInput &input, GeometryLayout *const *layouts, Act act) {
     for (unsigned i = 0; i < input.count; ++i) {
-        for (unsigned n = 0; n <= layouts[i].both; ++n) {
-            act(layouts[i].copies[n], loads_log2_of(layouts[i].loop));
+        for (unsigned n = 0; n <= layouts[i]->both; ++n) {
+            act(layouts[i]->copies[n], loads_log2_of(layouts[i]->loop));
         }
     }
 }
@@ -174,9 +172,9 @@ unsigned choose_block(const Work &work, bool is_long, bool all_pairs) {
 
 } // namespace
 
-Grid lay_out(const LayoutInput &input, GeometryLayout *layouts) {
+Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts) {
     for (unsigned i = 0; i < input.count; ++i) {
-        describe_geometry(input.geometries[i], input.join_rows, layouts[i]);
+        describe_geometry(input.geometries[i], input.join_rows, *layouts[i]);
     }
     const Work work = measure(input, layouts);
     // A short call has a grid that covers all of it.
@@ -185,7 +183,7 @@ Grid lay_out(const LayoutInput &input, GeometryLayout *layouts) {
     bool all_pairs = true;
     Grid grid{};
     for (unsigned i = 0; i < input.count; ++i) {
-        GeometryLayout &g = layouts[i];
+        GeometryLayout &g = *layouts[i];
         g.loop = choose_loop(input, input.geometries[i], g, is_long);
         all_pairs = all_pairs && g.loop == Loop::pair;
         grid.apart |= g.loop == Loop::pair ? 0 : g.both;

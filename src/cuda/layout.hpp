@@ -88,8 +88,8 @@ struct LayoutInput {
     bool wide;      // the kernel has 64-bit indices, and no loop but `any`
 };
 
-// Fills layouts[i] for each geometry, and returns the grid for all of them.
-Grid lay_out(const LayoutInput &input, GeometryLayout *layouts);
+// Fills *layouts[i], which is zero, for each geometry, and returns the grid for all of them.
+Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts);
 
 // Whether a kernel with 31-bit indices serves the problem. A dense kernel joins rows to runs, which must be as short.
 bool fits_in_31_bits(const Problem &problem);
