@@ -22,11 +22,11 @@ std::unique_ptr<ThreadPool> ThreadPool::create(std::int32_t helpers) noexcept {
     if (page == MAP_FAILED) {
         return nullptr;
     }
-    // A kernel before 4.14 does not know this; then the number has to do.
+    // A kernel before 4.14 does not have this. Then the number alone must do.
     madvise(page, sizeof(pid_t), MADV_WIPEONFORK);
     pool->process_ = static_cast<pid_t *>(page);
     *pool->process_ = getpid();
-    // Helpers inherit the mask: signals are for the threads of the program.
+    // Helpers inherit the mask, because signals are for the threads of the program.
     sigset_t all;
     sigset_t before;
     sigfillset(&all);
@@ -72,7 +72,7 @@ bool ThreadPool::share(Work work, const void *job, std::uint32_t shares) {
     wakeups_.notify_all();
     while (do_share()) {
     }
-    // What is left has been claimed by helpers that are at it: one that has not come is not waited for.
+    // Helpers have claimed the rest and are at work. This thread does not wait for a helper that has not woken up.
     for (std::uint32_t left = unfinished_; left != 0; left = unfinished_) {
         unfinished_.wait(left);
     }
@@ -91,7 +91,7 @@ void ThreadPool::serve() {
     }
 }
 
-// Claims a share and does it; false where there is none.
+// Claims a share and does it. Returns false if no share is left.
 bool ThreadPool::do_share() {
     std::uint32_t left = unclaimed_;
     do {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The threads that a plan has besides its callers'.
+// The threads of a plan: they help the thread that calls a run.
 #pragma once
 
 #include <atomic>
@@ -21,8 +21,8 @@ public:
 
     std::int32_t helpers() const { return helpers_; }
 
-    // Does every share of the job once, on the calling thread and on helpers that come in time, and returns when all
-    // are done. Where the helpers are at another caller's job it does nothing, and says so.
+    // Does every share of the job once, on the calling thread and on helpers that wake up in time. Returns true when all
+    // shares are done. Returns false, and does nothing, if the helpers are at the job of another caller.
     using Work = void (*)(const void *job, std::uint32_t share);
     bool share(Work work, const void *job, std::uint32_t shares);
 
@@ -33,15 +33,16 @@ private:
 
     std::unique_ptr<pthread_t[]> threads_;
     std::int32_t helpers_ = 0;
-    // Who has the threads: a child process has none, and must not wait for them. The number stands on a page of its
-    // own, which the kernel makes zero in every child; for in another namespace a child may have its parent's number.
+    // The process that has the threads. A child process has none and must not wait for them. The number is on its own
+    // page, which the kernel makes zero in every child, because a child in another PID namespace may have the number of
+    // its parent.
     pid_t *process_ = nullptr;
 
     std::atomic<bool> busy_ = false;
     std::atomic<bool> ending_ = false;
-    // Changes when there is something to do, for helpers that sleep.
+    // Changes when there is a job, which wakes the helpers.
     std::atomic<std::uint32_t> wakeups_ = 0;
-    // Set before unclaimed_, and read by those who have claimed a share only: the job lasts until that is done.
+    // Set before unclaimed_. Only a thread that has claimed a share reads them: the job lasts until that share is done.
     Work work_ = nullptr;
     const void *job_ = nullptr;
     std::uint32_t shares_ = 0;
