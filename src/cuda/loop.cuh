@@ -65,11 +65,12 @@ __device__ __forceinline__ void copy_runs(const GeometryLayout &g, const BlockWo
     const CopyLayout &c = g.copies[work.tensor];
     // The grid of a short call covers all of it.
     constexpr bool once = Loads == 1;
-    const unsigned part = blockIdx.x & c.part_mask;
-    const auto first_vector = static_cast<Index>(part * c.vectors_per_block + (threadIdx.x & c.lane_mask));
-    const auto first_run = static_cast<Index>((blockIdx.x >> c.part_bits) * c.runs_per_block +
-                                              ((threadIdx.x >> c.run_shift) & c.run_mask));
-    const auto first_head = static_cast<Index>(blockIdx.y * c.heads_per_block + (threadIdx.x >> c.head_shift));
+    const auto first = [](unsigned block, unsigned per_block, unsigned in_block) {
+        return static_cast<Index>(block) * static_cast<Index>(per_block) + static_cast<Index>(in_block);
+    };
+    const Index first_vector = first(blockIdx.x & c.part_mask, c.vectors_per_block, threadIdx.x & c.lane_mask);
+    const Index first_run = first(blockIdx.x >> c.part_bits, c.runs_per_block, threadIdx.x >> c.run_shift & c.run_mask);
+    const Index first_head = first(blockIdx.y, c.heads_per_block, threadIdx.x >> c.head_shift);
     const auto run_vectors = static_cast<Index>(c.run_vectors);
     const auto runs = static_cast<Index>(c.runs);
     const auto heads = static_cast<Index>(c.heads);
