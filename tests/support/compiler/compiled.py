@@ -29,14 +29,17 @@ def compile_kernels(nvcc, include, source, folder, architecture, kind):
 
 
 def name_of(entry):
-    """append<4, DensePlacing, 1> is cuda_dense_b16: it moves at most 1 << 4 bytes an access. With more layers it is
-    cuda_dense_layers_b16. append_shifted<DensePlacing, 1>, which is launched for the former, is cuda_dense_shifted.
-    Neither it nor other kernels have a name in the table."""
-    found = re.match(r"\W*_ZN8kvappend\d+(?:append(?:_shiftedI|ILj(\d+)E)NS_\d+(Dense|Row)PlacingELj(\d+)E|"
-                     r"([a-z_]+?)ENS_)", entry)
-    width, placing, layers, other = found.groups()
-    return other or "_".join(["cuda", {"Dense": "dense", "Row": "rows"}[placing], *["layers"] * (layers != "1"),
-                              f"b{1 << int(width)}" if width else "shifted"])
+    """The name in the kernel table. copy_kernel<DenseGeometry, 1> is cuda_dense_b16, with more layers it is
+    cuda_dense_layers_b16; that of RowsGeometry is cuda_rows_b16, and copy_wide_kernel is cuda_rows_wide_b16. A kernel
+    that copies no rows, such as after_copy, is not in the table and keeps its own name."""
+    found = re.match(r"\W*_ZN8kvappend\d+([a-z_]+?)(?:INS_\d+(Dense|Rows)GeometryELj(\d+)E|E)", entry)
+    assert found, f"a kernel with an unknown name: {entry[:80]}"
+    function, geometry, layers = found.groups()
+    if function == "copy_wide_kernel":
+        return "cuda_rows_wide_b16"
+    if function != "copy_kernel":
+        return function
+    return f"cuda_{geometry.lower()}_{'layers_' if layers != '1' else ''}b16"
 
 
 def resources(report):
@@ -70,7 +73,8 @@ def most_threads(ptx):
 
 def compile_all(nvcc, include, sources, architectures, folder):
     """architecture -> kernel -> resources; the PTX of the last architecture; and architecture -> paths of the machine
-    code, in `folder`."""
+    code, in `folder`. Sources that are not CUDA have no kernels and are left out."""
+    sources = [source for source in sources if source.endswith(".cu")]
     cubins = {architecture: [] for architecture in architectures}
     reports = {architecture: {} for architecture in architectures}
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
