@@ -52,28 +52,28 @@ struct Known {
 };
 
 // An addressing and its arrays of indices, seen through what is known of them.
-template <Known known = Known{}>
+template <Known Facts = Known{}>
 struct Rule {
     const Addressing &a;
     const Indices &indices;
 
-    KVAPPEND_HOST_DEVICE constexpr std::int32_t kind() const { return known.kind >= 0 ? known.kind : a.kind; }
+    KVAPPEND_HOST_DEVICE constexpr std::int32_t kind() const { return Facts.kind >= 0 ? Facts.kind : a.kind; }
     KVAPPEND_HOST_DEVICE constexpr bool by_slot() const { return kind() == KVAPPEND_ADDRESSING_SLOTS; }
     KVAPPEND_HOST_DEVICE constexpr bool has_pages() const { return kind() >= KVAPPEND_ADDRESSING_PAGED; }
     KVAPPEND_HOST_DEVICE constexpr bool packed() const {
-        return !known.plain_samples && a.lengths == KVAPPEND_LENGTHS_PACKED;
+        return !Facts.plain_samples && a.lengths == KVAPPEND_LENGTHS_PACKED;
     }
     KVAPPEND_HOST_DEVICE constexpr bool per_sample() const {
-        return !known.plain_samples && a.lengths == KVAPPEND_LENGTHS_PER_SAMPLE;
+        return !Facts.plain_samples && a.lengths == KVAPPEND_LENGTHS_PER_SAMPLE;
     }
     KVAPPEND_HOST_DEVICE constexpr bool has_offsets() const {
-        return known.plain_samples || indices.offsets != nullptr;
+        return Facts.plain_samples || indices.offsets != nullptr;
     }
     KVAPPEND_HOST_DEVICE constexpr bool has_left_pads() const {
-        return !known.plain_samples && indices.left_pads != nullptr;
+        return !Facts.plain_samples && indices.left_pads != nullptr;
     }
     KVAPPEND_HOST_DEVICE constexpr bool has_batch_index() const {
-        return !known.plain_samples && indices.batch_index != nullptr;
+        return !Facts.plain_samples && indices.batch_index != nullptr;
     }
     KVAPPEND_HOST_DEVICE constexpr bool has_indptr() const { return kind() == KVAPPEND_ADDRESSING_PAGED_CSR; }
 };
@@ -106,8 +106,8 @@ struct Loaded {
 };
 
 // All that depends on nothing but the sample, in one go: a GPU then waits once for all of it.
-template <Known known, class Load>
-KVAPPEND_HOST_DEVICE Loaded<Load> load_sample(const Rule<known> &rule, std::int64_t sample, Load load) {
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE Loaded<Load> load_sample(const Rule<Facts> &rule, std::int64_t sample, Load load) {
     const Indices &indices = rule.indices;
     Loaded<Load> loaded{};
     loaded.sample = sample;
@@ -135,8 +135,8 @@ KVAPPEND_HOST_DEVICE Loaded<Load> load_sample(const Rule<known> &rule, std::int6
 
 // The same for a row of the source. The sample of a packed row is not known before the search for it. But in a decoding
 // step each sample has one row, so the row's own number is the guess, and position_of checks it.
-template <Known known, class Load>
-KVAPPEND_HOST_DEVICE Loaded<Load> load_row(const Rule<known> &rule, std::int64_t sample, std::int64_t row, Load load) {
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE Loaded<Load> load_row(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row, Load load) {
     if (rule.by_slot()) {
         Loaded<Load> loaded{};
         loaded.sample = sample;
@@ -157,8 +157,8 @@ struct SampleRows {
     std::int64_t count;
 };
 
-template <Known known, class Load>
-KVAPPEND_HOST_DEVICE SampleRows rows_of_sample(const Rule<known> &rule, const Loaded<Load> &loaded) {
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE SampleRows rows_of_sample(const Rule<Facts> &rule, const Loaded<Load> &loaded) {
     SampleRows rows{0, rule.a.new_rows};
     if (rule.packed()) {
         const std::int64_t begin = opaque(loaded.length);
@@ -182,8 +182,8 @@ KVAPPEND_HOST_DEVICE SampleRows rows_of_sample(const Rule<known> &rule, const Lo
 // The sample that a row of a packed source belongs to: the last one that begins at or before it, as samples without
 // rows begin where the next one does. -1 before the first. It looks at three samples at a time, because a GPU waits for
 // three loads as long as for one.
-template <Known known, class Load>
-KVAPPEND_HOST_DEVICE std::int64_t find_sample(const Rule<known> &rule, std::int64_t row, Load load) {
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE std::int64_t find_sample(const Rule<Facts> &rule, std::int64_t row, Load load) {
     const std::int32_t *const begins = rule.indices.lengths;
     std::int64_t low = 0;
     std::int64_t high = rule.a.samples;
@@ -211,14 +211,14 @@ KVAPPEND_HOST_DEVICE std::int64_t find_sample(const Rule<known> &rule, std::int6
 // Which row of which sample a row of the source is, and its position; of a slot, the slot. The outcome is `placed`
 // where the position may have a place. `loaded` is what load_row loaded, and becomes what is loaded of the row's
 // sample.
-template <Known known, class Load>
-KVAPPEND_HOST_DEVICE Place position_of(const Rule<known> &rule, std::int64_t sample, std::int64_t row,
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE Place position_of(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row,
                                        Loaded<Load> &loaded, Load load) {
     Place place{Outcome::padding, 0, 0, sample, row, 0, 1};
     if (rule.by_slot()) {
         const std::int64_t slot = Load::value(loaded.number, rule.a.wide_offsets);
         place.position = static_cast<std::uint64_t>(slot);
-        const bool is_padding = (!known.narrow && slot < 0) || slot == rule.a.reserved_slot;
+        const bool is_padding = (!Facts.narrow && slot < 0) || slot == rule.a.reserved_slot;
         place.outcome = is_padding ? Outcome::padding : Outcome::placed;
         return place;
     }
@@ -232,7 +232,7 @@ KVAPPEND_HOST_DEVICE Place position_of(const Rule<known> &rule, std::int64_t sam
         }
         place.sample = loaded.sample;
     }
-    if (!known.plain_samples) {
+    if (!Facts.plain_samples) {
         const SampleRows rows = rows_of_sample(rule, loaded);
         place.sample_row = row - rows.begin;
         place.rows_left = rows.count - place.sample_row;
@@ -245,7 +245,7 @@ KVAPPEND_HOST_DEVICE Place position_of(const Rule<known> &rule, std::int64_t sam
     const std::int64_t offset = rule.has_offsets() ? Load::value(loaded.number, rule.a.wide_offsets) : 0;
     // The sum of two numbers without a sign fits in 64 bits, and that of one of each sign in 63.
     place.position = static_cast<std::uint64_t>(offset) + static_cast<std::uint64_t>(place.sample_row);
-    const bool is_below = !known.narrow && offset < 0 && static_cast<std::int64_t>(place.position) < 0;
+    const bool is_below = !Facts.narrow && offset < 0 && static_cast<std::int64_t>(place.position) < 0;
     place.outcome = is_below ? Outcome::below : Outcome::placed;
     return place;
 }
@@ -270,13 +270,13 @@ KVAPPEND_HOST_DEVICE constexpr Quotient divide(std::uint64_t a, std::uint64_t b)
 }
 
 // Which page, or which round of a ring, `rows` rows come to, and which row of it. There must be rows in a period.
-template <Known known>
-KVAPPEND_HOST_DEVICE Quotient divide_by_period(const Rule<known> &rule, std::uint64_t rows) {
+template <Known Facts>
+KVAPPEND_HOST_DEVICE Quotient divide_by_period(const Rule<Facts> &rule, std::uint64_t rows) {
     const std::int32_t log2 = rule.a.period_log2;
-    if (known.power_of_two || log2 >= 0) {
+    if (Facts.power_of_two || log2 >= 0) {
         const std::uint64_t quotient = rows >> log2;
         // Of a narrow rule the remainder has 31 bits.
-        return {quotient, known.narrow ? static_cast<std::uint32_t>(rows) & ((std::uint32_t{1} << log2) - 1)
+        return {quotient, Facts.narrow ? static_cast<std::uint32_t>(rows) & ((std::uint32_t{1} << log2) - 1)
                                        : rows - (quotient << log2)};
     }
     return divide(rows, static_cast<std::uint64_t>(rule.a.cache_rows - rule.a.sink_rows));
@@ -287,8 +287,8 @@ KVAPPEND_HOST_DEVICE constexpr bool is_in_dense(std::uint64_t position, std::int
     return position < static_cast<std::uint64_t>(cache_rows);
 }
 
-template <Known known>
-KVAPPEND_HOST_DEVICE void place_in_dense(const Rule<known> &rule, Place &place) {
+template <Known Facts>
+KVAPPEND_HOST_DEVICE void place_in_dense(const Rule<Facts> &rule, Place &place) {
     place.row = static_cast<std::int64_t>(place.position);
     place.outcome = is_in_dense(place.position, rule.a.cache_rows) ? Outcome::placed : Outcome::above;
 }
@@ -314,8 +314,8 @@ KVAPPEND_HOST_DEVICE constexpr DenseRows<Index> dense_rows(std::int64_t offset, 
 
 // RING: positions below sink_rows keep their row, the others go round in the rows after those. Of the rows of one
 // sample that come to the same row the last is placed.
-template <Known known>
-KVAPPEND_HOST_DEVICE void place_in_ring(const Rule<known> &rule, Place &place) {
+template <Known Facts>
+KVAPPEND_HOST_DEVICE void place_in_ring(const Rule<Facts> &rule, Place &place) {
     const Addressing &a = rule.a;
     const auto sinks = static_cast<std::uint64_t>(a.sink_rows);
     if (place.position < sinks) {
@@ -332,8 +332,8 @@ KVAPPEND_HOST_DEVICE void place_in_ring(const Rule<known> &rule, Place &place) {
 }
 
 // The entry of the page table for page `nth` of a sample; -1 if there is none.
-template <Known known, class Load>
-KVAPPEND_HOST_DEVICE std::int64_t find_entry(const Rule<known> &rule, const Loaded<Load> &loaded, std::uint64_t nth) {
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE std::int64_t find_entry(const Rule<Facts> &rule, const Loaded<Load> &loaded, std::uint64_t nth) {
     const Addressing &a = rule.a;
     if (!rule.has_indptr()) {
         return nth < static_cast<std::uint64_t>(a.table_entries)
@@ -350,8 +350,8 @@ KVAPPEND_HOST_DEVICE std::int64_t find_entry(const Rule<known> &rule, const Load
 }
 
 // PAGED, PAGED_CSR and SLOTS: a table says which page it is, or the slot itself does.
-template <Known known, class Load>
-KVAPPEND_HOST_DEVICE void place_on_page(const Rule<known> &rule, const Loaded<Load> &loaded, Load load, Place &place) {
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE void place_on_page(const Rule<Facts> &rule, const Loaded<Load> &loaded, Load load, Place &place) {
     place.outcome = Outcome::above;
     if (rule.a.cache_rows <= 0) {
         return;
@@ -371,7 +371,7 @@ KVAPPEND_HOST_DEVICE void place_on_page(const Rule<known> &rule, const Loaded<Lo
     const std::int32_t block = load(rule.indices.page_table + entry);
     place.block = block;
     // One comparison without a sign finds a negative page, too.
-    const bool exists = known.narrow
+    const bool exists = Facts.narrow
                             ? static_cast<std::uint32_t>(block) < static_cast<std::uint32_t>(rule.a.cache_blocks)
                             : static_cast<std::uint64_t>(place.block) < static_cast<std::uint64_t>(rule.a.cache_blocks);
     place.outcome = exists ? Outcome::placed : Outcome::above;
@@ -379,8 +379,8 @@ KVAPPEND_HOST_DEVICE void place_on_page(const Rule<known> &rule, const Loaded<Lo
 
 // What becomes of row `row` of sample `sample` of the source, for which load_row loaded `loaded`. There is one sample
 // where the source has tokens for rows.
-template <Known known, class Load>
-KVAPPEND_HOST_DEVICE Place place_of(const Rule<known> &rule, std::int64_t sample, std::int64_t row, Loaded<Load> loaded,
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE Place place_of(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row, Loaded<Load> loaded,
                                     Load load) {
     Place place = position_of(rule, sample, row, loaded, load);
     if (!place.placed()) {
@@ -401,15 +401,15 @@ KVAPPEND_HOST_DEVICE Place place_of(const Rule<known> &rule, std::int64_t sample
     return place;
 }
 
-template <Known known, class Load>
-KVAPPEND_HOST_DEVICE Place place_of(const Rule<known> &rule, std::int64_t sample, std::int64_t row, Load load) {
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE Place place_of(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row, Load load) {
     return place_of(rule, sample, row, load_row(rule, sample, row, load), load);
 }
 
 // The number of rows of the sample, from this one on, that share its outcome and, where they are placed, follow each
 // other in its block. At least 1.
-template <Known known>
-KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<known> &rule, const Place &place) {
+template <Known Facts>
+KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<Facts> &rule, const Place &place) {
     const Addressing &a = rule.a;
     const auto least = [](std::int64_t x, std::int64_t y) { return x < y ? x : y; };
     switch (place.outcome) {
@@ -441,8 +441,8 @@ KVAPPEND_HOST_DEVICE constexpr std::int64_t reported_position(const Place &place
 
 // A sample's offset after a run, at most the greatest value of its type. A sample that is left out keeps its offset, so
 // that it stays left out: one with a negative batch index, and one whose rows all have negative positions.
-template <Known known, class Load>
-KVAPPEND_HOST_DEVICE std::int64_t advanced_offset(const Rule<known> &rule, std::int64_t sample, Load load) {
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE std::int64_t advanced_offset(const Rule<Facts> &rule, std::int64_t sample, Load load) {
     const Loaded<Load> loaded = load_sample(rule, sample, load);
     const std::int64_t offset = Load::value(loaded.number, rule.a.wide_offsets);
     const std::int64_t rows = rows_of_sample(rule, loaded).count;

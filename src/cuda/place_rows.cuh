@@ -31,11 +31,11 @@ inline RuleKind rule_kind_of(const Addressing &a) {
     return a.kind == KVAPPEND_ADDRESSING_SLOTS ? RuleKind::slots : RuleKind::any;
 }
 
-template <Known known>
+template <Known Facts>
 struct RowPlacing {
     static constexpr bool joins_rows = false;
 
-    const Rule<known> rule;
+    const Rule<Facts> rule;
 
     template <class Index>
     __device__ __forceinline__ Loaded<DeviceLoad> load(Index sample, Index run) const {

@@ -244,11 +244,11 @@ inline constexpr Known dense_known{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_sam
 
 // Flattened, so that all that a loop depends on stays in registers. A load from the stack that needs two stores waits
 // until they, and with them all rows before, have reached the processor's caches (store forwarding fails).
-template <class Moves, bool Far, Known known = Known{}>
+template <class Moves, bool Far, Known Facts = Known{}>
 [[gnu::flatten]] void copy_rows(const Problem &problem, const kvappend_args &args, RowRange range) {
     const Indices indices = indices_of(problem.buffers, args);
     Batch<Moves, Far> batch(problem, args);
-    for_each_run(Rule<known>{problem.addressing, indices}, range, rows_at_once(problem, range),
+    for_each_run(Rule<Facts>{problem.addressing, indices}, range, rows_at_once(problem, range),
                  [&](const Run &run) { batch.add(run); });
     batch.copy();
     Moves::template finish<Far>();

@@ -29,8 +29,8 @@ inline std::int64_t sample_of(std::int64_t row, std::int64_t rows_each) {
 }
 
 // The runs of one sample, each of at most `most` rows. `source` is the sample of the source in which its rows are.
-template <Known known, class Visit>
-void for_each_run_of_sample(const Rule<known> &rule, std::int64_t source, std::int64_t sample, RowRange range,
+template <Known Facts, class Visit>
+void for_each_run_of_sample(const Rule<Facts> &rule, std::int64_t source, std::int64_t sample, RowRange range,
                             std::int64_t most, Visit visit) {
     const Loaded<HostLoad> loaded = load_sample(rule, sample, HostLoad{});
     const SampleRows rows = rows_of_sample(rule, loaded);
@@ -47,8 +47,8 @@ void for_each_run_of_sample(const Rule<known> &rule, std::int64_t source, std::i
     }
 }
 
-template <Known known, class Visit>
-void for_each_run_of_slots(const Rule<known> &rule, RowRange range, Visit visit) {
+template <Known Facts, class Visit>
+void for_each_run_of_slots(const Rule<Facts> &rule, RowRange range, Visit visit) {
     Run run{0, 0, 0, 0, 0};
     for (std::int64_t row = range.first; row < range.end; ++row) {
         const Place place = place_of(rule, 0, row, HostLoad{});
@@ -69,8 +69,8 @@ void for_each_run_of_slots(const Rule<known> &rule, RowRange range, Visit visit)
 }
 
 // Calls visit(run) for the runs of the rows of a range. Only the runs of samples are held to `most` rows.
-template <Known known, class Visit>
-void for_each_run(const Rule<known> &rule, RowRange range, std::int64_t most, Visit visit) {
+template <Known Facts, class Visit>
+void for_each_run(const Rule<Facts> &rule, RowRange range, std::int64_t most, Visit visit) {
     const Addressing &a = rule.a;
     if (rule.by_slot()) {
         for_each_run_of_slots(rule, range, visit);

@@ -21,8 +21,8 @@ public:
 
     std::int32_t helpers() const { return helpers_; }
 
-    // Does every share of the job once, on the calling thread and on helpers that wake up in time. Returns true when all
-    // shares are done. Returns false, and does nothing, if the helpers are at the job of another caller.
+    // Does every share of the job once, on the calling thread and on helpers that wake up in time. Returns true when
+    // all shares are done. Returns false, and does nothing, if the helpers are at the job of another caller.
     using Work = void (*)(const void *job, std::uint32_t share);
     bool share(Work work, const void *job, std::uint32_t shares);
 

@@ -36,7 +36,7 @@ constexpr std::int64_t least32 = std::numeric_limits<std::int32_t>::min();
 constexpr std::int64_t most32 = std::numeric_limits<std::int32_t>::max();
 
 // What the dense kernels of the host know.
-constexpr Known known_dense{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true};
+constexpr Known Facts_dense{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true};
 
 std::uint64_t mixed(std::uint64_t x) {
     x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
