@@ -45,6 +45,7 @@ struct Place {
 struct Known {
     std::int32_t kind = -1;     // KVAPPEND_ADDRESSING_*
     bool plain_samples = false; // Addressing::plain_samples
+    bool one_row = false;       // Addressing::new_rows is 1, and rows are not tokens
     bool power_of_two = false;  // Addressing::period_log2 is not negative
     // Extents and tables have fewer than 2^31 entries, and the caller asks for nothing but whether and where a row is
     // placed. Then a negative position or slot needs no test: as an unsigned number it is above every cache.
@@ -429,6 +430,22 @@ KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<Facts> &rule, const Plac
         break;
     }
     return 1;
+}
+
+// SLOTS: the number of rows, from a placed one on and before row `end`, whose places follow each other in its block.
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE std::int64_t stretch_of_slots(const Rule<Facts> &rule, const Place &place, std::int64_t row,
+                                                   std::int64_t end, Load load) {
+    const Addressing &a = rule.a;
+    const std::int64_t room = a.cache_rows - place.row;
+    const std::int64_t most = end - row < room ? end - row : room;
+    const auto slot = static_cast<std::int64_t>(place.position);
+    std::int64_t rows = 1;
+    while (rows < most && slot + rows != a.reserved_slot &&
+           Load::value(load.number(rule.indices.slots, a.wide_offsets, row + rows), a.wide_offsets) == slot + rows) {
+        ++rows;
+    }
+    return rows;
 }
 
 // ---- after a run ----

@@ -40,12 +40,8 @@ bool has_avx() {
 #endif
 }
 
-const HostState &host_state(const BackendState &state) {
-    return static_cast<const HostState &>(state);
-}
-
 void run_on_host(const Append &append) {
-    copy_all_rows(copy_of(append.kernel), append.problem, host_state(append.state), append.args);
+    copy_all_rows(static_cast<const HostState &>(append.state), append.problem, append.args);
 }
 
 // Runs each append when it is added.
@@ -88,10 +84,11 @@ public:
         return (kernel.family == rows || problem.plain_dense()) && (kernel.variant != avx || has_avx());
     }
 
-    Status prepare(const Problem &problem, const NamedKernel & /*kernel*/, std::int32_t host_threads,
+    Status prepare(const Problem &problem, const NamedKernel &kernel, std::int32_t host_threads,
                    BackendState &state) const override {
-        return host_threads > 1 && !problem.empty() ? start_threads(host_threads, static_cast<HostState &>(state))
-                                                    : KVAPPEND_SUCCESS;
+        auto &host_state = static_cast<HostState &>(state);
+        host_state.copy = copy_of(kernel);
+        return host_threads > 1 && !problem.empty() ? start_threads(host_threads, host_state) : KVAPPEND_SUCCESS;
     }
 
     Status check_stream(const BackendState & /*state*/, CUstream_st *stream) const override {
@@ -119,7 +116,7 @@ public:
         return KVAPPEND_SUCCESS;
     }
 
-    LayeredRun *begin(LayeredRunStorage &storage, bool /*all_dense*/, CUstream_st * /*stream*/) const override {
+    LayeredRun *begin(LayeredRunStorage &storage, bool /*plain_dense*/, CUstream_st * /*stream*/) const override {
         return new (storage.bytes) HostLayeredRun;
     }
 

@@ -3,15 +3,14 @@
 #pragma once
 
 #include "../backend.hpp"
-#include "runs.hpp"
 #include "thread_pool.hpp"
 
 namespace kvappend {
 
-// What the host backend keeps for a plan.
-class HostState final : public BackendState {
-public:
-    std::unique_ptr<ThreadPool> threads; // NULL where the plan has none
+// Rows of the source, counted over all its samples.
+struct RowRange {
+    std::int64_t first;
+    std::int64_t end;
 };
 
 // A copy of a range of rows, in two ways: one leaves what it writes in the processor's caches, and one bypasses them
@@ -22,6 +21,13 @@ struct CopyRows {
     Rows non_temporal;
 };
 
+// What the host backend keeps for a plan.
+class HostState final : public BackendState {
+public:
+    CopyRows copy{};
+    std::unique_ptr<ThreadPool> threads; // NULL if the plan has none
+};
+
 extern const CopyRows plain_dense;
 extern const CopyRows plain_rows;
 #if defined(__x86_64__)
@@ -30,7 +36,7 @@ extern const CopyRows avx_rows;
 #endif
 
 // Copies all rows, by the plan's threads where there are enough bytes for that.
-void copy_all_rows(const CopyRows &copy, const Problem &problem, const HostState &state, const kvappend_args &args);
+void copy_all_rows(const HostState &state, const Problem &problem, const kvappend_args &args);
 
 Status check_policy(const Problem &problem, const kvappend_args &args);
 void count_rows(const Problem &problem, const kvappend_args &args);

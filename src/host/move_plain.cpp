@@ -1,32 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-// The moves for any processor. The C library knows best how to copy many bytes, and whether to bypass the caches.
-#include "move.hpp"
-#include "small.hpp"
+// The appends for any processor. The C library knows best how to copy many bytes, and whether to bypass the caches.
+#include "append.hpp"
 
 namespace kvappend {
 
 namespace {
 
-struct PlainMoves {
-    template <bool Far, class Use>
+struct PlainCopier {
+    template <bool NonTemporal, class Use>
     static void choose(std::size_t bytes, Use use) {
-        if (bytes <= most_small) {
-            use([bytes](std::byte *to, const std::byte *from) { copy_small(to, from, bytes); });
-        } else {
-            use([bytes](std::byte *to, const std::byte *from) { std::memcpy(to, from, bytes); });
-        }
+        use([bytes](std::byte *to, const std::byte *from) { std::memcpy(to, from, bytes); });
     }
-    template <bool Far, class Use>
+    template <bool NonTemporal, class Use>
     static void choose_both(std::size_t bytes, Use use) {
-        choose<Far>(bytes, [use](auto one) { use(one_by_one(one)); });
+        use([bytes](std::byte *k_to, const std::byte *k_from, std::byte *v_to, const std::byte *v_from) {
+            std::memcpy(k_to, k_from, bytes);
+            std::memcpy(v_to, v_from, bytes);
+        });
     }
-    template <bool Far>
+    template <bool NonTemporal>
     static void finish() {}
 };
 
 } // namespace
 
-constexpr CopyRows plain_dense{copy_rows<PlainMoves, false, dense_known>, copy_rows<PlainMoves, false, dense_known>};
-constexpr CopyRows plain_rows{copy_rows<PlainMoves, false>, copy_rows<PlainMoves, false>};
+constexpr CopyRows plain_dense{append_dense<PlainCopier, false>, append_dense<PlainCopier, false>};
+constexpr CopyRows plain_rows{append_rows<PlainCopier, false>, append_rows<PlainCopier, false>};
 
 } // namespace kvappend

@@ -3,90 +3,102 @@
 #pragma once
 
 #include "../places.hpp"
+#include "host.hpp"
+#include "move.hpp"
 
 #include <algorithm>
 
 namespace kvappend {
 
-// Rows of the source, counted over all its samples.
-struct RowRange {
-    std::int64_t first;
-    std::int64_t end;
-};
-
 // Rows that follow each other in the source and in one block of the cache.
 struct Run {
-    std::int64_t sample; // of the source
-    std::int64_t row;
-    std::int64_t block;
-    std::int64_t cache_row;
+    Spot source;
+    Spot cache;
     std::int64_t rows;
 };
 
-// The sample of a row. Most ranges begin with the first row, for which there is nothing to divide.
-inline std::int64_t sample_of(std::int64_t row, std::int64_t rows_each) {
-    return row == 0 ? 0 : row / rows_each;
+// DENSE: those rows of a sample that are placed are one run.
+template <Known Facts, class Visit>
+void for_run_of_dense_sample(const Rule<Facts> &rule, std::int64_t sample, RowRange range, Visit visit) {
+    const Loaded<HostLoad> loaded = load_sample(rule, sample, HostLoad{});
+    const std::int64_t offset = HostLoad::value(loaded.number, rule.a.wide_offsets);
+    const DenseRows<std::int64_t> rows = dense_rows(offset, rule.a.new_rows, rule.a.cache_rows);
+    const std::int64_t first = std::max(rows.first, range.first);
+    const std::int64_t end = std::min(rows.end, range.end);
+    if (first < end) {
+        visit({{sample, first}, {sample, offset + first}, end - first});
+    }
 }
 
-// The runs of one sample, each of at most `most` rows. `source` is the sample of the source in which its rows are.
+// `source` is the sample of the source in which the rows of the sample are.
 template <Known Facts, class Visit>
 void for_each_run_of_sample(const Rule<Facts> &rule, std::int64_t source, std::int64_t sample, RowRange range,
-                            std::int64_t most, Visit visit) {
+                            Visit visit) {
+    if constexpr (Facts.kind == KVAPPEND_ADDRESSING_DENSE && Facts.plain_samples) {
+        return for_run_of_dense_sample(rule, sample, range, visit);
+    }
     const Loaded<HostLoad> loaded = load_sample(rule, sample, HostLoad{});
     const SampleRows rows = rows_of_sample(rule, loaded);
     const std::int64_t end = std::min(range.end, rows.begin + rows.count);
     std::int64_t row = std::max(range.first, rows.begin);
     while (row < end) {
         const Place place = place_of(rule, sample, row, loaded, HostLoad{});
-        std::int64_t stretch = std::min(stretch_of(rule, place), end - row);
+        const std::int64_t stretch = std::min(stretch_of(rule, place), end - row);
         if (place.placed()) {
-            stretch = std::min(stretch, most);
-            visit({source, row, place.block, place.row, stretch});
+            visit({{source, row}, {place.block, place.row}, stretch});
         }
         row += stretch;
     }
 }
 
+// Each sample has one row.
 template <Known Facts, class Visit>
-void for_each_run_of_slots(const Rule<Facts> &rule, RowRange range, Visit visit) {
-    Run run{0, 0, 0, 0, 0};
-    for (std::int64_t row = range.first; row < range.end; ++row) {
-        const Place place = place_of(rule, 0, row, HostLoad{});
-        const bool follows =
-            place.placed() && run.rows != 0 && place.block == run.block && place.row == run.cache_row + run.rows;
-        if (follows) {
-            ++run.rows;
-            continue;
+void for_each_single_row(const Rule<Facts> &rule, RowRange range, Visit visit) {
+    for (std::int64_t sample = range.first; sample < range.end; ++sample) {
+        const Place place = place_of(rule, sample, 0, HostLoad{});
+        if (place.placed()) {
+            visit({{sample, 0}, {place.block, place.row}, 1});
         }
-        if (run.rows != 0) {
-            visit(run);
-        }
-        run = {0, row, place.block, place.row, place.placed() ? 1 : 0};
-    }
-    if (run.rows != 0) {
-        visit(run);
     }
 }
 
-// Calls visit(run) for the runs of the rows of a range. Only the runs of samples are held to `most` rows.
 template <Known Facts, class Visit>
-void for_each_run(const Rule<Facts> &rule, RowRange range, std::int64_t most, Visit visit) {
+void for_each_run_of_slots(const Rule<Facts> &rule, RowRange range, Visit visit) {
+    std::int64_t rows = 1;
+    for (std::int64_t row = range.first; row < range.end; row += rows, rows = 1) {
+        const Place place = place_of(rule, 0, row, HostLoad{});
+        if (place.placed()) {
+            rows = stretch_of_slots(rule, place, row, range.end, HostLoad{});
+            visit({{0, row}, {place.block, place.row}, rows});
+        }
+    }
+}
+
+// Calls visit(run) for the runs of the rows of a range.
+template <Known Facts, class Visit>
+void for_each_run(const Rule<Facts> &rule, RowRange range, Visit visit) {
     const Addressing &a = rule.a;
+    if constexpr (Facts.one_row) {
+        return for_each_single_row(rule, range, visit);
+    }
     if (rule.by_slot()) {
-        for_each_run_of_slots(rule, range, visit);
+        constexpr Known slots_known{.kind = KVAPPEND_ADDRESSING_SLOTS};
+        for_each_run_of_slots(Rule<slots_known>{a, rule.indices}, range, visit);
         return;
     }
     if (rule.packed()) {
         const std::int64_t first = find_sample(rule, range.first, HostLoad{});
         for (std::int64_t sample = std::max<std::int64_t>(first, 0);
              sample < a.samples && HostLoad{}(rule.indices.lengths + sample) < range.end; ++sample) {
-            for_each_run_of_sample(rule, 0, sample, range, most, visit);
+            for_each_run_of_sample(rule, 0, sample, range, visit);
         }
         return;
     }
-    for (std::int64_t sample = sample_of(range.first, a.new_rows); sample * a.new_rows < range.end; ++sample) {
+    // Most ranges begin with the first row, for which there is nothing to divide.
+    const std::int64_t first_sample = range.first == 0 ? 0 : range.first / a.new_rows;
+    for (std::int64_t sample = first_sample; sample * a.new_rows < range.end; ++sample) {
         const std::int64_t before = sample * a.new_rows;
-        for_each_run_of_sample(rule, sample, sample, {range.first - before, range.end - before}, most, visit);
+        for_each_run_of_sample(rule, sample, sample, {range.first - before, range.end - before}, visit);
     }
 }
 
