@@ -74,7 +74,8 @@ bool measure(const TensorDescription &d, std::uint32_t element_bytes, Tensor &te
     constexpr int by_sample_order[] = {KVAPPEND_AXIS_ROW, pieces, KVAPPEND_AXIS_HEAD, KVAPPEND_AXIS_BATCH};
     constexpr int by_token_order[] = {KVAPPEND_AXIS_HEAD, KVAPPEND_AXIS_ROW, KVAPPEND_AXIS_BATCH, pieces};
     for (const int axis : d.by_token ? by_token_order : by_sample_order) {
-        if (contiguous) {
+        // The stride of an axis with one entry is never used. It stays 0, so that it keeps nothing from being narrow.
+        if (extents[axis] > 1 && contiguous) {
             strides[axis] = contiguous_bytes;
         } else if (extents[axis] > 1) {
             overflow |= __builtin_mul_overflow(elements[axis], std::int64_t{element_bytes}, &strides[axis]);

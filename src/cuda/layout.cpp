@@ -13,7 +13,8 @@ namespace {
 // of 31 bits holds a block's first vector.
 constexpr std::int64_t most_blocks_x = std::int64_t{1} << 21;
 constexpr std::int64_t most_blocks_yz = 65535;
-// Indices stay below twice this, because a step is no longer than the greatest extent.
+// With extents of at most this, an index and a step together fit in 31 bits: most_blocks_x blocks of at most 512
+// vectors make a step of at most 2^30.
 constexpr std::int64_t most_index = std::int64_t{1} << 30;
 
 // A call is long when each multiprocessor has this many vectors: two for each of the 1024 threads or more that it
@@ -147,8 +148,8 @@ void set_steps(CopyLayout &c, const BlockCounts &grid) {
     const bool one_run = c.runs == 1;
     const std::int64_t parts = one_run ? grid.x : std::int64_t{1} << c.part_bits;
     const std::int64_t groups = one_run ? 1 : grid.x >> c.part_bits;
-    c.vector_step = std::min(parts * c.vectors_per_block, most_index);
-    c.run_step = std::min(groups * c.runs_per_block, most_index);
+    c.vector_step = parts * c.vectors_per_block;
+    c.run_step = groups * c.runs_per_block;
     c.head_step = grid.y * c.heads_per_block;
 }
 

@@ -8,6 +8,10 @@
 
 namespace kvappend {
 
+// What is known of plain dense appends, and of those with one row for each sample.
+inline constexpr Known dense_known{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true};
+inline constexpr Known dense_step_known{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true, .one_row = true};
+
 template <class Copier>
 inline Moves moves_of(const Problem &problem, const kvappend_args &args) {
     const Copy &k = problem.k;
@@ -44,11 +48,10 @@ inline void append_runs(const Problem &problem, const kvappend_args &args, RowRa
 // one sample in the cache takes 3 % longer (median of models), and 24 % where rows have 192 bytes.
 template <class Copier, bool NonTemporal>
 inline void append_dense_step(const Problem &problem, const kvappend_args &args, RowRange range) {
-    constexpr Known facts{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true, .one_row = true};
     const Moves moves = moves_of<Copier>(problem, args);
-    const Indices indices = indices_of_append<Copier, facts>(problem, args);
+    const Indices indices = indices_of_append<Copier, dense_step_known>(problem, args);
     choose_for_rows<Copier, NonTemporal>(moves, [&](auto copy) {
-        for_each_run(Rule<facts>{problem.addressing, indices}, range, [&](const Run &run) {
+        for_each_run(Rule<dense_step_known>{problem.addressing, indices}, range, [&](const Run &run) {
             for_each_head(moves.k, moves.v, moves.k.span(run.source, run.cache), moves.v.span(run.source, run.cache),
                           copy);
         });
@@ -59,11 +62,10 @@ inline void append_dense_step(const Problem &problem, const kvappend_args &args,
 // Flattened, so that all that a loop depends on stays in registers.
 template <class Copier, bool NonTemporal>
 [[gnu::flatten]] void append_dense(const Problem &problem, const kvappend_args &args, RowRange range) {
-    constexpr Known facts{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true};
     if (problem.new_rows == 1 && moves_of<Copier>(problem, args).paired) {
         append_dense_step<Copier, NonTemporal>(problem, args, range);
     } else {
-        append_runs<Copier, NonTemporal, facts>(problem, args, range);
+        append_runs<Copier, NonTemporal, dense_known>(problem, args, range);
     }
 }
 

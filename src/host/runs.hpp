@@ -62,6 +62,8 @@ void for_each_single_row(const Rule<Facts> &rule, RowRange range, Visit visit) {
     }
 }
 
+inline constexpr Known slots_known{.kind = KVAPPEND_ADDRESSING_SLOTS};
+
 template <Known Facts, class Visit>
 void for_each_run_of_slots(const Rule<Facts> &rule, RowRange range, Visit visit) {
     std::int64_t rows = 1;
@@ -82,7 +84,6 @@ void for_each_run(const Rule<Facts> &rule, RowRange range, Visit visit) {
         return for_each_single_row(rule, range, visit);
     }
     if (rule.by_slot()) {
-        constexpr Known slots_known{.kind = KVAPPEND_ADDRESSING_SLOTS};
         for_each_run_of_slots(Rule<slots_known>{a, rule.indices}, range, visit);
         return;
     }
