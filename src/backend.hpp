@@ -122,14 +122,14 @@ public:
     virtual Status before(const Append & /*append*/) const { return KVAPPEND_SUCCESS; }
     // Copies the rows, or arranges the copy in the stream.
     virtual Status run(const Append &append, CUstream_st *stream) const = 0;
-    // What follows a copy. Offsets are advanced only after all that are counted by them: see Plan::run_layers.
+    // What follows a copy. Offsets are advanced only after all that are counted by them: see Layers.
     enum class After : std::uint8_t {
         count = 1,
         advance = 2,
         both = 3
     };
     virtual Status after(const Append &append, After what, CUstream_st *stream) const = 0;
-    // Begins a run of several appends. `all_dense`: the kernels of all plans are of the dense family.
+    // Begins a run of several appends. `all_dense`: all problems are plain dense ones.
     virtual LayeredRun *begin(LayeredRunStorage &storage, bool all_dense, CUstream_st *stream) const = 0;
 
     // Copies memory that the backend can reach to the host, in the order of the stream, and waits for it.

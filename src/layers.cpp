@@ -12,7 +12,7 @@ Status Layers::check(const Plan &plan, const kvappend_args &args) {
                     plan.problem().backend, first_.problem().backend);
     }
     TRY(plan.check(args, context_));
-    all_dense_ = all_dense_ && plan.kernel().family == Kernel::Family::dense;
+    all_dense_ = all_dense_ && plan.problem().plain_dense();
     if (plan.problem().empty() || !plan.problem().addressing.has_more_than_copies()) {
         return KVAPPEND_SUCCESS;
     }

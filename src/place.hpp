@@ -408,7 +408,7 @@ KVAPPEND_HOST_DEVICE Place place_of(const Rule<Facts> &rule, std::int64_t sample
 }
 
 // The number of rows of the sample, from this one on, that share its outcome and, where they are placed, follow each
-// other in its block. At least 1.
+// other in its block. At least 1, if the cache has rows.
 template <Known Facts>
 KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<Facts> &rule, const Place &place) {
     const Addressing &a = rule.a;
@@ -429,7 +429,8 @@ KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<Facts> &rule, const Plac
     case Outcome::padding:
         break;
     }
-    return 1;
+    // A sample that is left out is padding as a whole. Rows outside every sample are taken one by one.
+    return place.sample_row >= 0 && place.rows_left > 0 ? place.rows_left : 1;
 }
 
 // SLOTS: the number of rows, from a placed one on and before row `end`, whose places follow each other in its block.

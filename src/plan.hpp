@@ -36,7 +36,6 @@ public:
     static constexpr std::size_t needed_workspace = 0;
 
     const Problem &problem() const { return problem_; }
-    const NamedKernel &kernel() const { return *kernel_; }
     const Backend &backend() const { return *backend_; }
 
     void describe(kvappend_sku &sku) const;

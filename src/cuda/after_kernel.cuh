@@ -52,7 +52,7 @@ __device__ inline std::int64_t rows_alike(const Rule<> &rule, const Place &place
         return rows > 1 ? rows : 1;
     }
     if (place.sample_row >= 0 && place.rows_left > 0) {
-        return place.rows_left; // all of them, by a negative batch index
+        return stretch_of(rule, place);
     }
     if (rule.packed() || rule.by_slot()) {
         return 1; // where the next sample begins is not known

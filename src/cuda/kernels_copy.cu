@@ -146,7 +146,7 @@ Status launch_one(const Append &append, CUstream_st *stream) {
     return launch.perform(cuda_state(append), append.kernel.variant == wide, stream);
 }
 
-// Up to most_layers appends in a launch. Those that need 64-bit indices have a launch each.
+// Up to most_layers appends in a launch. An append whose problem does not fit in 31 bits has a launch of its own.
 template <class Geometry>
 class CudaLayeredRun final : public LayeredRun {
 public:
@@ -154,7 +154,7 @@ public:
 
     Status add(const Append &append) override {
         state_ = &cuda_state(append);
-        if (append.kernel.variant == wide) {
+        if (std::is_same_v<Geometry, DenseGeometry> ? !state_->runs_fit_in_31_bits : !state_->fits_in_31_bits) {
             return launch_copy(append, stream_);
         }
         if (launch_.add(append)) {
@@ -212,6 +212,8 @@ bool supports(const NamedKernel &kernel, const Problem &problem) {
 // A launch loads a kernel that was not loaded, and that breaks a capture. So the kernels for several layers are loaded,
 // too: which of them a call launches depends on the other plans of the call.
 Status load_copy_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state) {
+    state.fits_in_31_bits = fits_in_31_bits(problem);
+    state.runs_fit_in_31_bits = runs_fit_in_31_bits(problem);
     TRY(load_kernel(code_of(kernel), &state.code_architecture));
     TRY(load_kernel(address_of(copy_kernel<RowsGeometry, most_layers>)));
     return problem.plain_dense() ? load_kernel(address_of(copy_kernel<DenseGeometry, most_layers>)) : KVAPPEND_SUCCESS;

@@ -15,6 +15,9 @@ public:
     int device_number = 0;
     int architecture_of_device = 0;
     int multiprocessors = 0;
+    // Whether the kernels for several layers serve the plan's problem: see fits_in_31_bits and runs_fit_in_31_bits.
+    bool fits_in_31_bits = false;
+    bool runs_fit_in_31_bits = false;
     // The architecture that the kernels' code was compiled for. It is older where the driver translated PTX.
     int code_architecture = 0;
 };

@@ -214,8 +214,9 @@ bool fits_in_31_bits(const Problem &problem) {
         return copy.heads() <= most_index && copy.row_bytes() / problem.element_bytes <= most_index &&
                std::ranges::max(strides) <= INT32_MAX;
     };
-    const std::int64_t extents[] = {problem.source_samples, problem.new_rows, a.cache_blocks, a.cache_rows + 1};
-    return std::ranges::max(extents) <= most_index && copy_fits(problem.k) && copy_fits(problem.v);
+    const std::int64_t extents[] = {problem.source_samples, problem.new_rows, a.cache_blocks};
+    return std::ranges::max(extents) <= most_index && a.cache_rows < most_index && copy_fits(problem.k) &&
+           copy_fits(problem.v);
 }
 
 bool runs_fit_in_31_bits(const Problem &problem) {

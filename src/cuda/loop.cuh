@@ -55,8 +55,9 @@ __device__ __forceinline__ std::uint64_t byte_of(const Strides &strides, Index o
 template <class Index>
 __device__ __forceinline__ std::uint64_t byte_of(const Strides &strides, const Spot<Index> &spot, Index head,
                                                  bool joined_rows) {
-    const std::uint64_t row = joined_rows ? static_cast<std::uint64_t>(spot.row * strides.row)
-                                          : product(static_cast<Index>(spot.row), strides.row);
+    const std::uint64_t row = joined_rows
+                                  ? static_cast<std::uint64_t>(spot.row) * static_cast<std::uint64_t>(strides.row)
+                                  : product(static_cast<Index>(spot.row), strides.row);
     return product(spot.block, strides.outer) + product(head, strides.head) + row;
 }
 

@@ -108,6 +108,12 @@ TEST_CASE("any extent may be 0: success, and nothing happens", "[dense]") {
     check_scenario(scenario, random);
 }
 
+TEST_CASE("a cache may have any number of rows where there is nothing to copy", "[dense]") {
+    kvappend_descriptor d = dense(0, 3, most, 16, 8, {}).descriptor;
+    d.backend = subject().backend();
+    CHECK(make_plan(d) != nullptr);
+}
+
 TEST_CASE("payloads of NaNs, infinities, denormals and the sign of zero survive", "[dense]") {
     const std::uint16_t f16[] = {0x7e01, 0xfe55, 0x7c01, 0xfc01, 0x8000, 0x0000, 0x7c00, 0xfc00, 0x0001, 0x83ff};
     const std::uint32_t f32[] = {0x7fc00001, 0xffdeadbe, 0x7f800001, 0xffbfffff, 0x80000000,

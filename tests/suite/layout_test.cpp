@@ -47,7 +47,11 @@ struct Launch {
         input.count = static_cast<unsigned>(geometries.size());
         input.layers = static_cast<unsigned>(geometry_of.size());
         layouts.assign(geometries.size(), {});
-        grid = kvappend::lay_out(input, layouts.data());
+        std::vector<GeometryLayout *> pointers;
+        for (GeometryLayout &layout : layouts) {
+            pointers.push_back(&layout);
+        }
+        grid = kvappend::lay_out(input, pointers.data());
     }
 
     std::string text() const {

@@ -5,6 +5,7 @@
 // The arrays of indices are not in memory: a load computes what they hold. So they may have as many elements as a
 // descriptor allows, and a load outside an array is a failure.
 #include "../../src/cuda/place_rows.cuh"
+#include "../../src/places.hpp"
 #include "draw.hpp"
 
 #include <catch2/catch_get_random_seed.hpp>
@@ -404,7 +405,7 @@ void add_stretch(const Place &place, std::int64_t sample, std::int64_t row, std:
     for (std::int64_t i = 0; i < rows; ++i) {
         Place next = place;
         next.row += place.placed() ? i : 0;
-        next.position += static_cast<std::uint64_t>(i);
+        next.position += place.outcome == Outcome::padding ? 0 : static_cast<std::uint64_t>(i); // padding has none
         all.push_back(visited(sample, row + i, next));
     }
 }
@@ -604,4 +605,23 @@ TEST_CASE("stretches have the outcomes and places of their rows", "[place]") {
         }
     }
     often(KVAPPEND_ADDRESSING_RING, Outcome::replaced);
+}
+
+TEST_CASE("a sample that is left out is one stretch", "[place]") {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.flags = KVAPPEND_FLAG_BATCH_INDEX;
+    d.batch = d.heads = d.k_dim = 1;
+    d.new_rows = 100'000;
+    d.cache_rows = 8;
+    d.cache_blocks = 1;
+    const Addressing a = addressing_of(d);
+    const std::vector<std::int64_t> offsets(8);
+    const std::vector<std::int32_t> blocks(8, -1);
+    const std::vector<std::int32_t> unused(8);
+    const Indices indices{offsets.data(), offsets.data(), unused.data(), nullptr,
+                          blocks.data(),  unused.data(),  unused.data()};
+    const Rule<> rule{a, indices};
+    const Place place = place_of(rule, 0, 3, kvappend::HostLoad{});
+    CHECK(place.outcome == Outcome::padding);
+    CHECK(stretch_of(rule, place) == d.new_rows - 3);
 }
