@@ -15,7 +15,7 @@ constexpr std::int32_t known_flags = KVAPPEND_FLAG_BATCH_INDEX | KVAPPEND_FLAG_L
 
 constexpr const char *kind_names[] = {"DENSE", "RING", "PAGED", "PAGED_CSR", "SLOTS"};
 
-// Sets of addressings, for saying which a field goes with.
+// Sets of addressings. They say which addressings use a field.
 constexpr unsigned dense = 1U << KVAPPEND_ADDRESSING_DENSE;
 constexpr unsigned ring = 1U << KVAPPEND_ADDRESSING_RING;
 constexpr unsigned paged = 1U << KVAPPEND_ADDRESSING_PAGED | 1U << KVAPPEND_ADDRESSING_PAGED_CSR;
@@ -37,7 +37,8 @@ bool is_one_of(std::int32_t addressing, unsigned set) {
     return (set >> addressing & 1U) != 0;
 }
 
-// A field that only some addressings use. Elsewhere any value but 0 is a mistake, or meant for another addressing.
+// Refuses a field that the addressing does not use, unless the field is 0. Any other value is a mistake, or is meant
+// for another addressing.
 Status check_unused_fields(const kvappend_descriptor &d) {
     const struct {
         const char *name;
@@ -64,7 +65,7 @@ Status check_unused_fields(const kvappend_descriptor &d) {
     return KVAPPEND_SUCCESS;
 }
 
-// Two fields that do not go together, and what the message says after their values.
+// Two fields whose values exclude each other, and the end of the message, which follows the values.
 struct Conflict {
     bool when;
     const char *field;
@@ -117,7 +118,7 @@ Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes) {
         const char *name;
         std::int64_t rows;
         std::int64_t columns;
-        std::int64_t more; // elements after those
+        std::int64_t more; // further elements
         std::int64_t element_bytes;
     } arrays[] = {{"cache_offsets", d.batch, 1, 0, offset_bytes},
                   {"slots", by_slots ? d.new_rows : 0, 1, 0, offset_bytes},

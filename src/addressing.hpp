@@ -17,8 +17,8 @@ struct Addressing {
     std::int32_t flags;
     std::int32_t skip_policy;
     std::uint32_t wide_offsets; // 1: cache_offsets and slots have 64-bit elements; 0: 32-bit ones
-    // The period is the number of rows after which positions repeat in a ring, or go on to the next page. This is its
-    // logarithm, or negative where it is not a power of two.
+    // The binary logarithm of the period, or -1 if the period is not a power of two. The period is the number of rows
+    // after which a ring repeats, or after which the next page begins.
     std::int32_t period_log2;
     std::int64_t samples;
     std::int64_t new_rows;
@@ -27,30 +27,30 @@ struct Addressing {
     std::int64_t sink_rows;
     std::int64_t table_entries;
     std::int64_t table_stride;
-    std::int64_t reserved_slot; // negative where there is none
+    std::int64_t reserved_slot; // negative if there is none
 
     std::uint32_t offset_bytes() const { return 4U << wide_offsets; }
     KVAPPEND_HOST_DEVICE bool has(kvappend_flag flag) const { return (flags & flag) != 0; }
-    // Blocks are pages, which a table or a slot names.
+    // Whether blocks are pages, which a page table or a slot names.
     KVAPPEND_HOST_DEVICE bool has_pages() const { return kind >= KVAPPEND_ADDRESSING_PAGED; }
-    // The source has tokens for rows, and no batch axis.
+    // Whether the rows of the source are tokens, without a batch axis.
     bool by_token() const { return kind == KVAPPEND_ADDRESSING_SLOTS || lengths == KVAPPEND_LENGTHS_PACKED; }
 
-    // Each sample has new_rows rows, and its offset is all that its positions depend on.
+    // Whether each sample has new_rows rows, whose positions depend on its offset alone.
     bool plain_samples() const {
         return kind != KVAPPEND_ADDRESSING_SLOTS && lengths == KVAPPEND_LENGTHS_FIXED &&
                !has(KVAPPEND_FLAG_BATCH_INDEX) && !has(KVAPPEND_FLAG_LEFT_PADS) && !has(KVAPPEND_FLAG_ZERO_OFFSETS);
     }
     bool plain_dense() const { return kind == KVAPPEND_ADDRESSING_DENSE && plain_samples(); }
 
-    // Whether a run has more to do than to copy.
+    // Whether a run does more than copy rows.
     bool has_more_than_copies() const { return skip_policy != KVAPPEND_SKIP_SILENTLY || has(KVAPPEND_FLAG_ADVANCE); }
 
     // Checks those fields of the descriptor that say where rows go. The caller has checked that no extent is negative.
     static Status create(const kvappend_descriptor &descriptor, Addressing &addressing);
 };
 
-// The arrays of indices of one run; NULL where the addressing does not use one.
+// The arrays of indices of one run. An array that the addressing does not use is NULL.
 struct Indices {
     const void *offsets;
     const void *slots;

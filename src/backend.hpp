@@ -13,14 +13,15 @@
 
 namespace kvappend {
 
-// A kernel as data. Selection, tests and benchmarks read the table of these.
+// A kernel, described by data. The selection of a kernel, the tests and the benchmarks read tables of these.
 struct Kernel {
     // How rows are found.
     enum class Family : std::uint8_t {
         dense, // plain dense appends (Problem::plain_dense), whose rows are copied in runs
         rows   // every problem, row by row
     };
-    // What it is for, beyond one append with 31-bit indices.
+    // What distinguishes it from the plain kernel of its family. On CUDA a plain kernel copies one append with 31-bit
+    // indices.
     enum class Variant : std::uint8_t {
         plain,
         avx,    // host: moves of 32 bytes, by AVX
@@ -31,8 +32,8 @@ struct Kernel {
     std::int32_t backend; // KVAPPEND_BACKEND_*
     Family family;
     Variant variant;
-    std::uint32_t access_bytes; // the widest load or store; 0 where the C library chooses it
-    std::int32_t architecture;  // the least that it runs on, as ten times the compute capability
+    std::uint32_t access_bytes; // the widest load or store; 0 for the kernels of the host
+    std::int32_t architecture;  // the oldest that it runs on: ten times the compute capability
 
     constexpr bool operator==(const Kernel &) const = default;
 };
@@ -80,7 +81,7 @@ struct Append {
     const kvappend_args &args;
 };
 
-// Several appends of one call, which a backend may run in few launches. They are given one after the other.
+// Several appends of one call. They are added one after the other, and a backend may combine them into fewer launches.
 class LayeredRun {
 public:
     LayeredRun() = default;
@@ -88,7 +89,7 @@ public:
     LayeredRun &operator=(const LayeredRun &) = delete;
 
     virtual Status add(const Append &append) = 0;
-    // Launches what is still to be launched.
+    // Launches all added appends that have not been launched yet.
     virtual Status finish() = 0;
 
 protected:
@@ -108,21 +109,21 @@ public:
 
     // In the order of preference.
     virtual std::span<const NamedKernel> kernels() const = 0;
-    // Finds out what a plan that is created now will run on.
+    // Determines the device that a plan created now will run on.
     virtual Status open(std::unique_ptr<BackendState> &state) const = 0;
     virtual bool supports(const NamedKernel &kernel, const BackendState &state, const Problem &problem) const = 0;
     // Does what must not happen during a run, such as loading machine code and starting threads.
     virtual Status prepare(const Problem &problem, const NamedKernel &kernel, std::int32_t host_threads,
                            BackendState &state) const = 0;
 
-    // Refuses a stream that is not one of the backend, and a device that is not the plan's.
+    // Refuses a stream that does not belong to the backend, and a current device that is not the plan's.
     virtual Status check_stream(const BackendState &state, CUstream_st *stream) const = 0;
-    // Refuses a run before anything is written, where the policy forbids rows that are out of range and the backend can
-    // see them.
+    // Refuses a run before anything is written, if the policy forbids rows that are out of range and the backend can
+    // read the indices.
     virtual Status before(const Append & /*append*/) const { return KVAPPEND_SUCCESS; }
-    // Copies the rows, or arranges the copy in the stream.
+    // Copies the rows, or enqueues the copy in the stream.
     virtual Status run(const Append &append, CUstream_st *stream) const = 0;
-    // What follows a copy. Offsets are advanced only after all that are counted by them: see Layers.
+    // The work after a copy. Offsets advance only after all rows that they place have been counted: see Layers.
     enum class After : std::uint8_t {
         count = 1,
         advance = 2,
@@ -132,7 +133,8 @@ public:
     // Begins a run of several appends. `all_dense`: all problems are plain dense ones.
     virtual LayeredRun *begin(LayeredRunStorage &storage, bool all_dense, CUstream_st *stream) const = 0;
 
-    // Copies memory that the backend can reach to the host, in the order of the stream, and waits for it.
+    // Copies memory that the backend can read to the host. The copy is ordered in the stream, and the call waits for
+    // it.
     virtual Status fetch(void *to, const void *from, std::size_t bytes, CUstream_st *stream) const = 0;
 
 protected:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The buffers of a run: which a plan needs, how much of each, and whether arguments bring them.
+// The buffers of a run: which ones a plan needs, how many bytes of each, and whether the arguments provide them.
 #pragma once
 
 #include "status.hpp"
@@ -29,7 +29,7 @@ enum class BufferName : std::uint8_t {
 };
 inline constexpr std::size_t buffer_count = 12;
 
-// As "page_table".
+// The name of a buffer as text, such as "page_table".
 const char *text(BufferName name);
 
 struct GivenBuffer {
@@ -61,7 +61,7 @@ struct NeededBuffer {
     std::int64_t bytes;      // from the first to the last element; more than 0
 };
 
-// The buffers that a plan needs. A plan finds them once, so that a run checks no others.
+// The buffers that a plan needs. They are determined once for a plan, so that a run checks no others.
 class NeededBuffers {
 public:
     // Ignores a buffer of which no byte is needed.

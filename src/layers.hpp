@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A run of several plans, such as those of all layers. The caller goes through its appends in passes, as nothing may be
-// allocated to hold them: check all, then `begin`, add all, `finish`; then, where `has_more_than_copies`, count all and
-// advance all. So nothing is written unless all are right, and all rows are counted by the offsets that placed them.
+// A run of several plans, such as those of all layers. The caller passes over its appends several times, because
+// nothing may be allocated to hold them. It checks all, calls `begin`, adds all and calls `finish`. If
+// `has_more_than_copies`, it then counts all and advances all. Therefore nothing is written unless all appends are
+// valid, and all rows are counted by the offsets that placed them.
 #pragma once
 
 #include "plan.hpp"
@@ -12,7 +13,7 @@ class Layers {
 public:
     Layers(const Plan &first, const RunContext &context) : first_(first), context_(context) {}
 
-    // What a run of one plan refuses, and plans of different backends.
+    // Refuses what a run of one plan refuses, and plans of different backends.
     Status check(const Plan &plan, const kvappend_args &args);
 
     void begin() { run_ = first_.backend().begin(storage_, all_dense_, context_.stream); }

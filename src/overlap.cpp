@@ -28,9 +28,9 @@ Wide divide_up(Wide a, Wide b) {
     return -divide_down(-a, b);
 }
 
-// A depth-first search, largest stride first. At each level only those factors are tried from which the smaller strides
-// can still reach the window. Where strides nest (each at least what the smaller ones span, as in every layout in use)
-// that leaves two or three factors a level, so the limit is far out of reach.
+// A depth-first search, largest stride first. Each level tries only those factors from which the smaller strides can
+// still reach the window. If strides nest (each is at least what the smaller ones span, as in every layout in use), two
+// or three factors remain at each level, and the search stays far below its limit of steps.
 class Search {
 public:
     explicit Search(std::span<const Summand> summands) : summands_(summands) {
@@ -67,7 +67,7 @@ public:
     }
 
 private:
-    // The sums of the summands from a level on: their bounds, and what divides them all.
+    // The sums of the summands from a level on: their bounds, and their common divisor.
     struct Rest {
         Wide least;
         Wide most;
@@ -102,7 +102,8 @@ std::span<Summand> distances(const Pieces &a, const Pieces &b, std::array<Summan
         if (axis.extent <= 1) {
             continue;
         }
-        // Equal strides make one summand, which keeps the search short: one pool for both tensors is such a case.
+        // Equal strides are combined into one summand, which keeps the search short. They occur when K and V share one
+        // pool.
         const std::int64_t least = 1 - axis.extent;
         const auto same = std::find_if(summands.begin(), summands.begin() + count,
                                        [&](const Summand &s) { return s.stride == axis.stride; });
@@ -115,7 +116,8 @@ std::span<Summand> distances(const Pieces &a, const Pieces &b, std::array<Summan
     return std::span(summands).first(count);
 }
 
-// What divides all strides of at least `least` bytes: any multiples of them may be added.
+// The greatest common divisor of all strides of at least `least` bytes. Steps along these axes do not change a place
+// modulo the divisor.
 std::int64_t divisor_from(const Pieces &pieces, std::int64_t least) {
     std::int64_t divisor = 0;
     for (const Axis &axis : pieces.axes) {
@@ -124,7 +126,7 @@ std::int64_t divisor_from(const Pieces &pieces, std::int64_t least) {
     return divisor;
 }
 
-// The bytes that the axes of smaller strides span.
+// The bytes that a piece and the axes with strides smaller than `least` span.
 std::int64_t bytes_below(const Pieces &pieces, std::int64_t least) {
     std::int64_t bytes = pieces.bytes;
     for (const Axis &axis : pieces.axes) {
@@ -143,8 +145,8 @@ Pieces::Pieces(const Tensor &tensor)
       bytes(tensor.piece_bytes) {}
 
 Reach pieces_overlap(const Pieces &pieces) {
-    // The distance of two pieces is a sum over the axes. Either piece may come first, so let the first axis in which
-    // they differ be positive, for each choice of that axis.
+    // The distance between two pieces is a sum over the axes. Either piece may be the first one, so the factor of the
+    // first axis in which they differ is taken as positive. The loop tries each axis as that first axis.
     for (std::size_t first = 0; first < pieces.axes.size(); ++first) {
         std::array<Summand, 4> summands{};
         std::size_t count = 0;

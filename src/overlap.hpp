@@ -14,7 +14,7 @@ namespace kvappend {
 enum class Reach {
     no,
     yes,
-    unknown // The strides are so irregular that the search was given up.
+    unknown // The strides are too irregular: the search reached its limit of steps.
 };
 
 // An axis of a tensor: the number of entries, and the bytes from one to the next.
@@ -48,8 +48,8 @@ public:
 private:
     bool apart(std::int64_t distance) const;
 
-    // Modulo `bytes` all of a falls into the first a_bytes, and all of b into b_bytes from the distance on. Found once
-    // for all distances, it spares most calls the search.
+    // Modulo `bytes`, all of a lies in the first a_bytes, and all of b in the b_bytes that begin at the distance.
+    // Periods do not depend on the distance. They are found once, and most calls then need no search.
     struct Period {
         std::int64_t bytes;
         std::int64_t a_bytes;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a row goes: the one rule that every backend, the report and the validation apply. A fast path may compile the
-// rule for what it knows of an addressing (struct Known); it does not state the rule again.
+// Where a row goes: the one rule that every backend, the report and the validation apply. A fast path may specialise
+// the rule by what is known of an addressing at compile time (struct Known). It does not restate the rule.
 //
-// The rule is right for all values that arrays of indices may hold: no sum is formed that could leave its range, no
-// array is read outside its bounds, and no place outside the cache is returned.
+// The rule is correct for all values that arrays of indices may hold: no sum overflows, no array is read outside its
+// bounds, and no place outside the cache is returned.
 #pragma once
 
 #include "addressing.hpp"
@@ -15,7 +15,7 @@ namespace kvappend {
 
 enum class Outcome {
     placed,
-    replaced, // by a later row of the sample that a ring brings to the same place
+    replaced, // by a later row of the sample that goes to the same place in a ring
     padding,
     below,
     above,
@@ -28,7 +28,7 @@ KVAPPEND_HOST_DEVICE constexpr bool out_of_range(Outcome outcome) {
 
 struct Place {
     Outcome outcome;
-    // In the cache; of a row that is placed.
+    // Where the row goes in the cache, if it is placed.
     std::int64_t block;
     std::int64_t row;
     // Which row it is: the sample, the row counted from the sample's first, and its position or slot.
@@ -41,18 +41,18 @@ struct Place {
     KVAPPEND_HOST_DEVICE constexpr bool placed() const { return outcome == Outcome::placed; }
 };
 
-// What is known of an addressing when code is compiled. By default nothing is.
+// What is known of an addressing when code is compiled. By default nothing is known.
 struct Known {
     std::int32_t kind = -1;     // KVAPPEND_ADDRESSING_*
     bool plain_samples = false; // Addressing::plain_samples
     bool one_row = false;       // Addressing::new_rows is 1, and rows are not tokens
     bool power_of_two = false;  // Addressing::period_log2 is not negative
-    // Extents and tables have fewer than 2^31 entries, and the caller asks for nothing but whether and where a row is
-    // placed. Then a negative position or slot needs no test: as an unsigned number it is above every cache.
+    // Extents and tables have fewer than 2^31 entries, and the caller needs only whether and where a row is placed.
+    // Then a negative position or slot needs no test: as an unsigned number it is above every cache.
     bool narrow = false;
 };
 
-// An addressing and its arrays of indices, seen through what is known of them.
+// An addressing and its arrays of indices. Facts that are known at compile time replace tests of them.
 template <Known Facts = Known{}>
 struct Rule {
     const Addressing &a;
@@ -91,10 +91,10 @@ KVAPPEND_HOST_DEVICE constexpr Number opaque(Number number) {
     return number;
 }
 
-// What the arrays of indices say of one sample or slot, as it was loaded. Fields of arrays that are not used are zero.
+// What was loaded from the arrays of indices for one sample or slot. Fields of unused arrays are zero.
 //
-// A Load reads indices from the memory in which they are: load(pointer) a 32-bit one; load.number(array, wide, i) one
-// of cache_offsets or slots, as a Load::Number; Load::value(number, wide) what that is.
+// A Load reads indices from their memory. load(pointer) returns a 32-bit index. load.number(array, wide, i) returns an
+// element of cache_offsets or slots as a Load::Number, and Load::value(number, wide) returns its value.
 template <class Load>
 struct Loaded {
     std::int64_t sample;
@@ -106,7 +106,8 @@ struct Loaded {
     std::int32_t first_entry, last_entry; // of page_indptr
 };
 
-// All that depends on nothing but the sample, in one go: a GPU then waits once for all of it.
+// Loads all indices that depend on the sample alone. They are loaded together, so that a GPU waits once for all of
+// them.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE Loaded<Load> load_sample(const Rule<Facts> &rule, std::int64_t sample, Load load) {
     const Indices &indices = rule.indices;
@@ -134,8 +135,9 @@ KVAPPEND_HOST_DEVICE Loaded<Load> load_sample(const Rule<Facts> &rule, std::int6
     return loaded;
 }
 
-// The same for a row of the source. The sample of a packed row is not known before the search for it. But in a decoding
-// step each sample has one row, so the row's own number is the guess, and position_of checks it.
+// Loads the indices of a row of the source. The sample of a packed row is not known before a search for it. In a
+// decoding step each sample has one row, so the row's number is taken as the sample's number, and position_of checks
+// that.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE Loaded<Load> load_row(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row, Load load) {
     if (rule.by_slot()) {
@@ -180,9 +182,9 @@ KVAPPEND_HOST_DEVICE SampleRows rows_of_sample(const Rule<Facts> &rule, const Lo
     return rows;
 }
 
-// The sample that a row of a packed source belongs to: the last one that begins at or before it, as samples without
-// rows begin where the next one does. -1 before the first. It looks at three samples at a time, because a GPU waits for
-// three loads as long as for one.
+// The sample that a row of a packed source belongs to: the last one that begins at or before the row. A sample without
+// rows begins where the next one begins. Returns -1 for a row before the first sample. The search looks at three
+// samples at a time, because a GPU waits for three loads as long as for one.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE std::int64_t find_sample(const Rule<Facts> &rule, std::int64_t row, Load load) {
     const std::int32_t *const begins = rule.indices.lengths;
@@ -209,9 +211,9 @@ KVAPPEND_HOST_DEVICE std::int64_t find_sample(const Rule<Facts> &rule, std::int6
     return low - 1;
 }
 
-// Which row of which sample a row of the source is, and its position; of a slot, the slot. The outcome is `placed`
-// where the position may have a place. `loaded` is what load_row loaded, and becomes what is loaded of the row's
-// sample.
+// Finds the sample, the row in the sample and the position of a row of the source. With SLOTS the position is the slot.
+// The outcome is `placed` if the position may have a place. `loaded` is what load_row loaded. It is loaded again if the
+// row belongs to another sample.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE Place position_of(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row,
                                        Loaded<Load> &loaded, Load load) {
@@ -244,7 +246,8 @@ KVAPPEND_HOST_DEVICE Place position_of(const Rule<Facts> &rule, std::int64_t sam
         place.rows_left = rule.a.new_rows - row;
     }
     const std::int64_t offset = rule.has_offsets() ? Load::value(loaded.number, rule.a.wide_offsets) : 0;
-    // The sum of two numbers without a sign fits in 64 bits, and that of one of each sign in 63.
+    // The sum of two non-negative numbers fits in 64 bits without a sign. The sum of a negative and a non-negative
+    // number fits in 64 bits with a sign.
     place.position = static_cast<std::uint64_t>(offset) + static_cast<std::uint64_t>(place.sample_row);
     const bool is_below = !Facts.narrow && offset < 0 && static_cast<std::int64_t>(place.position) < 0;
     place.outcome = is_below ? Outcome::below : Outcome::placed;
@@ -258,7 +261,7 @@ struct Quotient {
     std::uint64_t remainder;
 };
 
-// Positions are small as a rule, and a GPU divides 32 bits several times as fast.
+// Positions are usually small, and a GPU divides 32-bit numbers several times as fast as 64-bit numbers.
 KVAPPEND_HOST_DEVICE constexpr Quotient divide(std::uint64_t a, std::uint64_t b) {
     if ((a | b) >> 32 == 0) {
         const auto narrow_a = static_cast<std::uint32_t>(a);
@@ -270,13 +273,14 @@ KVAPPEND_HOST_DEVICE constexpr Quotient divide(std::uint64_t a, std::uint64_t b)
     return {quotient, a - quotient * b};
 }
 
-// Which page, or which round of a ring, `rows` rows come to, and which row of it. There must be rows in a period.
+// Divides a number of rows by the period. The quotient is the page, or the round of a ring. The remainder is the row in
+// it. The period must not be 0.
 template <Known Facts>
 KVAPPEND_HOST_DEVICE Quotient divide_by_period(const Rule<Facts> &rule, std::uint64_t rows) {
     const std::int32_t log2 = rule.a.period_log2;
     if (Facts.power_of_two || log2 >= 0) {
         const std::uint64_t quotient = rows >> log2;
-        // Of a narrow rule the remainder has 31 bits.
+        // The remainder of a narrow rule has 31 bits.
         return {quotient, Facts.narrow ? static_cast<std::uint32_t>(rows) & ((std::uint32_t{1} << log2) - 1)
                                        : rows - (quotient << log2)};
     }
@@ -294,9 +298,9 @@ KVAPPEND_HOST_DEVICE void place_in_dense(const Rule<Facts> &rule, Place &place) 
     place.outcome = is_in_dense(place.position, rule.a.cache_rows) ? Outcome::placed : Outcome::above;
 }
 
-// The same for all rows of a sample at once: rows first <= l < end are placed, those for which
-// 0 <= offset + l < cache_rows. None are where first >= end. Right for every offset; the two extents are so few that
-// they can be added.
+// The same for all rows of a sample at once. Row l is placed if first <= l < end, which means
+// 0 <= offset + l < cache_rows. No row is placed if first >= end. The offset may have any value. The sum of the two
+// extents must fit in Index.
 template <class Index>
 struct DenseRows {
     Index first;
@@ -305,7 +309,7 @@ struct DenseRows {
 
 template <class Index>
 KVAPPEND_HOST_DEVICE constexpr DenseRows<Index> dense_rows(std::int64_t offset, Index new_rows, Index cache_rows) {
-    // An offset beyond these bounds places no row, as the bounds themselves do.
+    // An offset beyond these bounds places no row. Neither does an offset that equals one of them.
     const std::int64_t least = -std::int64_t{new_rows};
     const std::int64_t most = cache_rows;
     const auto clamped = static_cast<Index>(offset < least ? least : offset > most ? most : offset);
@@ -313,8 +317,8 @@ KVAPPEND_HOST_DEVICE constexpr DenseRows<Index> dense_rows(std::int64_t offset, 
     return {clamped < 0 ? -clamped : Index{0}, room < new_rows ? room : new_rows};
 }
 
-// RING: positions below sink_rows keep their row, the others go round in the rows after those. Of the rows of one
-// sample that come to the same row the last is placed.
+// RING: a position below sink_rows is its own row. The other positions go round the rows after the sinks. If several
+// rows of one sample go to the same row, the last one is placed.
 template <Known Facts>
 KVAPPEND_HOST_DEVICE void place_in_ring(const Rule<Facts> &rule, Place &place) {
     const Addressing &a = rule.a;
@@ -350,7 +354,7 @@ KVAPPEND_HOST_DEVICE std::int64_t find_entry(const Rule<Facts> &rule, const Load
     return entry >= 0 && entry < a.table_entries ? entry : -1;
 }
 
-// PAGED, PAGED_CSR and SLOTS: a table says which page it is, or the slot itself does.
+// PAGED, PAGED_CSR and SLOTS: the page table or the slot itself names the page.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE void place_on_page(const Rule<Facts> &rule, const Loaded<Load> &loaded, Load load, Place &place) {
     place.outcome = Outcome::above;
@@ -371,15 +375,15 @@ KVAPPEND_HOST_DEVICE void place_on_page(const Rule<Facts> &rule, const Loaded<Lo
     }
     const std::int32_t block = load(rule.indices.page_table + entry);
     place.block = block;
-    // One comparison without a sign finds a negative page, too.
+    // One unsigned comparison refuses a negative page, too.
     const bool exists = Facts.narrow
                             ? static_cast<std::uint32_t>(block) < static_cast<std::uint32_t>(rule.a.cache_blocks)
                             : static_cast<std::uint64_t>(place.block) < static_cast<std::uint64_t>(rule.a.cache_blocks);
     place.outcome = exists ? Outcome::placed : Outcome::above;
 }
 
-// What becomes of row `row` of sample `sample` of the source, for which load_row loaded `loaded`. There is one sample
-// where the source has tokens for rows.
+// The place of row `row` of sample `sample` of the source, for which load_row loaded `loaded`. The source has one
+// sample if its rows are tokens.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE Place place_of(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row, Loaded<Load> loaded,
                                     Load load) {
@@ -407,8 +411,8 @@ KVAPPEND_HOST_DEVICE Place place_of(const Rule<Facts> &rule, std::int64_t sample
     return place_of(rule, sample, row, load_row(rule, sample, row, load), load);
 }
 
-// The number of rows of the sample, from this one on, that share its outcome and, where they are placed, follow each
-// other in its block. At least 1, if the cache has rows.
+// The number of rows of the sample, from this one on, that share its outcome and, if they are placed, follow each other
+// in its block. At least 1, if the cache has rows.
 template <Known Facts>
 KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<Facts> &rule, const Place &place) {
     const Addressing &a = rule.a;

@@ -7,8 +7,8 @@
 
 namespace kvappend {
 
-// Loads an index once. A compiler may make two loads of a plain one, and another thread may write between them: then
-// the value that passed a check would not be the value that is used.
+// Loads an index once. A compiler may repeat a plain load, and another thread may write the index between the two
+// loads. The value that passed a check would then not be the value that is used.
 struct HostLoad {
     using Number = std::int64_t;
 
@@ -36,7 +36,7 @@ void for_each_place(const Problem &problem, const Indices &indices, Visit visit)
     }
 }
 
-// The error of a row that is out of range where no row may be.
+// The error for a row that is out of range, if no row may be out of range.
 Status out_of_range_error(const Place &place, const char *expected);
 
 } // namespace kvappend

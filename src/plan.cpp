@@ -64,7 +64,7 @@ Status choose_named(const Backend &backend, const BackendState &state, const Pro
     return KVAPPEND_SUCCESS;
 }
 
-// The first kernel that serves the problem, or the one that is wanted.
+// Chooses the kernel named `wanted`, or without a name the first kernel that serves the problem.
 Status choose(const Backend &backend, const BackendState &state, const Problem &problem, const char *wanted,
               const NamedKernel *&chosen) {
     const auto kernels = backend.kernels();

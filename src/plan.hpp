@@ -9,7 +9,7 @@
 
 namespace kvappend {
 
-// What a call gives beside its buffers.
+// The arguments of a call other than its buffers.
 struct RunContext {
     const void *workspace;
     std::size_t workspace_bytes;
@@ -22,14 +22,14 @@ public:
     Plan(const Plan &) = delete;
     Plan &operator=(const Plan &) = delete;
 
-    // Checks, chooses and loads. The plan is unusable if this fails.
+    // Checks the descriptor, chooses a kernel and loads it. The plan is unusable if this fails.
     static Status create(const kvappend_descriptor &descriptor, const kvappend_preference &preference, Plan &plan);
 
     Status can_implement(const kvappend_args &args) const { return problem_.check(args); }
     Status run(const kvappend_args &args, const RunContext &context) const;
     Status validate(const kvappend_args &args, const RunContext &context, kvappend_fault &fault) const;
 
-    // What run and validate refuse.
+    // Refuses what run and validate refuse.
     Status check(const kvappend_args &args, const RunContext &context) const;
 
     // The copy works in place: no kernel of any backend needs scratch memory.

@@ -111,7 +111,8 @@ Status create_copies(const kvappend_descriptor &d, Problem &problem) {
                        problem.v);
 }
 
-// A block keeps no more rows of a sample than it has: a ring replaces those before.
+// The bytes that a run copies at most. One block holds at most cache_rows rows of a sample, because a ring replaces the
+// rows before.
 std::int64_t bytes_of(const Problem &problem, const Copy &copy) {
     const Addressing &a = problem.addressing;
     const bool one_block = !a.by_token() && !a.has_pages();
@@ -147,7 +148,7 @@ Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
     if (!problem.k.empty() && !problem.v.empty()) {
         problem.caches = Interleaving(problem.k.cache, problem.v.cache);
     }
-    // Each fits in 63 bits, which the sum may not.
+    // Each number fits in 63 bits, but the sum may not.
     const std::int64_t k_bytes = bytes_of(problem, problem.k);
     problem.bytes = k_bytes + std::min(bytes_of(problem, problem.v), INT64_MAX - k_bytes);
     add_buffers(problem);

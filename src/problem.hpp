@@ -31,14 +31,14 @@ struct Problem {
     std::int32_t element_type;
     std::uint32_t element_bytes;
     Addressing addressing;
-    // Of the new rows. There is 1 sample where they are tokens.
+    // The samples of the new rows. There is at most 1 sample if the rows are tokens.
     std::int64_t source_samples;
     std::int64_t new_rows;
     Copy k;
     Copy v;
-    Interleaving caches;   // of K and V, where both are there
-    std::int64_t bytes;    // that a run copies at most; INT64_MAX where they are more
-    NeededBuffers buffers; // none where there is nothing to copy
+    Interleaving caches;   // of K and V, if both are copied
+    std::int64_t bytes;    // that a run copies at most; INT64_MAX if there are more
+    NeededBuffers buffers; // none if there is nothing to copy
 
     bool empty() const { return k.empty() && v.empty(); }
     // A dense append that needs one offset for each sample and no other index.

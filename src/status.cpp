@@ -9,7 +9,7 @@ namespace kvappend {
 
 namespace {
 
-// A plain array has no destructor, so a thread may end after the library was unloaded.
+// A plain array has no destructor, so a thread may end after the library has been unloaded.
 thread_local char last_message[512];
 
 } // namespace

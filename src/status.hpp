@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a failure travels: as a status that is returned, and a message that is kept for the thread that failed.
+// How a failure is reported: by a status that is returned, and by a message that is kept for the thread that failed.
 #pragma once
 
 #include <kvappend/kvappend.h>
@@ -10,8 +10,8 @@ namespace kvappend {
 
 using Status = kvappend_status;
 
-// Keeps the message as this thread's last error and returns the status. Allocates nothing, because memory may be what
-// is missing. A message that is too long is cut.
+// Keeps the message as this thread's last error and returns the status. Allocates nothing, because the failure may be a
+// lack of memory. A message that is too long is truncated.
 [[gnu::cold, gnu::format(printf, 2, 3)]] Status fail(Status status, const char *format, ...) noexcept;
 
 // Puts the layer's number in front of this thread's last error and returns the status.

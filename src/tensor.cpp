@@ -56,7 +56,7 @@ Status overflow_error(const TensorDescription &d) {
                 d.name, d.outer, d.heads, d.rows, d.dim, d.strides[0], d.strides[1], d.strides[2]);
 }
 
-// The axes of the stride array, and that of pieces.
+// The axis of the pieces, which follows the axes of the stride array, and the number of all axes.
 constexpr int pieces = 3;
 constexpr int axes = 4;
 
@@ -74,7 +74,7 @@ bool measure(const TensorDescription &d, std::uint32_t element_bytes, Tensor &te
     constexpr int by_sample_order[] = {KVAPPEND_AXIS_ROW, pieces, KVAPPEND_AXIS_HEAD, KVAPPEND_AXIS_BATCH};
     constexpr int by_token_order[] = {KVAPPEND_AXIS_HEAD, KVAPPEND_AXIS_ROW, KVAPPEND_AXIS_BATCH, pieces};
     for (const int axis : d.by_token ? by_token_order : by_sample_order) {
-        // The stride of an axis with one entry is never used. It stays 0, so that it keeps nothing from being narrow.
+        // The stride of an axis with one entry is never used. It stays 0, so that it never requires 64-bit strides.
         if (extents[axis] > 1 && contiguous) {
             strides[axis] = contiguous_bytes;
         } else if (extents[axis] > 1) {

@@ -39,7 +39,7 @@ struct Tensor {
     // A row lies in pieces of piece_bytes, a power of two unless the row is one piece.
     std::int64_t piece_bytes;
     std::int64_t piece_stride;
-    // From the first to the last element; 0 where there is no element.
+    // From the first to the last element; 0 if there is no element.
     std::int64_t bytes;
 
     // Checks the description and measures the tensor.
@@ -50,7 +50,7 @@ struct Tensor {
     bool adjacent_heads() const { return whole_rows() && heads > 1 && strides.head == row_bytes; }
     bool adjacent_rows() const { return whole_rows() && strides.row == row_bytes; }
 
-    // Where the heads of a row are adjacent, they are one wider row.
+    // Makes the adjacent heads of a row one wider row.
     void merge_heads();
 
     // The widest power of two, 16 at most, that divides the row, its pieces and every stride in use.

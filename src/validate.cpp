@@ -88,7 +88,7 @@ Status check_ranges(const Addressing &a, const Indices &indices, kvappend_fault 
     return KVAPPEND_SUCCESS;
 }
 
-// The entry of the page table that stands for a row, or -1.
+// The index of a row's entry in the page table, or -1 if it has none.
 std::int64_t entry_of(const Addressing &a, const Indices &indices, const Place &place) {
     const Rule<> rule{a, indices};
     return a.has_pages() && !rule.by_slot() ? find_entry(rule, load_sample(rule, place.sample, HostLoad{}),
@@ -96,7 +96,8 @@ std::int64_t entry_of(const Addressing &a, const Indices &indices, const Place &
                                             : -1;
 }
 
-// The first row that is out of range. Before that, the first row whose entry of the table is not a page of the cache.
+// Finds the first row whose entry in the page table is not a page of the cache. If there is none, finds the first row
+// that is out of range.
 Status check_places(const Problem &problem, const Indices &indices, kvappend_fault &fault) {
     const Addressing &a = problem.addressing;
     std::int64_t entry = -1;
@@ -131,7 +132,7 @@ struct Written {
     std::int64_t sample_row;
     std::int64_t position;
 };
-static_assert(sizeof(Written) == 40); // as kvappend.h has it
+static_assert(sizeof(Written) == 40); // as kvappend.h says
 
 Status check_duplicates(const Problem &problem, const Indices &indices, kvappend_fault &fault) {
     std::size_t count = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The init functions: the _INIT macros for callers that see no macros.
+// The init functions: the _INIT macros for callers that cannot use macros.
 #include "structs.hpp"
 
 namespace {

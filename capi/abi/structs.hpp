@@ -10,7 +10,7 @@
 
 namespace kvappend {
 
-// More than any struct will have. It bounds how much memory is read where the size is garbage.
+// More than any struct will have. It limits how much memory is read if the size is garbage.
 inline constexpr std::size_t largest_struct = 4096;
 
 inline Status check_struct_size(const char *name, std::size_t size) {
@@ -31,7 +31,7 @@ inline std::size_t struct_size_of(const void *s) {
     return size;
 }
 
-// Reads the caller's struct into this library's: missing fields become zero, unknown ones must be.
+// Reads the caller's struct into this library's: missing fields become zero, and unknown fields must be zero.
 template <class Struct>
 Status read_struct(const char *name, const Struct *from, Struct &to) {
     to = {};
@@ -54,8 +54,8 @@ Status read_struct(const char *name, const Struct *from, Struct &to) {
     return KVAPPEND_SUCCESS;
 }
 
-// The same without a copy where the caller's struct has this library's size, as in all programs but older and newer
-// ones. `copy` must live as long as the view.
+// The same without a copy if the caller's struct has this library's size. Only programs that were built with an older
+// or newer header need the copy. `copy` must live as long as the view.
 template <class Struct>
 Status view_struct(const char *name, const Struct *from, Struct &copy, const Struct *&view) {
     if (from != nullptr && struct_size_of(from) == sizeof(Struct)) {

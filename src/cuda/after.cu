@@ -10,13 +10,13 @@ namespace kvappend {
 
 namespace {
 
-// About the number of stretches (stretch_of) that the rows of the problem consist of, and at least 1.
+// An estimate of the number of stretches (stretch_of) in the rows of the problem. At least 1.
 std::int64_t stretches_of(const Problem &problem, std::int64_t rows) {
     const Addressing &a = problem.addressing;
     if (a.by_token()) {
         return rows; // a slot is a stretch of its own, and packed samples may have a row each
     }
-    // The rows of a sample begin within a page, and those of a ring go round.
+    // The rows of a sample may begin within a page, and those of a ring may wrap around.
     const std::int64_t of_sample = 2 + (a.has_pages() && a.cache_rows > 0 ? problem.new_rows / a.cache_rows : 0);
     return of_sample < rows / a.samples ? a.samples * of_sample : rows;
 }
@@ -40,7 +40,7 @@ Status launch_after(const Append &append, Backend::After what, CUstream_st *stre
     const std::int64_t items = std::max(counts ? stretches_of(problem, rows) : 1, advances ? a.samples : 1);
     const std::int64_t warps = (std::min<std::int64_t>(items, most_after_threads) - 1) / warp_threads + 1;
     const std::int64_t threads = warps * warp_threads;
-    // Slots are stretches of one row each, and neighbouring threads then load neighbouring slots.
+    // A slot is a stretch of its own. With one row at once, neighbouring threads load neighbouring slots.
     const std::int64_t rows_at_once = a.kind == KVAPPEND_ADDRESSING_SLOTS ? 1 : (rows - 1) / threads + 1;
 
     cudaLaunchConfig_t config{};

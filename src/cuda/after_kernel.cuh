@@ -11,15 +11,15 @@ namespace kvappend {
 
 constexpr unsigned warp_threads = 32;
 constexpr unsigned all_lanes = 0xffffffff;
-// One block, whose threads can wait for each other: the offsets must not advance before all rows are counted by them,
-// nor the first row be named before all are counted.
+// The kernel has one block, because its threads must wait for each other. Offsets advance only after all rows have been
+// counted. The first row that is out of range is also reported only after that.
 constexpr unsigned most_after_threads = 1024;
 
 struct AfterParameters {
     Addressing addressing;
     Indices indices;
     std::int64_t source_samples;
-    std::int64_t rows_at_once; // that follow each other and that one thread counts
+    std::int64_t rows_at_once; // consecutive rows that one thread counts
     void *offsets;
     kvappend_report *report;
     bool counts; // or traps
@@ -55,13 +55,13 @@ __device__ inline std::int64_t rows_alike(const Rule<> &rule, const Place &place
         return stretch_of(rule, place);
     }
     if (rule.packed() || rule.by_slot()) {
-        return 1; // where the next sample begins is not known
+        return 1; // the first row of the next sample is not known
     }
     // Rows before a sample's first one, or after its last one.
     return place.sample_row < 0 && place.rows_left > -place.sample_row ? -place.sample_row : INT64_MAX;
 }
 
-// The rows first <= i < end.
+// Counts the rows first <= i < end.
 __device__ inline void count_rows(const AfterParameters &p, const Rule<> &rule, std::uint64_t first, std::uint64_t end,
                                   Counts &counts) {
     const std::int64_t new_rows = p.addressing.new_rows;
@@ -91,7 +91,7 @@ __device__ inline void count_rows(const AfterParameters &p, const Rule<> &rule, 
     }
 }
 
-// The rows that the calling thread counts.
+// Counts the rows of the calling thread.
 __device__ inline Counts count_rows(const AfterParameters &p, const Rule<> &rule) {
     Counts counts{};
     const std::uint64_t rows = number_of_rows(p);
@@ -134,8 +134,7 @@ __device__ inline void add_to_report(const AfterParameters &p, const Counts &cou
     }
 }
 
-// Says which row is the first that is out of range, unless an earlier run had one. state[1] is 1 once there has been
-// one.
+// Reports the first row that is out of range, unless an earlier run had one. state[1] is 1 after a run that had one.
 __device__ inline void name_first(const AfterParameters &p, const Rule<> &rule) {
     auto *const state = reinterpret_cast<long long *>(p.report->state);
     const long long first = __ldcg(state);
@@ -189,7 +188,7 @@ __global__ void __launch_bounds__(most_after_threads) after_copy(const __grid_co
         }
     }
     if (p.advances) {
-        __syncthreads(); // no row is placed any more
+        __syncthreads(); // all rows have been placed
         advance_offsets(p, rule);
     }
 }

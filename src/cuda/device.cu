@@ -16,7 +16,7 @@ Status cuda_failure(const char *call, cudaError_t error) {
     case cudaErrorNoDevice:
         return failure_of(call, error, KVAPPEND_ERROR_NO_DEVICE, "there is no CUDA device");
     case cudaErrorInsufficientDriver: {
-        // CUDA says the same of a driver that is too old and of one that is not there.
+        // CUDA returns the same error for a driver that is too old and for a missing driver.
         int version = 0;
         if (cudaDriverGetVersion(&version) != cudaSuccess || version == 0) {
             return failure_of(call, error, KVAPPEND_ERROR_NO_DEVICE, "there is no CUDA driver, hence no CUDA device");
@@ -31,7 +31,7 @@ Status cuda_failure(const char *call, cudaError_t error) {
         return failure_of(call, error, KVAPPEND_ERROR_DRIVER,
                           "the CUDA driver does not fit this library or the device");
     case cudaErrorNoKernelImageForDevice:
-    case cudaErrorInvalidDeviceFunction: // What cudaFuncGetAttributes says of it.
+    case cudaErrorInvalidDeviceFunction: // cudaFuncGetAttributes returns this one.
         return failure_of(call, error, KVAPPEND_ERROR_UNSUPPORTED, "this library has no kernel for the current device");
     default:
         return failure_of(call, error, KVAPPEND_ERROR_CUDA, "a CUDA call failed");

@@ -12,16 +12,16 @@ namespace kvappend {
 Status cuda_failure(const char *call, cudaError_t error);
 
 // Asks for a kernel's attributes, so that CUDA loads it now rather than at its first launch, which may be in a capture.
-// Returns the architecture that its code was compiled for, where the caller asks for it.
+// Returns the architecture that its code was compiled for, if the caller asks for it.
 Status load_kernel(const void *kernel, int *code_architecture = nullptr);
 
 // The status of a launch into the caller's stream.
 Status launched(cudaError_t error);
 
-// Finds out which device is current, and what it is.
+// Determines the current device and its properties.
 Status open_device(CudaState &state);
 
-// Refuses to go on when another device than the plan's is current.
+// Fails if the current device is not the plan's.
 Status check_device(const CudaState &state);
 
 // Copies device memory to the host and waits for it.

@@ -25,7 +25,7 @@ constexpr NamedKernel table_entry(Kernel::Family family, Kernel::Variant variant
 constexpr NamedKernel kernels[] = {table_entry(dense, plain), table_entry(rows, plain), table_entry(rows, wide),
                                    table_entry(dense, layers), table_entry(rows, layers)};
 
-// A launch that is put together append by append.
+// A launch to which appends are added one by one.
 template <class Geometry, unsigned Layers>
 class Launch {
     using P = Parameters<Geometry, Layers>;
@@ -33,7 +33,7 @@ class Launch {
     static constexpr bool is_dense = std::is_same_v<Geometry, DenseGeometry>;
 
 public:
-    // False where there is no room for the append, or for its geometry.
+    // Returns false if there is no room for the append, or for its geometry.
     bool add(const Append &append) {
         const unsigned geometry = find_geometry(append);
         if (layers_ == Layers || geometry == P::most_geometries) {
@@ -58,8 +58,8 @@ public:
 
 private:
     unsigned find_geometry(const Append &append) {
-        // Made where it stays. A copy would load two pointers at once that were stored one by one, and such a load
-        // waits until both have left the store buffer (store forwarding).
+        // Constructed in place. A copy would load two pointers at once that were stored one by one. Store forwarding
+        // fails for such a load: it waits until both stores have left the store buffer.
         Indices &tried = *new (&indices_[geometries_]) Indices{indices_of(append.problem.buffers, append.args)};
         unsigned geometry = 0;
         while (geometry < geometries_ &&
@@ -127,7 +127,7 @@ private:
     }
 
     P p_{};
-    // The last of these is for a geometry that has no room.
+    // The last entry is for a geometry for which there is no room.
     std::array<GeometryInput, P::most_geometries + 1> inputs_{};
     std::array<Indices, P::most_geometries + 1> indices_{};
     unsigned geometries_ = 0;
@@ -209,8 +209,8 @@ bool supports(const NamedKernel &kernel, const Problem &problem) {
     return kernel.variant == wide || fits_in_31_bits(problem);
 }
 
-// A launch loads a kernel that was not loaded, and that breaks a capture. So the kernels for several layers are loaded,
-// too: which of them a call launches depends on the other plans of the call.
+// The first launch of a kernel would load it, and that breaks a capture. Therefore the kernels for several layers are
+// loaded here, too. Which of them a call launches depends on the other plans of the call.
 Status load_copy_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state) {
     state.fits_in_31_bits = fits_in_31_bits(problem);
     state.runs_fit_in_31_bits = runs_fit_in_31_bits(problem);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The copy kernels, and the parameters by which a launch tells them what to do.
+// The copy kernels, and the parameters of their launches.
 #pragma once
 
 #include "place_dense.cuh"
@@ -30,7 +30,7 @@ struct Parameters {
     Geometry geometries[most_geometries];
     std::uint32_t batch_step; // as in Grid
     std::uint32_t apart;
-    std::uint32_t programmatic; // 1: wait for the launch before
+    std::uint32_t programmatic; // 1: wait for the launch before this one
     Layer layers[Layers];
     std::uint8_t geometry_of[Layers];
 };
@@ -58,7 +58,7 @@ __device__ __forceinline__ void copy_layers(const Parameters<Geometry, Layers> &
     const unsigned own_tensor = blockIdx.z & p.apart;
     BlockWork work{p.layers[layer], 0, part - layer * p.batch_step, p.batch_step, p.programmatic != 0};
     if constexpr (Layers > 1) {
-        // Of two geometries one may have fewer samples, or K or V alone, or its K and V copied by the same blocks.
+        // One of two geometries may have fewer samples, may have K or V alone, or may copy K and V by the same blocks.
         const unsigned last_tensor = g.loop == Loop::pair ? 0 : g.both;
         if (own_tensor > last_tensor || work.sample >= g.samples) {
             return;
@@ -78,8 +78,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks<Layers>)
     copy_layers(p);
 }
 
-// The same with 64-bit indices and strides. It is a kernel of its own, because with 31 bits an address takes a fraction
-// of the instructions.
+// The same with 64-bit indices and strides. It is a separate kernel, because an address from 31-bit indices takes a
+// fraction of the instructions.
 __global__ void __launch_bounds__(block_threads, resident_blocks<1>)
     copy_wide_kernel(const __grid_constant__ Parameters<RowsGeometry, 1> p) {
     const RowsGeometry &g = p.geometries[0];

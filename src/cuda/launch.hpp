@@ -18,14 +18,15 @@ public:
     // Whether the kernels for several layers serve the plan's problem: see fits_in_31_bits and runs_fit_in_31_bits.
     bool fits_in_31_bits = false;
     bool runs_fit_in_31_bits = false;
-    // The architecture that the kernels' code was compiled for. It is older where the driver translated PTX.
+    // The architecture that the kernels' code was compiled for. It is older than the device if the driver translated
+    // PTX.
     int code_architecture = 0;
 };
 
 // The kernels of kernels_copy.cu.
 std::span<const NamedKernel> copy_kernels();
 bool supports(const NamedKernel &kernel, const Problem &problem);
-// Loads what a plan with this kernel may launch, and finds out the architecture of its code.
+// Loads what a plan with this kernel may launch, and determines the architecture of its code.
 Status load_copy_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
 
 // Launches the copy of one append, by its kernel.

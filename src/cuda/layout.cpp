@@ -9,22 +9,23 @@ namespace kvappend {
 
 namespace {
 
-// A power of two, so that parts of a run divide it. More blocks than this go on in steps of the grid. With it, an index
-// of 31 bits holds a block's first vector.
+// A power of two, so that the number of parts of a run divides it. If the work needs more blocks, threads go on in
+// steps of the grid. With this limit, a 31-bit index holds the first vector of a block.
 constexpr std::int64_t most_blocks_x = std::int64_t{1} << 21;
 constexpr std::int64_t most_blocks_yz = 65535;
 // With extents of at most this, an index and a step together fit in 31 bits: most_blocks_x blocks of at most 512
 // vectors make a step of at most 2^30.
 constexpr std::int64_t most_index = std::int64_t{1} << 30;
 
-// A call is long when each multiprocessor has this many vectors: two for each of the 1024 threads or more that it
-// holds. Below, one vector a thread spreads over more multiprocessors: 18 to 28 % fewer cycles (bench/cuda, decode of 1
-// and 8 samples).
+// A call is long if each multiprocessor has at least this number of vectors: two for each of the 1024 threads or more
+// that it holds. In a shorter call each thread copies one vector, which spreads the work over more multiprocessors: 18
+// to 28 % fewer cycles (bench/cuda, decode of 1 and 8 samples).
 constexpr std::int64_t long_vectors = 2048;
-// Blocks as small as leaves each multiprocessor with this many, so that a short call reaches all of them.
+// The block size of a short call is chosen to give each multiprocessor this number of blocks, so that the call uses all
+// multiprocessors.
 constexpr std::int64_t blocks_per_multiprocessor = 4;
-// Blocks of half the threads in a long call: as many threads fit on a multiprocessor, and less of a run's last block is
-// idle (bench/cuda, prefill: 4 % fewer cycles).
+// In a long call blocks have half as many threads. The same number of threads fits on a multiprocessor, and fewer
+// threads of a run's last block are idle (bench/cuda, prefill: 4 % fewer cycles).
 constexpr unsigned long_block_threads_log2 = block_threads_log2 - 1;
 
 // ceil(a / 2^bits), for a >= 1.
@@ -72,7 +73,7 @@ struct Work {
 };
 
 Work measure(const LayoutInput &input, const GeometryLayout *const *layouts) {
-    float vectors = 0; // no more than a measure, and the sum might not fit in a whole number
+    float vectors = 0; // an estimate; the exact sum may not fit in 63 bits
     Work work{0, 0, 0};
     for (unsigned i = 0; i < input.count; ++i) {
         const GeometryLayout &g = *layouts[i];
@@ -120,14 +121,14 @@ struct BlockCounts {
     std::int64_t y = 0;
 };
 
-// Gives the threads of a block to vectors first, then to runs, then to heads.
+// Assigns the threads of a block to vectors first, then to runs, then to heads.
 BlockCounts spread(CopyLayout &c, unsigned block_log2, unsigned loads_log2) {
     const unsigned lane_bits = std::min(block_log2, bits_for(shares(c.run_vectors, loads_log2)));
     const unsigned run_bits = std::min(block_log2 - lane_bits, bits_for(c.runs));
     const unsigned head_bits = block_log2 - lane_bits - run_bits;
     const std::int64_t parts = shares(c.run_vectors, lane_bits + loads_log2);
     const bool one_run = c.runs == 1;
-    // Parts of one run need not be a power of two.
+    // The number of parts of one run need not be a power of two.
     c.part_bits = one_run ? 31 : std::min(bits_for(parts), bits_for(most_blocks_x));
     c.part_mask = (1U << c.part_bits) - 1;
     c.lane_mask = (1U << lane_bits) - 1;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a copy is spread over the blocks and threads of a grid: plain C++, which needs no CUDA.
 //
-// A run is what is copied in one piece: one row, or all new rows of a (sample, head) where they are adjacent and placed
-// one after the other. The grid's z axis counts the samples of each layer, and K and V where blocks copy one of them; y
-// counts groups of heads; x counts groups of runs and the parts of a run. Within a block, bits of the thread's index
-// say the head, the run and the vector. So no thread divides. A grid may be smaller than the work; then each thread
-// goes on in steps of the grid.
+// A run is what is copied in one piece: one row, or all new rows of a (sample, head) if they are adjacent and placed
+// one after the other. The grid's z axis counts the samples of each layer, and also K and V if each block copies one of
+// them. The y axis counts groups of heads. The x axis counts groups of runs and the parts of a run. Within a block,
+// bits of the thread's index give the head, the run and the vector, so no thread divides. If the grid is smaller than
+// the work, each thread goes on in steps of the grid.
 #pragma once
 
 #include "../problem.hpp"
@@ -22,15 +22,15 @@ inline constexpr unsigned loads_in_flight_log2 = 2;
 inline constexpr int loads_in_flight = 1 << loads_in_flight_log2;
 inline constexpr unsigned widest_access_log2 = 4;
 
-// The copy of K, or that of V. "Vectors" are units of 1 << access_log2 bytes. What every thread of a decoding step
-// reads comes first.
+// The copy of K, or that of V. "Vectors" are units of 1 << access_log2 bytes. The fields that every thread of a
+// decoding step reads come first.
 struct CopyLayout {
     // How block indices, and the bits of a thread's index, become the vector, the run and the head where it starts.
     std::uint32_t lane_mask, run_mask;
     std::uint32_t run_shift, head_shift;
     std::uint32_t part_mask, part_bits; // of a block's x index
     std::uint32_t vectors_per_block, runs_per_block, heads_per_block;
-    std::uint32_t joined_rows; // 1 where a run is more than one row
+    std::uint32_t joined_rows; // 1 if a run is more than one row
     std::uint32_t access_log2;
     std::int64_t run_vectors;
     std::int64_t runs; // of a head
@@ -38,10 +38,11 @@ struct CopyLayout {
     Strides rows;  // of the new rows
     Strides cache; // of the cache
     std::int64_t row_vectors;
-    // How far a thread goes on when the grid is smaller than the work, and between its vectors in flight.
+    // The steps of a thread when the grid is smaller than the work, and the step between its vectors in flight.
     std::int64_t vector_step, run_step, head_step;
     std::int64_t vector_stride;
-    // A row of the cache lies in pieces of 1 << piece_log2 vectors. Where it is whole, no run has more vectors.
+    // A row of the cache lies in pieces of 1 << piece_log2 vectors. If the row is whole, a piece is at least a
+    // run.
     std::int64_t piece_stride;
     std::uint32_t piece_log2;
 };
@@ -54,15 +55,16 @@ enum class Loop : std::uint32_t {
     any     // accesses of any width, rows in pieces
 };
 
-// What the layers of a call have in common, or some of them.
+// What all or some of the layers of a call have in common.
 struct GeometryLayout {
     CopyLayout copies[2]; // the second one only where both K and V are copied
-    std::uint32_t both;   // 1 where both are copied, else 0
+    std::uint32_t both;   // 1 if both are copied, else 0
     Loop loop;
     std::int64_t samples; // of the source
 };
 
-// What is known of a geometry before its layout: the problem, and the addresses of K and of V, or'ed over its layers.
+// What is known of a geometry before its layout: the problem, and the addresses of K and of V, combined by OR over its
+// layers.
 struct GeometryInput {
     const Problem *problem;
     std::uintptr_t addresses[2];
@@ -74,7 +76,7 @@ struct Grid {
     std::uint32_t y;
     std::uint32_t z;
     std::uint32_t threads;
-    // z counts samples in steps of batch_step for each layer, and K and V apart where `apart` is 1.
+    // z counts batch_step samples for each layer. It counts K and V separately if `apart` is 1.
     std::uint32_t batch_step;
     std::uint32_t apart;
 };
@@ -91,7 +93,8 @@ struct LayoutInput {
 // Fills *layouts[i], which is zero, for each geometry, and returns the grid for all of them.
 Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts);
 
-// Whether a kernel with 31-bit indices serves the problem. A dense kernel joins rows to runs, which must be as short.
+// Whether a kernel with 31-bit indices serves the problem. A dense kernel joins rows to runs, whose lengths must fit,
+// too (runs_fit_in_31_bits).
 bool fits_in_31_bits(const Problem &problem);
 bool runs_fit_in_31_bits(const Problem &problem);
 

@@ -29,7 +29,7 @@ __device__ __forceinline__ void store_global(T *address, const T &value) {
 }
 
 // The contribution of an index to an address. For 32 bits without a sign this is one instruction; ptxas joins it with
-// an addition. The compiler makes more of it by itself.
+// an addition. Without it the compiler generates more instructions.
 __device__ __forceinline__ std::uint64_t product(std::int32_t index, std::int64_t stride) {
 #if defined(__CUDA_ARCH__)
     std::uint64_t result;
@@ -44,12 +44,12 @@ __device__ __forceinline__ std::uint64_t product(std::int64_t index, std::int64_
     return static_cast<std::uint64_t>(index) * static_cast<std::uint64_t>(stride);
 }
 
-// Indices on a device. An offset or a slot is loaded as two words, which are joined where the number is used: nothing
-// waits for their loads before.
+// Loads indices on a device. An offset or a slot is loaded as two words. They are joined where the number is used, so
+// that nothing waits for the loads earlier.
 struct DeviceLoad {
     struct Number {
         std::uint32_t low;
-        std::uint32_t high; // the low word again, where the array has 32-bit elements
+        std::uint32_t high; // the low word again, if the array has 32-bit elements
     };
 
     template <class T>

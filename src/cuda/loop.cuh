@@ -2,9 +2,9 @@
 // The loop of a copy kernel: which vectors a thread copies, and in which order it loads, looks up a place and stores.
 // layout.hpp says how the grid becomes vectors.
 //
-// The loads of the new rows stay ahead of the first use of an index. It is the most valuable thing here: a thread then
-// waits once for both. With the order exchanged a decoding step of 8 samples takes 29 % more cycles (simulated,
-// Turing). A test of the machine code guards it: tests/binary/kernels/order.py.
+// A thread loads the new rows before the first use of an index, so that it waits once for both. This order matters
+// most: with the order exchanged, a decoding step of 8 samples takes 29 % more cycles (simulated, Turing).
+// tests/binary/kernels/order.py checks the order in the machine code.
 #pragma once
 
 #include "layout.hpp"
@@ -13,7 +13,8 @@
 namespace kvappend {
 
 // Part of a cache: rows of a block, from one row on, and which vectors of the run are copied. `row` is where the run's
-// first row goes; for a run it may lie outside the block, and then begin and end leave that row out.
+// first row goes. If the run is several rows, `row` may lie outside the block, and then begin and end leave that row
+// out.
 template <class Index>
 struct Spot {
     Index block;
@@ -27,7 +28,7 @@ struct Spot {
 // load(sample, run): starts to load the indices that a spot depends on;
 // spot(layout, sample, run, loaded): the spot of a run, for which it may have to wait.
 
-// What a block copies: one or two tensors of a layer, and samples from one on.
+// What a block copies: one or two tensors of a layer, and the samples from `sample` on, in steps of batch_step.
 struct BlockWork {
     const Layer &layer;
     unsigned tensor;
@@ -51,7 +52,7 @@ __device__ __forceinline__ std::uint64_t byte_of(const Strides &strides, Index o
     return product(outer, strides.outer) + product(head, strides.head) + product(row, strides.row);
 }
 
-// The same for a spot. Its row may be negative, and then its product has 64 bits.
+// The same for a spot. The row of joined rows may be negative, so its product has 64 bits.
 template <class Index>
 __device__ __forceinline__ std::uint64_t byte_of(const Strides &strides, const Spot<Index> &spot, Index head,
                                                  bool joined_rows) {
@@ -87,8 +88,8 @@ __device__ __forceinline__ void copy_runs(const GeometryLayout &g, const BlockWo
     if (work.programmatic) {
         wait_for_launch_before();
     }
-    // One loop over runs, heads and samples; the usual grid goes through it once. A spot is looked up in each round, so
-    // that the compiler cannot move the wait for its indices ahead of the first loads of the new rows.
+    // One loop over runs, heads and samples; the usual grid executes it once. Each iteration looks up its spot, so that
+    // the compiler cannot move the wait for its indices ahead of the first loads of the new rows.
     do {
         const auto loaded = placing.load(sample, run);
         Move<Tensors, Loads, Access, Index> move(c);
@@ -120,7 +121,7 @@ __device__ __forceinline__ void copy_runs(const GeometryLayout &g, const BlockWo
     } while (sample < static_cast<Index>(g.samples));
 }
 
-// The loops of a placing, the hot one first. Loop::any is left out where other placings have it.
+// The loops of a placing, the hot one first. Loop::any is compiled only for placings that are used with it.
 template <bool HasAny, class Placing>
 __device__ __forceinline__ void copy_by_loop(const GeometryLayout &g, BlockWork &work, unsigned own_tensor,
                                              const Placing &placing) {

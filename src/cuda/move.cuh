@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a thread moves its vectors from one tensor to another. Neither side knows which of them is the cache.
+// How a thread moves its vectors from one tensor to another. The rows of the source are whole, and those of the target
+// may lie in pieces.
 #pragma once
 
 #include "layout.hpp"
@@ -72,7 +73,7 @@ struct AnyAccess {
     }
 };
 
-// A thread's vectors i, i + vector_stride and so on, `Loads` of them, of each of `Tensors` tensors.
+// Moves `Loads` vectors of each of `Tensors` tensors: i, i + vector_stride and so on.
 template <unsigned Tensors, int Loads, class Access, class Index>
 class Move {
 public:

@@ -27,7 +27,7 @@ struct DensePlacing {
         const std::int64_t offset = DeviceLoad::value(loaded, wide_offsets);
         const auto row_vectors = static_cast<Index>(c.row_vectors);
         if (c.joined_rows == 0) {
-            // A sum that wraps around is as far outside the cache as one that does not.
+            // The sum is exact modulo 2^64. As an unsigned number a negative position is above every cache.
             const std::uint64_t position = static_cast<std::uint64_t>(offset) + static_cast<std::uint64_t>(run);
             const auto row = static_cast<std::int64_t>(position);
             return {sample, row, row, 0, is_in_dense(position, cache_rows) ? row_vectors : Index{0}};

@@ -7,7 +7,7 @@ namespace kvappend {
 
 namespace {
 
-// Wraps around, as a device does: a report that was not zero at first may hold anything.
+// Wraps around, as a device does: a report that was not zero at first may hold any value.
 void add(std::int64_t &counter, std::uint64_t rows) {
     counter = static_cast<std::int64_t>(static_cast<std::uint64_t>(counter) + rows);
 }

@@ -20,7 +20,7 @@ inline Moves moves_of(const Problem &problem, const kvappend_args &args) {
             {v.rows, args.v_new, v.cache, args.v_cache, v.adjacent_rows}};
 }
 
-// The arrays of indices of an append. A dense one has no other than the offsets.
+// The arrays of indices of an append. A plain dense append has only the offsets.
 template <class Copier, Known Facts>
 inline Indices indices_of_append(const Problem &problem, const kvappend_args &args) {
     if constexpr (Facts.kind == KVAPPEND_ADDRESSING_DENSE && Facts.plain_samples) {
@@ -44,8 +44,8 @@ inline void append_runs(const Problem &problem, const kvappend_args &args, RowRa
     Copier::template finish<NonTemporal>();
 }
 
-// A step of decoding, in which each sample has one row. The copy is chosen once for all rows. If it is chosen for each,
-// one sample in the cache takes 3 % longer (median of models), and 24 % where rows have 192 bytes.
+// A step of decoding, in which each sample has one row. The copy is chosen once for all rows. If it is chosen for each
+// row, a step of one sample in the cache takes 3 % longer (median of models), and 24 % longer for rows of 192 bytes.
 template <class Copier, bool NonTemporal>
 inline void append_dense_step(const Problem &problem, const kvappend_args &args, RowRange range) {
     const Moves moves = moves_of<Copier>(problem, args);
@@ -59,7 +59,7 @@ inline void append_dense_step(const Problem &problem, const kvappend_args &args,
     Copier::template finish<NonTemporal>();
 }
 
-// Flattened, so that all that a loop depends on stays in registers.
+// Flattened, so that the values that a loop depends on stay in registers.
 template <class Copier, bool NonTemporal>
 [[gnu::flatten]] void append_dense(const Problem &problem, const kvappend_args &args, RowRange range) {
     if (problem.new_rows == 1 && moves_of<Copier>(problem, args).paired) {

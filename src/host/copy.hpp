@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the bytes of a move are copied, for each way of copying that a processor has. There are only templates over such
-// a way here, so that each is compiled for the processors that have it.
+// How the bytes of a move are copied. This file has only templates over a Copier, so that each instance is compiled for
+// the processors that support its Copier.
 //
-// A Copier is such a way. Copier::choose<NonTemporal>(bytes, use) calls use(copy), where copy(to, from) is the best
-// copy of that number of adjacent bytes: with non-temporal stores, which bypass the processor's caches, or without.
-// Copier::choose_both<NonTemporal>(bytes, use) calls use(copy), where copy(k_to, k_from, v_to, v_from) copies that
-// number of bytes of K and of V. Copier::finish<NonTemporal>() follows the last copy of a run.
+// A Copier is one way of copying bytes. Copier::choose<NonTemporal>(bytes, use) calls use(copy), where copy(to, from)
+// is the best copy of that number of adjacent bytes: with non-temporal stores, which bypass the processor's caches, or
+// without. Copier::choose_both<NonTemporal>(bytes, use) calls use(copy), where copy(k_to, k_from, v_to, v_from) copies
+// that number of bytes of K and of V. Copier::finish<NonTemporal>() is called after the last copy of a range of rows.
 #pragma once
 
 #include "move.hpp"
@@ -14,8 +14,8 @@
 
 namespace kvappend {
 
-// Calls copy(to, from) for each head of a row. The strides are read before the first call, because for all that a
-// compiler knows the copied bytes could change them.
+// Calls copy(to, from) for each head of a row. The strides are read before the first call, because a compiler must
+// assume that a copy may change them.
 template <class CopySpan>
 inline void for_each_head(const Move &move, Span span, CopySpan copy) {
     const std::int64_t source_stride = move.source.strides.head;
@@ -56,7 +56,7 @@ inline void for_each_span(const Move &move, Span span, std::int64_t rows, CopySp
 
 // ---- rows in pieces ----
 
-// A size that the compiler knows makes a piece one load and one store.
+// The size is known at compile time, so that a compiler copies a piece by one load and one store.
 template <class Copier, std::size_t Bytes>
 void copy_pieces(PieceStrides strides, Span span, std::int64_t row_bytes) {
     for (std::int64_t at = 0; at < row_bytes; at += static_cast<std::int64_t>(Bytes)) {
@@ -86,7 +86,7 @@ void copy_row_in_pieces(PieceStrides strides, Span span, std::int64_t row_bytes)
     }
 }
 
-// Row inside head: the pieces of neighbouring rows share cache lines.
+// The inner loop goes over rows, because the pieces of neighbouring rows share cache lines.
 template <class Copier>
 void copy_rows_in_pieces(const Move &move, Span span, std::int64_t rows) {
     const PieceStrides strides(move);
@@ -100,7 +100,8 @@ void copy_rows_in_pieces(const Move &move, Span span, std::int64_t rows) {
 
 // ---- the rows of K and V ----
 
-// The way is chosen for each row. A loop for each pair of ways would need more registers than there are.
+// Chooses the copies of K and of V for each row. A loop for each pair of copies would need more registers than there
+// are.
 template <class Copier, bool NonTemporal>
 [[gnu::noinline]] void copy_unlike(std::byte *k_to, const std::byte *k_from, std::size_t k_bytes, std::byte *v_to,
                                    const std::byte *v_from, std::size_t v_bytes) {
@@ -155,7 +156,7 @@ template <class Copier, bool NonTemporal>
             k.span_bytes(rows), [&](auto copy) { for_each_head(k, v, k.span(from, to), v.span(from, to), copy); });
         return;
     }
-    // Tensor by tensor: to write to all heads of both at once takes half as long again in the cache.
+    // Copies all rows of K, then all rows of V. In the cache, writing to all heads of both at once takes 50 % longer.
     copy_run<Copier, NonTemporal>(k, from, to, rows);
     copy_run<Copier, NonTemporal>(v, from, to, rows);
 }

@@ -35,7 +35,7 @@ extern const CopyRows avx_dense;
 extern const CopyRows avx_rows;
 #endif
 
-// Copies all rows, by the plan's threads where there are enough bytes for that.
+// Copies all rows. The plan's threads share the copy if there are enough bytes.
 void copy_all_rows(const HostState &state, const Problem &problem, const kvappend_args &args);
 
 Status check_policy(const Problem &problem, const kvappend_args &args);

@@ -8,21 +8,21 @@ namespace kvappend {
 
 namespace {
 
-// From here on a run would leave no room in the processor's cache for what follows, so that it bypasses the cache, and
-// the threads share it. A smaller one ends before a helper is awake, and its rows are read again from the cache.
-// Through the cache, large prefill took 14 to 31 % longer (medians of layouts).
+// A run of at least this many bytes would evict other data from the processor's cache. So it bypasses the cache with
+// non-temporal stores, and the threads share it. A smaller run ends before a helper wakes up, and its rows are read
+// again from the cache. With stores through the cache, large prefill took 14 to 31 % longer (medians of layouts).
 constexpr std::int64_t large_bytes = std::int64_t{8} << 20;
-// Enough for long runs, and little enough that a helper that wakes late still finds a share.
+// Enough bytes for long runs, and few enough that a helper still finds a share if it wakes up after the start.
 constexpr std::int64_t share_bytes = large_bytes / 16;
 
-// A run in shares of so many rows, and of one head each or of all.
+// A run that is divided into shares. A share is a number of rows, of one head or of all heads.
 struct Job {
     CopyRows::Rows copy;
     const Problem &problem;
     const kvappend_args &args;
     std::int64_t rows;
     std::int64_t rows_in_share;
-    std::int64_t parts; // of each head, or of all
+    std::int64_t parts; // of each head, or of all heads
     bool by_head;
 
     std::int64_t shares() const { return by_head ? std::max(problem.k.heads(), problem.v.heads()) * parts : parts; }
@@ -53,8 +53,8 @@ private:
     }
 };
 
-// Many adjacent rows are cut between heads first, so that they stay adjacent. Without this, cold prefill by two threads
-// took 4 to 9 % longer.
+// Whether a run is divided between heads first, so that many adjacent rows stay adjacent. Without this, cold prefill by
+// two threads took 4 to 9 % longer.
 bool long_runs(const Problem &problem) {
     constexpr std::int64_t many_rows = 64;
     constexpr std::int64_t most_heads = 1024; // so that shares can be counted
@@ -68,7 +68,7 @@ bool long_runs(const Problem &problem) {
 Job in_shares(CopyRows::Rows copy, const Problem &problem, const kvappend_args &args, std::int64_t rows) {
     const bool by_head = long_runs(problem);
     const std::int64_t heads = by_head ? std::max(problem.k.heads(), problem.v.heads()) : 1;
-    // At most some thousands, also of the largest runs.
+    // Even the largest runs have some thousands of shares at most.
     const std::int64_t in_share = std::max(share_bytes, problem.bytes >> 12);
     const std::int64_t wanted = std::clamp(problem.bytes / heads / in_share, std::int64_t{1}, rows);
     const std::int64_t rows_in_share = (rows + wanted - 1) / wanted;

@@ -22,8 +22,7 @@ struct Span {
     std::byte *to;
 };
 
-// A move of rows from one tensor to another. Each tensor knows its own strides. Only the caller knows which of them is
-// the cache.
+// A move of rows from one tensor to another. Each tensor has its own strides, and either of them may be the cache.
 struct Move {
     const Tensor &source;
     const void *source_base;
@@ -64,7 +63,7 @@ struct PieceStrides {
 struct Moves {
     Move k;
     Move v;
-    // A row of K and one of V can be copied head by head.
+    // Whether a row of K and a row of V can be copied together, head by head.
     bool paired;
 
     Moves(const Move &k_move, const Move &v_move)

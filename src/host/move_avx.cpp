@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The appends by loads and stores of 32 bytes. AVX may be used in what follows the pragma only, and all of that is this
-// file's own or a template over AvxCopier. If the file were compiled with -mavx, any inline function in it could become
-// the one that the whole library uses.
+// The appends by loads and stores of 32 bytes. Only code after the pragma may use AVX, and all of that code is local to
+// this file or a template over AvxCopier. If the file were compiled with -mavx, the linker could choose its copy of any
+// inline function for the whole library.
 #include "../places.hpp"
 #include "host.hpp"
 #include "move.hpp"
@@ -55,15 +55,15 @@ public:
     template <bool NonTemporal>
     static void finish() {
         if (NonTemporal) {
-            _mm_sfence(); // A thread that is told that the rows are there must see them.
+            _mm_sfence(); // Another thread that learns of the rows later must see them.
         }
     }
 
 private:
     static constexpr std::size_t line = 64; // bytes of a cache line
-    // From here on the C library is as fast or faster.
+    // From this size on, the C library is as fast or faster.
     static constexpr std::size_t least_of_library = 512;
-    // Up to here, K and V one after the other are as fast or faster.
+    // Up to this size, copying K and then V is as fast or faster.
     static constexpr std::size_t most_one_by_one = 256;
 
     struct Line {
@@ -89,15 +89,16 @@ private:
         copy_line(to, from, last);
     }
 
-    // Two cache lines of K, then two of V: the processor prefetches both streams, and it fetches memory by pairs of
-    // lines. Without this, cold steps of decoding took 12 to 45 % longer, warm ones 1 to 11 %, and prefill 10 to 22 %.
-    // Not inlined, because the loop around it needs the registers.
+    // Copies two cache lines of K, then two of V: the processor prefetches both streams, and it fetches memory by pairs
+    // of lines. Without this, cold steps of decoding took 12 to 45 % longer, warm steps 1 to 11 %, and prefill
+    // 10 to 22 %. Not inlined, because the loop around it needs the registers.
     [[gnu::noinline]] static void copy_in_alternation(std::byte *k_to, const std::byte *k_from, std::byte *v_to,
                                                       const std::byte *v_from, std::size_t bytes) {
         copy_line(k_to, k_from, 0);
         copy_line(v_to, v_from, 0);
         const std::size_t last = bytes - line;
-        // From the target's first whole line on: a store that crosses cache lines takes twice as long.
+        // The loop begins at the first whole line of K's target, because a store that crosses cache lines takes twice
+        // as long.
         std::size_t at = line - reinterpret_cast<std::uintptr_t>(k_to) % line;
         for (; at + line < last; at += 2 * line) {
             copy_line(k_to, k_from, at);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The appends for any processor. The C library knows best how to copy many bytes, and whether to bypass the caches.
+// The appends for any processor. The C library chooses how to copy the bytes, and whether to bypass the caches.
 #include "append.hpp"
 
 namespace kvappend {

@@ -95,7 +95,7 @@ void for_each_run(const Rule<Facts> &rule, RowRange range, Visit visit) {
         }
         return;
     }
-    // Most ranges begin with the first row, for which there is nothing to divide.
+    // Most ranges begin with row 0, which needs no division.
     const std::int64_t first_sample = range.first == 0 ? 0 : range.first / a.new_rows;
     for (std::int64_t sample = first_sample; sample * a.new_rows < range.end; ++sample) {
         const std::int64_t before = sample * a.new_rows;

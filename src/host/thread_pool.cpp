@@ -22,11 +22,11 @@ std::unique_ptr<ThreadPool> ThreadPool::create(std::int32_t helpers) noexcept {
     if (page == MAP_FAILED) {
         return nullptr;
     }
-    // A kernel before 4.14 does not have this. Then the number alone must do.
+    // Linux before 4.14 does not support this. Then only the number of the process is compared.
     madvise(page, sizeof(pid_t), MADV_WIPEONFORK);
     pool->process_ = static_cast<pid_t *>(page);
     *pool->process_ = getpid();
-    // Helpers inherit the mask, because signals are for the threads of the program.
+    // Helpers inherit the mask and so take no signals, which are for the threads of the program.
     sigset_t all;
     sigset_t before;
     sigfillset(&all);
@@ -72,7 +72,8 @@ bool ThreadPool::share(Work work, const void *job, std::uint32_t shares) {
     wakeups_.notify_all();
     while (do_share()) {
     }
-    // Helpers have claimed the rest and are at work. This thread does not wait for a helper that has not woken up.
+    // Helpers have claimed the other shares and are doing them. This thread does not wait for a helper that has not
+    // woken up.
     for (std::uint32_t left = unfinished_; left != 0; left = unfinished_) {
         unfinished_.wait(left);
     }

@@ -13,7 +13,7 @@ namespace kvappend {
 
 class ThreadPool {
 public:
-    // NULL where there is no memory for it. It has fewer helpers where the system starts no more.
+    // Returns NULL if there is no memory for the pool. The pool has fewer helpers if the system starts no more.
     static std::unique_ptr<ThreadPool> create(std::int32_t helpers) noexcept;
     ThreadPool(const ThreadPool &) = delete;
     ThreadPool &operator=(const ThreadPool &) = delete;
@@ -22,7 +22,7 @@ public:
     std::int32_t helpers() const { return helpers_; }
 
     // Does every share of the job once, on the calling thread and on helpers that wake up in time. Returns true when
-    // all shares are done. Returns false, and does nothing, if the helpers are at the job of another caller.
+    // all shares are done. Returns false, and does nothing, if the pool is busy with the job of another caller.
     using Work = void (*)(const void *job, std::uint32_t share);
     bool share(Work work, const void *job, std::uint32_t shares);
 
@@ -33,8 +33,8 @@ private:
 
     std::unique_ptr<pthread_t[]> threads_;
     std::int32_t helpers_ = 0;
-    // The process that has the threads. A child process has none and must not wait for them. The number is on its own
-    // page, which the kernel makes zero in every child, because a child in another PID namespace may have the number of
+    // The process that has the threads. A child process does not have them and must not wait for them. The number is on
+    // its own page, which Linux clears in every child, because a child in another PID namespace may have the number of
     // its parent.
     pid_t *process_ = nullptr;
 

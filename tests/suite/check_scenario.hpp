@@ -12,11 +12,11 @@
 // plan advances, and a report that it does not reset, go on from run to run.
 void check_scenario(const Scenario &scenario, std::mt19937_64 &random, int runs = 1);
 
-// What validate says of the scenario, of which it must leave every byte alone.
+// What validate says of the scenario, and that it leaves every byte unchanged.
 kvappend_status check_validate(const Scenario &scenario, std::mt19937_64 &random);
 
-// A layer of a call for several. One that shares with an earlier layer (else -1) has that one's plan and arrays of
-// indices; its scenario differs in nothing but where the tensors lie, and neither advances offsets.
+// A layer of a call for several. One that shares with an earlier layer (else -1) has the same plan and arrays of
+// indices. Its scenario differs only in where the tensors lie, and neither advances offsets.
 struct ScenarioLayer {
     Scenario scenario;
     int shares_with = -1;

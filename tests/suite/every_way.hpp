@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The problems of the addressing tests, and their check with all that a plan can do beside the copy.
+// The problems of the addressing tests, and their check with all that a plan can do besides the copy.
 #pragma once
 
 #include "check_scenario.hpp"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A test's own array in the memory of the subject, with a guard before and behind it.
+// A test's own array in the memory of the subject, with a guard before and after it.
 #pragma once
 
 #include "plan.hpp"

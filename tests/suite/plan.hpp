@@ -22,7 +22,7 @@ inline std::string told(kvappend_status status) {
     return status == KVAPPEND_SUCCESS ? name : name + ": " + kvappend_last_error_message();
 }
 
-// A plan that must come about.
+// A plan whose creation must succeed.
 inline PlanPointer make_plan(const kvappend_descriptor &descriptor, const kvappend_preference *preference = nullptr) {
     kvappend_plan *plan = nullptr;
     REQUIRE(told(kvappend_plan_create(&descriptor, preference, &plan)) == "KVAPPEND_SUCCESS");

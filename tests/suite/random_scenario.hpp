@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random combinations of addressing, lengths, flags, layouts and policies, with indices that lead nowhere among them.
+// Random combinations of addressing, lengths, flags, layouts and policies, some of them with indices that are out of
+// range.
 #pragma once
 
 #include "draw.hpp"
@@ -31,7 +32,7 @@ public:
         return scenario_;
     }
 
-    // Whether all rows of so many runs have places of their own.
+    // Whether all rows of this number of runs have places of their own.
     static bool is_defined(Scenario scenario) {
         for (int run = 0; run < runs; ++run) {
             if (!places_differ(reference_rows(scenario))) {
@@ -219,7 +220,7 @@ private:
                                              : draw_.between(0, most));
     }
 
-    // Leaves room between the samples' tables, of entries that are no pages.
+    // Leaves room between the samples' tables, of entries that are not pages.
     void draw_tables_apart() {
         d_.table_stride = d_.table_entries + draw_.between(1, 3);
         std::vector<std::int32_t> spread(static_cast<std::size_t>((d_.batch - 1) * d_.table_stride + d_.table_entries),

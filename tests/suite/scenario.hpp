@@ -39,7 +39,7 @@ struct Scenario {
     kvappend_descriptor descriptor = KVAPPEND_DESCRIPTOR_INIT;
     std::string kernel; // forced if not empty
     std::int32_t host_threads = 0;
-    // What the descriptor does not ask for is not there, whatever stands here.
+    // An array that the descriptor does not ask for is not passed, whatever its contents.
     std::vector<std::int64_t> offsets;
     std::vector<std::int64_t> slots;
     std::vector<std::int32_t> lengths;
@@ -84,10 +84,11 @@ constexpr NarrowArray narrow_arrays[] = {{lengths_index, &Scenario::lengths},
 // A scenario whose arrays do not fit its descriptor would be a fault of the test.
 void require_entries(const Scenario &scenario);
 
-// Gives every buffer a block of its own with `before` bytes ahead of it and `after` behind.
+// Gives every buffer a block of its own with `before` bytes before it and `after` bytes after it.
 void place_apart(Scenario &scenario, std::size_t before, std::size_t after);
 
-// Moves a tensor into another's block, so many elements behind that one's first: a pool of K and V, a fused projection.
+// Moves a tensor into another's block and places it a number of elements after that tensor's first element, as in a
+// pool of K and V or a fused projection.
 void share_block(Scenario &scenario, TensorIndex tensor, TensorIndex with, std::int64_t elements);
 
 // A generator that depends on Catch2's seed alone, so that each test repeats by itself.
