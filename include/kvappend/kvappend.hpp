@@ -129,7 +129,7 @@ private:
 template <class T>
 class [[nodiscard]] result : private result<void> {
 public:
-    result(kvappend_status status, T &&value) noexcept : result<void>(status), value_(std::move(value)) {}
+    result(kvappend_status status, T value) noexcept : result<void>(status), value_(std::move(value)) {}
 
     using result<void>::has_value;
     using result<void>::operator bool;
@@ -390,7 +390,7 @@ public:
     result<std::size_t> workspace_size() const noexcept {
         std::size_t bytes = 0;
         const kvappend_status status = kvappend_plan_workspace_size(owned_, &bytes);
-        return {status, std::move(bytes)};
+        return {status, bytes};
     }
     // kvappend_plan_can_implement.
     result<void> can_implement(const kvappend_args &args) const noexcept {
@@ -410,13 +410,13 @@ public:
     result<sku> get_sku() const noexcept {
         sku filled;
         const kvappend_status status = kvappend_plan_get_sku(owned_, &filled);
-        return {status, std::move(filled)};
+        return {status, filled};
     }
     // kvappend_plan_get_precision_guarantee.
     result<precision_guarantee> get_precision_guarantee() const noexcept {
         precision_guarantee filled;
         const kvappend_status status = kvappend_plan_get_precision_guarantee(owned_, &filled);
-        return {status, std::move(filled)};
+        return {status, filled};
     }
 
 private:
@@ -464,7 +464,7 @@ inline std::uint32_t version() noexcept {
 inline result<const kvappend_api *> get_api(std::uint32_t abi_version = KVAPPEND_ABI_VERSION) noexcept {
     const kvappend_api *api = nullptr;
     const kvappend_status status = kvappend_get_api(abi_version, &api);
-    return {status, std::move(api)};
+    return {status, api};
 }
 
 } // namespace v1

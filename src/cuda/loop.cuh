@@ -19,7 +19,7 @@ template <class Index>
 struct Spot {
     Index block;
     std::int64_t row;
-    std::int64_t position;
+    std::int64_t position; // in the sequence, of the run's first row
     Index begin;
     Index end;
 };
@@ -93,12 +93,12 @@ __device__ __forceinline__ void copy_runs(const GeometryLayout &g, const BlockWo
     do {
         const auto loaded = placing.load(sample, run);
         Move<Tensors, Loads, Access, Index> move(c);
-        const Side<const std::byte, Index> source{sources, byte_of(c.rows, sample, head, run), 0, run_vectors};
+        const Side<const std::byte, Index, false> source{sources, byte_of(c.rows, sample, head, run), 0, run_vectors};
         move.load(source, first_vector);
 
         const Spot<Index> spot = placing.spot(c, sample, run, loaded);
-        const Side<std::byte, Index> target{targets, byte_of(c.cache, spot, head, Placing::joins_rows && c.joined_rows),
-                                            spot.begin, spot.end};
+        const Side<std::byte, Index, true> target{
+            targets, byte_of(c.cache, spot, head, Placing::joins_rows && c.joined_rows), spot.begin, spot.end};
         move.store(target, first_vector);
         if constexpr (once) {
             return;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a thread moves its vectors from one tensor to another. The rows of the source are whole, and those of the target
-// may lie in pieces.
+// How a thread moves its vectors from one tensor to another. A move has two sides, and does not depend on which of them
+// is the cache.
 #pragma once
 
 #include "layout.hpp"
@@ -17,9 +17,12 @@ struct Layer {
     std::byte *caches[2];
 };
 
-// A run in the tensors of a move: their bases, the bytes from there to the run, and which of its vectors are moved.
-template <class Byte, class Index>
+// A run in the tensors of a move: their bases, the bytes from there to the run, and which of its vectors are moved. The
+// rows of a side lie in pieces or are whole.
+template <class Byte, class Index, bool InPieces>
 struct Side {
+    static constexpr bool in_pieces = InPieces;
+
     Byte *const *bases;
     std::uint64_t start;
     Index begin;
@@ -35,13 +38,10 @@ struct WidestAccess {
     static __device__ __forceinline__ void with_type(const CopyLayout & /*c*/, Use use) {
         use(Widest{});
     }
-    template <class Index>
-    static __device__ __forceinline__ std::uint64_t byte_in_rows(const CopyLayout & /*c*/, Index i) {
+    // The bytes from a run's first vector to its vector i.
+    template <bool InPieces, class Index>
+    static __device__ __forceinline__ std::uint64_t byte_of(const CopyLayout & /*c*/, Index i) {
         return static_cast<std::uint64_t>(std::int64_t{i}) * sizeof(Widest);
-    }
-    template <class Index>
-    static __device__ __forceinline__ std::uint64_t byte_in_cache(const CopyLayout &c, Index i) {
-        return byte_in_rows(c, i);
     }
 };
 
@@ -62,14 +62,13 @@ struct AnyAccess {
             return use(static_cast<unsigned short>(0)); // no element is narrower
         }
     }
-    template <class Index>
-    static __device__ __forceinline__ std::uint64_t byte_in_rows(const CopyLayout &c, Index i) {
+    template <bool InPieces, class Index>
+    static __device__ __forceinline__ std::uint64_t byte_of(const CopyLayout &c, Index i) {
+        if constexpr (InPieces) {
+            const Index piece = i >> c.piece_log2;
+            return product(piece, c.piece_stride) + byte_of<false>(c, i - (piece << c.piece_log2));
+        }
         return static_cast<std::uint64_t>(std::int64_t{i}) << c.access_log2;
-    }
-    template <class Index>
-    static __device__ __forceinline__ std::uint64_t byte_in_cache(const CopyLayout &c, Index i) {
-        const Index piece = i >> c.piece_log2;
-        return product(piece, c.piece_stride) + byte_in_rows(c, i - (piece << c.piece_log2));
     }
 };
 
@@ -79,7 +78,8 @@ class Move {
 public:
     __device__ __forceinline__ explicit Move(const CopyLayout &c) : c_(c) {}
 
-    __device__ __forceinline__ void load(const Side<const std::byte, Index> &source, Index i) {
+    template <class Source>
+    __device__ __forceinline__ void load(const Source &source, Index i) {
         Access::with_type(c_, [&](auto type) {
             using Type = decltype(type);
 #pragma unroll
@@ -90,7 +90,8 @@ public:
                 }
 #pragma unroll
                 for (unsigned k = 0; k < Tensors; ++k) {
-                    const std::byte *const from = source.bases[k] + source.start + Access::byte_in_rows(c_, at);
+                    const std::byte *const from =
+                        source.bases[k] + source.start + Access::template byte_of<Source::in_pieces>(c_, at);
                     const Type vector = load_global(reinterpret_cast<const Type *>(from));
                     __builtin_memcpy(&held_[n][k], &vector, sizeof vector);
                 }
@@ -98,7 +99,8 @@ public:
         });
     }
 
-    __device__ __forceinline__ void store(const Side<std::byte, Index> &target, Index i) const {
+    template <class Target>
+    __device__ __forceinline__ void store(const Target &target, Index i) const {
         Access::with_type(c_, [&](auto type) {
             using Type = decltype(type);
 #pragma unroll
@@ -107,7 +109,7 @@ public:
                 if (at < target.begin || at >= target.end) {
                     continue;
                 }
-                const std::uint64_t byte = target.start + Access::byte_in_cache(c_, at);
+                const std::uint64_t byte = target.start + Access::template byte_of<Target::in_pieces>(c_, at);
 #pragma unroll
                 for (unsigned k = 0; k < Tensors; ++k) {
                     Type vector;

@@ -12,6 +12,7 @@ namespace kvappend {
 inline constexpr Known dense_known{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true};
 inline constexpr Known dense_step_known{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true, .one_row = true};
 
+// The parameter Copier keeps this, and what follows, apart for each processor: see move_avx.cpp.
 template <class Copier>
 inline Moves moves_of(const Problem &problem, const kvappend_args &args) {
     const Copy &k = problem.k;

@@ -125,14 +125,14 @@ inline void choose_for_rows(const Moves &moves, Use use) {
 
 // A row of K and one of V, which are paired.
 template <class Copier, bool NonTemporal>
-inline void copy_row(const Moves &moves, Spot from, Spot to) {
+inline void copy_row(const Moves &moves, RowIndex from, RowIndex to) {
     const Span k = moves.k.span(from, to);
     const Span v = moves.v.span(from, to);
     choose_for_rows<Copier, NonTemporal>(moves, [&](auto copy) { for_each_head(moves.k, moves.v, k, v, copy); });
 }
 
 template <class Copier, bool NonTemporal>
-void copy_run(const Move &move, Spot from, Spot to, std::int64_t rows) {
+void copy_run(const Move &move, RowIndex from, RowIndex to, std::int64_t rows) {
     if (move.empty()) {
         return;
     }
@@ -148,7 +148,7 @@ void copy_run(const Move &move, Spot from, Spot to, std::int64_t rows) {
 // A run of rows that follow each other in both tensors. The moves are passed by value: if their address were taken, the
 // search for runs would have to load them from the stack.
 template <class Copier, bool NonTemporal>
-[[gnu::noinline]] void copy_run(Moves moves, Spot from, Spot to, std::int64_t rows) {
+[[gnu::noinline]] void copy_run(Moves moves, RowIndex from, RowIndex to, std::int64_t rows) {
     const Move &k = moves.k;
     const Move &v = moves.v;
     if (moves.alike() && k.adjacent_rows && v.adjacent_rows) {

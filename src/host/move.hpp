@@ -11,7 +11,7 @@
 namespace kvappend {
 
 // Where a row is: the sample or block of a tensor, and the row in it.
-struct Spot {
+struct RowIndex {
     std::int64_t outer;
     std::int64_t row;
 };
@@ -36,7 +36,7 @@ struct Move {
     std::int64_t row_bytes() const { return source.row_bytes; }
 
     // A row's first head.
-    Span span(Spot from, Spot to) const {
+    Span span(RowIndex from, RowIndex to) const {
         return {static_cast<const std::byte *>(source_base) + from.outer * source.strides.outer +
                     from.row * source.strides.row,
                 static_cast<std::byte *>(target_base) + to.outer * target.strides.outer + to.row * target.strides.row};

@@ -12,8 +12,8 @@ namespace kvappend {
 
 // Rows that follow each other in the source and in one block of the cache.
 struct Run {
-    Spot source;
-    Spot cache;
+    RowIndex source;
+    RowIndex cache;
     std::int64_t rows;
 };
 

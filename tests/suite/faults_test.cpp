@@ -534,16 +534,18 @@ TEST_CASE("layers with 31-bit indices beside layers that need more", "[faults]")
     d.v_dim = 0;
     const Buffers buffers(d);
     const PlanPointer narrow = make_plan(d);
-    // One row, repeated so often that a block for each would exceed the grid: it stays at 2^21 blocks, so that the
-    // block times its vectors fits in 31 bits for the other layer, too.
+    // One row, repeated so often that all of them as one run have more than 31 bits, and a block for each exceeds the
+    // grid, which stays at 2^21 blocks.
     d.new_rows = (std::int64_t{1} << 29) + 128;
     d.k_new_strides[KVAPPEND_AXIS_BATCH] = d.k_dim;
     const PlanPointer wide = make_plan(d);
     const kvappend_plan *const plans[] = {narrow.get(), wide.get()};
     const kvappend_args *const args[] = {&buffers.args, &buffers.args};
     emulation::set_most_blocks(1); // of which there are two million
-    CHECK(told(kvappend_plan_run_layers(plans, args, 2, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    CHECK(told(kvappend_plan_run(wide.get(), &buffers.args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
     CHECK(emulation::last_launch().grid.x == std::uint32_t{1} << 21);
+    CHECK(told(kvappend_plan_run_layers(plans, args, 2, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    CHECK(emulation::launches() == 3); // each of the two layers has a launch of its own
     subject().synchronize();
     CHECK(emulation::last_fault().empty());
 }

@@ -28,6 +28,14 @@
 #define EMULATION_FOR_THREAD_SANITIZER(...)
 #endif
 
+// Valgrind takes a jump to memory that it does not know as a stack for a fault.
+#if __has_include(<valgrind/valgrind.h>)
+#include <valgrind/valgrind.h>
+#else
+#define VALGRIND_STACK_REGISTER(start, end) 0
+#define VALGRIND_STACK_DEREGISTER(id)
+#endif
+
 // swapcontext() enters the kernel each time, for the mask of signals, and the address sanitizer warns of it. So where
 // it is known how, the stack is switched by hand.
 #if defined(__x86_64__)
@@ -128,6 +136,7 @@ thread_local IdleFibers idle;
 Fiber::Fiber(std::byte *memory, void (*serve)())
     : bottom_(memory + guard_bytes), bytes_(stack_bytes), memory_(memory), serve_(serve) {
     position_ = prepare_stack(memory + guard_bytes, stack_bytes, begin);
+    valgrind_stack_ = VALGRIND_STACK_REGISTER(memory + guard_bytes, memory + guard_bytes + stack_bytes);
     EMULATION_FOR_THREAD_SANITIZER(thread_sanitizer_ = __tsan_create_fiber(0);)
 }
 
@@ -155,6 +164,7 @@ void Fiber::give_back() {
 }
 
 void Fiber::unmap() {
+    VALGRIND_STACK_DEREGISTER(valgrind_stack_);
     EMULATION_FOR_THREAD_SANITIZER(__tsan_destroy_fiber(thread_sanitizer_);)
     // Whoever gets the addresses next must not find the marks of the frames that end here.
     EMULATION_FOR_ADDRESS_SANITIZER(__asan_unpoison_memory_region(bottom_, bytes_);)

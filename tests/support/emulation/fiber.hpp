@@ -30,7 +30,8 @@ private:
     [[noreturn]] static void begin();
 
     void *position_ = nullptr; // where the fiber was left
-    // What the next three hold is for sanitizers.
+    // The next four are for Valgrind and for sanitizers.
+    unsigned valgrind_stack_ = 0;
     [[maybe_unused]] const void *bottom_ = nullptr;
     [[maybe_unused]] std::size_t bytes_ = 0;
     [[maybe_unused]] void *thread_sanitizer_ = nullptr;
