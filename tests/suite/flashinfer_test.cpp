@@ -127,6 +127,43 @@ enum class Way {
     slots // By a slot for each token, as the tokens may come in any order.
 };
 
+kvappend_descriptor descriptor_of(const PagedCache &paged, std::int32_t element_type, std::int64_t tokens) {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.element_type = element_type;
+    d.heads = paged.heads;
+    d.new_rows = tokens;
+    d.cache_rows = paged.page_size;
+    d.cache_blocks = paged.pages;
+    d.k_dim = d.v_dim = paged.dim;
+    for (auto *const strides : {&d.k_cache_strides, &d.v_cache_strides}) {
+        (*strides)[KVAPPEND_AXIS_BATCH] = paged.page_stride();
+        (*strides)[KVAPPEND_AXIS_HEAD] = paged.head_stride();
+        (*strides)[KVAPPEND_AXIS_ROW] = paged.entry_stride();
+    }
+    return d;
+}
+
+// The length of each request before its new tokens.
+std::vector<std::int32_t> offsets_of(const Requests &requests, std::int64_t page_size) {
+    const std::vector<std::int64_t> lengths = seq_lens(requests, page_size);
+    std::vector<std::int32_t> offsets;
+    for (size_t b = 0; b < lengths.size(); ++b) {
+        const std::int32_t appended = requests.append_indptr[b + 1] - requests.append_indptr[b];
+        offsets.push_back(static_cast<std::int32_t>(lengths[b]) - appended);
+    }
+    return offsets;
+}
+
+std::vector<std::int32_t> slots_of(const Requests &requests, const std::vector<Token> &tokens, std::int64_t page_size) {
+    std::vector<std::int32_t> slots;
+    for (const Token &token : tokens) {
+        const std::int64_t page = page_of(requests, token, page_size);
+        slots.push_back(static_cast<std::int32_t>(page * page_size + token.position % page_size));
+    }
+    return slots;
+}
+
 template <class T>
 void check_append(std::mt19937_64 &random, const PagedCache &paged, const Requests &requests, std::vector<Token> tokens,
                   Way way, std::int64_t query_heads) {
@@ -152,24 +189,12 @@ void check_append(std::mt19937_64 &random, const PagedCache &paged, const Reques
     const T *const v_source = fused ? held_key.data() : held_value.data();
     T *const v_cache = paged.pool ? held_first.data() : held_second.data();
 
-    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
-    d.backend = subject().backend();
-    d.element_type = element_type_of<T>;
-    d.heads = paged.heads;
-    d.new_rows = count;
-    d.cache_rows = paged.page_size;
-    d.cache_blocks = paged.pages;
-    d.k_dim = d.v_dim = paged.dim;
+    kvappend_descriptor d = descriptor_of(paged, element_type_of<T>, count);
     if (fused) {
         for (auto *const strides : {&d.k_new_strides, &d.v_new_strides}) {
             (*strides)[KVAPPEND_AXIS_HEAD] = paged.dim;
             (*strides)[KVAPPEND_AXIS_ROW] = token_stride;
         }
-    }
-    for (auto *const strides : {&d.k_cache_strides, &d.v_cache_strides}) {
-        (*strides)[KVAPPEND_AXIS_BATCH] = paged.page_stride();
-        (*strides)[KVAPPEND_AXIS_HEAD] = paged.head_stride();
-        (*strides)[KVAPPEND_AXIS_ROW] = paged.entry_stride();
     }
     kvappend_args args = KVAPPEND_ARGS_INIT;
     args.k_new = held_key.data() + k_source_start;
@@ -177,19 +202,8 @@ void check_append(std::mt19937_64 &random, const PagedCache &paged, const Reques
     args.k_cache = held_first.data();
     args.v_cache = v_cache + paged.v_start();
 
-    const std::vector<std::int64_t> lengths = seq_lens(requests, paged.page_size);
-    std::vector<std::int32_t> offsets;
-    for (size_t b = 0; b < lengths.size(); ++b) {
-        const std::int32_t appended = requests.append_indptr[b + 1] - requests.append_indptr[b];
-        offsets.push_back(static_cast<std::int32_t>(lengths[b]) - appended);
-    }
-    std::vector<std::int32_t> slots;
-    for (const Token &token : tokens) {
-        const std::int64_t page = page_of(requests, token, paged.page_size);
-        slots.push_back(static_cast<std::int32_t>(page * paged.page_size + token.position % paged.page_size));
-    }
-    const Held<std::int32_t> held_offsets(offsets);
-    const Held<std::int32_t> held_slots(slots);
+    const Held<std::int32_t> held_offsets(offsets_of(requests, paged.page_size));
+    const Held<std::int32_t> held_slots(slots_of(requests, tokens, paged.page_size));
     const Held<std::int32_t> append_indptr(requests.append_indptr);
     const Held<std::int32_t> kv_indptr(requests.kv_indptr);
     const Held<std::int32_t> kv_indices(requests.kv_indices);

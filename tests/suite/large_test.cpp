@@ -15,6 +15,23 @@
 
 namespace {
 
+// Large caches are compared in pieces of this number of bytes.
+constexpr std::size_t piece = std::size_t{1} << 26;
+
+// A device's memory is not zero at first. The emulated one is, and this does not touch its pages.
+void fill_with_zeros(unsigned char *cache, std::size_t bytes) {
+    std::vector<unsigned char> found(piece);
+    for (std::size_t at = 0; at < bytes; at += piece) {
+        const std::size_t count = std::min(piece, bytes - at);
+        subject().download(found.data(), cache + at, count);
+        if (std::any_of(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(count),
+                        [](unsigned char c) { return c != 0; })) {
+            const std::vector<unsigned char> zeros(count);
+            subject().upload(cache + at, zeros.data(), count);
+        }
+    }
+}
+
 // Appends `rows` rows of `dim` f16 elements at `offset` of a cache of `cache_rows`, and requires all else to stay zero.
 void check_large_at(std::int64_t heads, std::int64_t dim, std::int64_t cache_rows, std::int64_t rows,
                     std::int64_t offset) {
@@ -42,19 +59,8 @@ void check_large_at(std::int64_t heads, std::int64_t dim, std::int64_t cache_row
     auto *const offsets = static_cast<unsigned char *>(subject().allocate(sizeof offset));
     subject().upload(k_new, source.data(), source.size());
     subject().upload(offsets, &offset, sizeof offset);
-    constexpr std::size_t piece = std::size_t{1} << 26;
-    std::vector<unsigned char> found(piece);
     if (subject().backend() == KVAPPEND_BACKEND_CUDA) {
-        // A device's memory is not zero at first; the emulated one is, and this leaves its pages alone.
-        for (std::size_t at = 0; at < cache_bytes; at += piece) {
-            const std::size_t count = std::min(piece, cache_bytes - at);
-            subject().download(found.data(), k_cache + at, count);
-            if (std::any_of(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(count),
-                            [](unsigned char c) { return c != 0; })) {
-                const std::vector<unsigned char> zeros(count);
-                subject().upload(k_cache + at, zeros.data(), count);
-            }
-        }
+        fill_with_zeros(k_cache, cache_bytes);
     }
     kvappend_args args = KVAPPEND_ARGS_INIT;
     args.k_new = k_new;
@@ -65,6 +71,7 @@ void check_large_at(std::int64_t heads, std::int64_t dim, std::int64_t cache_row
     REQUIRE(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
     subject().synchronize();
 
+    std::vector<unsigned char> found(piece);
     std::size_t differences = 0;
     std::size_t written = 0;
     for (std::size_t at = 0; at < cache_bytes; at += piece) {
