@@ -127,12 +127,11 @@ enum class Way {
     slots // By a slot for each token, as the tokens may come in any order.
 };
 
-kvappend_descriptor descriptor_of(const PagedCache &paged, std::int32_t element_type, std::int64_t tokens) {
+kvappend_descriptor descriptor_of(const PagedCache &paged, const Requests &requests, Way way) {
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = subject().backend();
-    d.element_type = element_type;
     d.heads = paged.heads;
-    d.new_rows = tokens;
+    d.new_rows = requests.tokens();
     d.cache_rows = paged.page_size;
     d.cache_blocks = paged.pages;
     d.k_dim = d.v_dim = paged.dim;
@@ -141,6 +140,11 @@ kvappend_descriptor descriptor_of(const PagedCache &paged, std::int32_t element_
         (*strides)[KVAPPEND_AXIS_HEAD] = paged.head_stride();
         (*strides)[KVAPPEND_AXIS_ROW] = paged.entry_stride();
     }
+    d.offset_type = KVAPPEND_OFFSET_INT32;
+    d.addressing = way == Way::csr ? KVAPPEND_ADDRESSING_PAGED_CSR : KVAPPEND_ADDRESSING_SLOTS;
+    d.lengths = way == Way::csr ? KVAPPEND_LENGTHS_PACKED : KVAPPEND_LENGTHS_FIXED;
+    d.batch = way == Way::csr ? requests.count() : 1;
+    d.table_entries = way == Way::csr ? static_cast<std::int64_t>(requests.kv_indices.size()) : 0;
     return d;
 }
 
@@ -189,12 +193,11 @@ void check_append(std::mt19937_64 &random, const PagedCache &paged, const Reques
     const T *const v_source = fused ? held_key.data() : held_value.data();
     T *const v_cache = paged.pool ? held_first.data() : held_second.data();
 
-    kvappend_descriptor d = descriptor_of(paged, element_type_of<T>, count);
-    if (fused) {
-        for (auto *const strides : {&d.k_new_strides, &d.v_new_strides}) {
-            (*strides)[KVAPPEND_AXIS_HEAD] = paged.dim;
-            (*strides)[KVAPPEND_AXIS_ROW] = token_stride;
-        }
+    kvappend_descriptor d = descriptor_of(paged, requests, way);
+    d.element_type = element_type_of<T>;
+    for (auto *const strides : {&d.k_new_strides, &d.v_new_strides}) {
+        (*strides)[KVAPPEND_AXIS_HEAD] = fused ? paged.dim : 0;
+        (*strides)[KVAPPEND_AXIS_ROW] = fused ? token_stride : 0;
     }
     kvappend_args args = KVAPPEND_ARGS_INIT;
     args.k_new = held_key.data() + k_source_start;
@@ -207,19 +210,12 @@ void check_append(std::mt19937_64 &random, const PagedCache &paged, const Reques
     const Held<std::int32_t> append_indptr(requests.append_indptr);
     const Held<std::int32_t> kv_indptr(requests.kv_indptr);
     const Held<std::int32_t> kv_indices(requests.kv_indices);
-    d.offset_type = KVAPPEND_OFFSET_INT32;
     if (way == Way::csr) {
-        d.addressing = KVAPPEND_ADDRESSING_PAGED_CSR;
-        d.lengths = KVAPPEND_LENGTHS_PACKED;
-        d.batch = requests.count();
-        d.table_entries = static_cast<std::int64_t>(requests.kv_indices.size());
         args.cache_offsets = held_offsets.data(), args.cache_offsets_bytes = held_offsets.bytes();
         args.lengths = append_indptr.data(), args.lengths_bytes = append_indptr.bytes();
         args.page_indptr = kv_indptr.data(), args.page_indptr_bytes = kv_indptr.bytes();
         args.page_table = kv_indices.data(), args.page_table_bytes = kv_indices.bytes();
     } else {
-        d.addressing = KVAPPEND_ADDRESSING_SLOTS;
-        d.batch = 1;
         args.slots = held_slots.data(), args.slots_bytes = held_slots.bytes();
     }
     const PlanPointer plan = make_plan(d);
