@@ -47,12 +47,10 @@ struct Counts {
 // The number of rows of the source's sample, from this one on, that share its outcome, or fewer. At least 1; it may
 // reach beyond the sample.
 __device__ inline std::int64_t rows_alike(const Rule<> &rule, const Place &place) {
-    if (place.outcome != Outcome::padding) {
+    // A sample that is left out is padding, and one stretch.
+    if (place.outcome != Outcome::padding || (place.sample_row >= 0 && place.rows_left > 0)) {
         const std::int64_t rows = stretch_of(rule, place);
         return rows > 1 ? rows : 1;
-    }
-    if (place.sample_row >= 0 && place.rows_left > 0) {
-        return stretch_of(rule, place);
     }
     if (rule.packed() || rule.by_slot()) {
         return 1; // the first row of the next sample is not known
