@@ -4,14 +4,17 @@
 #include <algorithm>
 #include <bit>
 #include <cinttypes>
+#include <span>
 
 namespace kvappend {
 
 namespace {
 
-constexpr std::int32_t known_flags = KVAPPEND_FLAG_BATCH_INDEX | KVAPPEND_FLAG_LEFT_PADS | KVAPPEND_FLAG_ZERO_OFFSETS |
-                                     KVAPPEND_FLAG_RESERVED_SLOT | KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_RESET_REPORT |
-                                     KVAPPEND_FLAG_COUNT_WRITTEN | KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH;
+constexpr std::int32_t known_flags =
+    KVAPPEND_FLAG_BATCH_INDEX | KVAPPEND_FLAG_LEFT_PADS | KVAPPEND_FLAG_ZERO_OFFSETS | KVAPPEND_FLAG_RESERVED_SLOT |
+    KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_RESET_REPORT | KVAPPEND_FLAG_COUNT_WRITTEN |
+    KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH | KVAPPEND_FLAG_SHARED_OFFSET | KVAPPEND_FLAG_END_OFFSETS |
+    KVAPPEND_FLAG_LAST_PAGE_LENGTHS | KVAPPEND_FLAG_TOKEN_COUNT | KVAPPEND_FLAG_RESERVED_PAGE;
 
 constexpr const char *kind_names[] = {"DENSE", "RING", "PAGED", "PAGED_CSR", "SLOTS"};
 
@@ -21,17 +24,6 @@ constexpr unsigned ring = 1U << KVAPPEND_ADDRESSING_RING;
 constexpr unsigned paged = 1U << KVAPPEND_ADDRESSING_PAGED | 1U << KVAPPEND_ADDRESSING_PAGED_CSR;
 constexpr unsigned csr = 1U << KVAPPEND_ADDRESSING_PAGED_CSR;
 constexpr unsigned slots = 1U << KVAPPEND_ADDRESSING_SLOTS;
-
-std::uint32_t bytes_of_offset(std::int32_t type) {
-    switch (type) {
-    case KVAPPEND_OFFSET_INT64:
-        return 8;
-    case KVAPPEND_OFFSET_INT32:
-        return 4;
-    default:
-        return 0;
-    }
-}
 
 bool is_one_of(std::int32_t addressing, unsigned set) {
     return (set >> addressing & 1U) != 0;
@@ -53,7 +45,12 @@ Status check_unused_fields(const kvappend_descriptor &d) {
                   {"flags & KVAPPEND_FLAG_ZERO_OFFSETS", d.flags & KVAPPEND_FLAG_ZERO_OFFSETS, dense | ring | paged},
                   {"flags & KVAPPEND_FLAG_RESERVED_SLOT", d.flags & KVAPPEND_FLAG_RESERVED_SLOT, slots},
                   {"flags & KVAPPEND_FLAG_ADVANCE", d.flags & KVAPPEND_FLAG_ADVANCE, dense | ring | paged},
-                  {"reserved_slot", d.reserved_slot, slots}};
+                  {"flags & KVAPPEND_FLAG_SHARED_OFFSET", d.flags & KVAPPEND_FLAG_SHARED_OFFSET, dense | ring | paged},
+                  {"flags & KVAPPEND_FLAG_END_OFFSETS", d.flags & KVAPPEND_FLAG_END_OFFSETS, dense | ring | paged},
+                  {"flags & KVAPPEND_FLAG_LAST_PAGE_LENGTHS", d.flags & KVAPPEND_FLAG_LAST_PAGE_LENGTHS, csr},
+                  {"flags & KVAPPEND_FLAG_RESERVED_PAGE", d.flags & KVAPPEND_FLAG_RESERVED_PAGE, paged},
+                  {"reserved_slot", d.reserved_slot, slots},
+                  {"reserved_page", d.reserved_page, paged}};
     for (const auto &field : fields) {
         if (field.value != 0 && !is_one_of(d.addressing, field.goes_with)) {
             return fail(KVAPPEND_ERROR_CONFLICT,
@@ -75,19 +72,69 @@ struct Conflict {
     const char *message;
 };
 
-Status check_conflicts(const kvappend_descriptor &d) {
-    if (d.reserved != 0) {
-        return fail(KVAPPEND_ERROR_CONFLICT, "descriptor.reserved is %" PRId32 ": expected 0", d.reserved);
+Status check_each(std::span<const Conflict> conflicts) {
+    for (const Conflict &c : conflicts) {
+        if (c.when) {
+            return fail(KVAPPEND_ERROR_CONFLICT, "descriptor.%s is %" PRId64 " and descriptor.%s is %" PRId64 ": %s",
+                        c.field, c.value, c.other, c.other_value, c.message);
+        }
     }
+    return KVAPPEND_SUCCESS;
+}
+
+// The name and the value of a flag.
+#define FLAG(name) "flags & KVAPPEND_FLAG_" #name, KVAPPEND_FLAG_##name
+
+// Flags that say how the offsets give positions.
+Status check_offset_flags(const kvappend_descriptor &d) {
+    const auto has = [&d](std::int32_t flags) { return (d.flags & flags) == flags; };
+    const bool zero = has(KVAPPEND_FLAG_ZERO_OFFSETS);
+    const bool shared = has(KVAPPEND_FLAG_SHARED_OFFSET);
+    const bool ends = has(KVAPPEND_FLAG_END_OFFSETS);
+    const bool last_page = has(KVAPPEND_FLAG_LAST_PAGE_LENGTHS);
+    const bool advance = has(KVAPPEND_FLAG_ADVANCE);
+    const bool pads = has(KVAPPEND_FLAG_LEFT_PADS);
+    const bool by_position = d.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
+    constexpr const char *no_offsets = "expected one of them, as all offsets are 0 and no array has them";
+    constexpr const char *at_end = "expected one of them, as the offsets include the new rows already";
+    constexpr const char *no_samples = "expected no such flag with KVAPPEND_LENGTHS_PER_TOKEN, whose tokens have "
+                                       "positions of their own";
+    const Conflict conflicts[] = {
+        {advance && zero, FLAG(ADVANCE), FLAG(ZERO_OFFSETS), no_offsets},
+        {shared && zero, FLAG(SHARED_OFFSET), FLAG(ZERO_OFFSETS), no_offsets},
+        {ends && zero, FLAG(END_OFFSETS), FLAG(ZERO_OFFSETS), no_offsets},
+        {last_page && zero, FLAG(LAST_PAGE_LENGTHS), FLAG(ZERO_OFFSETS), no_offsets},
+        {ends && last_page, FLAG(END_OFFSETS), FLAG(LAST_PAGE_LENGTHS),
+         "expected one of them, as they give cache_offsets different meanings"},
+        {ends && advance, FLAG(END_OFFSETS), FLAG(ADVANCE), at_end},
+        {last_page && advance, FLAG(LAST_PAGE_LENGTHS), FLAG(ADVANCE), at_end},
+        {shared && advance && pads, FLAG(SHARED_OFFSET), FLAG(LEFT_PADS),
+         "expected no pads, as KVAPPEND_FLAG_ADVANCE adds one number of rows to the offset of all samples"},
+        {shared && advance && d.lengths != KVAPPEND_LENGTHS_FIXED, FLAG(SHARED_OFFSET), "lengths", d.lengths,
+         "expected KVAPPEND_LENGTHS_FIXED, as KVAPPEND_FLAG_ADVANCE adds one number of rows to the offset of all "
+         "samples"},
+        {by_position && pads, FLAG(LEFT_PADS), "lengths", d.lengths, no_samples},
+        {by_position && zero, FLAG(ZERO_OFFSETS), "lengths", d.lengths, no_samples},
+        {by_position && shared, FLAG(SHARED_OFFSET), "lengths", d.lengths, no_samples},
+        {by_position && ends, FLAG(END_OFFSETS), "lengths", d.lengths, no_samples},
+        {by_position && last_page, FLAG(LAST_PAGE_LENGTHS), "lengths", d.lengths, no_samples},
+        {by_position && advance, FLAG(ADVANCE), "lengths", d.lengths, no_samples}};
+    return check_each(conflicts);
+}
+
+Status check_conflicts(const kvappend_descriptor &d) {
     const auto has = [&d](std::int32_t flags) { return (d.flags & flags) != 0; };
     const bool samples_have_blocks = is_one_of(d.addressing, dense | ring);
     const bool reports = d.skip_policy == KVAPPEND_SKIP_REPORT;
     const Conflict conflicts[] = {
         {d.reserved_slot != 0 && !has(KVAPPEND_FLAG_RESERVED_SLOT), "reserved_slot", d.reserved_slot, "flags", d.flags,
          "expected KVAPPEND_FLAG_RESERVED_SLOT in the flags, or slot 0"},
-        {has(KVAPPEND_FLAG_ADVANCE) && has(KVAPPEND_FLAG_ZERO_OFFSETS), "flags & KVAPPEND_FLAG_ADVANCE",
-         KVAPPEND_FLAG_ADVANCE, "flags & KVAPPEND_FLAG_ZERO_OFFSETS", KVAPPEND_FLAG_ZERO_OFFSETS,
-         "expected one of them, as there are no offsets to advance"},
+        {d.reserved_page != 0 && !has(KVAPPEND_FLAG_RESERVED_PAGE), "reserved_page", d.reserved_page, "flags", d.flags,
+         "expected KVAPPEND_FLAG_RESERVED_PAGE in the flags, or page 0"},
+        {has(KVAPPEND_FLAG_TOKEN_COUNT) && d.addressing != KVAPPEND_ADDRESSING_SLOTS &&
+             d.lengths != KVAPPEND_LENGTHS_PER_TOKEN,
+         FLAG(TOKEN_COUNT), "lengths", d.lengths,
+         "expected KVAPPEND_LENGTHS_PER_TOKEN or KVAPPEND_ADDRESSING_SLOTS with this flag"},
         {has(KVAPPEND_FLAG_RESET_REPORT | KVAPPEND_FLAG_COUNT_WRITTEN) && !reports, "flags", d.flags, "skip_policy",
          d.skip_policy, "expected KVAPPEND_SKIP_REPORT with KVAPPEND_FLAG_RESET_REPORT or KVAPPEND_FLAG_COUNT_WRITTEN"},
         {has(KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH) && d.backend != KVAPPEND_BACKEND_CUDA, "flags", d.flags, "backend",
@@ -102,18 +149,15 @@ Status check_conflicts(const kvappend_descriptor &d) {
         {samples_have_blocks && d.cache_blocks != 0 && d.cache_blocks < d.batch && !has(KVAPPEND_FLAG_BATCH_INDEX),
          "cache_blocks", d.cache_blocks, "batch", d.batch,
          "expected a cache for each sample, or KVAPPEND_FLAG_BATCH_INDEX"}};
-    for (const Conflict &c : conflicts) {
-        if (c.when) {
-            return fail(KVAPPEND_ERROR_CONFLICT, "descriptor.%s is %" PRId64 " and descriptor.%s is %" PRId64 ": %s",
-                        c.field, c.value, c.other, c.other_value, c.message);
-        }
-    }
-    return KVAPPEND_SUCCESS;
+    return check_each(conflicts);
 }
 
+#undef FLAG
+
 // The sizes of the arrays must fit in 63 bits: add_index_buffers multiplies without a check.
-Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes) {
-    const bool by_slots = d.addressing == KVAPPEND_ADDRESSING_SLOTS;
+Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes, std::uint32_t index_bytes) {
+    const std::int64_t tokens = d.lengths == KVAPPEND_LENGTHS_PER_TOKEN ? d.new_rows : 0;
+    const auto samples_with = [&d](kvappend_flag flag) { return (d.flags & flag) != 0 ? d.batch : 0; };
     const struct {
         const char *name;
         std::int64_t rows;
@@ -121,11 +165,16 @@ Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes) {
         std::int64_t more; // further elements
         std::int64_t element_bytes;
     } arrays[] = {{"cache_offsets", d.batch, 1, 0, offset_bytes},
-                  {"slots", by_slots ? d.new_rows : 0, 1, 0, offset_bytes},
-                  {"lengths", d.lengths == KVAPPEND_LENGTHS_PACKED ? d.batch : 0, 1, 1, 4},
-                  {"page_indptr", d.addressing == KVAPPEND_ADDRESSING_PAGED_CSR ? d.batch : 0, 1, 1, 4},
+                  {"slots", d.addressing == KVAPPEND_ADDRESSING_SLOTS ? d.new_rows : 0, 1, 0, offset_bytes},
+                  {"lengths", d.lengths == KVAPPEND_LENGTHS_PER_SAMPLE ? d.batch : 0, 1, 0, index_bytes},
+                  {"lengths", d.lengths == KVAPPEND_LENGTHS_PACKED ? d.batch : 0, 1, 1, index_bytes},
+                  {"left_pads", samples_with(KVAPPEND_FLAG_LEFT_PADS), 1, 0, index_bytes},
+                  {"batch_index", samples_with(KVAPPEND_FLAG_BATCH_INDEX), 1, 0, index_bytes},
+                  {"page_indptr", d.addressing == KVAPPEND_ADDRESSING_PAGED_CSR ? d.batch : 0, 1, 1, index_bytes},
+                  {"token_samples", tokens, 1, 0, index_bytes},
+                  {"token_positions", tokens, 1, 0, offset_bytes},
                   {"page_table", d.addressing == KVAPPEND_ADDRESSING_PAGED ? std::max<std::int64_t>(d.batch - 1, 0) : 0,
-                   d.table_stride == 0 ? d.table_entries : d.table_stride, d.table_entries, 4}};
+                   d.table_stride == 0 ? d.table_entries : d.table_stride, d.table_entries, index_bytes}};
     for (const auto &array : arrays) {
         std::int64_t bytes = 0;
         bool overflow = __builtin_mul_overflow(array.rows, array.columns, &bytes);
@@ -138,19 +187,31 @@ Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes) {
                         d.batch, d.new_rows, d.table_entries, array.name);
         }
     }
+    std::int64_t rows = 0;
+    if ((d.flags & KVAPPEND_FLAG_LAST_PAGE_LENGTHS) != 0 &&
+        __builtin_mul_overflow(d.table_entries, d.cache_rows, &rows)) {
+        return fail(KVAPPEND_ERROR_OVERFLOW,
+                    "descriptor.table_entries is %" PRId64 " and cache_rows is %" PRId64
+                    ": with KVAPPEND_FLAG_LAST_PAGE_LENGTHS, expected a product of at most 9223372036854775807",
+                    d.table_entries, d.cache_rows);
+    }
     return KVAPPEND_SUCCESS;
 }
 
 Status check_enumerators(const kvappend_descriptor &d) {
-    if (bytes_of_offset(d.offset_type) == 0) {
+    if (d.offset_type != KVAPPEND_OFFSET_INT64 && d.offset_type != KVAPPEND_OFFSET_INT32) {
         return fail(KVAPPEND_ERROR_OFFSET_TYPE,
                     "descriptor.offset_type is %" PRId32 ": expected a KVAPPEND_OFFSET_* constant", d.offset_type);
+    }
+    if (d.index_type != KVAPPEND_INDEX_INT32 && d.index_type != KVAPPEND_INDEX_INT64) {
+        return fail(KVAPPEND_ERROR_INDEX_TYPE,
+                    "descriptor.index_type is %" PRId32 ": expected a KVAPPEND_INDEX_* constant", d.index_type);
     }
     if (d.addressing < KVAPPEND_ADDRESSING_DENSE || d.addressing > KVAPPEND_ADDRESSING_SLOTS) {
         return fail(KVAPPEND_ERROR_ADDRESSING,
                     "descriptor.addressing is %" PRId32 ": expected a KVAPPEND_ADDRESSING_* constant", d.addressing);
     }
-    if (d.lengths < KVAPPEND_LENGTHS_FIXED || d.lengths > KVAPPEND_LENGTHS_PACKED) {
+    if (d.lengths < KVAPPEND_LENGTHS_FIXED || d.lengths > KVAPPEND_LENGTHS_PER_TOKEN) {
         return fail(KVAPPEND_ERROR_LENGTHS, "descriptor.lengths is %" PRId32 ": expected a KVAPPEND_LENGTHS_* constant",
                     d.lengths);
     }
@@ -171,15 +232,16 @@ Status check_enumerators(const kvappend_descriptor &d) {
 Status Addressing::create(const kvappend_descriptor &d, Addressing &addressing) {
     TRY(check_enumerators(d));
     TRY(check_unused_fields(d));
+    TRY(check_offset_flags(d));
     TRY(check_conflicts(d));
-    const std::uint32_t offset_bytes = bytes_of_offset(d.offset_type);
-    TRY(check_sizes(d, offset_bytes));
     addressing = {};
+    addressing.wide_offsets = d.offset_type == KVAPPEND_OFFSET_INT64 ? 1 : 0;
+    addressing.wide_indices = d.index_type == KVAPPEND_INDEX_INT64 ? 1 : 0;
+    TRY(check_sizes(d, addressing.offset_bytes(), addressing.index_bytes()));
     addressing.kind = d.addressing;
     addressing.lengths = d.lengths;
     addressing.flags = d.flags;
     addressing.skip_policy = d.skip_policy;
-    addressing.wide_offsets = offset_bytes == 8 ? 1 : 0;
     addressing.samples = d.batch;
     addressing.new_rows = d.new_rows;
     const bool samples_have_blocks = is_one_of(d.addressing, dense | ring);
@@ -189,16 +251,17 @@ Status Addressing::create(const kvappend_descriptor &d, Addressing &addressing) 
     addressing.table_entries = d.table_entries;
     addressing.table_stride = d.table_stride == 0 ? d.table_entries : d.table_stride;
     addressing.reserved_slot = addressing.has(KVAPPEND_FLAG_RESERVED_SLOT) ? d.reserved_slot : -1;
+    addressing.reserved_page = addressing.has(KVAPPEND_FLAG_RESERVED_PAGE) ? d.reserved_page : -1;
+    addressing.offset_mask = addressing.has(KVAPPEND_FLAG_SHARED_OFFSET) ? 0 : -1;
     const auto period = static_cast<std::uint64_t>(std::max(d.cache_rows - d.sink_rows, std::int64_t{0}));
     addressing.period_log2 = std::has_single_bit(period) ? std::countr_zero(period) : -1;
     return KVAPPEND_SUCCESS;
 }
 
 void add_index_buffers(const Addressing &a, NeededBuffers &buffers) {
-    const std::uint32_t bytes = a.offset_bytes();
-    const std::int64_t wide = bytes;
     const bool by_slots = a.kind == KVAPPEND_ADDRESSING_SLOTS;
-    const bool offsets = !by_slots && !a.has(KVAPPEND_FLAG_ZERO_OFFSETS);
+    const bool by_position = a.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
+    const bool offsets = !by_slots && !by_position && !a.has(KVAPPEND_FLAG_ZERO_OFFSETS);
     const std::int64_t lengths = a.lengths == KVAPPEND_LENGTHS_PACKED       ? a.samples + 1
                                  : a.lengths == KVAPPEND_LENGTHS_PER_SAMPLE ? a.samples
                                                                             : 0;
@@ -210,21 +273,26 @@ void add_index_buffers(const Addressing &a, NeededBuffers &buffers) {
         entries = (a.samples - 1) * a.table_stride + a.table_entries;
     }
     using Name = BufferName;
-    buffers.add({Name::cache_offsets, a.has(KVAPPEND_FLAG_ADVANCE), bytes, offsets ? a.samples * wide : 0});
-    buffers.add({Name::slots, false, bytes, by_slots ? a.new_rows * wide : 0});
-    buffers.add({Name::lengths, false, 4, lengths * 4});
-    buffers.add({Name::left_pads, false, 4, a.has(KVAPPEND_FLAG_LEFT_PADS) ? a.samples * 4 : 0});
-    buffers.add({Name::batch_index, false, 4, a.has(KVAPPEND_FLAG_BATCH_INDEX) ? a.samples * 4 : 0});
-    buffers.add({Name::page_table, false, 4, entries * 4});
-    buffers.add({Name::page_indptr, false, 4, by_csr ? (a.samples + 1) * 4 : 0});
+    const auto add = [&](Name name, std::uint32_t element_bytes, std::int64_t elements) {
+        const bool written = name == Name::cache_offsets && a.has(KVAPPEND_FLAG_ADVANCE);
+        buffers.add({name, written, element_bytes, elements * element_bytes});
+    };
+    add(Name::cache_offsets, a.offset_bytes(), offsets ? a.offsets() : 0);
+    add(Name::slots, a.offset_bytes(), by_slots ? a.new_rows : 0);
+    add(Name::lengths, a.index_bytes(), lengths);
+    add(Name::left_pads, a.index_bytes(), a.has(KVAPPEND_FLAG_LEFT_PADS) ? a.samples : 0);
+    add(Name::batch_index, a.index_bytes(), a.has(KVAPPEND_FLAG_BATCH_INDEX) ? a.samples : 0);
+    add(Name::page_table, a.index_bytes(), entries);
+    add(Name::page_indptr, a.index_bytes(), by_csr ? a.samples + 1 : 0);
+    add(Name::token_samples, a.index_bytes(), by_position ? a.new_rows : 0);
+    add(Name::token_positions, a.offset_bytes(), by_position ? a.new_rows : 0);
+    add(Name::token_count, a.index_bytes(), a.has(KVAPPEND_FLAG_TOKEN_COUNT) ? 1 : 0);
     buffers.add({Name::report, true, alignof(kvappend_report),
                  a.skip_policy == KVAPPEND_SKIP_REPORT ? std::int64_t{sizeof(kvappend_report)} : 0});
 }
 
 Indices indices_of(const NeededBuffers &buffers, const kvappend_args &args) {
-    const auto used = [&]<class Index>(BufferName name, const Index *array) {
-        return buffers.has(name) ? array : nullptr;
-    };
+    const auto used = [&](BufferName name, const void *array) { return buffers.has(name) ? array : nullptr; };
     using Name = BufferName;
     return {used(Name::cache_offsets, args.cache_offsets),
             used(Name::slots, args.slots),
@@ -232,7 +300,10 @@ Indices indices_of(const NeededBuffers &buffers, const kvappend_args &args) {
             used(Name::left_pads, args.left_pads),
             used(Name::batch_index, args.batch_index),
             used(Name::page_table, args.page_table),
-            used(Name::page_indptr, args.page_indptr)};
+            used(Name::page_indptr, args.page_indptr),
+            used(Name::token_samples, args.token_samples),
+            used(Name::token_positions, args.token_positions),
+            used(Name::token_count, args.token_count)};
 }
 
 } // namespace kvappend

@@ -16,7 +16,8 @@ struct Addressing {
     std::int32_t lengths; // KVAPPEND_LENGTHS_*
     std::int32_t flags;
     std::int32_t skip_policy;
-    std::uint32_t wide_offsets; // 1: cache_offsets and slots have 64-bit elements; 0: 32-bit ones
+    std::uint32_t wide_offsets; // 1: cache_offsets, slots and token_positions have 64-bit elements; 0: 32-bit ones
+    std::uint32_t wide_indices; // the same for the other arrays of indices
     // The binary logarithm of the period, or -1 if the period is not a power of two. The period is the number of rows
     // after which a ring repeats, or after which the next page begins.
     std::int32_t period_log2;
@@ -28,18 +29,26 @@ struct Addressing {
     std::int64_t table_entries;
     std::int64_t table_stride;
     std::int64_t reserved_slot; // negative if there is none
+    std::int64_t reserved_page; // -1 if there is none
+    std::int64_t offset_mask;   // 0 if all samples share one offset, else -1
 
     std::uint32_t offset_bytes() const { return 4U << wide_offsets; }
+    std::uint32_t index_bytes() const { return 4U << wide_indices; }
+    // The number of offsets.
+    KVAPPEND_HOST_DEVICE std::int64_t offsets() const { return offset_mask == 0 ? 1 : samples; }
     KVAPPEND_HOST_DEVICE bool has(kvappend_flag flag) const { return (flags & flag) != 0; }
     // Whether blocks are pages, which a page table or a slot names.
     KVAPPEND_HOST_DEVICE bool has_pages() const { return kind >= KVAPPEND_ADDRESSING_PAGED; }
     // Whether the rows of the source are tokens, without a batch axis.
-    bool by_token() const { return kind == KVAPPEND_ADDRESSING_SLOTS || lengths == KVAPPEND_LENGTHS_PACKED; }
+    bool by_token() const { return kind == KVAPPEND_ADDRESSING_SLOTS || lengths >= KVAPPEND_LENGTHS_PACKED; }
 
-    // Whether each sample has new_rows rows, whose positions depend on its offset alone.
+    // Whether each sample has new_rows rows, whose positions depend on its offset alone, or new_rows tokens have a slot
+    // each.
     bool plain_samples() const {
-        return kind != KVAPPEND_ADDRESSING_SLOTS && lengths == KVAPPEND_LENGTHS_FIXED &&
-               !has(KVAPPEND_FLAG_BATCH_INDEX) && !has(KVAPPEND_FLAG_LEFT_PADS) && !has(KVAPPEND_FLAG_ZERO_OFFSETS);
+        constexpr std::int32_t not_plain = KVAPPEND_FLAG_BATCH_INDEX | KVAPPEND_FLAG_LEFT_PADS |
+                                           KVAPPEND_FLAG_ZERO_OFFSETS | KVAPPEND_FLAG_END_OFFSETS |
+                                           KVAPPEND_FLAG_LAST_PAGE_LENGTHS | KVAPPEND_FLAG_TOKEN_COUNT;
+        return lengths == KVAPPEND_LENGTHS_FIXED && (flags & not_plain) == 0;
     }
     bool plain_dense() const { return kind == KVAPPEND_ADDRESSING_DENSE && plain_samples(); }
 
@@ -54,11 +63,14 @@ struct Addressing {
 struct Indices {
     const void *offsets;
     const void *slots;
-    const std::int32_t *lengths;
-    const std::int32_t *left_pads;
-    const std::int32_t *batch_index;
-    const std::int32_t *page_table;
-    const std::int32_t *page_indptr;
+    const void *lengths;
+    const void *left_pads;
+    const void *batch_index;
+    const void *page_table;
+    const void *page_indptr;
+    const void *token_samples;
+    const void *token_positions;
+    const void *token_count;
 
     bool operator==(const Indices &) const = default;
 };

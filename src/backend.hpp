@@ -123,13 +123,14 @@ public:
     virtual Status before(const Append & /*append*/) const { return KVAPPEND_SUCCESS; }
     // Copies the rows, or enqueues the copy in the stream.
     virtual Status run(const Append &append, CUstream_st *stream) const = 0;
-    // The work after a copy. Offsets advance only after all rows that they place have been counted: see Layers.
-    enum class After : std::uint8_t {
-        count = 1,
-        advance = 2,
-        both = 3
+    // The work after a copy, which is a part of what the plan asks for. Offsets advance only after all rows that they
+    // place have been counted: see Layers.
+    struct After {
+        bool counts; // the rows, or traps
+        bool resets; // the report, before it counts
+        bool advances;
     };
-    virtual Status after(const Append &append, After what, CUstream_st *stream) const = 0;
+    virtual Status after(const Append &append, After work, CUstream_st *stream) const = 0;
     // Begins a run of several appends. `all_dense`: all problems are plain dense ones.
     virtual LayeredRun *begin(LayeredRunStorage &storage, bool all_dense, CUstream_st *stream) const = 0;
 

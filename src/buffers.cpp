@@ -68,8 +68,9 @@ Status alias_error(const NeededBuffer &a, const Range &range_of_a, const NeededB
 
 const char *text(BufferName name) {
     static constexpr std::array<const char *, buffer_count> names = {
-        "k_new",   "v_new",     "k_cache",     "v_cache",    "cache_offsets", "slots",
-        "lengths", "left_pads", "batch_index", "page_table", "page_indptr",   "report"};
+        "k_new",       "v_new",         "k_cache",         "v_cache",     "cache_offsets",
+        "slots",       "lengths",       "left_pads",       "batch_index", "page_table",
+        "page_indptr", "token_samples", "token_positions", "token_count", "report"};
     return names[static_cast<std::size_t>(name)];
 }
 

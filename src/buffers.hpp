@@ -25,9 +25,12 @@ enum class BufferName : std::uint8_t {
     batch_index,
     page_table,
     page_indptr,
+    token_samples,
+    token_positions,
+    token_count,
     report,
 };
-inline constexpr std::size_t buffer_count = 12;
+inline constexpr std::size_t buffer_count = 15;
 
 // The name of a buffer as text, such as "page_table".
 const char *text(BufferName name);

@@ -24,18 +24,4 @@ Status Layers::add(const Plan &plan, const kvappend_args &args) {
     return plan.problem().empty() ? KVAPPEND_SUCCESS : run_->add(plan.append(args));
 }
 
-Status Layers::count(const Plan &plan, const kvappend_args &args) const {
-    const Problem &problem = plan.problem();
-    return problem.empty() || problem.addressing.skip_policy == KVAPPEND_SKIP_SILENTLY
-               ? KVAPPEND_SUCCESS
-               : plan.backend().after(plan.append(args), Backend::After::count, context_.stream);
-}
-
-Status Layers::advance(const Plan &plan, const kvappend_args &args) const {
-    const Problem &problem = plan.problem();
-    return problem.empty() || !problem.addressing.has(KVAPPEND_FLAG_ADVANCE)
-               ? KVAPPEND_SUCCESS
-               : plan.backend().after(plan.append(args), Backend::After::advance, context_.stream);
-}
-
 } // namespace kvappend

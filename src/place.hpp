@@ -67,8 +67,19 @@ struct Rule {
     KVAPPEND_HOST_DEVICE constexpr bool per_sample() const {
         return !Facts.plain_samples && a.lengths == KVAPPEND_LENGTHS_PER_SAMPLE;
     }
+    // Whether each row has a sample and a position of its own.
+    KVAPPEND_HOST_DEVICE constexpr bool by_position() const {
+        return !Facts.plain_samples && a.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
+    }
     KVAPPEND_HOST_DEVICE constexpr bool has_offsets() const {
         return Facts.plain_samples || indices.offsets != nullptr;
+    }
+    // Whether an offset is where the sample ends, not where it begins.
+    KVAPPEND_HOST_DEVICE constexpr bool has_ends() const {
+        return !Facts.plain_samples && (a.has(KVAPPEND_FLAG_END_OFFSETS) || a.has(KVAPPEND_FLAG_LAST_PAGE_LENGTHS));
+    }
+    KVAPPEND_HOST_DEVICE constexpr bool has_token_count() const {
+        return !Facts.plain_samples && indices.token_count != nullptr;
     }
     KVAPPEND_HOST_DEVICE constexpr bool has_left_pads() const {
         return !Facts.plain_samples && indices.left_pads != nullptr;
@@ -81,57 +92,60 @@ struct Rule {
 
 // ---- loading indices ----
 
-// An optimisation barrier. Without it a compiler converts a number right after its load, and a GPU waits there instead
-// of where the number is used.
-template <class Number>
-KVAPPEND_HOST_DEVICE constexpr Number opaque(Number number) {
-#if defined(__CUDA_ARCH__)
-    asm volatile("" : "+r"(number));
-#endif
-    return number;
-}
-
-// What was loaded from the arrays of indices for one sample or slot. Fields of unused arrays are zero.
+// What was loaded from the arrays of indices for one sample or token. Fields of unused arrays are zero.
 //
-// A Load reads indices from their memory. load(pointer) returns a 32-bit index. load.number(array, wide, i) returns an
-// element of cache_offsets or slots as a Load::Number, and Load::value(number, wide) returns its value.
+// A Load reads indices from their memory. load.number(array, wide, i) returns an element of an array of 64-bit numbers,
+// if `wide` is 1, or of 32-bit numbers, as a Load::Number. Load::value(number, wide) returns its value. They are two
+// functions, so that a GPU waits for a load only where the value is used. load.narrow(array, i) returns an element of
+// an array of 32-bit numbers.
 template <class Load>
 struct Loaded {
+    using Number = typename Load::Number;
+
     std::int64_t sample;
-    typename Load::Number number; // the offset or the slot
-    std::int32_t length;          // with PACKED the sample's first row
-    std::int32_t end;             // with PACKED the next sample's first row
-    std::int32_t pad;
-    std::int32_t block;
-    std::int32_t first_entry, last_entry; // of page_indptr
+    Number number; // the offset, the slot or the token's position
+    Number length; // with PACKED the sample's first row; with PER_TOKEN the token's sample
+    Number end;    // with PACKED the next sample's first row; of tokens their count
+    Number pad;
+    Number block;
+    Number first_entry, last_entry; // of page_indptr
 };
+
+// Loads the indices of a sample's block or pages.
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE void load_blocks(const Rule<Facts> &rule, std::int64_t sample, Load load, Loaded<Load> &loaded) {
+    const Indices &indices = rule.indices;
+    const std::uint32_t wide = rule.a.wide_indices;
+    loaded.sample = sample;
+    if (rule.has_batch_index()) {
+        loaded.block = load.number(indices.batch_index, wide, sample);
+    }
+    if (rule.has_indptr()) {
+        loaded.first_entry = load.number(indices.page_indptr, wide, sample);
+        loaded.last_entry = load.number(indices.page_indptr, wide, sample + 1);
+    }
+}
 
 // Loads all indices that depend on the sample alone. They are loaded together, so that a GPU waits once for all of
 // them.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE Loaded<Load> load_sample(const Rule<Facts> &rule, std::int64_t sample, Load load) {
     const Indices &indices = rule.indices;
+    const std::uint32_t wide = rule.a.wide_indices;
     Loaded<Load> loaded{};
-    loaded.sample = sample;
     if (rule.has_offsets()) {
-        loaded.number = load.number(indices.offsets, rule.a.wide_offsets, sample);
+        loaded.number = load.number(indices.offsets, rule.a.wide_offsets, sample & rule.a.offset_mask);
     }
     if (rule.packed() || rule.per_sample()) {
-        loaded.length = load(indices.lengths + sample);
+        loaded.length = load.number(indices.lengths, wide, sample);
     }
     if (rule.packed()) {
-        loaded.end = load(indices.lengths + sample + 1);
+        loaded.end = load.number(indices.lengths, wide, sample + 1);
     }
     if (rule.has_left_pads()) {
-        loaded.pad = load(indices.left_pads + sample);
+        loaded.pad = load.number(indices.left_pads, wide, sample);
     }
-    if (rule.has_batch_index()) {
-        loaded.block = load(indices.batch_index + sample);
-    }
-    if (rule.has_indptr()) {
-        loaded.first_entry = load(indices.page_indptr + sample);
-        loaded.last_entry = load(indices.page_indptr + sample + 1);
-    }
+    load_blocks(rule, sample, load, loaded);
     return loaded;
 }
 
@@ -140,10 +154,17 @@ KVAPPEND_HOST_DEVICE Loaded<Load> load_sample(const Rule<Facts> &rule, std::int6
 // that.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE Loaded<Load> load_row(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row, Load load) {
-    if (rule.by_slot()) {
+    if (rule.by_slot() || rule.by_position()) {
+        const Indices &indices = rule.indices;
         Loaded<Load> loaded{};
         loaded.sample = sample;
-        loaded.number = load.number(rule.indices.slots, rule.a.wide_offsets, row);
+        loaded.number = load.number(rule.by_slot() ? indices.slots : indices.token_positions, rule.a.wide_offsets, row);
+        if (!rule.by_slot()) {
+            loaded.length = load.number(indices.token_samples, rule.a.wide_indices, row);
+        }
+        if (rule.has_token_count()) {
+            loaded.end = load.number(indices.token_count, rule.a.wide_indices, 0);
+        }
         return loaded;
     }
     if (rule.packed()) {
@@ -162,24 +183,30 @@ struct SampleRows {
 
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE SampleRows rows_of_sample(const Rule<Facts> &rule, const Loaded<Load> &loaded) {
+    const auto between = [](std::int64_t least, std::int64_t number, std::int64_t most) {
+        return number < least ? least : number > most ? most : number;
+    };
+    const std::uint32_t wide = rule.a.wide_indices;
     SampleRows rows{0, rule.a.new_rows};
     if (rule.packed()) {
-        const std::int64_t begin = opaque(loaded.length);
-        const std::int64_t end = opaque(loaded.end);
-        rows.begin = begin > 0 ? begin : 0;
-        rows.count = (end < rule.a.new_rows ? end : rule.a.new_rows) - rows.begin;
+        rows.begin = between(0, Load::value(loaded.length, wide), rule.a.new_rows);
+        rows.count = between(rows.begin, Load::value(loaded.end, wide), rule.a.new_rows) - rows.begin;
     }
     if (rule.has_left_pads()) {
-        const std::int64_t pad = opaque(loaded.pad);
-        rows.begin += pad > 0 ? pad : 0;
-        rows.count -= pad > 0 ? pad : 0;
+        const std::int64_t pad = between(0, Load::value(loaded.pad, wide), rows.count);
+        rows.begin += pad;
+        rows.count -= pad;
     }
     if (rule.per_sample()) {
-        const std::int64_t length = opaque(loaded.length);
-        rows.count = length < rows.count ? length : rows.count;
+        rows.count = between(0, Load::value(loaded.length, wide), rows.count);
     }
-    rows.count = rows.count > 0 ? rows.count : 0;
     return rows;
+}
+
+// Whether the sample's block is negative, so that all its rows are padding.
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE bool is_left_out(const Rule<Facts> &rule, const Loaded<Load> &loaded) {
+    return rule.has_batch_index() && Load::value(loaded.block, rule.a.wide_indices) < 0;
 }
 
 // The sample that a row of a packed source belongs to: the last one that begins at or before the row. A sample without
@@ -187,7 +214,9 @@ KVAPPEND_HOST_DEVICE SampleRows rows_of_sample(const Rule<Facts> &rule, const Lo
 // samples at a time, because a GPU waits for three loads as long as for one.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE std::int64_t find_sample(const Rule<Facts> &rule, std::int64_t row, Load load) {
-    const std::int32_t *const begins = rule.indices.lengths;
+    const auto begin_of = [&](std::int64_t sample) {
+        return Load::value(load.number(rule.indices.lengths, rule.a.wide_indices, sample), rule.a.wide_indices);
+    };
     std::int64_t low = 0;
     std::int64_t high = rule.a.samples;
     while (low < high) {
@@ -195,7 +224,7 @@ KVAPPEND_HOST_DEVICE std::int64_t find_sample(const Rule<Facts> &rule, std::int6
         const std::int64_t third = high - 1 - quarter;
         const std::int64_t first = low + quarter;
         const std::int64_t second = first + (third - first) / 2;
-        const std::int64_t begin[] = {load(begins + first), load(begins + second), load(begins + third)};
+        const std::int64_t begin[] = {begin_of(first), begin_of(second), begin_of(third)};
         if (begin[0] > row) {
             high = first;
         } else if (begin[1] > row) {
@@ -211,22 +240,69 @@ KVAPPEND_HOST_DEVICE std::int64_t find_sample(const Rule<Facts> &rule, std::int6
     return low - 1;
 }
 
+// Finds the position of a token: its slot, or with PER_TOKEN its position in a sample.
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE Place position_of_token(const Rule<Facts> &rule, std::int64_t row, Loaded<Load> &loaded,
+                                             Load load) {
+    const Addressing &a = rule.a;
+    const std::int64_t position = Load::value(loaded.number, a.wide_offsets);
+    Place place{Outcome::placed, 0, 0, loaded.sample, row, static_cast<std::uint64_t>(position), 1};
+    const bool is_reserved = rule.by_slot() && position == a.reserved_slot;
+    if ((!Facts.narrow && position < 0) || is_reserved ||
+        (rule.has_token_count() && row >= Load::value(loaded.end, a.wide_indices))) {
+        place.outcome = Outcome::padding;
+    }
+    if (rule.by_slot() || !place.placed()) {
+        return place;
+    }
+    place.sample = Load::value(loaded.length, a.wide_indices);
+    if (place.sample < 0) {
+        place.outcome = Outcome::padding;
+    } else if (place.sample >= a.samples) {
+        place.outcome = Outcome::above;
+    } else {
+        load_blocks(rule, place.sample, load, loaded);
+        place.outcome = is_left_out(rule, loaded) ? Outcome::padding : Outcome::placed;
+    }
+    return place;
+}
+
+// The position of a row whose sample ends at the offset, which is `rows` rows after it. All sums are exact: each is at
+// most 2^64 - 1.
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE void position_before_end(const Rule<Facts> &rule, const Loaded<Load> &loaded, std::int64_t rows,
+                                              Place &place) {
+    const Addressing &a = rule.a;
+    const std::int64_t offset = Load::value(loaded.number, a.wide_offsets);
+    std::uint64_t up = offset > 0 ? static_cast<std::uint64_t>(offset) : 0;
+    const std::uint64_t down =
+        static_cast<std::uint64_t>(rows) + (offset < 0 ? -static_cast<std::uint64_t>(offset) : 0);
+    if (rule.has_indptr() && a.has(KVAPPEND_FLAG_LAST_PAGE_LENGTHS)) {
+        const std::int64_t first = Load::value(loaded.first_entry, a.wide_indices);
+        const std::int64_t last = Load::value(loaded.last_entry, a.wide_indices);
+        const std::uint64_t all =
+            first < last ? static_cast<std::uint64_t>(last) - static_cast<std::uint64_t>(first) : 0;
+        const auto most = static_cast<std::uint64_t>(a.table_entries);
+        const std::uint64_t pages = all < most ? all : most;
+        up += (pages > 0 ? pages - 1 : 0) * static_cast<std::uint64_t>(a.cache_rows);
+    }
+    place.position = up - down;
+    place.outcome = up < down ? Outcome::below : Outcome::placed;
+}
+
 // Finds the sample, the row in the sample and the position of a row of the source. With SLOTS the position is the slot.
 // The outcome is `placed` if the position may have a place. `loaded` is what load_row loaded. It is loaded again if the
 // row belongs to another sample.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE Place position_of(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row,
                                        Loaded<Load> &loaded, Load load) {
-    Place place{Outcome::padding, 0, 0, sample, row, 0, 1};
-    if (rule.by_slot()) {
-        const std::int64_t slot = Load::value(loaded.number, rule.a.wide_offsets);
-        place.position = static_cast<std::uint64_t>(slot);
-        const bool is_padding = (!Facts.narrow && slot < 0) || slot == rule.a.reserved_slot;
-        place.outcome = is_padding ? Outcome::padding : Outcome::placed;
-        return place;
+    if (rule.by_slot() || rule.by_position()) {
+        return position_of_token(rule, row, loaded, load);
     }
+    Place place{Outcome::padding, 0, 0, sample, row, 0, 1};
     if (rule.packed()) {
-        if (row < opaque(loaded.length) || row >= opaque(loaded.end)) {
+        const std::uint32_t wide = rule.a.wide_indices;
+        if (row < Load::value(loaded.length, wide) || row >= Load::value(loaded.end, wide)) {
             place.sample = find_sample(rule, row, load);
             if (place.sample < 0) {
                 return place;
@@ -239,7 +315,11 @@ KVAPPEND_HOST_DEVICE Place position_of(const Rule<Facts> &rule, std::int64_t sam
         const SampleRows rows = rows_of_sample(rule, loaded);
         place.sample_row = row - rows.begin;
         place.rows_left = rows.count - place.sample_row;
-        if (place.sample_row < 0 || place.rows_left <= 0 || (rule.has_batch_index() && opaque(loaded.block) < 0)) {
+        if (place.sample_row < 0 || place.rows_left <= 0 || is_left_out(rule, loaded)) {
+            return place;
+        }
+        if (rule.has_ends()) {
+            position_before_end(rule, loaded, place.rows_left, place);
             return place;
         }
     } else {
@@ -345,9 +425,9 @@ KVAPPEND_HOST_DEVICE std::int64_t find_entry(const Rule<Facts> &rule, const Load
                    ? loaded.sample * a.table_stride + static_cast<std::int64_t>(nth)
                    : -1;
     }
-    const std::int64_t first = opaque(loaded.first_entry);
-    const std::int64_t last = opaque(loaded.last_entry);
-    if (last <= first || nth >= static_cast<std::uint64_t>(last - first)) {
+    const std::int64_t first = Load::value(loaded.first_entry, a.wide_indices);
+    const std::int64_t last = Load::value(loaded.last_entry, a.wide_indices);
+    if (last <= first || nth >= static_cast<std::uint64_t>(last) - static_cast<std::uint64_t>(first)) {
         return -1;
     }
     const std::int64_t entry = first + static_cast<std::int64_t>(nth);
@@ -373,12 +453,22 @@ KVAPPEND_HOST_DEVICE void place_on_page(const Rule<Facts> &rule, const Loaded<Lo
     if (entry < 0) {
         return;
     }
-    const std::int32_t block = load(rule.indices.page_table + entry);
-    place.block = block;
+    const Addressing &a = rule.a;
     // One unsigned comparison refuses a negative page, too.
-    const bool exists = Facts.narrow
-                            ? static_cast<std::uint32_t>(block) < static_cast<std::uint32_t>(rule.a.cache_blocks)
-                            : static_cast<std::uint64_t>(place.block) < static_cast<std::uint64_t>(rule.a.cache_blocks);
+    if (Facts.narrow) {
+        const auto block = static_cast<std::uint32_t>(load.narrow(rule.indices.page_table, entry));
+        place.block = block;
+        const bool exists =
+            block < static_cast<std::uint32_t>(a.cache_blocks) && block != static_cast<std::uint32_t>(a.reserved_page);
+        place.outcome = exists ? Outcome::placed : Outcome::above;
+        return;
+    }
+    place.block = Load::value(load.number(rule.indices.page_table, a.wide_indices, entry), a.wide_indices);
+    if (a.has(KVAPPEND_FLAG_RESERVED_PAGE) && place.block == a.reserved_page) {
+        place.outcome = Outcome::padding;
+        return;
+    }
+    const bool exists = static_cast<std::uint64_t>(place.block) < static_cast<std::uint64_t>(a.cache_blocks);
     place.outcome = exists ? Outcome::placed : Outcome::above;
 }
 
@@ -395,7 +485,7 @@ KVAPPEND_HOST_DEVICE Place place_of(const Rule<Facts> &rule, std::int64_t sample
         place_on_page(rule, loaded, load, place);
         return place;
     }
-    place.block = rule.has_batch_index() ? opaque(loaded.block) : place.sample;
+    place.block = rule.has_batch_index() ? Load::value(loaded.block, rule.a.wide_indices) : place.sample;
     if (rule.has_batch_index() && place.block >= rule.a.cache_blocks) {
         place.outcome = Outcome::above;
     } else if (rule.kind() == KVAPPEND_ADDRESSING_DENSE) {
@@ -433,21 +523,49 @@ KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<Facts> &rule, const Plac
     case Outcome::padding:
         break;
     }
-    // A sample that is left out is padding as a whole. Rows outside every sample are taken one by one.
-    return place.sample_row >= 0 && place.rows_left > 0 ? place.rows_left : 1;
+    // A sample that is left out is padding as a whole, and so are the rows on the reserved page. Rows outside every
+    // sample are taken one by one.
+    if (place.sample_row < 0 || place.rows_left <= 0) {
+        return 1;
+    }
+    return rule.has_pages() ? least(place.rows_left, a.cache_rows - place.row) : place.rows_left;
 }
 
-// SLOTS: the number of rows, from a placed one on and before row `end`, whose places follow each other in its block.
+// The number of rows of the source, from this one on, that share its outcome, or fewer. At least 1; it may reach beyond
+// the rows of the source's sample.
+template <Known Facts>
+KVAPPEND_HOST_DEVICE std::int64_t rows_alike(const Rule<Facts> &rule, const Place &place) {
+    // A sample that is left out is padding, and one stretch.
+    if (place.outcome != Outcome::padding || (place.sample_row >= 0 && place.rows_left > 0)) {
+        const std::int64_t rows = stretch_of(rule, place);
+        return rows > 1 ? rows : 1;
+    }
+    if (rule.packed() || rule.by_slot() || rule.by_position()) {
+        return 1; // the next row may belong to another sample
+    }
+    // Rows before a sample's first one, or after its last one.
+    return place.sample_row < 0 && place.rows_left > -place.sample_row ? -place.sample_row : INT64_MAX;
+}
+
+// SLOTS and PER_TOKEN: the number of tokens, from a placed one on and before token `end`, whose places follow each
+// other in its block.
 template <Known Facts, class Load>
-KVAPPEND_HOST_DEVICE std::int64_t stretch_of_slots(const Rule<Facts> &rule, const Place &place, std::int64_t row,
-                                                   std::int64_t end, Load load) {
+KVAPPEND_HOST_DEVICE std::int64_t stretch_of_tokens(const Rule<Facts> &rule, const Place &place, std::int64_t row,
+                                                    std::int64_t end, Load load) {
     const Addressing &a = rule.a;
-    const std::int64_t room = a.cache_rows - place.row;
+    const bool by_slot = rule.by_slot();
+    const void *const positions = by_slot ? rule.indices.slots : rule.indices.token_positions;
+    const std::int64_t room = (rule.has_pages() || place.row >= a.sink_rows ? a.cache_rows : a.sink_rows) - place.row;
     const std::int64_t most = end - row < room ? end - row : room;
-    const auto slot = static_cast<std::int64_t>(place.position);
+    const auto position = static_cast<std::int64_t>(place.position);
     std::int64_t rows = 1;
-    while (rows < most && slot + rows != a.reserved_slot &&
-           Load::value(load.number(rule.indices.slots, a.wide_offsets, row + rows), a.wide_offsets) == slot + rows) {
+    const auto follows = [&] {
+        return Load::value(load.number(positions, a.wide_offsets, row + rows), a.wide_offsets) == position + rows &&
+               (by_slot ? position + rows != a.reserved_slot
+                        : Load::value(load.number(rule.indices.token_samples, a.wide_indices, row + rows),
+                                      a.wide_indices) == place.sample);
+    };
+    while (rows < most && follows()) {
         ++rows;
     }
     return rows;
@@ -455,20 +573,25 @@ KVAPPEND_HOST_DEVICE std::int64_t stretch_of_slots(const Rule<Facts> &rule, cons
 
 // ---- after a run ----
 
-// A row's position, at most INT64_MAX. It is negative only for a row below the cache.
+// A row's position, between INT64_MIN and INT64_MAX. It is negative only for a row below the cache.
 KVAPPEND_HOST_DEVICE constexpr std::int64_t reported_position(const Place &place) {
-    return place.outcome != Outcome::below && place.position > INT64_MAX ? INT64_MAX
-                                                                         : static_cast<std::int64_t>(place.position);
+    const bool is_negative = place.position > INT64_MAX;
+    if (place.outcome == Outcome::below) {
+        return is_negative ? static_cast<std::int64_t>(place.position) : INT64_MIN;
+    }
+    return is_negative ? INT64_MAX : static_cast<std::int64_t>(place.position);
 }
 
-// A sample's offset after a run, at most the greatest value of its type. A sample that is left out keeps its offset, so
-// that it stays left out: one with a negative batch index, and one whose rows all have negative positions.
+// Offset `i` after a run, at most the greatest value of its type. It is the offset of sample i, or of all samples. A
+// sample that is left out keeps its offset, so that it stays left out: one with a negative batch index, and one whose
+// rows all have negative positions.
 template <Known Facts, class Load>
-KVAPPEND_HOST_DEVICE std::int64_t advanced_offset(const Rule<Facts> &rule, std::int64_t sample, Load load) {
-    const Loaded<Load> loaded = load_sample(rule, sample, load);
+KVAPPEND_HOST_DEVICE std::int64_t advanced_offset(const Rule<Facts> &rule, std::int64_t i, Load load) {
+    const Loaded<Load> loaded = load_sample(rule, i, load);
     const std::int64_t offset = Load::value(loaded.number, rule.a.wide_offsets);
     const std::int64_t rows = rows_of_sample(rule, loaded).count;
-    if ((offset < 0 && offset + rows <= 0) || loaded.block < 0) {
+    const bool is_shared = rule.a.offset_mask == 0;
+    if ((offset < 0 && offset + rows <= 0) || (!is_shared && is_left_out(rule, loaded))) {
         return offset;
     }
     const std::int64_t greatest = rule.a.wide_offsets != 0 ? INT64_MAX : INT32_MAX;

@@ -5,6 +5,8 @@
 #include "place.hpp"
 #include "problem.hpp"
 
+#include <algorithm>
+
 namespace kvappend {
 
 // Loads an index once. A compiler may repeat a plain load, and another thread may write the index between the two
@@ -12,24 +14,27 @@ namespace kvappend {
 struct HostLoad {
     using Number = std::int64_t;
 
-    template <class Index>
-    Index operator()(const Index *index) const {
-        return __atomic_load_n(index, __ATOMIC_RELAXED);
-    }
     Number number(const void *array, std::uint32_t wide, std::int64_t i) const {
-        return wide != 0 ? (*this)(static_cast<const std::int64_t *>(array) + i)
-                         : (*this)(static_cast<const std::int32_t *>(array) + i);
+        return wide != 0 ? __atomic_load_n(static_cast<const std::int64_t *>(array) + i, __ATOMIC_RELAXED)
+                         : narrow(array, i);
+    }
+    std::int32_t narrow(const void *array, std::int64_t i) const {
+        return __atomic_load_n(static_cast<const std::int32_t *>(array) + i, __ATOMIC_RELAXED);
     }
     static std::int64_t value(Number number, std::uint32_t /*wide*/) { return number; }
 };
 
-// Calls visit(place) for every row of the source, in order, until it returns false.
+// Calls visit(place, rows) for all rows of the source, in order, until it returns false. `place` is that of the first
+// of `rows` rows that share its outcome. If they are placed, their places follow each other.
 template <class Visit>
-void for_each_place(const Problem &problem, const Indices &indices, Visit visit) {
+void for_each_stretch(const Problem &problem, const Indices &indices, Visit visit) {
     const Rule<> rule{problem.addressing, indices};
     for (std::int64_t sample = 0; sample < problem.source_samples; ++sample) {
-        for (std::int64_t row = 0; row < problem.new_rows; ++row) {
-            if (!visit(place_of(rule, sample, row, HostLoad{}))) {
+        std::int64_t rows = 0;
+        for (std::int64_t row = 0; row < problem.new_rows; row += rows) {
+            const Place place = place_of(rule, sample, row, HostLoad{});
+            rows = std::min(rows_alike(rule, place), problem.new_rows - row);
+            if (!visit(place, rows)) {
                 return;
             }
         }

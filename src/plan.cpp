@@ -128,7 +128,7 @@ Status Plan::run(const kvappend_args &args, const RunContext &context) const {
     }
     TRY(backend_->before(append(args)));
     TRY(backend_->run(append(args), context.stream));
-    return backend_->after(append(args), Backend::After::both, context.stream);
+    return backend_->after(append(args), {counts(), resets(), advances()}, context.stream);
 }
 
 void Plan::describe(kvappend_sku &sku) const {
@@ -139,6 +139,7 @@ void Plan::describe(kvappend_sku &sku) const {
     sku.backend = problem_.backend;
     sku.element_type = problem_.element_type;
     sku.architecture = state_->architecture();
+    sku.device = state_->device();
     sku.k_vector_bytes = vector_bytes(problem_.k);
     sku.v_vector_bytes = vector_bytes(problem_.v);
     sku.kernel_name = kernel_->name.data();

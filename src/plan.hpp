@@ -35,6 +35,12 @@ public:
     // The copy works in place: no kernel of any backend needs scratch memory.
     static constexpr std::size_t needed_workspace = 0;
 
+    // What a run does after its copy.
+    bool counts() const { return !problem_.empty() && problem_.addressing.skip_policy != KVAPPEND_SKIP_SILENTLY; }
+    bool reports() const { return counts() && problem_.addressing.skip_policy == KVAPPEND_SKIP_REPORT; }
+    bool resets() const { return reports() && problem_.addressing.has(KVAPPEND_FLAG_RESET_REPORT); }
+    bool advances() const { return !problem_.empty() && problem_.addressing.has(KVAPPEND_FLAG_ADVANCE); }
+
     const Problem &problem() const { return problem_; }
     const Backend &backend() const { return *backend_; }
 

@@ -17,6 +17,11 @@ std::uint32_t bytes_of_element(std::int32_t type) {
     case KVAPPEND_ELEMENT_F16:
     case KVAPPEND_ELEMENT_BF16:
         return 2;
+    case KVAPPEND_ELEMENT_E4M3:
+    case KVAPPEND_ELEMENT_E5M2:
+    case KVAPPEND_ELEMENT_INT8:
+    case KVAPPEND_ELEMENT_UINT8:
+        return 1;
     default:
         return 0;
     }

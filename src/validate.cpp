@@ -5,32 +5,79 @@
 
 #include <algorithm>
 #include <cinttypes>
+#include <compare>
 #include <memory>
 #include <new>
 #include <span>
-#include <tuple>
 
 namespace kvappend {
 
 namespace {
 
+// An index in host memory.
+std::int64_t index_at(const void *array, std::uint32_t wide, std::int64_t i) {
+    return HostLoad{}.number(array, wide, i);
+}
+
+bool is_offset(BufferName name) {
+    return name == BufferName::cache_offsets || name == BufferName::slots || name == BufferName::token_positions;
+}
+
+// Whether an array of 32-bit indices has the size of one with as many 64-bit indices.
+bool may_be_wide(const NeededBuffer &needed, const GivenBuffer &buffer) {
+    return needed.alignment == 4 && buffer.bytes == 2 * static_cast<std::size_t>(needed.bytes);
+}
+
+std::int64_t least_index(const Addressing &a) {
+    return a.wide_indices != 0 ? INT64_MIN : INT32_MIN;
+}
+
+// Refuses an array of 32-bit indices that looks like one of 64-bit indices: the upper words are the signs of the lower
+// ones, and the numbers differ from those that a run reads.
+Status check_width(const NeededBuffer &needed, const std::byte *array, kvappend_fault &fault) {
+    const std::int64_t count = needed.bytes / 4;
+    std::int64_t different = count;
+    for (std::int64_t i = count - 1; i >= 0; --i) {
+        const std::int64_t value = index_at(array, 1, i);
+        if (value != static_cast<std::int32_t>(value)) {
+            return KVAPPEND_SUCCESS;
+        }
+        different = value != index_at(array, 0, i) ? i : different;
+    }
+    if (different == count) {
+        return KVAPPEND_SUCCESS;
+    }
+    fault.array = text(needed.name);
+    fault.index = different;
+    fault.value = index_at(array, 1, different);
+    return fail(KVAPPEND_ERROR_INDEX_WIDTH,
+                "args.%s_bytes is %" PRId64 " and the array looks like 64-bit numbers, of which number %" PRId64
+                " is %" PRId64 ": expected 32-bit numbers and %" PRId64 " bytes, or another descriptor.%s",
+                fault.array, 2 * needed.bytes, different, fault.value, needed.bytes,
+                is_offset(needed.name) ? "offset_type" : "index_type");
+}
+
 // The index arrays in host memory.
 class Copies {
 public:
-    Status fetch(const Problem &problem, const Backend &backend, const kvappend_args &args, CUstream_st *stream) {
+    Status fetch(const Problem &problem, const Backend &backend, const kvappend_args &args, CUstream_st *stream,
+                 kvappend_fault &fault) {
         kvappend_args copied = args;
         for (const NeededBuffer &needed : problem.buffers.all()) {
             if (needed.name < BufferName::cache_offsets || needed.name == BufferName::report) {
                 continue;
             }
-            const auto bytes = static_cast<std::size_t>(needed.bytes);
+            const GivenBuffer buffer = given(args, needed.name);
+            const bool twice = may_be_wide(needed, buffer);
+            const std::size_t bytes = twice ? buffer.bytes : static_cast<std::size_t>(needed.bytes);
             auto &memory = memory_[static_cast<std::size_t>(needed.name)];
             memory.reset(new (std::nothrow) std::byte[bytes]);
             if (memory == nullptr) {
                 return fail(KVAPPEND_ERROR_OUT_OF_MEMORY,
                             "args.%s: there is no host memory for a copy of its %zu bytes", text(needed.name), bytes);
             }
-            TRY(backend.fetch(memory.get(), given(args, needed.name).pointer, bytes, stream));
+            TRY(backend.fetch(memory.get(), buffer.pointer, bytes, stream));
+            TRY(twice ? check_width(needed, memory.get(), fault) : KVAPPEND_SUCCESS);
             give(copied, needed.name, memory.get());
         }
         indices = indices_of(problem.buffers, copied);
@@ -52,37 +99,64 @@ Status fault_at(Status status, kvappend_fault &fault, const char *array, std::in
                 least, most);
 }
 
+Status range_fault(kvappend_fault &fault, const char *array, std::int64_t index, std::int64_t value, std::int64_t least,
+                   std::int64_t most) {
+    return fault_at(KVAPPEND_ERROR_INDEX_RANGE, fault, array, index, value, least, most);
+}
+
 // Bounds that divide an array of `entries` entries: each is at least the one before it, and the first is not negative.
-Status check_order(const char *array, const std::int32_t *bounds, std::int64_t batch, std::int64_t entries,
+Status check_order(const Addressing &a, const char *array, const void *bounds, std::int64_t entries,
                    kvappend_fault &fault) {
     std::int64_t before = 0;
-    for (std::int64_t i = 0; bounds != nullptr && i <= batch; ++i) {
-        if (bounds[i] < before || bounds[i] > entries) {
-            return fault_at(KVAPPEND_ERROR_INDEX_ORDER, fault, array, i, bounds[i], before, entries);
+    for (std::int64_t i = 0; bounds != nullptr && i <= a.samples; ++i) {
+        const std::int64_t bound = index_at(bounds, a.wide_indices, i);
+        if (bound < before || bound > entries) {
+            return fault_at(KVAPPEND_ERROR_INDEX_ORDER, fault, array, i, bound, before, entries);
         }
-        before = bounds[i];
+        before = bound;
+    }
+    return KVAPPEND_SUCCESS;
+}
+
+// The arrays with one element for each token, and their count.
+Status check_tokens(const Addressing &a, const Indices &indices, kvappend_fault &fault) {
+    std::int64_t count = a.new_rows;
+    if (indices.token_count != nullptr) {
+        count = index_at(indices.token_count, a.wide_indices, 0);
+        if (count < 0 || count > a.new_rows) {
+            return range_fault(fault, "token_count", 0, count, 0, a.new_rows);
+        }
+    }
+    for (std::int64_t token = 0; indices.token_samples != nullptr && token < count; ++token) {
+        const std::int64_t sample = index_at(indices.token_samples, a.wide_indices, token);
+        // The sample of padding means nothing.
+        if (sample >= a.samples && index_at(indices.token_positions, a.wide_offsets, token) >= 0) {
+            return range_fault(fault, "token_samples", token, sample, least_index(a), a.samples - 1);
+        }
     }
     return KVAPPEND_SUCCESS;
 }
 
 // The arrays with one element for each sample.
-Status check_ranges(const Addressing &a, const Indices &indices, kvappend_fault &fault) {
+Status check_samples(const Addressing &a, const Indices &indices, kvappend_fault &fault) {
+    const std::uint32_t wide = a.wide_indices;
     for (std::int64_t sample = 0; sample < a.samples; ++sample) {
         const bool packed = a.lengths == KVAPPEND_LENGTHS_PACKED;
-        std::int64_t rows = packed ? indices.lengths[sample + 1] - std::int64_t{indices.lengths[sample]} : a.new_rows;
-        const std::int64_t pad = indices.left_pads != nullptr ? indices.left_pads[sample] : 0;
+        std::int64_t rows =
+            packed ? index_at(indices.lengths, wide, sample + 1) - index_at(indices.lengths, wide, sample) : a.new_rows;
+        const std::int64_t pad = indices.left_pads != nullptr ? index_at(indices.left_pads, wide, sample) : 0;
         if (pad < 0 || pad > rows) {
-            return fault_at(KVAPPEND_ERROR_INDEX_RANGE, fault, "left_pads", sample, pad, 0, rows);
+            return range_fault(fault, "left_pads", sample, pad, 0, rows);
         }
         rows -= pad;
-        const std::int64_t length = a.lengths == KVAPPEND_LENGTHS_PER_SAMPLE ? indices.lengths[sample] : 0;
+        const bool per_sample = a.lengths == KVAPPEND_LENGTHS_PER_SAMPLE;
+        const std::int64_t length = per_sample ? index_at(indices.lengths, wide, sample) : 0;
         if (length < 0 || length > rows) {
-            return fault_at(KVAPPEND_ERROR_INDEX_RANGE, fault, "lengths", sample, length, 0, rows);
+            return range_fault(fault, "lengths", sample, length, 0, rows);
         }
-        const std::int64_t block = indices.batch_index != nullptr ? indices.batch_index[sample] : -1;
+        const std::int64_t block = indices.batch_index != nullptr ? index_at(indices.batch_index, wide, sample) : -1;
         if (block >= a.cache_blocks) {
-            return fault_at(KVAPPEND_ERROR_INDEX_RANGE, fault, "batch_index", sample, block, INT32_MIN,
-                            a.cache_blocks - 1);
+            return range_fault(fault, "batch_index", sample, block, least_index(a), a.cache_blocks - 1);
         }
     }
     return KVAPPEND_SUCCESS;
@@ -90,10 +164,11 @@ Status check_ranges(const Addressing &a, const Indices &indices, kvappend_fault 
 
 // The index of a row's entry in the page table, or -1 if it has none.
 std::int64_t entry_of(const Addressing &a, const Indices &indices, const Place &place) {
-    const Rule<> rule{a, indices};
-    return a.has_pages() && !rule.by_slot() ? find_entry(rule, load_sample(rule, place.sample, HostLoad{}),
-                                                         place.position / static_cast<std::uint64_t>(a.cache_rows))
-                                            : -1;
+    if (indices.page_table == nullptr) {
+        return -1;
+    }
+    return find_entry(Rule<>{a, indices}, load_sample(Rule<>{a, indices}, place.sample, HostLoad{}),
+                      place.position / static_cast<std::uint64_t>(a.cache_rows));
 }
 
 // Finds the first row whose entry in the page table is not a page of the cache. If there is none, finds the first row
@@ -102,18 +177,16 @@ Status check_places(const Problem &problem, const Indices &indices, kvappend_fau
     const Addressing &a = problem.addressing;
     std::int64_t entry = -1;
     Place first{};
-    for_each_place(problem, indices, [&](const Place &place) {
-        if (entry < 0 && place.outcome == Outcome::above) {
-            entry = entry_of(a, indices, place);
-        }
+    for_each_stretch(problem, indices, [&](const Place &place, std::int64_t /*rows*/) {
+        entry = place.outcome == Outcome::above ? entry_of(a, indices, place) : -1;
         if (out_of_range(place.outcome) && !out_of_range(first.outcome)) {
             first = place;
         }
-        return true;
+        return entry < 0 && (indices.page_table != nullptr || !out_of_range(first.outcome));
     });
     if (entry >= 0) {
-        return fault_at(KVAPPEND_ERROR_INDEX_RANGE, fault, "page_table", entry, indices.page_table[entry], 0,
-                        a.cache_blocks - 1);
+        return range_fault(fault, "page_table", entry, index_at(indices.page_table, a.wide_indices, entry), 0,
+                           a.cache_blocks - 1);
     }
     if (!out_of_range(first.outcome)) {
         return KVAPPEND_SUCCESS;
@@ -124,62 +197,69 @@ Status check_places(const Problem &problem, const Indices &indices, kvappend_fau
     return out_of_range_error(first, "expected a place for every row");
 }
 
-// A row that is written: its place, and which row it is.
+// A row that is written: its place, and its number among the rows of the source.
 struct Written {
     std::int64_t block;
     std::int64_t row;
-    std::int64_t sample;
-    std::int64_t sample_row;
-    std::int64_t position;
-};
-static_assert(sizeof(Written) == 40); // as kvappend.h says
+    std::int64_t number;
 
-Status check_duplicates(const Problem &problem, const Indices &indices, kvappend_fault &fault) {
+    auto operator<=>(const Written &) const = default;
+    bool same_place(const Written &other) const { return block == other.block && row == other.row; }
+};
+static_assert(sizeof(Written) == 24); // as kvappend.h says
+
+// Fills the rows that are written, and returns their number.
+std::size_t find_written(const Problem &problem, const Indices &indices, Written *rows) {
     std::size_t count = 0;
-    for_each_place(problem, indices, [&](const Place &place) {
-        count += place.placed() ? 1U : 0U;
+    std::int64_t number = 0;
+    for_each_stretch(problem, indices, [&](const Place &place, std::int64_t stretch) {
+        for (std::int64_t i = 0; place.placed() && i < stretch; ++i, ++count) {
+            if (rows != nullptr) {
+                rows[count] = {place.block, place.row + i, number + i};
+            }
+        }
+        number += stretch;
         return true;
     });
-    std::size_t bytes = 0;
-    const bool fits = !__builtin_mul_overflow(count, sizeof(Written), &bytes);
-    const std::unique_ptr<Written[]> memory(fits ? new (std::nothrow) Written[count] : nullptr);
+    return count;
+}
+
+Status duplicate_error(const Problem &problem, const Indices &indices, const Written &earlier, const Written &later,
+                       kvappend_fault &fault) {
+    const auto place_at = [&](std::int64_t number) {
+        return place_of(Rule<>{problem.addressing, indices}, number / problem.new_rows, number % problem.new_rows,
+                        HostLoad{});
+    };
+    const Place first = place_at(earlier.number);
+    const Place second = place_at(later.number);
+    fault.sample = second.sample;
+    fault.row = second.sample_row;
+    fault.position = reported_position(second);
+    fault.other_sample = first.sample;
+    fault.other_row = first.sample_row;
+    return fail(KVAPPEND_ERROR_DUPLICATE,
+                "row %" PRId64 " of sample %" PRId64 " and row %" PRId64 " of sample %" PRId64
+                " both go to row %" PRId64 " of block %" PRId64 " of the cache: expected a place of its own for each",
+                first.sample_row, first.sample, second.sample_row, second.sample, second.row, second.block);
+}
+
+Status check_duplicates(const Problem &problem, const Indices &indices, kvappend_fault &fault) {
+    const std::size_t count = find_written(problem, indices, nullptr);
+    const std::unique_ptr<Written[]> memory(new (std::nothrow) Written[count]);
     if (memory == nullptr) {
         return fail(KVAPPEND_ERROR_OUT_OF_MEMORY, "validate: there is no host memory for the places of %zu rows",
                     count);
     }
     const std::span rows(memory.get(), count);
-    std::size_t next = 0;
-    for_each_place(problem, indices, [&](const Place &place) {
-        if (place.placed()) {
-            rows[next++] = {place.block, place.row, place.sample, place.sample_row, reported_position(place)};
-        }
-        return true;
-    });
-    const auto where = [](const Written &w) { return std::tie(w.block, w.row); };
-    const auto which = [](const Written &w) { return std::tie(w.sample, w.sample_row); };
-    std::ranges::sort(rows, [&](const Written &a, const Written &b) {
-        return where(a) != where(b) ? where(a) < where(b) : which(a) < which(b);
-    });
-    const Written *earlier = nullptr;
+    find_written(problem, indices, rows.data());
+    std::ranges::sort(rows);
+    const Written *later = nullptr; // the first row of the source whose place an earlier one has
     for (std::size_t i = 1; i < count; ++i) {
-        const bool same = where(rows[i]) == where(rows[i - 1]);
-        if (same && (earlier == nullptr || which(rows[i]) < which(earlier[1]))) {
-            earlier = &rows[i - 1];
+        if (rows[i].same_place(rows[i - 1]) && (later == nullptr || rows[i].number < later->number)) {
+            later = &rows[i];
         }
     }
-    if (earlier == nullptr) {
-        return KVAPPEND_SUCCESS;
-    }
-    const Written &later = earlier[1];
-    fault.sample = later.sample;
-    fault.row = later.sample_row;
-    fault.position = later.position;
-    fault.other_sample = earlier->sample;
-    fault.other_row = earlier->sample_row;
-    return fail(KVAPPEND_ERROR_DUPLICATE,
-                "row %" PRId64 " of sample %" PRId64 " and row %" PRId64 " of sample %" PRId64
-                " both go to row %" PRId64 " of block %" PRId64 " of the cache: expected a place of its own for each",
-                earlier->sample_row, earlier->sample, later.sample_row, later.sample, later.row, later.block);
+    return later == nullptr ? KVAPPEND_SUCCESS : duplicate_error(problem, indices, later[-1], *later, fault);
 }
 
 } // namespace
@@ -188,12 +268,13 @@ Status validate(const Problem &problem, const Backend &backend, const kvappend_a
                 kvappend_fault &fault) {
     const Addressing &a = problem.addressing;
     Copies copies;
-    TRY(copies.fetch(problem, backend, args, stream));
+    TRY(copies.fetch(problem, backend, args, stream, fault));
     const Indices &indices = copies.indices;
     const bool packed = a.lengths == KVAPPEND_LENGTHS_PACKED;
-    TRY(check_order("lengths", packed ? indices.lengths : nullptr, a.samples, problem.new_rows, fault));
-    TRY(check_order("page_indptr", indices.page_indptr, a.samples, a.table_entries, fault));
-    TRY(check_ranges(a, indices, fault));
+    TRY(check_order(a, "lengths", packed ? indices.lengths : nullptr, problem.new_rows, fault));
+    TRY(check_order(a, "page_indptr", indices.page_indptr, a.table_entries, fault));
+    TRY(check_tokens(a, indices, fault));
+    TRY(check_samples(a, indices, fault));
     TRY(check_places(problem, indices, fault));
     return check_duplicates(problem, indices, fault);
 }

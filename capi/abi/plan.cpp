@@ -44,11 +44,29 @@ struct LayerArrays {
     template <class Act>
     Status for_each(Act act) const {
         for (std::size_t i = 0; i < count; ++i) {
-            if (const Status status = visit(i, act); status != KVAPPEND_SUCCESS) {
-                return kvappend::fail_in_layer(status, i);
-            }
+            TRY(at(i, act));
         }
         return KVAPPEND_SUCCESS;
+    }
+
+    // Calls act(plan, args) for layer i.
+    template <class Act>
+    Status at(std::size_t i, Act act) const {
+        const Status status = visit(i, act);
+        return status == KVAPPEND_SUCCESS ? status : kvappend::fail_in_layer(status, i);
+    }
+
+    // Whether test(plan, args) holds for one of the layers from `first` on and before `end`.
+    template <class Test>
+    bool any(std::size_t first, std::size_t end, Test test) const {
+        bool found = false;
+        for (std::size_t i = first; i < end && !found; ++i) {
+            visit(i, [&](const kvappend::Plan &plan, const kvappend_args &a) -> Status {
+                found = test(plan, a);
+                return KVAPPEND_SUCCESS;
+            });
+        }
+        return found;
     }
 
 private:
@@ -61,6 +79,41 @@ private:
         return act(plans[i]->plan, *view);
     }
 };
+
+// Counts the rows of all layers. A report that several layers share is reset once, before any of them counts in it.
+Status count(const LayerArrays &arrays, const kvappend::Layers &layers) {
+    for (std::size_t i = 0; i < arrays.count; ++i) {
+        TRY(arrays.at(i, [&](const kvappend::Plan &plan, const kvappend_args &args) -> Status {
+            if (!plan.counts()) {
+                return KVAPPEND_SUCCESS;
+            }
+            const auto shares = [&](const kvappend::Plan &other, const kvappend_args &other_args) {
+                return other.reports() && other_args.report == args.report;
+            };
+            const auto resets = [&](const kvappend::Plan &other, const kvappend_args &other_args) {
+                return other.resets() && other_args.report == args.report;
+            };
+            const bool reset = plan.reports() && !arrays.any(0, i, shares) && arrays.any(i, arrays.count, resets);
+            return layers.after(plan, args, {.counts = true, .resets = reset, .advances = false});
+        }));
+    }
+    return KVAPPEND_SUCCESS;
+}
+
+// Advances the offsets of all layers. An array that several layers share advances once.
+Status advance(const LayerArrays &arrays, const kvappend::Layers &layers) {
+    for (std::size_t i = 0; i < arrays.count; ++i) {
+        TRY(arrays.at(i, [&](const kvappend::Plan &plan, const kvappend_args &args) -> Status {
+            const auto shares = [&](const kvappend::Plan &other, const kvappend_args &other_args) {
+                return other.advances() && other_args.cache_offsets == args.cache_offsets;
+            };
+            return plan.advances() && !arrays.any(0, i, shares)
+                       ? layers.after(plan, args, {.counts = false, .resets = false, .advances = true})
+                       : KVAPPEND_SUCCESS;
+        }));
+    }
+    return KVAPPEND_SUCCESS;
+}
 
 Status run_layers(const LayerArrays &arrays, const kvappend::RunContext &context) {
     using kvappend::Plan;
@@ -77,8 +130,8 @@ Status run_layers(const LayerArrays &arrays, const kvappend::RunContext &context
     if (!layers.has_more_than_copies()) {
         return KVAPPEND_SUCCESS;
     }
-    TRY(arrays.for_each([&](const Plan &plan, const kvappend_args &args) { return layers.count(plan, args); }));
-    return arrays.for_each([&](const Plan &plan, const kvappend_args &args) { return layers.advance(plan, args); });
+    TRY(count(arrays, layers));
+    return advance(arrays, layers);
 }
 
 } // namespace

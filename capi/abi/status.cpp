@@ -42,6 +42,8 @@ KVAPPEND_API const char *kvappend_status_name(kvappend_status status) {
         NAME(KVAPPEND_ERROR_INDEX_RANGE);
         NAME(KVAPPEND_ERROR_DUPLICATE);
         NAME(KVAPPEND_ERROR_HOST_THREADS);
+        NAME(KVAPPEND_ERROR_INDEX_WIDTH);
+        NAME(KVAPPEND_ERROR_INDEX_TYPE);
 #undef NAME
     default:
         return "unknown kvappend_status";

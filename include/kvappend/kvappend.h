@@ -212,13 +212,18 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_SKIPPED = 44,
     /* lengths or page_indptr decreases, or it points outside the tensor or array that it divides. [validate] */
     KVAPPEND_ERROR_INDEX_ORDER = 45,
-    /* A length, pad, block or page index is out of its range. [validate] */
+    /* A length, pad, block, page, sample or number of tokens is out of its range. [validate] */
     KVAPPEND_ERROR_INDEX_RANGE = 46,
     /* Two rows go to the same place. [validate] */
     KVAPPEND_ERROR_DUPLICATE = 47,
 
     /* preference.host_threads is negative or more than 1024, or the system cannot start more threads. [plan_create] */
-    KVAPPEND_ERROR_HOST_THREADS = 48
+    KVAPPEND_ERROR_HOST_THREADS = 48,
+
+    /* An array of indices seems to have 64-bit elements, and the descriptor says 32 bits. [validate] */
+    KVAPPEND_ERROR_INDEX_WIDTH = 49,
+    /* descriptor.index_type is not a KVAPPEND_INDEX_* value. [plan_create] */
+    KVAPPEND_ERROR_INDEX_TYPE = 50
 };
 
 /* Returns the name of the constant as text, such as "KVAPPEND_ERROR_ALIAS". For a number that is not a status, it
@@ -239,24 +244,35 @@ enum kvappend_backend {
     KVAPPEND_BACKEND_CUDA = 1  /* On a CUDA device, in the order of a stream. run returns when the work is enqueued. */
 };
 
-/* The type of one element of K and V. Only its width matters to the copy. To copy 8-bit elements of an even dimension
- * D, describe them as D / 2 elements of 16 bits. */
+/* The type of one element of K and V. Only its width matters to the copy. */
 enum kvappend_element_type {
-    KVAPPEND_ELEMENT_F32 = 0, /* 4 bytes, IEEE 754 binary32 */
-    KVAPPEND_ELEMENT_F64 = 1, /* 8 bytes, IEEE 754 binary64 */
-    KVAPPEND_ELEMENT_F16 = 2, /* 2 bytes, IEEE 754 binary16 */
-    KVAPPEND_ELEMENT_BF16 = 3 /* 2 bytes, bfloat16: the upper half of a binary32 */
+    KVAPPEND_ELEMENT_F32 = 0,  /* 4 bytes, IEEE 754 binary32 */
+    KVAPPEND_ELEMENT_F64 = 1,  /* 8 bytes, IEEE 754 binary64 */
+    KVAPPEND_ELEMENT_F16 = 2,  /* 2 bytes, IEEE 754 binary16 */
+    KVAPPEND_ELEMENT_BF16 = 3, /* 2 bytes, bfloat16: the upper half of a binary32 */
+    KVAPPEND_ELEMENT_E4M3 = 4, /* 1 byte, 4 bits of exponent and 3 of mantissa, without infinities (OCP OFP8) */
+    KVAPPEND_ELEMENT_E5M2 = 5, /* 1 byte, 5 bits of exponent and 2 of mantissa (OCP OFP8) */
+    KVAPPEND_ELEMENT_INT8 = 6, /* 1 byte */
+    KVAPPEND_ELEMENT_UINT8 = 7 /* 1 byte, also for any other byte, such as two 4-bit elements */
 };
 
-/* The type of one element of cache_offsets and of slots. */
+/* The type of one element of cache_offsets, slots and token_positions. */
 enum kvappend_offset_type {
     KVAPPEND_OFFSET_INT64 = 0, /* int64_t */
     KVAPPEND_OFFSET_INT32 = 1  /* int32_t */
 };
 
+/* The type of one element of lengths, left_pads, batch_index, page_table, page_indptr, token_samples and token_count. A
+ * run cannot see whether an array has elements of another width. kvappend_plan_validate can: see
+ * KVAPPEND_ERROR_INDEX_WIDTH. */
+enum kvappend_index_type {
+    KVAPPEND_INDEX_INT32 = 0, /* int32_t */
+    KVAPPEND_INDEX_INT64 = 1  /* int64_t */
+};
+
 /* How a row's position becomes its place in a cache [N, H, R, D], where N is cache_blocks and R is cache_rows. The
  * place is a block n and a row in that block. A block is the cache of one sample, or a page. Row l of sample b has the
- * position pos = cache_offsets[b] + l. */
+ * position pos = cache_offsets[b] + l, unless descriptor.lengths or a flag says otherwise. */
 enum kvappend_addressing {
     /* n = b, or n = batch_index[b] with KVAPPEND_FLAG_BATCH_INDEX. The row is pos, if 0 <= pos < R. */
     KVAPPEND_ADDRESSING_DENSE = 0,
@@ -273,9 +289,8 @@ enum kvappend_addressing {
     KVAPPEND_ADDRESSING_PAGED = 2,
     /* As PAGED, but the samples' tables have different lengths and are stored one after the other: with
      * i = page_indptr[b] + pos / R, n = page_table[i], if pos >= 0, page_indptr[b] <= i < page_indptr[b + 1],
-     * 0 <= i < table_entries and 0 <= n < N. FlashInfer calls these arrays paged_kv_indptr and paged_kv_indices. Its
-     * arrays describe the state after the append. Hence cache_offsets[b] is
-     * (indptr[b + 1] - indptr[b] - 1) * R + last_page_len[b], minus the number of the sample's new rows. */
+     * 0 <= i < table_entries and 0 <= n < N. FlashInfer calls these arrays paged_kv_indptr and paged_kv_indices. With
+     * KVAPPEND_FLAG_LAST_PAGE_LENGTHS, its paged_kv_last_page_len is cache_offsets. */
     KVAPPEND_ADDRESSING_PAGED_CSR = 3,
     /* Pages of R rows, found by a slot for each token: n = slots[l] / R, and the row is slots[l] mod R, if slots[l] >=
      * 0 and n < N. vLLM calls this array slot_mapping. There are no samples: batch must be 1, and new_rows is the
@@ -296,7 +311,13 @@ enum kvappend_lengths {
      * padding and are skipped. The entries must not decrease. If they do, rows may be skipped or be taken for rows of
      * another sample. In the stride arrays, the row axis is the axis of tokens, and the batch axis is not used. All
      * zero means contiguous [T, H, D]. */
-    KVAPPEND_LENGTHS_PACKED = 2
+    KVAPPEND_LENGTHS_PACKED = 2,
+    /* Each row is a token of its own, in tensors [T, H, D], where T is new_rows: token t is a row of sample
+     * token_samples[t] and has the position token_positions[t]. It is padding, and is skipped, if its sample or its
+     * position is negative. A sample that is not below B is above the cache. cache_offsets is not used. With RING no
+     * token replaces another: if two tokens of a sample go to the same row, the contents of that row are undefined.
+     * FlashInfer calls these arrays batch_indices and positions. The strides are those of LENGTHS_PACKED. */
+    KVAPPEND_LENGTHS_PER_TOKEN = 3
 };
 
 /* Bits of descriptor.flags. */
@@ -316,8 +337,17 @@ enum kvappend_flag {
      * too. If the sum exceeds the greatest value of the offset type, the offset becomes that value. A sample that is
      * left out keeps its offset: its batch_index is negative, or all its rows have negative positions. Every row of the
      * call is placed by the offset from before the call. The run writes args.cache_offsets, so the caller must have
-     * write access to that memory. With several layers, set this flag for the plan of the last layer only. CUDA
-     * backend: costs the one further launch that kvappend_plan_run describes. */
+     * write access to that memory. CUDA backend: costs the one further launch that kvappend_plan_run describes.
+     *
+     * All layers of a model usually share one array of offsets, which must advance once in each step. In one call of
+     * kvappend_plan_run_layers it does, even if every append has this flag. If each layer has a call of
+     * kvappend_plan_run, only the plan of the last one may have this flag:
+     *
+     *     kvappend_plan_create(&d, NULL, &plan);
+     *     d.flags |= KVAPPEND_FLAG_ADVANCE;
+     *     kvappend_plan_create(&d, NULL, &last);
+     *     for (i = 0; i < layers; ++i)
+     *         kvappend_plan_run(i < layers - 1 ? plan : last, &args[i], NULL, 0, stream); */
     KVAPPEND_FLAG_ADVANCE = 16,
     /* The report is set to zero before the rows of this run are counted. Without this flag, runs add to the report.
      * CUDA backend: the kernel that counts the rows also sets the report to zero, so this flag costs no launch of its
@@ -333,7 +363,27 @@ enum kvappend_flag {
      * writes anything that the copy reads: new rows and indices. The flag does not change what is copied. It has no
      * effect below compute capability 9.0. It also has no effect if the driver compiled the kernel for the device from
      * PTX for a compute capability below 9.0. */
-    KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH = 128
+    KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH = 128,
+    /* All samples have the same offset, and args.cache_offsets has one element. With KVAPPEND_FLAG_ADVANCE it grows by
+     * L_new once, unless all rows have negative positions. As samples must then have equally many rows, ADVANCE
+     * requires LENGTHS_FIXED without LEFT_PADS. */
+    KVAPPEND_FLAG_SHARED_OFFSET = 256,
+    /* cache_offsets[b] is the number of rows that sample b has after the call, the new ones included. If the sample has
+     * n new rows, its row l has the position cache_offsets[b] - n + l. */
+    KVAPPEND_FLAG_END_OFFSETS = 512,
+    /* With PAGED_CSR, cache_offsets[b] is the number of rows that sample b has on its last page after the call. If the
+     * sample has p pages and n new rows, its row l has the position (p - 1) * R + cache_offsets[b] - n + l. The number
+     * of pages is page_indptr[b + 1] - page_indptr[b], at least 1 and at most table_entries. table_entries * R must fit
+     * in 63 bits. */
+    KVAPPEND_FLAG_LAST_PAGE_LENGTHS = 1024,
+    /* args.token_count[0] gives the number of tokens, with SLOTS and LENGTHS_PER_TOKEN. The tokens after them are
+     * padding, whatever the arrays hold for them. Thus one captured graph for T tokens serves steps with fewer. A
+     * negative count counts as 0, and one above T as T. */
+    KVAPPEND_FLAG_TOKEN_COUNT = 2048,
+    /* Page descriptor.reserved_page is never written, with PAGED and PAGED_CSR. A row whose entry in page_table is this
+     * page is padding. This suits runtimes that give one page to all padded requests. The number may also be one that
+     * is not a page, such as -1. */
+    KVAPPEND_FLAG_RESERVED_PAGE = 4096
 };
 
 /* What a run does with a row that has a position but no place. Such a row lies below the cache or above it. It lies
@@ -397,12 +447,12 @@ typedef struct kvappend_descriptor {
     size_t struct_size;
     int32_t backend;      /* KVAPPEND_BACKEND_* */
     int32_t element_type; /* KVAPPEND_ELEMENT_*, of all four tensors */
-    int32_t offset_type;  /* KVAPPEND_OFFSET_*, of cache_offsets and slots */
+    int32_t offset_type;  /* KVAPPEND_OFFSET_*, of cache_offsets, slots and token_positions */
     int32_t addressing;   /* KVAPPEND_ADDRESSING_* */
 
     int64_t batch;      /* B: samples */
     int64_t heads;      /* H: K/V heads */
-    int64_t new_rows;   /* L_new: new rows of each sample; T with LENGTHS_PACKED and ADDRESSING_SLOTS */
+    int64_t new_rows;   /* L_new: new rows of each sample; T with LENGTHS_PACKED, _PER_TOKEN and ADDRESSING_SLOTS */
     int64_t cache_rows; /* R: rows of each sample's cache (L_max), or of each page */
     int64_t k_dim;      /* D_k: elements of a K row; 0 means that there is no K */
     int64_t v_dim;      /* D_v: elements of a V row; 0 means that there is no V */
@@ -419,6 +469,7 @@ typedef struct kvappend_descriptor {
     int64_t table_entries; /* PAGED: number of page ids of each sample; PAGED_CSR: of all samples */
     int64_t table_stride;  /* PAGED: elements of page_table from sample to sample; 0 means table_entries */
     int64_t reserved_slot; /* SLOTS, with KVAPPEND_FLAG_RESERVED_SLOT */
+    int64_t reserved_page; /* PAGED and PAGED_CSR, with KVAPPEND_FLAG_RESERVED_PAGE */
 
     /* A row of a cache may consist of pieces. The cache is then [N, H, D/pack, R, pack]. k_pack and v_pack are the
      * number of elements of a piece, a power of two that divides the dimension. 0 means that rows are contiguous.
@@ -431,7 +482,7 @@ typedef struct kvappend_descriptor {
     int64_t v_piece_stride;
 
     int32_t skip_policy; /* KVAPPEND_SKIP_* */
-    int32_t reserved;    /* must be 0 */
+    int32_t index_type;  /* KVAPPEND_INDEX_*, of all arrays of indices but those of offset_type */
 } kvappend_descriptor;
 
 /* Preferences for how a plan does its work. None of them changes what is copied. */
@@ -470,23 +521,31 @@ typedef struct kvappend_args {
     size_t k_cache_bytes;
     void *v_cache; /* [N, H, R, D_v], written in place */
     size_t v_cache_bytes;
-    /* [B], contiguous: the position of each sample's row 0. A run reads it, and writes it with FLAG_ADVANCE. Not used
-     * with SLOTS. */
+    /* [B], or [1] with FLAG_SHARED_OFFSET; contiguous: the position of each sample's row 0, unless a flag says
+     * otherwise. A run reads it, and writes it with FLAG_ADVANCE. Not used with SLOTS and LENGTHS_PER_TOKEN. */
     void *cache_offsets;
     size_t cache_offsets_bytes;
-    /* The following arrays are contiguous. A run reads those that the descriptor asks for, and ignores the others. */
-    const void *slots; /* [T], of type descriptor.offset_type: SLOTS */
+    /* The following arrays are contiguous. A run reads those that the descriptor asks for, and ignores the others. The
+     * elements of slots and token_positions are of type descriptor.offset_type, those of the others of type
+     * descriptor.index_type. */
+    const void *slots; /* [T]: SLOTS */
     size_t slots_bytes;
-    const int32_t *lengths; /* [B]: LENGTHS_PER_SAMPLE; [B + 1]: LENGTHS_PACKED */
+    const void *lengths; /* [B]: LENGTHS_PER_SAMPLE; [B + 1]: LENGTHS_PACKED */
     size_t lengths_bytes;
-    const int32_t *left_pads; /* [B]: FLAG_LEFT_PADS */
+    const void *left_pads; /* [B]: FLAG_LEFT_PADS */
     size_t left_pads_bytes;
-    const int32_t *batch_index; /* [B]: FLAG_BATCH_INDEX */
+    const void *batch_index; /* [B]: FLAG_BATCH_INDEX */
     size_t batch_index_bytes;
-    const int32_t *page_table; /* [B, table_entries], by table_stride: PAGED; [table_entries]: PAGED_CSR */
+    const void *page_table; /* [B, table_entries], by table_stride: PAGED; [table_entries]: PAGED_CSR */
     size_t page_table_bytes;
-    const int32_t *page_indptr; /* [B + 1]: PAGED_CSR */
+    const void *page_indptr; /* [B + 1]: PAGED_CSR */
     size_t page_indptr_bytes;
+    const void *token_samples; /* [T]: LENGTHS_PER_TOKEN */
+    size_t token_samples_bytes;
+    const void *token_positions; /* [T]: LENGTHS_PER_TOKEN */
+    size_t token_positions_bytes;
+    const void *token_count; /* [1]: FLAG_TOKEN_COUNT */
+    size_t token_count_bytes;
     struct kvappend_report *report; /* read and written: SKIP_REPORT */
     size_t report_bytes;
 } kvappend_args;
@@ -500,14 +559,15 @@ typedef struct kvappend_report {
     size_t struct_size;    /* for the caller; the library neither reads nor writes it */
     int64_t rows_written;  /* written rows, counted with KVAPPEND_FLAG_COUNT_WRITTEN only */
     int64_t rows_replaced; /* RING: skipped, because a later row of the same run has the same place */
-    /* Rows that belong to no sample or to a sample with a negative batch_index, and tokens with a negative slot or the
-     * reserved slot. */
+    /* Rows that belong to no sample or to a sample with a negative batch_index, rows on the reserved page, tokens with
+     * a negative slot, sample or position or with the reserved slot, and tokens after the count. */
     int64_t rows_padding;
     int64_t rows_below; /* skipped, because the position is negative */
     int64_t rows_above; /* skipped, because the cache does not have the position */
     /* The first row below or above, if there is one. It comes from the first run that had such a row: the smallest
-     * sample (0 with SLOTS), and in that sample the smallest row l (with SLOTS, the token). Its position is the slot
-     * with SLOTS, and at most INT64_MAX. */
+     * sample (0 with SLOTS), and in that sample the smallest row l (with SLOTS, the token). With LENGTHS_PER_TOKEN it
+     * is the smallest token, and its sample. Its position is the slot with SLOTS, at least INT64_MIN, and at most
+     * INT64_MAX. */
     int64_t first_sample;
     int64_t first_row;
     int64_t first_position;
@@ -517,12 +577,12 @@ typedef struct kvappend_report {
 /* clang-format off */
 #define KVAPPEND_DESCRIPTOR_INIT                                                                                       \
     { sizeof(kvappend_descriptor), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0},           \
-      0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+      0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define KVAPPEND_PREFERENCE_INIT                                                                                       \
     { sizeof(kvappend_preference), NULL, 0, 0 }
 #define KVAPPEND_ARGS_INIT                                                                                             \
     { sizeof(kvappend_args), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,                                              \
-      NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0 }
+      NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0 }
 #define KVAPPEND_REPORT_INIT                                                                                           \
     { sizeof(kvappend_report), 0, 0, 0, 0, 0, 0, 0, 0, {0, 0} }
 /* clang-format on */
@@ -604,8 +664,12 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * message begins with "layer i: ". If a launch after the first one fails, the kernels launched before it still do their
  * work. An append must not write memory that another append reads or writes, except that all may read the same indices
  * and count in the same report. If rows of two appends have the same place, the contents of that place are undefined.
- * This is not checked. All rows are placed and counted by the offsets from before the call. After that, the appends
- * with KVAPPEND_FLAG_ADVANCE advance their offsets one after the other.
+ * This is not checked.
+ *
+ * All rows are placed and counted by the offsets from before the call. After that, each array of offsets advances once:
+ * of the appends with KVAPPEND_FLAG_ADVANCE that have the same pointer in args.cache_offsets, the first one advances
+ * it. A report is reset once, before any append of the call counts in it, if one of the appends with the same pointer
+ * in args.report has KVAPPEND_FLAG_RESET_REPORT.
  *
  * CUDA backend: one launch takes up to 80 appends, if they have at most two geometries. A geometry is a pair of a plan
  * and its arrays of indices: layers with a sliding window and layers without one have two. If there are more appends
@@ -642,10 +706,14 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
 
 /* Checks what run does not check: the contents of the arrays of indices, for a call with these arguments. It is meant
  * for development and tests. For n rows, its time is proportional to n log n. It looks for these faults in this order:
+ * - KVAPPEND_ERROR_INDEX_WIDTH: an array of 32-bit indices has exactly twice the bytes that it needs by its size in
+ *   *args, every odd word of it is the sign of the word before, and as 64-bit numbers it would say something else. That
+ *   is what an array of int64 looks like. Give the bytes that are in use, not those of a larger buffer;
  * - KVAPPEND_ERROR_INDEX_ORDER: lengths (PACKED) or page_indptr decreases, begins below 0, or ends beyond T or
  *   table_entries;
- * - KVAPPEND_ERROR_INDEX_RANGE: a pad or a length is negative or more than the number of rows, or a batch_index is not
- *   below cache_blocks; after that, an entry of page_table that a row needs is not a page of the cache;
+ * - KVAPPEND_ERROR_INDEX_RANGE: token_count is negative or more than T, a pad or a length is negative or more than the
+ *   number of rows, a batch_index is not below cache_blocks, or a sample in token_samples is not below B; after that,
+ *   an entry of page_table that a row needs is not a page of the cache;
  * - KVAPPEND_ERROR_SKIPPED: a row has a position below or above its cache (see enum kvappend_skip). This includes the
  *   rows of samples that an offset leaves out. To avoid this, leave samples out by their length;
  * - KVAPPEND_ERROR_DUPLICATE: two rows have the same place, and it is not a ring that replaces one of them.
@@ -656,7 +724,7 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
  *
  * workspace is the same as for run: none is needed. CUDA backend: the call copies the arrays to host memory in the
  * stream, and waits for the stream. Therefore it is not legal under stream capture. It needs host memory for that copy
- * and 40 bytes for each row (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be current. */
+ * and 24 bytes for each row (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be current. */
 KVAPPEND_API kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend_args *args,
                                                     void *workspace, size_t workspace_bytes, struct CUstream_st *stream,
                                                     kvappend_fault *fault);
@@ -689,6 +757,8 @@ typedef struct kvappend_sku {
     int32_t k_vector_bytes;
     int32_t v_vector_bytes;
     const char *kernel_name; /* the name in the kernel table; a static string, valid while the library is loaded */
+    int32_t device;          /* CUDA: the number of the device that the plan belongs to. Host: 0 */
+    int32_t reserved;        /* 0 */
 } kvappend_sku;
 
 /* What a plan guarantees for the values that it writes. The library fills it, and the caller sets struct_size. */
@@ -701,7 +771,7 @@ typedef struct kvappend_precision_guarantee {
 } kvappend_precision_guarantee;
 
 #define KVAPPEND_SKU_INIT                                                                                              \
-    { sizeof(kvappend_sku), 0, 0, 0, 0, 0, 0, NULL }
+    { sizeof(kvappend_sku), 0, 0, 0, 0, 0, 0, NULL, 0, 0 }
 #define KVAPPEND_PRECISION_GUARANTEE_INIT                                                                              \
     { sizeof(kvappend_precision_guarantee), 0, 0 }
 

@@ -187,21 +187,24 @@ struct precision_guarantee : kvappend_precision_guarantee {
 
 // ---- views ----
 
-// The KVAPPEND_ELEMENT_* of a C++ type. Any type of 16 bits (std::uint16_t, __half, __nv_bfloat16) counts as F16,
-// because the copy is the same. kvappend_sku then reports F16, too. Specialise it for the exact name or another type:
+// The KVAPPEND_ELEMENT_* of a C++ type. Any type of 16 bits (std::uint16_t, __half, __nv_bfloat16) counts as F16, and
+// any type of 8 bits except std::int8_t (std::byte, __nv_fp8_e4m3) as UINT8, because the copy is the same. kvappend_sku
+// then reports these, too. Specialise it for the exact name or another type:
 //
 //     template <> inline constexpr std::int32_t kvappend::element_type<__nv_bfloat16> = KVAPPEND_ELEMENT_BF16;
 template <class T>
 inline constexpr std::int32_t element_type = [] {
-    static_assert(
-        std::is_trivially_copyable_v<T> && sizeof(T) == 2,
-        "an element is a float, a double, a type of 16 bits, or one for which kvappend::element_type is specialised");
-    return KVAPPEND_ELEMENT_F16;
+    static_assert(std::is_trivially_copyable_v<T> && (sizeof(T) == 2 || sizeof(T) == 1),
+                  "an element is a float, a double, a type of 16 or 8 bits, or one for which kvappend::element_type is "
+                  "specialised");
+    return sizeof(T) == 2 ? KVAPPEND_ELEMENT_F16 : KVAPPEND_ELEMENT_UINT8;
 }();
 template <>
 inline constexpr std::int32_t element_type<float> = KVAPPEND_ELEMENT_F32;
 template <>
 inline constexpr std::int32_t element_type<double> = KVAPPEND_ELEMENT_F64;
+template <>
+inline constexpr std::int32_t element_type<std::int8_t> = KVAPPEND_ELEMENT_INT8;
 
 namespace detail {
 
@@ -287,12 +290,15 @@ private:
     kvappend::strides by_;
 };
 
-// The buffers of an append. All tensors have elements of type T; offsets and slots are of type Offset. Offset is
-// std::int64_t or std::int32_t. It may be const if no run advances the offsets (KVAPPEND_FLAG_ADVANCE).
-template <class T, class Offset = std::int64_t>
+// The buffers of an append. All tensors have elements of type T; offsets, slots and positions are of type Offset, and
+// all other indices of type Index. Both are std::int64_t or std::int32_t. Offset may be const if no run advances the
+// offsets (KVAPPEND_FLAG_ADVANCE).
+template <class T, class Offset = std::int64_t, class Index = std::int32_t>
 struct buffers {
     static_assert(sizeof(Offset) == 8 || sizeof(Offset) == 4, "offsets are of 64 or 32 bits");
     static_assert(std::is_signed_v<Offset> && std::is_integral_v<Offset>, "offsets are signed integers");
+    static_assert(sizeof(Index) == 8 || sizeof(Index) == 4, "indices are of 64 or 32 bits");
+    static_assert(std::is_signed_v<Index> && std::is_integral_v<Index>, "indices are signed integers");
 
     tensor_view<const T> k_new;
     tensor_view<const T> v_new;
@@ -300,18 +306,22 @@ struct buffers {
     tensor_view<T> v_cache;
     array_view<Offset> cache_offsets;
     array_view<const Offset> slots;
-    array_view<const std::int32_t> lengths;
-    array_view<const std::int32_t> left_pads;
-    array_view<const std::int32_t> batch_index;
-    array_view<const std::int32_t> page_table;
-    array_view<const std::int32_t> page_indptr;
+    array_view<const Index> lengths;
+    array_view<const Index> left_pads;
+    array_view<const Index> batch_index;
+    array_view<const Index> page_table;
+    array_view<const Index> page_indptr;
+    array_view<const Index> token_samples;
+    array_view<const Offset> token_positions;
+    array_view<const Index> token_count;
     kvappend_report *report = nullptr;
 
-    // Sets what the buffers determine of a plan: the element type, the offset type and the strides, except the piece
-    // strides of a packed row.
+    // Sets what the buffers determine of a plan: the types of elements, offsets and indices, and the strides, except
+    // the piece strides of a packed row.
     void fill(kvappend_descriptor &d) const noexcept {
         d.element_type = element_type<std::remove_cv_t<T>>;
         d.offset_type = sizeof(Offset) == 8 ? KVAPPEND_OFFSET_INT64 : KVAPPEND_OFFSET_INT32;
+        d.index_type = sizeof(Index) == 8 ? KVAPPEND_INDEX_INT64 : KVAPPEND_INDEX_INT32;
         put(k_new.strides(), d.k_new_strides);
         put(v_new.strides(), d.v_new_strides);
         put(k_cache.strides(), d.k_cache_strides);
@@ -333,6 +343,9 @@ struct buffers {
         a.batch_index = batch_index.pointer(), a.batch_index_bytes = batch_index.bytes();
         a.page_table = page_table.pointer(), a.page_table_bytes = page_table.bytes();
         a.page_indptr = page_indptr.pointer(), a.page_indptr_bytes = page_indptr.bytes();
+        a.token_samples = token_samples.pointer(), a.token_samples_bytes = token_samples.bytes();
+        a.token_positions = token_positions.pointer(), a.token_positions_bytes = token_positions.bytes();
+        a.token_count = token_count.pointer(), a.token_count_bytes = token_count.bytes();
         a.report = report, a.report_bytes = report == nullptr ? 0 : sizeof *report;
     }
 

@@ -28,7 +28,7 @@ public:
     }
     Status check_stream(const BackendState & /*state*/, CUstream_st * /*stream*/) const override { return absent(); }
     Status run(const Append & /*append*/, CUstream_st * /*stream*/) const override { return absent(); }
-    Status after(const Append & /*append*/, After /*what*/, CUstream_st * /*stream*/) const override {
+    Status after(const Append & /*append*/, After /*work*/, CUstream_st * /*stream*/) const override {
         return absent();
     }
     LayeredRun *begin(LayeredRunStorage & /*storage*/, bool /*all_dense*/, CUstream_st * /*stream*/) const override {

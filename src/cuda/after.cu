@@ -28,20 +28,16 @@ Status load_after(const Problem &problem) {
                                                      : KVAPPEND_SUCCESS;
 }
 
-Status launch_after(const Append &append, Backend::After what, CUstream_st *stream) {
+Status launch_after(const Append &append, Backend::After work, CUstream_st *stream) {
     const Problem &problem = append.problem;
     const Addressing &a = problem.addressing;
-    const bool counts = what != Backend::After::advance && a.skip_policy != KVAPPEND_SKIP_SILENTLY;
-    const bool advances = what != Backend::After::count && a.has(KVAPPEND_FLAG_ADVANCE);
-    if (!counts && !advances) {
-        return KVAPPEND_SUCCESS;
-    }
     const std::int64_t rows = problem.source_samples * problem.new_rows;
-    const std::int64_t items = std::max(counts ? stretches_of(problem, rows) : 1, advances ? a.samples : 1);
+    const std::int64_t items = std::max(work.counts ? stretches_of(problem, rows) : 1, work.advances ? a.offsets() : 1);
     const std::int64_t warps = (std::min<std::int64_t>(items, most_after_threads) - 1) / warp_threads + 1;
     const std::int64_t threads = warps * warp_threads;
-    // A slot is a stretch of its own. With one row at once, neighbouring threads load neighbouring slots.
-    const std::int64_t rows_at_once = a.kind == KVAPPEND_ADDRESSING_SLOTS ? 1 : (rows - 1) / threads + 1;
+    // A token is a stretch of its own. With one row at once, neighbouring threads load neighbouring indices.
+    const bool each_token = a.kind == KVAPPEND_ADDRESSING_SLOTS || a.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
+    const std::int64_t rows_at_once = each_token ? 1 : (rows - 1) / threads + 1;
 
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(1);
@@ -50,7 +46,7 @@ Status launch_after(const Append &append, Backend::After what, CUstream_st *stre
     return launched(cudaLaunchKernelEx(&config, after_copy,
                                        AfterParameters{a, indices_of(problem.buffers, append.args),
                                                        problem.source_samples, rows_at_once, append.args.cache_offsets,
-                                                       append.args.report, counts, advances}));
+                                                       append.args.report, work.counts, work.resets, work.advances}));
 }
 
 } // namespace kvappend

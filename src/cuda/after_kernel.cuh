@@ -23,6 +23,7 @@ struct AfterParameters {
     void *offsets;
     kvappend_report *report;
     bool counts; // or traps
+    bool resets;
     bool advances;
 };
 
@@ -44,21 +45,6 @@ struct Counts {
     unsigned long long first;
 };
 
-// The number of rows of the source's sample, from this one on, that share its outcome, or fewer. At least 1; it may
-// reach beyond the sample.
-__device__ inline std::int64_t rows_alike(const Rule<> &rule, const Place &place) {
-    // A sample that is left out is padding, and one stretch.
-    if (place.outcome != Outcome::padding || (place.sample_row >= 0 && place.rows_left > 0)) {
-        const std::int64_t rows = stretch_of(rule, place);
-        return rows > 1 ? rows : 1;
-    }
-    if (rule.packed() || rule.by_slot()) {
-        return 1; // the first row of the next sample is not known
-    }
-    // Rows before a sample's first one, or after its last one.
-    return place.sample_row < 0 && place.rows_left > -place.sample_row ? -place.sample_row : INT64_MAX;
-}
-
 // Counts the rows first <= i < end.
 __device__ inline void count_rows(const AfterParameters &p, const Rule<> &rule, std::uint64_t first, std::uint64_t end,
                                   Counts &counts) {
@@ -67,7 +53,7 @@ __device__ inline void count_rows(const AfterParameters &p, const Rule<> &rule, 
     auto sample = static_cast<std::int64_t>(at.quotient);
     auto row = static_cast<std::int64_t>(at.remainder);
     while (first < end) {
-        const Place place = place_of(rule, sample, row, LoadOnce{});
+        const Place place = place_of(rule, sample, row, DeviceLoad{});
         std::int64_t rows = rows_alike(rule, place);
         rows = rows < new_rows - row ? rows : new_rows - row;
         const std::uint64_t left = end - first;
@@ -148,19 +134,19 @@ __device__ inline void name_first(const AfterParameters &p, const Rule<> &rule) 
     __stcg(state + 1, 1);
     const Quotient at = divide(index, static_cast<std::uint64_t>(p.addressing.new_rows));
     const Place place =
-        place_of(rule, static_cast<std::int64_t>(at.quotient), static_cast<std::int64_t>(at.remainder), LoadOnce{});
+        place_of(rule, static_cast<std::int64_t>(at.quotient), static_cast<std::int64_t>(at.remainder), DeviceLoad{});
     __stcg(reinterpret_cast<long long *>(&p.report->first_sample), place.sample);
     __stcg(reinterpret_cast<long long *>(&p.report->first_row), place.sample_row);
     __stcg(reinterpret_cast<long long *>(&p.report->first_position), reported_position(place));
 }
 
 __device__ inline void advance_offsets(const AfterParameters &p, const Rule<> &rule) {
-    for (std::int64_t sample = threadIdx.x; sample < p.addressing.samples; sample += blockDim.x) {
-        const std::int64_t offset = advanced_offset(rule, sample, LoadOnce{});
+    for (std::int64_t i = threadIdx.x; i < p.addressing.offsets(); i += blockDim.x) {
+        const std::int64_t offset = advanced_offset(rule, i, DeviceLoad{});
         if (p.addressing.wide_offsets != 0) {
-            __stcg(static_cast<long long *>(p.offsets) + sample, offset);
+            __stcg(static_cast<long long *>(p.offsets) + i, offset);
         } else {
-            __stcg(static_cast<int *>(p.offsets) + sample, static_cast<int>(offset));
+            __stcg(static_cast<int *>(p.offsets) + i, static_cast<int>(offset));
         }
     }
 }
@@ -170,7 +156,7 @@ __global__ void __launch_bounds__(most_after_threads) after_copy(const __grid_co
     const Rule<> rule{p.addressing, p.indices};
     if (p.counts) {
         const bool reports = p.addressing.skip_policy == KVAPPEND_SKIP_REPORT;
-        if (threadIdx.x == 0 && p.addressing.has(KVAPPEND_FLAG_RESET_REPORT)) {
+        if (threadIdx.x == 0 && p.resets) {
             reset(p.report);
         }
         const Counts counts = count_rows(p, rule);

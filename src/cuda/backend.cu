@@ -42,8 +42,8 @@ public:
 
     Status run(const Append &append, CUstream_st *stream) const override { return launch_copy(append, stream); }
 
-    Status after(const Append &append, After what, CUstream_st *stream) const override {
-        return launch_after(append, what, stream);
+    Status after(const Append &append, After work, CUstream_st *stream) const override {
+        return launch_after(append, work, stream);
     }
 
     LayeredRun *begin(LayeredRunStorage &storage, bool all_dense, CUstream_st *stream) const override {

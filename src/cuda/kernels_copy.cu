@@ -101,7 +101,8 @@ private:
     }
 
     static void set_placing(const Addressing &a, const Indices &indices, DenseGeometry &g) {
-        g.placing = {indices.offsets, a.wide_offsets, a.new_rows, a.cache_rows};
+        g.placing = {indices.offsets, a.wide_offsets, static_cast<std::int32_t>(a.offset_mask), a.new_rows,
+                     a.cache_rows};
     }
     static void set_placing(const Addressing &a, const Indices &indices, RowsGeometry &g) {
         g.rule = g.loop == Loop::any ? RuleKind::any : rule_kind_of(a);

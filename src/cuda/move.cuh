@@ -45,7 +45,7 @@ struct WidestAccess {
     }
 };
 
-// Accesses of 16, 8, 4 or 2 bytes, as wide as bases, strides and row bytes allow, in rows that may lie in pieces.
+// Accesses of 16, 8, 4, 2 or 1 bytes, as wide as bases, strides and row bytes allow, in rows that may lie in pieces.
 struct AnyAccess {
     using Widest = uint4;
 
@@ -58,8 +58,10 @@ struct AnyAccess {
             return use(uint2{});
         case 2:
             return use(unsigned{});
+        case 1:
+            return use(static_cast<unsigned short>(0));
         default:
-            return use(static_cast<unsigned short>(0)); // no element is narrower
+            return use(static_cast<unsigned char>(0));
         }
     }
     template <bool InPieces, class Index>

@@ -13,12 +13,13 @@ struct DensePlacing {
 
     const void *offsets;
     std::uint32_t wide_offsets;
+    std::int32_t offset_mask; // as in Addressing
     std::int64_t new_rows;
     std::int64_t cache_rows;
 
     template <class Index>
     __device__ __forceinline__ DeviceLoad::Number load(Index sample, Index /*run*/) const {
-        return DeviceLoad{}.number(offsets, wide_offsets, sample);
+        return DeviceLoad{}.number(offsets, wide_offsets, sample & offset_mask);
     }
 
     template <class Index>

@@ -25,7 +25,9 @@ inline Moves moves_of(const Problem &problem, const kvappend_args &args) {
 template <class Copier, Known Facts>
 inline Indices indices_of_append(const Problem &problem, const kvappend_args &args) {
     if constexpr (Facts.kind == KVAPPEND_ADDRESSING_DENSE && Facts.plain_samples) {
-        return {args.cache_offsets, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+        Indices indices{};
+        indices.offsets = args.cache_offsets;
+        return indices;
     } else {
         return indices_of(problem.buffers, args);
     }

@@ -105,12 +105,11 @@ public:
         return KVAPPEND_SUCCESS;
     }
 
-    Status after(const Append &append, After what, CUstream_st * /*stream*/) const override {
-        const Addressing &a = append.problem.addressing;
-        if (what != After::advance && a.skip_policy == KVAPPEND_SKIP_REPORT) {
-            count_rows(append.problem, append.args);
+    Status after(const Append &append, After work, CUstream_st * /*stream*/) const override {
+        if (work.counts && append.problem.addressing.skip_policy == KVAPPEND_SKIP_REPORT) {
+            count_rows(append.problem, append.args, work.resets);
         }
-        if (what != After::count && a.has(KVAPPEND_FLAG_ADVANCE)) {
+        if (work.advances) {
             advance_offsets(append.problem, append.args);
         }
         return KVAPPEND_SUCCESS;

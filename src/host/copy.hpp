@@ -69,6 +69,8 @@ void copy_pieces(PieceStrides strides, Span span, std::int64_t row_bytes) {
 template <class Copier>
 void copy_row_in_pieces(PieceStrides strides, Span span, std::int64_t row_bytes) {
     switch (strides.bytes) {
+    case 1:
+        return copy_pieces<Copier, 1>(strides, span, row_bytes);
     case 2:
         return copy_pieces<Copier, 2>(strides, span, row_bytes);
     case 4:

@@ -39,7 +39,7 @@ extern const CopyRows avx_rows;
 void copy_all_rows(const HostState &state, const Problem &problem, const kvappend_args &args);
 
 Status check_policy(const Problem &problem, const kvappend_args &args);
-void count_rows(const Problem &problem, const kvappend_args &args);
+void count_rows(const Problem &problem, const kvappend_args &args, bool reset);
 void advance_offsets(const Problem &problem, const kvappend_args &args);
 
 } // namespace kvappend

@@ -64,13 +64,18 @@ void for_each_single_row(const Rule<Facts> &rule, RowRange range, Visit visit) {
 
 inline constexpr Known slots_known{.kind = KVAPPEND_ADDRESSING_SLOTS};
 
+// SLOTS and PER_TOKEN.
 template <Known Facts, class Visit>
-void for_each_run_of_slots(const Rule<Facts> &rule, RowRange range, Visit visit) {
+void for_each_run_of_tokens(const Rule<Facts> &rule, RowRange range, Visit visit) {
+    if (rule.has_token_count()) {
+        const std::uint32_t wide = rule.a.wide_indices;
+        range.end = std::min(range.end, HostLoad::value(HostLoad{}.number(rule.indices.token_count, wide, 0), wide));
+    }
     std::int64_t rows = 1;
     for (std::int64_t row = range.first; row < range.end; row += rows, rows = 1) {
         const Place place = place_of(rule, 0, row, HostLoad{});
         if (place.placed()) {
-            rows = stretch_of_slots(rule, place, row, range.end, HostLoad{});
+            rows = stretch_of_tokens(rule, place, row, range.end, HostLoad{});
             visit({{0, row}, {place.block, place.row}, rows});
         }
     }
@@ -84,13 +89,18 @@ void for_each_run(const Rule<Facts> &rule, RowRange range, Visit visit) {
         return for_each_single_row(rule, range, visit);
     }
     if (rule.by_slot()) {
-        for_each_run_of_slots(Rule<slots_known>{a, rule.indices}, range, visit);
+        for_each_run_of_tokens(Rule<slots_known>{a, rule.indices}, range, visit);
+        return;
+    }
+    if (rule.by_position()) {
+        for_each_run_of_tokens(rule, range, visit);
         return;
     }
     if (rule.packed()) {
         const std::int64_t first = find_sample(rule, range.first, HostLoad{});
         for (std::int64_t sample = std::max<std::int64_t>(first, 0);
-             sample < a.samples && HostLoad{}(rule.indices.lengths + sample) < range.end; ++sample) {
+             sample < a.samples && HostLoad{}.number(rule.indices.lengths, a.wide_indices, sample) < range.end;
+             ++sample) {
             for_each_run_of_sample(rule, 0, sample, range, visit);
         }
         return;

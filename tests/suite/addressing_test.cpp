@@ -110,7 +110,7 @@ TEST_CASE("batch_index puts each sample into its block of a larger cache", "[add
     }
     SECTION("indices of no block") {
         scenario.descriptor.cache_blocks = 5;
-        for (const auto &indices : {std::vector<std::int32_t>{-1, 3, 5, 0}, {least32, most32, 6, -2}}) {
+        for (const auto &indices : {std::vector<std::int64_t>{-1, 3, 5, 0}, {least32, most32, 6, -2}}) {
             scenario.batch_index = indices;
             check_every_way(scenario, random);
             // A sample with a negative position is below the cache, whatever its block.

@@ -168,10 +168,11 @@ TEST_CASE("unknown enumerations are refused", "[arguments]") {
         kvappend_status status;
         std::int32_t count;
     } enumerations[] = {{"backend", &kvappend_descriptor::backend, KVAPPEND_ERROR_BACKEND, 2},
-                        {"element_type", &kvappend_descriptor::element_type, KVAPPEND_ERROR_ELEMENT_TYPE, 4},
+                        {"element_type", &kvappend_descriptor::element_type, KVAPPEND_ERROR_ELEMENT_TYPE, 8},
                         {"offset_type", &kvappend_descriptor::offset_type, KVAPPEND_ERROR_OFFSET_TYPE, 2},
                         {"addressing", &kvappend_descriptor::addressing, KVAPPEND_ERROR_ADDRESSING, 5},
-                        {"lengths", &kvappend_descriptor::lengths, KVAPPEND_ERROR_LENGTHS, 3},
+                        {"lengths", &kvappend_descriptor::lengths, KVAPPEND_ERROR_LENGTHS, 4},
+                        {"index_type", &kvappend_descriptor::index_type, KVAPPEND_ERROR_INDEX_TYPE, 2},
                         {"skip_policy", &kvappend_descriptor::skip_policy, KVAPPEND_ERROR_SKIP_POLICY, 3}};
     for (const auto &e : enumerations) {
         for (const std::int32_t value : {-1, e.count, INT32_MIN, INT32_MAX}) {
@@ -400,7 +401,7 @@ TEST_CASE("NULL for a struct, plan or result is refused by name", "[arguments]")
     const Call call;
     std::size_t bytes = 77;
     kvappend_plan *plan = reinterpret_cast<kvappend_plan *>(&bytes);
-    kvappend_sku sku = {sizeof(kvappend_sku), 9, 9, 9, 9, 9, 9, "garbage"};
+    kvappend_sku sku = {sizeof(kvappend_sku), 9, 9, 9, 9, 9, 9, "garbage", 9, 9};
     kvappend_precision_guarantee guarantee = {sizeof(kvappend_precision_guarantee), 9, 9};
     constexpr auto null = KVAPPEND_ERROR_NULL_ARGUMENT;
     check_refused(kvappend_plan_create(nullptr, nullptr, &plan), null, "descriptor is NULL");

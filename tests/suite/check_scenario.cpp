@@ -50,24 +50,17 @@ void put(const Scenario &scenario, std::size_t buffer, const void *bytes, std::s
     }
 }
 
-// Offsets or slots, in their type.
-void put_narrowed(const Scenario &scenario, std::size_t buffer, const std::vector<std::int64_t> &values,
-                  std::vector<std::vector<unsigned char>> &blocks) {
-    const std::size_t width = offset_bytes(scenario.descriptor.offset_type);
-    std::vector<unsigned char> bytes(values.size() * width);
-    for (std::size_t i = 0; i < values.size(); ++i) {
-        // Little-endian, as every machine with CUDA: the low bytes of an int64 are the int32.
-        std::memcpy(bytes.data() + i * width, &values[i], width);
-    }
-    put(scenario, buffer, bytes.data(), bytes.size(), blocks);
-}
-
+// Writes the arrays of indices in their types.
 void put_indices(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks) {
-    put_narrowed(scenario, offsets_index, scenario.offsets, blocks);
-    put_narrowed(scenario, slots_index, scenario.slots, blocks);
-    for (const auto &array : narrow_arrays) {
-        const std::vector<std::int32_t> &values = scenario.*array.values;
-        put(scenario, array.buffer, values.data(), values.size() * sizeof(std::int32_t), blocks);
+    for (const IndexArray &array : index_arrays) {
+        const std::vector<std::int64_t> &values = scenario.*array.values;
+        const std::size_t width = array.element_bytes(scenario.descriptor);
+        std::vector<unsigned char> bytes(values.size() * width);
+        for (std::size_t i = 0; i < values.size(); ++i) {
+            // Little-endian, as every machine with CUDA: the low bytes of an int64 are the int32.
+            std::memcpy(bytes.data() + i * width, &values[i], width);
+        }
+        put(scenario, array.buffer, bytes.data(), bytes.size(), blocks);
     }
 }
 
@@ -113,7 +106,8 @@ void check_report(const kvappend_report &found, const kvappend_report &expected)
 class Trial {
 public:
     // With `sharer`, a scenario that differs in its blocks only, whose plan and arrays of indices are used.
-    explicit Trial(const Scenario &scenario, const Trial *sharer = nullptr) : scenario_(scenario), now_(scenario) {
+    explicit Trial(const Scenario &scenario, const Trial *sharer = nullptr)
+        : scenario_(scenario), now_(scenario), owns_indices_(sharer == nullptr) {
         require_entries(scenario);
         d_ = scenario.descriptor;
         d_.backend = subject().backend();
@@ -136,6 +130,9 @@ public:
         index_owner.give(batch_index_index, args_.batch_index, args_.batch_index_bytes);
         index_owner.give(page_table_index, args_.page_table, args_.page_table_bytes);
         index_owner.give(page_indptr_index, args_.page_indptr, args_.page_indptr_bytes);
+        index_owner.give(token_samples_index, args_.token_samples, args_.token_samples_bytes);
+        index_owner.give(token_positions_index, args_.token_positions, args_.token_positions_bytes);
+        index_owner.give(token_count_index, args_.token_count, args_.token_count_bytes);
         give(report_index, args_.report, args_.report_bytes);
     }
 
@@ -191,7 +188,9 @@ public:
         }
         if ((d_.flags & KVAPPEND_FLAG_ADVANCE) != 0 && !scenario_.rows_open) {
             now_.offsets = reference_advance(now_);
-            put_indices(now_, expected_);
+            if (owns_indices_) {
+                put_indices(now_, expected_);
+            }
         }
         require_expected(found);
     }
@@ -232,6 +231,7 @@ private:
 
     const Scenario scenario_;
     Scenario now_; // with the offsets that the runs so far have left
+    bool owns_indices_;
     kvappend_descriptor d_{};
     std::shared_ptr<kvappend_plan> plan_;
     std::vector<Block> memory_;

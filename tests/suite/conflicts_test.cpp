@@ -102,7 +102,7 @@ TEST_CASE("the addressings of these tests are accepted as they are", "[addressin
 
 TEST_CASE("bits that are no flag are refused", "[addressing]") {
     for (const std::int32_t addressing : addressings) {
-        for (const std::int32_t flags : {256, 1 << 30, INT32_MIN, -1, 256 | KVAPPEND_FLAG_LEFT_PADS}) {
+        for (const std::int32_t flags : {8192, 1 << 30, INT32_MIN, -1, 8192 | KVAPPEND_FLAG_LEFT_PADS}) {
             check_refused(addressing, set_flags(flags), KVAPPEND_ERROR_FLAGS, {"descriptor.flags is "});
         }
     }
@@ -121,12 +121,10 @@ TEST_CASE("a programmatic launch goes with the CUDA backend only", "[addressing]
 }
 
 TEST_CASE("unknown addressings, lengths and policies are refused", "[addressing]") {
-    for (const std::int32_t value : {-1, 3, 5, INT32_MIN, INT32_MAX}) {
+    for (const std::int32_t value : {-1, 5, INT32_MIN, INT32_MAX}) {
         const std::string text = std::to_string(value);
-        if (value != 3) {
-            check_refused(KVAPPEND_ADDRESSING_DENSE, [value](kvappend_descriptor &d) { d.addressing = value; },
-                          KVAPPEND_ERROR_ADDRESSING, {"descriptor.addressing is " + text});
-        }
+        check_refused(KVAPPEND_ADDRESSING_DENSE, [value](kvappend_descriptor &d) { d.addressing = value; },
+                      KVAPPEND_ERROR_ADDRESSING, {"descriptor.addressing is " + text});
         for (const std::int32_t addressing : addressings) {
             check_refused(addressing, [value](kvappend_descriptor &d) { d.lengths = value; }, KVAPPEND_ERROR_LENGTHS,
                           {"descriptor.lengths is " + text});
@@ -189,8 +187,6 @@ TEST_CASE("fields and flags that do not go together are refused", "[addressing]"
         }
         check_accepted(addressing,
                        set_flags(KVAPPEND_FLAG_RESET_REPORT | KVAPPEND_FLAG_COUNT_WRITTEN, KVAPPEND_SKIP_REPORT));
-        check_refused(addressing, [](kvappend_descriptor &d) { d.reserved = 1; }, KVAPPEND_ERROR_CONFLICT,
-                      {"descriptor.reserved is 1"});
     }
 }
 

@@ -33,6 +33,11 @@ public:
         return choices.begin()[between(0, static_cast<std::int64_t>(choices.size()) - 1)];
     }
 
+    std::int32_t element_type() {
+        return of({KVAPPEND_ELEMENT_F32, KVAPPEND_ELEMENT_F64, KVAPPEND_ELEMENT_F16, KVAPPEND_ELEMENT_BF16,
+                   KVAPPEND_ELEMENT_E4M3, KVAPPEND_ELEMENT_E5M2, KVAPPEND_ELEMENT_INT8, KVAPPEND_ELEMENT_UINT8});
+    }
+
     // Any order of the axes from outer to inner, with gaps or without; gaps are multiples of `unit` elements.
     void strides(std::int64_t (&out)[3], const std::int64_t (&extents)[3], std::int64_t dim, bool source) {
         if (one_in(4)) {

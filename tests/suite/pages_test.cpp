@@ -129,7 +129,7 @@ TEST_CASE("an indptr that leads nowhere skips rows and reads nothing outside the
     auto random = seeded_random();
     Scenario scenario = listed(9);
     scenario.offsets = {0, 0, 0, 0};
-    for (const auto &indptr : {std::vector<std::int32_t>{5, 2, 2, 4, 3},
+    for (const auto &indptr : {std::vector<std::int64_t>{5, 2, 2, 4, 3},
                                {-3, 1, 1, 4, 100},
                                {least32, least32, most32, most32, most32},
                                {most32, 0, 0, 0, 3},

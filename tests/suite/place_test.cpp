@@ -56,7 +56,10 @@ public:
         left_pads,
         batch_index,
         page_table,
-        page_indptr
+        page_indptr,
+        token_samples,
+        token_positions,
+        token_count
     };
 
     // `in_order`: bounds, of packed samples and of pages, that do not decrease.
@@ -71,35 +74,39 @@ public:
 
     Indices indices() const {
         const auto array = [this](Name name) {
-            return count(name) > 0 ? reinterpret_cast<const std::int32_t *>(base(name)) : nullptr;
+            return count(name) > 0 ? reinterpret_cast<const void *>(std::uintptr_t{name} << 48) : nullptr;
         };
-        return {array(offsets),     array(slots),      array(lengths),    array(left_pads),
-                array(batch_index), array(page_table), array(page_indptr)};
+        return {array(offsets),         array(slots),      array(lengths),     array(left_pads),
+                array(batch_index),     array(page_table), array(page_indptr), array(token_samples),
+                array(token_positions), array(token_count)};
     }
 
-    std::int32_t at_address(const void *address) const {
-        const auto bits = reinterpret_cast<std::uintptr_t>(address);
-        const auto name = static_cast<Name>(bits >> 48);
-        return static_cast<std::int32_t>(value(name, static_cast<std::int64_t>(bits - base(name)) / 4));
-    }
-
-    std::int64_t value_of_number(const void *array, std::int64_t i) const {
-        return value(static_cast<Name>(reinterpret_cast<std::uintptr_t>(array) >> 48), i);
+    std::int64_t value_of_number(const void *array, std::uint32_t wide, std::int64_t i) const {
+        const auto name = static_cast<Name>(reinterpret_cast<std::uintptr_t>(array) >> 48);
+        const bool of_offset_type = name == offsets || name == slots || name == token_positions;
+        if (wide != (of_offset_type ? a_.wide_offsets : a_.wide_indices)) {
+            throw std::logic_error("array " + std::to_string(name) + " was loaded as one of another type");
+        }
+        return value(name, i);
     }
 
 private:
     const Addressing &a_;
     std::uint64_t seed_;
-    std::vector<std::int32_t> packed_;
-    std::vector<std::int32_t> indptr_;
-
-    static std::uintptr_t base(Name name) { return std::uintptr_t{name} << 48 | std::uintptr_t{1} << 47; }
+    std::vector<std::int64_t> packed_;
+    std::vector<std::int64_t> indptr_;
 
     std::int64_t count(Name name) const {
         const bool by_slot = a_.kind == KVAPPEND_ADDRESSING_SLOTS;
+        const bool by_position = a_.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
         switch (name) {
         case offsets:
-            return by_slot || a_.has(KVAPPEND_FLAG_ZERO_OFFSETS) ? 0 : a_.samples;
+            return by_slot || by_position || a_.has(KVAPPEND_FLAG_ZERO_OFFSETS) ? 0 : a_.offsets();
+        case token_samples:
+        case token_positions:
+            return by_position ? a_.new_rows : 0;
+        case token_count:
+            return a_.has(KVAPPEND_FLAG_TOKEN_COUNT) ? 1 : 0;
     case slots:
             return by_slot ? a_.new_rows : 0;
         case lengths:
@@ -139,6 +146,12 @@ private:
         case batch_index:
         case page_table:
             return few(random, a_.cache_blocks - 1);
+        case token_samples:
+            return few(random, a_.samples - 1);
+        case token_positions:
+            return of_type(offset(random));
+        case token_count:
+            return few(random, a_.new_rows);
         case page_indptr:
             return indptr_[static_cast<std::size_t>(i)];
         }
@@ -146,13 +159,25 @@ private:
     }
 
     // One of 0 to `most` as a rule, and else one just beyond or far beyond.
-    static std::int64_t few(std::uint64_t random, std::int64_t most) {
-        const std::int64_t strange[] = {0, most, most + 1, most + 2, -1, -2, least32, most32};
+    std::int64_t few(std::uint64_t random, std::int64_t most) const {
+        // The last ones are 0 and 1 if only their lower half is read.
+        const std::int64_t strange[] = {0,
+                                        most,
+                                        most + 1,
+                                        most + 2,
+                                        -1,
+                                        -2,
+                                        least32,
+                                        most32,
+                                        least64,
+                                        most64,
+                                        std::int64_t{1} << 32,
+                                        (std::int64_t{1} << 32) + 1};
         const std::uint64_t choice = random >> 8;
         const std::int64_t chosen = random % 3 == 0 || most < 0
-                                        ? strange[choice % 8]
+                                        ? strange[choice % std::size(strange)]
                                         : static_cast<std::int64_t>(choice % (static_cast<std::uint64_t>(most) + 1));
-        return std::clamp(chosen, least32, most32);
+        return a_.wide_indices != 0 ? chosen : std::clamp(chosen, least32, most32);
     }
 
     std::int64_t offset(std::uint64_t random) const {
@@ -195,13 +220,12 @@ private:
         return a_.wide_offsets != 0 ? value : std::int64_t{static_cast<std::int32_t>(value)};
     }
 
-    std::vector<std::int32_t> bounds(std::int64_t end, bool in_order) const {
-        std::vector<std::int32_t> out;
+    std::vector<std::int64_t> bounds(std::int64_t end, bool in_order) const {
+        std::vector<std::int64_t> out;
         for (std::int64_t i = 0; i <= a_.samples; ++i) {
             const std::uint64_t random = mixed(seed_ + 77 + static_cast<std::uint64_t>(i));
-            out.push_back(static_cast<std::int32_t>(
-                in_order ? static_cast<std::int64_t>(random % (static_cast<std::uint64_t>(end) + 1))
-                         : few(random, end)));
+            out.push_back(in_order ? static_cast<std::int64_t>(random % (static_cast<std::uint64_t>(end) + 1))
+                                   : few(random, end));
         }
         if (in_order) {
             std::ranges::sort(out);
@@ -216,9 +240,11 @@ struct Load {
 
     const Arrays *arrays;
 
-    std::int32_t operator()(const std::int32_t *index) const { return arrays->at_address(index); }
-    Number number(const void *array, std::uint32_t /*wide*/, std::int64_t i) const {
-        return arrays->value_of_number(array, i);
+    std::int32_t narrow(const void *array, std::int64_t i) const {
+        return static_cast<std::int32_t>(arrays->value_of_number(array, 0, i));
+    }
+    Number number(const void *array, std::uint32_t wide, std::int64_t i) const {
+        return arrays->value_of_number(array, wide, i);
     }
     static std::int64_t value(Number number, std::uint32_t /*wide*/) { return number; }
 };
@@ -229,9 +255,11 @@ struct LoadWords {
 
     const Arrays *arrays;
 
-    std::int32_t operator()(const std::int32_t *index) const { return arrays->at_address(index); }
+    std::int32_t narrow(const void *array, std::int64_t i) const {
+        return static_cast<std::int32_t>(arrays->value_of_number(array, 0, i));
+    }
     Number number(const void *array, std::uint32_t wide, std::int64_t i) const {
-        const auto value = static_cast<std::uint64_t>(arrays->value_of_number(array, i));
+        const auto value = static_cast<std::uint64_t>(arrays->value_of_number(array, wide, i));
         const auto low = static_cast<std::uint32_t>(value);
         return {low, wide != 0 ? static_cast<std::uint32_t>(value >> 32) : low};
     }
@@ -240,11 +268,12 @@ struct LoadWords {
 
 std::string text(const Addressing &a) {
     return "kind " + std::to_string(a.kind) + ", lengths " + std::to_string(a.lengths) + ", flags " +
-           std::to_string(a.flags) + ", wide " + std::to_string(a.wide_offsets) + ", samples " +
-           std::to_string(a.samples) + ", new rows " + std::to_string(a.new_rows) + ", cache " +
+           std::to_string(a.flags) + ", wide " + std::to_string(a.wide_offsets) + " " + std::to_string(a.wide_indices) +
+           ", samples " + std::to_string(a.samples) + ", new rows " + std::to_string(a.new_rows) + ", cache " +
            std::to_string(a.cache_blocks) + " x " + std::to_string(a.cache_rows) + ", sinks " +
            std::to_string(a.sink_rows) + ", entries " + std::to_string(a.table_entries) + " of " +
-           std::to_string(a.table_stride) + ", reserved " + std::to_string(a.reserved_slot);
+           std::to_string(a.table_stride) + ", reserved " + std::to_string(a.reserved_slot) + " " +
+           std::to_string(a.reserved_page);
 }
 
 std::string text(const Place &place) {
@@ -266,19 +295,13 @@ Outcome dense_outcome(std::int64_t offset, std::int64_t row, std::int64_t new_ro
     Addressing a{};
     a.kind = KVAPPEND_ADDRESSING_DENSE;
     a.wide_offsets = 1;
+    a.offset_mask = -1;
     a.samples = a.cache_blocks = 1;
     a.new_rows = new_rows;
     a.cache_rows = cache_rows;
-    const Indices indices{&offset, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
-    struct LoadOffset {
-        using Number = std::int64_t;
-        std::int32_t operator()(const std::int32_t *index) const { return *index; }
-        Number number(const void *array, std::uint32_t /*wide*/, std::int64_t i) const {
-            return static_cast<const std::int64_t *>(array)[i];
-        }
-        static std::int64_t value(Number number, std::uint32_t /*wide*/) { return number; }
-    };
-    return place_of(Rule<>{a, indices}, 0, row, LoadOffset{}).outcome;
+    Indices indices{};
+    indices.offsets = &offset;
+    return place_of(Rule<>{a, indices}, 0, row, kvappend::HostLoad{}).outcome;
 }
 
 template <class Index>
@@ -358,6 +381,14 @@ kvappend_descriptor plain_descriptor(std::int32_t kind, Draw<Random> &draw) {
         d.flags = KVAPPEND_FLAG_RESERVED_SLOT;
         d.reserved_slot = draw.one_in(2) ? draw.between(-2, 3) : d.cache_rows * d.cache_blocks - draw.between(-1, 2);
     }
+    if (kind == KVAPPEND_ADDRESSING_PAGED && draw.one_in(2)) {
+        d.flags = KVAPPEND_FLAG_RESERVED_PAGE;
+        d.reserved_page = draw.of({draw.between(-2, 3), d.cache_blocks - draw.between(-1, 2), std::int64_t{1} << 32,
+                                   (std::int64_t{1} << 32) + 1, least64});
+    }
+    if (kind != KVAPPEND_ADDRESSING_SLOTS && draw.one_in(4)) {
+        d.flags |= KVAPPEND_FLAG_SHARED_OFFSET;
+    }
     return d;
 }
 
@@ -368,6 +399,7 @@ kvappend_descriptor any_descriptor(Draw<Random> &draw) {
     d.addressing = draw.of({KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_RING, KVAPPEND_ADDRESSING_PAGED,
                             KVAPPEND_ADDRESSING_PAGED_CSR, KVAPPEND_ADDRESSING_SLOTS});
     d.offset_type = draw.of({KVAPPEND_OFFSET_INT64, KVAPPEND_OFFSET_INT32});
+    d.index_type = draw.of({KVAPPEND_INDEX_INT64, KVAPPEND_INDEX_INT32});
     const bool by_slot = d.addressing == KVAPPEND_ADDRESSING_SLOTS;
     const bool pages = d.addressing >= KVAPPEND_ADDRESSING_PAGED;
     d.batch = by_slot ? 1 : draw.between(1, 4);
@@ -375,12 +407,25 @@ kvappend_descriptor any_descriptor(Draw<Random> &draw) {
     d.cache_rows = draw.between(1, 8);
     d.cache_blocks = pages ? draw.between(1, 6) : 0;
     if (!by_slot) {
-        d.lengths = draw.of({KVAPPEND_LENGTHS_FIXED, KVAPPEND_LENGTHS_PER_SAMPLE, KVAPPEND_LENGTHS_PACKED});
-        d.flags |= draw.one_in(3) ? KVAPPEND_FLAG_LEFT_PADS : 0;
-        d.flags |= draw.one_in(5) ? KVAPPEND_FLAG_ZERO_OFFSETS : 0;
+        d.lengths = draw.of(
+            {KVAPPEND_LENGTHS_FIXED, KVAPPEND_LENGTHS_PER_SAMPLE, KVAPPEND_LENGTHS_PACKED, KVAPPEND_LENGTHS_PER_TOKEN});
     } else if (draw.one_in(2)) {
         d.flags = KVAPPEND_FLAG_RESERVED_SLOT;
         d.reserved_slot = draw.between(0, 9);
+    }
+    const bool by_token = by_slot || d.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
+    if (by_token) {
+        d.flags |= draw.one_in(3) ? KVAPPEND_FLAG_TOKEN_COUNT : 0;
+    } else {
+        d.flags |= draw.one_in(3) ? KVAPPEND_FLAG_LEFT_PADS : 0;
+        d.flags |= draw.of({0, 0, 0, 0, 0, 0, 0, +KVAPPEND_FLAG_ZERO_OFFSETS, +KVAPPEND_FLAG_SHARED_OFFSET,
+                            +KVAPPEND_FLAG_END_OFFSETS, +KVAPPEND_FLAG_END_OFFSETS,
+                            d.addressing == KVAPPEND_ADDRESSING_PAGED_CSR ? +KVAPPEND_FLAG_LAST_PAGE_LENGTHS : 0,
+                            KVAPPEND_FLAG_SHARED_OFFSET | KVAPPEND_FLAG_END_OFFSETS});
+    }
+    if (pages && !by_slot && draw.one_in(3)) {
+        d.flags |= KVAPPEND_FLAG_RESERVED_PAGE;
+        d.reserved_page = draw.between(-1, 6);
     }
     if (!pages) {
         d.flags |= draw.one_in(3) ? KVAPPEND_FLAG_BATCH_INDEX : 0;
@@ -395,8 +440,13 @@ kvappend_descriptor any_descriptor(Draw<Random> &draw) {
 using Visited = std::tuple<std::int64_t, std::int64_t, Outcome, std::int64_t, std::int64_t, std::uint64_t>;
 
 Visited visited(std::int64_t sample, std::int64_t row, const Place &place) {
-    return {sample,        row, place.outcome, place.placed() ? place.block : 0, place.placed() ? place.row : 0,
-            place.position};
+    // The position of padding means nothing.
+    return {sample,
+            row,
+            place.outcome,
+            place.placed() ? place.block : 0,
+            place.placed() ? place.row : 0,
+            place.outcome == Outcome::padding ? 0 : place.position};
 }
 
 // The rows of a stretch, from its first one.
@@ -405,7 +455,7 @@ void add_stretch(const Place &place, std::int64_t sample, std::int64_t row, std:
     for (std::int64_t i = 0; i < rows; ++i) {
         Place next = place;
         next.row += place.placed() ? i : 0;
-        next.position += place.outcome == Outcome::padding ? 0 : static_cast<std::uint64_t>(i); // padding has none
+        next.position += static_cast<std::uint64_t>(i);
         all.push_back(visited(sample, row + i, next));
     }
 }
@@ -541,6 +591,20 @@ TEST_CASE("the rule of pages and that of slots are for no other addressing", "[p
     CHECK(kind_of(paged, [](D &d) { d.lengths = KVAPPEND_LENGTHS_PER_SAMPLE; }) == RuleKind::any);
     CHECK(kind_of(paged, [](D &d) { d.lengths = KVAPPEND_LENGTHS_PACKED; }) == RuleKind::any);
     CHECK(kind_of(paged, [](D &d) { d.addressing = KVAPPEND_ADDRESSING_PAGED_CSR; }) == RuleKind::any);
+    CHECK(kind_of(paged, [](D &d) { d.lengths = KVAPPEND_LENGTHS_PER_TOKEN; }) == RuleKind::any);
+    CHECK(kind_of(paged, [](D &d) { d.flags = KVAPPEND_FLAG_END_OFFSETS; }) == RuleKind::any);
+    CHECK(kind_of(paged, [](D &d) { d.flags = KVAPPEND_FLAG_SHARED_OFFSET; }) == RuleKind::pages);
+    CHECK(kind_of(paged, [](D &d) { d.index_type = KVAPPEND_INDEX_INT64; }) == RuleKind::any);
+    const auto reserving = [](std::int64_t page) {
+        return [page](D &d) {
+            d.flags = KVAPPEND_FLAG_RESERVED_PAGE;
+            d.reserved_page = page;
+        };
+    };
+    CHECK(kind_of(paged, reserving(0)) == RuleKind::pages);
+    CHECK(kind_of(paged, reserving(-1)) == RuleKind::pages);
+    CHECK(kind_of(paged, reserving(most32 + 1)) == RuleKind::any);
+    CHECK(kind_of(paged, reserving(least32 - 1)) == RuleKind::any);
     const auto other = [](std::int32_t kind) {
         return [kind](D &d) {
             d.addressing = kind;
@@ -555,6 +619,8 @@ TEST_CASE("the rule of pages and that of slots are for no other addressing", "[p
     other(KVAPPEND_ADDRESSING_SLOTS)(slots);
     CHECK(kind_of(slots, [](D &d) { d.flags = KVAPPEND_FLAG_RESERVED_SLOT; }) == RuleKind::slots);
     CHECK(kind_of(slots, [](D &d) { d.cache_rows = 12; }) == RuleKind::any);
+    CHECK(kind_of(slots, [](D &d) { d.flags = KVAPPEND_FLAG_TOKEN_COUNT; }) == RuleKind::any);
+    CHECK(kind_of(slots, [](D &d) { d.index_type = KVAPPEND_INDEX_INT64; }) == RuleKind::slots);
 }
 
 TEST_CASE("a number that a device loads as two words is what it was", "[place]") {
@@ -580,7 +646,7 @@ TEST_CASE("stretches have the outcomes and places of their rows", "[place]") {
         const Rule<> rule{a, indices};
         const Load load{&arrays};
         INFO(text(a));
-        if (a.kind != KVAPPEND_ADDRESSING_SLOTS) {
+        if (a.kind != KVAPPEND_ADDRESSING_SLOTS && a.lengths != KVAPPEND_LENGTHS_PER_TOKEN) {
             REQUIRE(visit_samples(rule, load, true) == visit_samples(rule, load, false));
         }
         const auto rows = visit_source(rule, load, false);
@@ -617,9 +683,9 @@ TEST_CASE("a sample that is left out is one stretch", "[place]") {
     const Addressing a = addressing_of(d);
     const std::vector<std::int64_t> offsets(8);
     const std::vector<std::int32_t> blocks(8, -1);
-    const std::vector<std::int32_t> unused(8);
-    const Indices indices{offsets.data(), offsets.data(), unused.data(), nullptr,
-                          blocks.data(),  unused.data(),  unused.data()};
+    Indices indices{};
+    indices.offsets = offsets.data();
+    indices.batch_index = blocks.data();
     const Rule<> rule{a, indices};
     const Place place = place_of(rule, 0, 3, kvappend::HostLoad{});
     CHECK(place.outcome == Outcome::padding);

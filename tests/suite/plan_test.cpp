@@ -267,7 +267,9 @@ TEST_CASE("every status has its name", "[plan]") {
                     {45, "KVAPPEND_ERROR_INDEX_ORDER"},
                     {46, "KVAPPEND_ERROR_INDEX_RANGE"},
                     {47, "KVAPPEND_ERROR_DUPLICATE"},
-                    {48, "KVAPPEND_ERROR_HOST_THREADS"}};
+                    {48, "KVAPPEND_ERROR_HOST_THREADS"},
+                    {49, "KVAPPEND_ERROR_INDEX_WIDTH"},
+                    {50, "KVAPPEND_ERROR_INDEX_TYPE"}};
     for (std::int32_t value = -5; value < 60; ++value) {
         const auto *const known =
             std::ranges::find(statuses, value, &std::remove_reference_t<decltype(*statuses)>::status);

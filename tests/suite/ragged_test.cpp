@@ -39,7 +39,7 @@ TEST_CASE("each sample has its own number of rows", "[addressing]") {
     Scenario scenario = five_samples(EVERY_ADDRESSING, 8);
     scenario.descriptor.lengths = KVAPPEND_LENGTHS_PER_SAMPLE;
     for (const auto &lengths :
-         {std::vector<std::int32_t>{8, 1, 0, 5, 3}, {0, 0, 0, 0, 0}, {-1, least32, 8, 9, most32}, {7, 8, 9, -3, 1}}) {
+         {std::vector<std::int64_t>{8, 1, 0, 5, 3}, {0, 0, 0, 0, 0}, {-1, least32, 8, 9, most32}, {7, 8, 9, -3, 1}}) {
         scenario.lengths = lengths;
         check_every_way(scenario, random);
     }
@@ -49,7 +49,7 @@ TEST_CASE("left pads are skipped, and the row behind them is the first", "[addre
     auto random = seeded_random();
     Scenario scenario = five_samples(EVERY_ADDRESSING, 8);
     scenario.descriptor.flags = KVAPPEND_FLAG_LEFT_PADS;
-    for (const auto &pads : {std::vector<std::int32_t>{0, 1, 7, 5, 3}, {8, 9, most32, 2, 0}}) {
+    for (const auto &pads : {std::vector<std::int64_t>{0, 1, 7, 5, 3}, {8, 9, most32, 2, 0}}) {
         scenario.left_pads = pads;
         check_every_way(scenario, random);
     }
@@ -61,7 +61,7 @@ TEST_CASE("left pads are skipped, and the row behind them is the first", "[addre
         scenario.descriptor.lengths = KVAPPEND_LENGTHS_PER_SAMPLE;
         scenario.left_pads = {0, 3, 7, 5, 8};
         for (const auto &lengths :
-             {std::vector<std::int32_t>{8, 5, 1, 2, 1}, {3, 6, 2, 0, 8}, {-1, most32, most32, least32, most32}}) {
+             {std::vector<std::int64_t>{8, 5, 1, 2, 1}, {3, 6, 2, 0, 8}, {-1, most32, most32, least32, most32}}) {
             scenario.lengths = lengths;
             check_every_way(scenario, random);
         }
@@ -130,7 +130,7 @@ TEST_CASE("packed bounds that decrease write nothing outside the caches", "[addr
     Scenario scenario = five_samples(EVERY_ADDRESSING, 12);
     scenario.descriptor.lengths = KVAPPEND_LENGTHS_PACKED;
     scenario.rows_open = true;
-    for (const auto &lengths : {std::vector<std::int32_t>{0, 9, 4, 7, 2, 12},
+    for (const auto &lengths : {std::vector<std::int64_t>{0, 9, 4, 7, 2, 12},
                                 {12, 9, 7, 5, 3, 0},
                                 {most32, least32, most32, least32, most32, least32},
                                 {least32, most32, 0, 12, -1, 13},

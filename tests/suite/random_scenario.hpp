@@ -48,11 +48,6 @@ public:
     static constexpr int runs = 2;
 
 private:
-    static constexpr std::int64_t most64 = std::numeric_limits<std::int64_t>::max();
-    static constexpr std::int64_t least64 = std::numeric_limits<std::int64_t>::min();
-    static constexpr std::int32_t most32 = std::numeric_limits<std::int32_t>::max();
-    static constexpr std::int32_t least32 = std::numeric_limits<std::int32_t>::min();
-
     static bool has(const kvappend_descriptor &d, std::int32_t flag) { return (d.flags & flag) != 0; }
 
     Random &random_;
@@ -67,11 +62,21 @@ private:
         return d_.addressing == KVAPPEND_ADDRESSING_DENSE || d_.addressing == KVAPPEND_ADDRESSING_RING;
     }
     std::int64_t blocks() const { return reference_extents(d_, k_cache).batch; }
+    bool by_position() const { return d_.lengths == KVAPPEND_LENGTHS_PER_TOKEN; }
+    bool narrow_offsets() const { return d_.offset_type == KVAPPEND_OFFSET_INT32; }
+    bool narrow_indices() const { return d_.index_type == KVAPPEND_INDEX_INT32; }
+
+    static std::int64_t greatest(bool narrow) {
+        return narrow ? std::numeric_limits<std::int32_t>::max() : std::numeric_limits<std::int64_t>::max();
+    }
+    static std::int64_t least(bool narrow) { return -greatest(narrow) - 1; }
+    // An index that is legal in no array: if only its lower half were read, it would be 1.
+    static std::int64_t beyond(bool narrow) { return narrow ? greatest(narrow) : (std::int64_t{1} << 32) + 1; }
 
     void draw_extents() {
-        d_.element_type =
-            draw_.of({KVAPPEND_ELEMENT_F32, KVAPPEND_ELEMENT_F64, KVAPPEND_ELEMENT_F16, KVAPPEND_ELEMENT_BF16});
+        d_.element_type = draw_.element_type();
         d_.offset_type = draw_.of({KVAPPEND_OFFSET_INT64, KVAPPEND_OFFSET_INT32});
+        d_.index_type = draw_.of({KVAPPEND_INDEX_INT64, KVAPPEND_INDEX_INT32, KVAPPEND_INDEX_INT32});
         d_.addressing = draw_.of({KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_RING, KVAPPEND_ADDRESSING_RING,
                                   KVAPPEND_ADDRESSING_PAGED, KVAPPEND_ADDRESSING_PAGED_CSR, KVAPPEND_ADDRESSING_SLOTS});
         d_.batch = d_.addressing == KVAPPEND_ADDRESSING_SLOTS ? 1 : draw_.between(1, 5);
@@ -88,7 +93,8 @@ private:
     void draw_policies() {
         const bool slots = d_.addressing == KVAPPEND_ADDRESSING_SLOTS;
         if (!slots) {
-            d_.lengths = draw_.of({KVAPPEND_LENGTHS_FIXED, KVAPPEND_LENGTHS_PER_SAMPLE, KVAPPEND_LENGTHS_PACKED});
+            d_.lengths = draw_.of({KVAPPEND_LENGTHS_FIXED, KVAPPEND_LENGTHS_FIXED, KVAPPEND_LENGTHS_PER_SAMPLE,
+                                   KVAPPEND_LENGTHS_PACKED, KVAPPEND_LENGTHS_PER_TOKEN});
         }
         const auto maybe = [&](bool allowed, std::int64_t n, std::int32_t flag) {
             if (allowed && draw_.one_in(n)) {
@@ -96,10 +102,10 @@ private:
             }
         };
         maybe(of_samples(), 2, KVAPPEND_FLAG_BATCH_INDEX);
-        maybe(!slots, 3, KVAPPEND_FLAG_LEFT_PADS);
-        maybe(!slots, 6, KVAPPEND_FLAG_ZERO_OFFSETS);
         maybe(slots, 2, KVAPPEND_FLAG_RESERVED_SLOT);
-        maybe(!slots && !has(d_, KVAPPEND_FLAG_ZERO_OFFSETS), 3, KVAPPEND_FLAG_ADVANCE);
+        maybe(!slots && !of_samples(), 3, KVAPPEND_FLAG_RESERVED_PAGE);
+        maybe(slots || by_position(), 3, KVAPPEND_FLAG_TOKEN_COUNT);
+        draw_offset_flags(maybe);
         d_.skip_policy = draw_.of({KVAPPEND_SKIP_SILENTLY, KVAPPEND_SKIP_REPORT});
         maybe(d_.skip_policy == KVAPPEND_SKIP_REPORT, 3, KVAPPEND_FLAG_RESET_REPORT);
         maybe(d_.skip_policy == KVAPPEND_SKIP_REPORT, 2, KVAPPEND_FLAG_COUNT_WRITTEN);
@@ -123,6 +129,22 @@ private:
             }
             d_.sink_rows = std::min(d_.sink_rows, d_.cache_rows);
         }
+    }
+
+    // Flags that say how the offsets give positions.
+    template <class Maybe>
+    void draw_offset_flags(const Maybe &maybe) {
+        const bool by_offset = d_.addressing != KVAPPEND_ADDRESSING_SLOTS && !by_position();
+        constexpr std::int32_t ends = KVAPPEND_FLAG_END_OFFSETS | KVAPPEND_FLAG_LAST_PAGE_LENGTHS;
+        maybe(by_offset, 3, KVAPPEND_FLAG_LEFT_PADS);
+        maybe(by_offset, 6, KVAPPEND_FLAG_ZERO_OFFSETS);
+        const bool has_offsets = by_offset && !has(d_, KVAPPEND_FLAG_ZERO_OFFSETS);
+        maybe(has_offsets, 6, KVAPPEND_FLAG_SHARED_OFFSET);
+        maybe(has_offsets && d_.addressing == KVAPPEND_ADDRESSING_PAGED_CSR, 3, KVAPPEND_FLAG_LAST_PAGE_LENGTHS);
+        maybe(has_offsets && !has(d_, ends), 4, KVAPPEND_FLAG_END_OFFSETS);
+        const bool alike = d_.lengths == KVAPPEND_LENGTHS_FIXED && !has(d_, KVAPPEND_FLAG_LEFT_PADS);
+        maybe(has_offsets && !has(d_, ends) && (alike || !has(d_, KVAPPEND_FLAG_SHARED_OFFSET)), 3,
+              KVAPPEND_FLAG_ADVANCE);
     }
 
     // A cache [N, H, D/pack, R, pack], by four axes in any order.
@@ -150,8 +172,7 @@ private:
     }
 
     void draw_layouts() {
-        const bool tokens = d_.lengths == KVAPPEND_LENGTHS_PACKED || d_.addressing == KVAPPEND_ADDRESSING_SLOTS;
-        const std::int64_t fresh[3] = {tokens ? 1 : d_.batch, d_.heads, d_.new_rows};
+        const std::int64_t fresh[3] = {reference_extents(d_, k_new).batch, d_.heads, d_.new_rows};
         const std::int64_t held[3] = {blocks(), d_.heads, d_.cache_rows};
         const std::int64_t both = d_.k_dim + d_.v_dim;
         fused_ = draw_.one_in(4);
@@ -184,16 +205,17 @@ private:
     }
 
     // Different blocks, as far as there are enough; some are replaced by what is no block.
-    std::vector<std::int32_t> different_blocks(std::int64_t count) {
+    std::vector<std::int64_t> different_blocks(std::int64_t count) {
         std::vector<std::int64_t> all = shuffled(blocks());
-        std::vector<std::int32_t> chosen;
+        std::vector<std::int64_t> chosen;
         const std::int64_t hostility = draw_.template of<std::int64_t>({4, 10, 1000});
         for (std::int64_t i = 0; i < count; ++i) {
             if (all.empty() || draw_.one_in(hostility)) {
-                chosen.push_back(static_cast<std::int32_t>(
-                    draw_.template of<std::int64_t>({-1, -1, -2, blocks(), blocks() + 1, most32, least32})));
+                const bool narrow = narrow_indices();
+                chosen.push_back(draw_.template of<std::int64_t>(
+                    {-1, -1, -2, blocks(), blocks() + 1, beyond(narrow), greatest(narrow), least(narrow)}));
             } else {
-                chosen.push_back(static_cast<std::int32_t>(all.back()));
+                chosen.push_back(all.back());
                 all.pop_back();
             }
         }
@@ -201,30 +223,31 @@ private:
     }
 
     // Bounds from 0 to `end` in order.
-    std::vector<std::int32_t> bounds(std::int64_t end) {
-        std::vector<std::int32_t> values;
+    std::vector<std::int64_t> bounds(std::int64_t end) {
+        std::vector<std::int64_t> values;
         for (std::int64_t b = 0; b <= d_.batch; ++b) {
-            values.push_back(static_cast<std::int32_t>(draw_.between(0, end)));
+            values.push_back(draw_.between(0, end));
         }
         std::ranges::sort(values);
         if (draw_.one_in(2)) {
             values.front() = 0;
-            values.back() = static_cast<std::int32_t>(end);
+            values.back() = end;
         }
         return values;
     }
 
-    std::int32_t length(std::int64_t most) {
-        return static_cast<std::int32_t>(draw_.one_in(12)
-                                             ? draw_.template of<std::int64_t>({-1, most + 1, most32, least32})
-                                             : draw_.between(0, most));
+    std::int64_t length(std::int64_t most) {
+        const bool narrow = narrow_indices();
+        return draw_.one_in(12)
+                   ? draw_.template of<std::int64_t>({-1, most + 1, beyond(narrow), greatest(narrow), least(narrow)})
+                   : draw_.between(0, most);
     }
 
     // Leaves room between the samples' tables, of entries that are not pages.
     void draw_tables_apart() {
         d_.table_stride = d_.table_entries + draw_.between(1, 3);
-        std::vector<std::int32_t> spread(static_cast<std::size_t>((d_.batch - 1) * d_.table_stride + d_.table_entries),
-                                         most32);
+        std::vector<std::int64_t> spread(static_cast<std::size_t>((d_.batch - 1) * d_.table_stride + d_.table_entries),
+                                         greatest(narrow_indices()));
         for (std::int64_t b = 0; b < d_.batch; ++b) {
             std::copy_n(scenario_.page_table.begin() + b * d_.table_entries, d_.table_entries,
                         spread.begin() + b * d_.table_stride);
@@ -245,24 +268,34 @@ private:
             scenario_.page_indptr = bounds(d_.table_entries);
             if (draw_.one_in(4)) {
                 scenario_.page_indptr[static_cast<std::size_t>(draw_.between(0, d_.batch))] =
-                    static_cast<std::int32_t>(draw_.template of<std::int64_t>(
-                        {-1, -2, 0, d_.table_entries, d_.table_entries + 2, most32, least32}));
+                    draw_.template of<std::int64_t>({-1, -2, 0, d_.table_entries, d_.table_entries + 2,
+                                                     greatest(narrow_indices()), least(narrow_indices())});
             }
         }
         if (d_.addressing == KVAPPEND_ADDRESSING_SLOTS) {
             draw_slots();
         }
+        d_.reserved_page = has(d_, KVAPPEND_FLAG_RESERVED_PAGE) ? draw_.between(-1, d_.cache_blocks) : 0;
+        if (by_position()) {
+            draw_positions();
+        }
+        if (has(d_, KVAPPEND_FLAG_TOKEN_COUNT)) {
+            scenario_.token_count.push_back(length(d_.new_rows));
+        }
         for (std::int64_t b = 0; b < d_.batch; ++b) {
             draw_sample();
+        }
+        if (has(d_, KVAPPEND_FLAG_SHARED_OFFSET)) {
+            scenario_.offsets.resize(1);
         }
         if (d_.lengths == KVAPPEND_LENGTHS_PACKED) {
             scenario_.lengths = bounds(d_.new_rows);
             if (draw_.one_in(8)) {
-                scenario_.lengths.back() += static_cast<std::int32_t>(draw_.between(1, 30));
+                scenario_.lengths.back() += draw_.between(1, 30);
             }
             // How far an offset then advances by rows that are not there is left open.
             if (draw_.one_in(8) && !has(d_, KVAPPEND_FLAG_ADVANCE)) {
-                scenario_.lengths.front() -= static_cast<std::int32_t>(draw_.between(1, 30));
+                scenario_.lengths.front() -= draw_.between(1, 30);
             }
         }
         if (has(d_, KVAPPEND_FLAG_BATCH_INDEX)) {
@@ -270,11 +303,19 @@ private:
         }
     }
 
+    std::int64_t capacity() {
+        return of_samples() ? d_.cache_rows * draw_.template of<std::int64_t>({1, 1, 5})
+                            : d_.cache_rows * std::min<std::int64_t>(d_.table_entries, 6);
+    }
+
     void draw_sample() {
-        const bool paged = !of_samples();
-        const std::int64_t capacity = paged ? d_.cache_rows * std::min<std::int64_t>(d_.table_entries, 6)
-                                            : d_.cache_rows * draw_.template of<std::int64_t>({1, 1, 5});
-        scenario_.offsets.push_back(draw_.offset(d_.new_rows, capacity, d_.offset_type == KVAPPEND_OFFSET_INT32));
+        const std::int64_t rows = has(d_, KVAPPEND_FLAG_LAST_PAGE_LENGTHS) ? d_.cache_rows : capacity();
+        std::int64_t offset = draw_.offset(d_.new_rows, rows, narrow_offsets());
+        // What follows rows that are there already ends later.
+        if (has(d_, KVAPPEND_FLAG_END_OFFSETS) && offset >= 0 && offset <= rows && draw_.one_in(2)) {
+            offset += d_.new_rows;
+        }
+        scenario_.offsets.push_back(offset);
         if (d_.lengths == KVAPPEND_LENGTHS_PER_SAMPLE) {
             scenario_.lengths.push_back(length(d_.new_rows));
         }
@@ -283,16 +324,34 @@ private:
         }
     }
 
+    // Positions that rise within each sample, so that most of them have places of their own.
+    void draw_positions() {
+        std::vector<std::int64_t> next;
+        for (std::int64_t b = 0; b < d_.batch; ++b) {
+            next.push_back(draw_.between(0, std::max<std::int64_t>(capacity() - d_.new_rows, 0)));
+        }
+        for (std::int64_t t = 0; t < d_.new_rows; ++t) {
+            const auto sample = static_cast<std::size_t>(draw_.between(0, d_.batch - 1));
+            const bool narrow = narrow_indices();
+            scenario_.token_samples.push_back(
+                draw_.one_in(10)
+                    ? draw_.template of<std::int64_t>({-1, d_.batch, beyond(narrow), greatest(narrow), least(narrow)})
+                    : static_cast<std::int64_t>(sample));
+            scenario_.token_positions.push_back(draw_.one_in(10) ? draw_.offset(1, d_.cache_rows, narrow_offsets())
+                                                                 : next[sample]);
+            next[sample] += draw_.one_in(4) ? 2 : 1;
+        }
+    }
+
     void draw_slots() {
         const std::int64_t count = d_.cache_blocks * d_.cache_rows;
         d_.reserved_slot = has(d_, KVAPPEND_FLAG_RESERVED_SLOT) ? draw_.between(0, count) : 0;
         std::vector<std::int64_t> all = shuffled(count);
-        const bool narrow = d_.offset_type == KVAPPEND_OFFSET_INT32;
+        const bool narrow = narrow_offsets();
         for (std::int64_t t = 0; t < d_.new_rows; ++t) {
             if (all.empty() || draw_.one_in(4)) {
-                scenario_.slots.push_back(
-                    draw_.template of<std::int64_t>({-1, -1, -2, count, count + 1, d_.reserved_slot,
-                                                     narrow ? most32 : most64, narrow ? least32 : least64}));
+                scenario_.slots.push_back(draw_.template of<std::int64_t>(
+                    {-1, -1, -2, count, count + 1, d_.reserved_slot, greatest(narrow), least(narrow)}));
             } else {
                 scenario_.slots.push_back(all.back());
                 all.pop_back();

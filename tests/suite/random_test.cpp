@@ -12,7 +12,7 @@ Scenario draw_scenario(std::mt19937_64 &random) {
     Draw draw(random);
     Scenario scenario;
     kvappend_descriptor &d = scenario.descriptor;
-    d.element_type = draw.of({KVAPPEND_ELEMENT_F32, KVAPPEND_ELEMENT_F64, KVAPPEND_ELEMENT_F16, KVAPPEND_ELEMENT_BF16});
+    d.element_type = draw.element_type();
     d.offset_type = draw.of({KVAPPEND_OFFSET_INT64, KVAPPEND_OFFSET_INT32});
     d.batch = draw.between(1, 4);
     d.heads = draw.of<std::int64_t>({1, 2, 3, 4, 8, 9});

@@ -16,7 +16,8 @@ bool is_new(TensorIndex tensor) {
 
 // The tokens of SLOTS are taken to be packed, as there are no samples: contiguous tensors are [T, H, D].
 bool is_of_tokens(const kvappend_descriptor &d) {
-    return d.lengths == KVAPPEND_LENGTHS_PACKED || d.addressing == KVAPPEND_ADDRESSING_SLOTS;
+    return d.lengths == KVAPPEND_LENGTHS_PACKED || d.lengths == KVAPPEND_LENGTHS_PER_TOKEN ||
+           d.addressing == KVAPPEND_ADDRESSING_SLOTS;
 }
 
 const std::int64_t *strides_of(const kvappend_descriptor &d, TensorIndex tensor) {
@@ -55,11 +56,17 @@ void append_one_tensor(const Scenario &scenario, const std::vector<Row> &rows, T
 } // namespace
 
 std::size_t element_bytes(std::int32_t element_type) {
-    return element_type == KVAPPEND_ELEMENT_F64 ? 8 : element_type == KVAPPEND_ELEMENT_F32 ? 4 : 2;
-}
-
-std::size_t offset_bytes(std::int32_t offset_type) {
-    return offset_type == KVAPPEND_OFFSET_INT64 ? 8 : 4;
+    switch (element_type) {
+    case KVAPPEND_ELEMENT_F64:
+        return 8;
+    case KVAPPEND_ELEMENT_F32:
+        return 4;
+    case KVAPPEND_ELEMENT_F16:
+    case KVAPPEND_ELEMENT_BF16:
+        return 2;
+    default:
+        return 1;
+    }
 }
 
 Extents reference_extents(const kvappend_descriptor &d, TensorIndex tensor) {
@@ -122,6 +129,12 @@ std::vector<std::int64_t> reference_advance(const Scenario &scenario) {
                                   ? std::numeric_limits<std::int64_t>::max()
                                   : std::numeric_limits<std::int32_t>::max();
     std::vector<std::int64_t> advanced;
+    if ((scenario.descriptor.flags & KVAPPEND_FLAG_SHARED_OFFSET) != 0) {
+        const std::int64_t offset = scenario.offsets.at(0);
+        const Wide sum = Wide{offset} + scenario.descriptor.new_rows;
+        advanced.push_back(sum <= 0 ? offset : static_cast<std::int64_t>(std::min<Wide>(sum, most)));
+        return advanced;
+    }
     for (std::size_t b = 0; b < scenario.offsets.size(); ++b) {
         Wide rows = 0;
         Wide below = 0;
@@ -160,14 +173,17 @@ void reference_report(const Scenario &scenario, kvappend_report &report) {
         if (row.outcome != Outcome::below && row.outcome != Outcome::above) {
             continue;
         }
-        if (first == nullptr || row.sample < first->sample || (row.sample == first->sample && row.row < first->row)) {
+        const bool earlier =
+            first == nullptr || row.sample < first->sample || (row.sample == first->sample && row.row < first->row);
+        // The rows of tokens are in the order of the tokens.
+        if (scenario.descriptor.lengths == KVAPPEND_LENGTHS_PER_TOKEN ? first == nullptr : earlier) {
             first = &row;
         }
     }
     if (first != nullptr && !has_first) {
         report.first_sample = first->sample;
         report.first_row = static_cast<std::int64_t>(first->row);
-        report.first_position =
-            static_cast<std::int64_t>(std::min<Wide>(first->position, std::numeric_limits<std::int64_t>::max()));
+        report.first_position = static_cast<std::int64_t>(std::clamp<Wide>(
+            first->position, std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()));
     }
 }

@@ -59,6 +59,45 @@ std::vector<Row> rows_of_tokens(const Scenario &scenario) {
     return rows;
 }
 
+// How many rows there are of the row's sample.
+Wide length_of(const std::vector<Row> &rows, std::int64_t sample) {
+    return std::ranges::count_if(rows, [&](const Row &row) { return row.of_sample && row.sample == sample; });
+}
+
+// Tokens that have a sample and a position each, in order.
+std::vector<Row> rows_by_position(const Scenario &scenario) {
+    std::vector<Row> rows;
+    for (std::int64_t t = 0; t < scenario.descriptor.new_rows; ++t) {
+        Row row{};
+        row.source = t;
+        row.row = t;
+        row.sample = static_cast<std::int64_t>(entry(scenario.token_samples, t));
+        row.position = entry(scenario.token_positions, t);
+        const bool counted = !flag(scenario, KVAPPEND_FLAG_TOKEN_COUNT) || t < scenario.token_count.at(0);
+        row.of_sample = counted && row.sample >= 0 && row.position >= 0;
+        rows.push_back(row);
+    }
+    return rows;
+}
+
+// The position of a row by its sample's offset.
+Wide position_of(const Scenario &scenario, const std::vector<Row> &rows, const Row &row) {
+    if (flag(scenario, KVAPPEND_FLAG_ZERO_OFFSETS)) {
+        return row.row;
+    }
+    const Wide offset = entry(scenario.offsets, flag(scenario, KVAPPEND_FLAG_SHARED_OFFSET) ? 0 : row.sample);
+    if (flag(scenario, KVAPPEND_FLAG_END_OFFSETS)) {
+        return offset - length_of(rows, row.sample) + row.row;
+    }
+    if (flag(scenario, KVAPPEND_FLAG_LAST_PAGE_LENGTHS)) {
+        const Wide pages =
+            std::clamp<Wide>(entry(scenario.page_indptr, row.sample + 1) - entry(scenario.page_indptr, row.sample), 1,
+                             std::max<Wide>(scenario.descriptor.table_entries, 1));
+        return (pages - 1) * scenario.descriptor.cache_rows + offset - length_of(rows, row.sample) + row.row;
+    }
+    return offset + row.row;
+}
+
 void put(Row &row, Wide block, Wide cache_row) {
     row.outcome = Outcome::written;
     row.block = static_cast<std::int64_t>(block);
@@ -68,6 +107,10 @@ void put(Row &row, Wide block, Wide cache_row) {
 // The place of a row in a cache of its sample's, or of its batch_index.
 void place_in_sample(const Scenario &scenario, Row &row) {
     const kvappend_descriptor &d = scenario.descriptor;
+    if (row.sample >= d.batch) { // of a token alone
+        row.outcome = Outcome::above;
+        return;
+    }
     const Wide n =
         flag(scenario, KVAPPEND_FLAG_BATCH_INDEX) ? entry(scenario.batch_index, row.sample) : Wide{row.sample};
     if (n < 0) {
@@ -99,7 +142,7 @@ void place_on_page(const Scenario &scenario, Row &row) {
         return;
     }
     row.outcome = Outcome::above;
-    if (d.cache_rows == 0) {
+    if (d.cache_rows == 0 || row.sample >= d.batch) {
         return;
     }
     Wide i = row.position / d.cache_rows;
@@ -115,7 +158,9 @@ void place_on_page(const Scenario &scenario, Row &row) {
         }
     }
     const Wide n = entry(scenario.page_table, i);
-    if (n >= 0 && n < d.cache_blocks) {
+    if (flag(scenario, KVAPPEND_FLAG_RESERVED_PAGE) && n == d.reserved_page) {
+        row.outcome = Outcome::padding;
+    } else if (n >= 0 && n < d.cache_blocks) {
         put(row, n, row.position % d.cache_rows);
     }
 }
@@ -123,7 +168,9 @@ void place_on_page(const Scenario &scenario, Row &row) {
 void place_by_slot(const Scenario &scenario, Row &row) {
     const kvappend_descriptor &d = scenario.descriptor;
     row.position = entry(scenario.slots, row.source);
-    if (row.position < 0 || (flag(scenario, KVAPPEND_FLAG_RESERVED_SLOT) && row.position == d.reserved_slot)) {
+    const bool counted = !flag(scenario, KVAPPEND_FLAG_TOKEN_COUNT) || row.source < scenario.token_count.at(0);
+    if (!counted || row.position < 0 ||
+        (flag(scenario, KVAPPEND_FLAG_RESERVED_SLOT) && row.position == d.reserved_slot)) {
         row.outcome = Outcome::padding;
     } else if (d.cache_rows == 0 || row.position / d.cache_rows >= d.cache_blocks) {
         row.outcome = Outcome::above;
@@ -140,15 +187,19 @@ bool same_place(const Row &one, const Row &other) {
 
 std::vector<Row> reference_rows(const Scenario &scenario) {
     const kvappend_descriptor &d = scenario.descriptor;
-    std::vector<Row> rows = d.lengths == KVAPPEND_LENGTHS_PACKED ? rows_of_tokens(scenario) : rows_of_batch(scenario);
+    const bool by_position = d.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
+    std::vector<Row> rows = by_position                            ? rows_by_position(scenario)
+                            : d.lengths == KVAPPEND_LENGTHS_PACKED ? rows_of_tokens(scenario)
+                                                                   : rows_of_batch(scenario);
     for (Row &row : rows) {
         if (!row.of_sample) {
             row.outcome = Outcome::padding;
         } else if (d.addressing == KVAPPEND_ADDRESSING_SLOTS) {
             place_by_slot(scenario, row);
         } else {
-            row.position =
-                row.row + (flag(scenario, KVAPPEND_FLAG_ZERO_OFFSETS) ? Wide{0} : entry(scenario.offsets, row.sample));
+            if (!by_position) {
+                row.position = position_of(scenario, rows, row);
+            }
             if (d.addressing == KVAPPEND_ADDRESSING_DENSE || d.addressing == KVAPPEND_ADDRESSING_RING) {
                 place_in_sample(scenario, row);
             } else {
@@ -156,7 +207,7 @@ std::vector<Row> reference_rows(const Scenario &scenario) {
             }
         }
     }
-    if (d.addressing == KVAPPEND_ADDRESSING_RING) {
+    if (d.addressing == KVAPPEND_ADDRESSING_RING && !by_position) {
         for (std::size_t i = 0; i < rows.size(); ++i) {
             for (std::size_t later = i + 1; later < rows.size(); ++later) {
                 if (rows[i].outcome == Outcome::written && rows[later].outcome == Outcome::written &&

@@ -14,8 +14,14 @@ namespace {
 // How many elements an array of indices has, by the header.
 std::int64_t entries_of(const kvappend_descriptor &d, std::size_t buffer) {
     switch (buffer) {
+    case offsets_index:
+        return (d.flags & KVAPPEND_FLAG_SHARED_OFFSET) != 0 ? 1 : d.batch;
     case slots_index:
+    case token_samples_index:
+    case token_positions_index:
         return d.new_rows;
+    case token_count_index:
+        return 1;
     case lengths_index:
         return d.lengths == KVAPPEND_LENGTHS_PACKED ? d.batch + 1 : d.batch;
     case page_indptr_index:
@@ -55,37 +61,35 @@ std::mt19937_64 seeded_random() {
 std::string Scenario::text() const {
     std::ostringstream out;
     const kvappend_descriptor &d = descriptor;
-    out << "element type " << d.element_type << ", offset type " << d.offset_type << ", addressing " << d.addressing
-        << ", lengths " << d.lengths << ", flags " << d.flags << ", skip policy " << d.skip_policy << ", B " << d.batch
-        << ", H " << d.heads << ", L_new " << d.new_rows << ", N " << d.cache_blocks << ", R " << d.cache_rows
-        << ", D_k " << d.k_dim << ", D_v " << d.v_dim << ", sink rows " << d.sink_rows << ", table entries "
-        << d.table_entries << " by " << d.table_stride << ", reserved slot " << d.reserved_slot << ", packs "
-        << d.k_pack << ' ' << d.v_pack << ", piece strides " << d.k_piece_stride << ' ' << d.v_piece_stride
-        << ", strides k_new " << list(d.k_new_strides) << " v_new " << list(d.v_new_strides) << " k_cache "
-        << list(d.k_cache_strides) << " v_cache " << list(d.v_cache_strides) << ", kernel \"" << kernel << "\", starts";
+    out << "element type " << d.element_type << ", offset type " << d.offset_type << ", index type " << d.index_type
+        << ", addressing " << d.addressing << ", lengths " << d.lengths << ", flags " << d.flags << ", skip policy "
+        << d.skip_policy << ", B " << d.batch << ", H " << d.heads << ", L_new " << d.new_rows << ", N "
+        << d.cache_blocks << ", R " << d.cache_rows << ", D_k " << d.k_dim << ", D_v " << d.v_dim << ", sink rows "
+        << d.sink_rows << ", table entries " << d.table_entries << " by " << d.table_stride << ", reserved slot "
+        << d.reserved_slot << ", reserved page " << d.reserved_page << ", packs " << d.k_pack << ' ' << d.v_pack
+        << ", piece strides " << d.k_piece_stride << ' ' << d.v_piece_stride << ", strides k_new "
+        << list(d.k_new_strides) << " v_new " << list(d.v_new_strides) << " k_cache " << list(d.k_cache_strides)
+        << " v_cache " << list(d.v_cache_strides) << ", kernel \"" << kernel << "\", starts";
     for (const BufferLocation &location : locations) {
         out << ' ' << location.block << ':' << location.start;
     }
-    write(out, "offsets", offsets);
-    write(out, "slots", slots);
-    write(out, "lengths", lengths);
-    write(out, "left_pads", left_pads);
-    write(out, "batch_index", batch_index);
-    write(out, "page_table", page_table);
-    write(out, "page_indptr", page_indptr);
+    for (const IndexArray &array : index_arrays) {
+        write(out, array.name, this->*array.values);
+    }
     return out.str();
 }
 
 bool asks_for(const kvappend_descriptor &d, std::size_t buffer) {
     const bool slots = d.addressing == KVAPPEND_ADDRESSING_SLOTS;
     const bool csr = d.addressing == KVAPPEND_ADDRESSING_PAGED_CSR;
+    const bool by_position = d.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
     switch (buffer) {
     case offsets_index:
-        return !slots && (d.flags & KVAPPEND_FLAG_ZERO_OFFSETS) == 0;
+        return !slots && !by_position && (d.flags & KVAPPEND_FLAG_ZERO_OFFSETS) == 0;
     case slots_index:
         return slots;
     case lengths_index:
-        return d.lengths != KVAPPEND_LENGTHS_FIXED;
+        return d.lengths == KVAPPEND_LENGTHS_PER_SAMPLE || d.lengths == KVAPPEND_LENGTHS_PACKED;
     case left_pads_index:
         return (d.flags & KVAPPEND_FLAG_LEFT_PADS) != 0;
     case batch_index_index:
@@ -94,6 +98,11 @@ bool asks_for(const kvappend_descriptor &d, std::size_t buffer) {
         return csr || d.addressing == KVAPPEND_ADDRESSING_PAGED;
     case page_indptr_index:
         return csr;
+    case token_samples_index:
+    case token_positions_index:
+        return by_position;
+    case token_count_index:
+        return (d.flags & KVAPPEND_FLAG_TOKEN_COUNT) != 0;
     case report_index:
         return d.skip_policy == KVAPPEND_SKIP_REPORT;
     default:
@@ -112,20 +121,16 @@ std::size_t buffer_bytes(const Scenario &scenario, std::size_t buffer) {
     if (buffer == report_index) {
         return sizeof(kvappend_report);
     }
-    const bool wide = buffer == offsets_index || buffer == slots_index;
-    return static_cast<std::size_t>(entries_of(d, buffer)) * (wide ? offset_bytes(d.offset_type) : 4);
+    const IndexArray &array = *std::ranges::find(index_arrays, buffer, &IndexArray::buffer);
+    return static_cast<std::size_t>(entries_of(d, buffer)) * array.element_bytes(d);
 }
 
 void require_entries(const Scenario &scenario) {
     const kvappend_descriptor &d = scenario.descriptor;
-    const auto require = [&](std::size_t buffer, std::size_t size) {
-        INFO("buffer " << buffer);
-        REQUIRE((!asks_for(d, buffer) || static_cast<std::int64_t>(size) == entries_of(d, buffer)));
-    };
-    require(offsets_index, scenario.offsets.size());
-    require(slots_index, scenario.slots.size());
-    for (const auto &array : narrow_arrays) {
-        require(array.buffer, (scenario.*array.values).size());
+    for (const IndexArray &array : index_arrays) {
+        INFO(array.name);
+        REQUIRE((!asks_for(d, array.buffer) ||
+                 static_cast<std::int64_t>((scenario.*array.values).size()) == entries_of(d, array.buffer)));
     }
 }
 

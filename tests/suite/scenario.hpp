@@ -26,8 +26,11 @@ constexpr std::size_t left_pads_index = offsets_index + 3;
 constexpr std::size_t batch_index_index = offsets_index + 4;
 constexpr std::size_t page_table_index = offsets_index + 5;
 constexpr std::size_t page_indptr_index = offsets_index + 6;
-constexpr std::size_t report_index = offsets_index + 7;
-constexpr std::size_t buffer_count = offsets_index + 8;
+constexpr std::size_t token_samples_index = offsets_index + 7;
+constexpr std::size_t token_positions_index = offsets_index + 8;
+constexpr std::size_t token_count_index = offsets_index + 9;
+constexpr std::size_t report_index = offsets_index + 10;
+constexpr std::size_t buffer_count = offsets_index + 11;
 
 // Where a buffer lies: its first element is `start` bytes into a block of memory.
 struct BufferLocation {
@@ -42,11 +45,14 @@ struct Scenario {
     // An array that the descriptor does not ask for is not passed, whatever its contents.
     std::vector<std::int64_t> offsets;
     std::vector<std::int64_t> slots;
-    std::vector<std::int32_t> lengths;
-    std::vector<std::int32_t> left_pads;
-    std::vector<std::int32_t> batch_index;
-    std::vector<std::int32_t> page_table;
-    std::vector<std::int32_t> page_indptr;
+    std::vector<std::int64_t> lengths;
+    std::vector<std::int64_t> left_pads;
+    std::vector<std::int64_t> batch_index;
+    std::vector<std::int64_t> page_table;
+    std::vector<std::int64_t> page_indptr;
+    std::vector<std::int64_t> token_samples;
+    std::vector<std::int64_t> token_positions;
+    std::vector<std::int64_t> token_count;
     std::vector<std::size_t> block_bytes;
     BufferLocation locations[buffer_count]{};
     bool pass_sizes = true;
@@ -59,7 +65,6 @@ struct Scenario {
 };
 
 std::size_t element_bytes(std::int32_t element_type);
-std::size_t offset_bytes(std::int32_t offset_type);
 
 // Whether the descriptor asks for a buffer.
 bool asks_for(const kvappend_descriptor &descriptor, std::size_t buffer);
@@ -70,16 +75,27 @@ std::size_t tensor_bytes(const kvappend_descriptor &descriptor, TensorIndex tens
 // Bytes of a buffer; 0 if the descriptor does not ask for it.
 std::size_t buffer_bytes(const Scenario &scenario, std::size_t buffer);
 
-// The arrays of indices of int32. Offsets and slots are of the type that the descriptor says.
-struct NarrowArray {
+// The arrays of indices, and which field of the descriptor says the type of their elements.
+struct IndexArray {
+    const char *name;
     std::size_t buffer;
-    std::vector<std::int32_t> Scenario::*values;
+    std::vector<std::int64_t> Scenario::*values;
+    bool of_offset_type; // else of index_type
+
+    std::size_t element_bytes(const kvappend_descriptor &d) const {
+        return (of_offset_type ? d.offset_type == KVAPPEND_OFFSET_INT64 : d.index_type == KVAPPEND_INDEX_INT64) ? 8 : 4;
+    }
 };
-constexpr NarrowArray narrow_arrays[] = {{lengths_index, &Scenario::lengths},
-                                         {left_pads_index, &Scenario::left_pads},
-                                         {batch_index_index, &Scenario::batch_index},
-                                         {page_table_index, &Scenario::page_table},
-                                         {page_indptr_index, &Scenario::page_indptr}};
+constexpr IndexArray index_arrays[] = {{"cache_offsets", offsets_index, &Scenario::offsets, true},
+                                       {"slots", slots_index, &Scenario::slots, true},
+                                       {"lengths", lengths_index, &Scenario::lengths, false},
+                                       {"left_pads", left_pads_index, &Scenario::left_pads, false},
+                                       {"batch_index", batch_index_index, &Scenario::batch_index, false},
+                                       {"page_table", page_table_index, &Scenario::page_table, false},
+                                       {"page_indptr", page_indptr_index, &Scenario::page_indptr, false},
+                                       {"token_samples", token_samples_index, &Scenario::token_samples, false},
+                                       {"token_positions", token_positions_index, &Scenario::token_positions, true},
+                                       {"token_count", token_count_index, &Scenario::token_count, false}};
 
 // A scenario whose arrays do not fit its descriptor would be a fault of the test.
 void require_entries(const Scenario &scenario);

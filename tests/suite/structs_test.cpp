@@ -265,18 +265,19 @@ TEST_CASE("what stands behind the strides counts as far as a descriptor's size g
     {                                                                                                                  \
         offsetof(kvappend_descriptor, field), [](kvappend_descriptor &d) { d.field = value; }, status                  \
     }
-    const Fault faults[] = {FAULT(lengths, 3, KVAPPEND_ERROR_LENGTHS),
-                            FAULT(flags, 256, KVAPPEND_ERROR_FLAGS),
+    const Fault faults[] = {FAULT(lengths, 4, KVAPPEND_ERROR_LENGTHS),
+                            FAULT(flags, 8192, KVAPPEND_ERROR_FLAGS),
                             FAULT(cache_blocks, 1, KVAPPEND_ERROR_CONFLICT),
                             FAULT(sink_rows, 1, KVAPPEND_ERROR_CONFLICT),
                             FAULT(table_entries, 1, KVAPPEND_ERROR_CONFLICT),
                             FAULT(reserved_slot, 1, KVAPPEND_ERROR_CONFLICT),
+                            FAULT(reserved_page, 1, KVAPPEND_ERROR_CONFLICT),
                             FAULT(k_pack, 3, KVAPPEND_ERROR_PACK),
                             FAULT(v_pack, 3, KVAPPEND_ERROR_PACK),
                             FAULT(k_piece_stride, -1, KVAPPEND_ERROR_STRIDE),
                             FAULT(v_piece_stride, -1, KVAPPEND_ERROR_STRIDE),
                             FAULT(skip_policy, 3, KVAPPEND_ERROR_SKIP_POLICY),
-                            FAULT(reserved, 1, KVAPPEND_ERROR_CONFLICT)};
+                            FAULT(index_type, 2, KVAPPEND_ERROR_INDEX_TYPE)};
 #undef FAULT
     for (const Fault &fault : faults) {
         INFO("field at " << fault.offset);

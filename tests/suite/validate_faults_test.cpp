@@ -78,7 +78,7 @@ TEST_CASE("validate sees what the stream does before it, and waits for it", "[va
 
     // A copy that is under way.
     const Held<std::int32_t> other({0, -1, 2, 3});
-    subject().copy(const_cast<std::int32_t *>(call.args.page_table), other.data(), other.bytes());
+    subject().copy(const_cast<void *>(call.args.page_table), other.data(), other.bytes());
     CHECK(told(call.validate(&fault)).starts_with("KVAPPEND_ERROR_INDEX_RANGE: args.page_table[1] is -1: expected"));
 }
 

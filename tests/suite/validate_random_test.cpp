@@ -66,7 +66,7 @@ struct Call {
     }
 };
 
-void add_disorder(Faults &faults, const char *array, const std::vector<std::int32_t> &bounds, std::int64_t entries) {
+void add_disorder(Faults &faults, const char *array, const std::vector<std::int64_t> &bounds, std::int64_t entries) {
     for (size_t i = 0; i < bounds.size(); ++i) {
         const std::int64_t from = i == 0 ? 0 : bounds[i - 1];
         if (bounds[i] < from || bounds[i] > entries) {
@@ -227,8 +227,8 @@ public:
         }
         return index(least, most);
     }
-    std::vector<std::int32_t> bounds(std::int64_t count, std::int64_t entries) {
-        std::vector<std::int32_t> out;
+    std::vector<std::int64_t> bounds(std::int64_t count, std::int64_t entries) {
+        std::vector<std::int64_t> out;
         for (std::int64_t i = 0; i <= count; ++i) {
             out.push_back(static_cast<std::int32_t>(between(0, entries)));
         }
@@ -239,8 +239,8 @@ public:
         return out;
     }
     // Different ones where there are enough.
-    std::vector<std::int32_t> ids(std::int64_t count, std::int64_t limit) {
-        std::vector<std::int32_t> out;
+    std::vector<std::int64_t> ids(std::int64_t count, std::int64_t limit) {
+        std::vector<std::int64_t> out;
         for (std::int64_t i = 0; i < count; ++i) {
             out.push_back(static_cast<std::int32_t>(i % std::max<std::int64_t>(limit, 1)));
         }

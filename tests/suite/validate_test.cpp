@@ -91,7 +91,7 @@ Indices at(std::vector<std::int64_t> offsets) {
 
 TEST_CASE("lengths of packed samples out of order", "[validate]") {
     const struct {
-        std::vector<std::int32_t> lengths;
+        std::vector<std::int64_t> lengths;
         std::int64_t index;
         std::int64_t from;
     } faults[] = {{{0, 4, 2, 6}, 2, 4}, {{-1, 2, 4, 6}, 0, 0},     {{least32, 2, 4, 6}, 0, 0},
@@ -108,7 +108,7 @@ TEST_CASE("lengths of packed samples out of order", "[validate]") {
 
 TEST_CASE("page_indptr out of order", "[validate]") {
     const struct {
-        std::vector<std::int32_t> page_indptr;
+        std::vector<std::int64_t> page_indptr;
         std::int64_t index;
         std::int64_t from;
     } faults[] = {{{0, 2, 1, 6}, 2, 2}, {{-1, 2, 4, 6}, 0, 0}, {{0, 2, 4, 7}, 3, 4},      {{0, most32, 4, 6}, 1, 0},
@@ -122,7 +122,7 @@ TEST_CASE("page_indptr out of order", "[validate]") {
 
 TEST_CASE("a length that is negative or more than the rows there are", "[validate]") {
     const kvappend_descriptor d = with(dense(), 0, KVAPPEND_LENGTHS_PER_SAMPLE);
-    const auto call = [&](std::vector<std::int32_t> lengths) {
+    const auto call = [&](std::vector<std::int64_t> lengths) {
         return Indices{.offsets = {0, 1, 2}, .lengths = std::move(lengths)};
     };
     Validated(d, call({0, 4, 1})).check_good();
@@ -132,7 +132,7 @@ TEST_CASE("a length that is negative or more than the rows there are", "[validat
     Validated(d, call({4, most32, 0})).check(at_index(range, "lengths", 1, most32, 0, 4));
     SECTION("of which there are fewer behind a pad") {
         const kvappend_descriptor p = with(d, KVAPPEND_FLAG_LEFT_PADS);
-        const auto padded = [&](std::vector<std::int32_t> lengths) {
+        const auto padded = [&](std::vector<std::int64_t> lengths) {
             return Indices{.offsets = {0, 1, 2}, .lengths = std::move(lengths), .left_pads = {0, 3, 4}};
         };
         Validated(p, padded({4, 1, 0})).check_good();
@@ -143,7 +143,7 @@ TEST_CASE("a length that is negative or more than the rows there are", "[validat
 
 TEST_CASE("a pad that is negative or more than the rows there are", "[validate]") {
     const kvappend_descriptor d = with(dense(), KVAPPEND_FLAG_LEFT_PADS);
-    const auto call = [&](std::vector<std::int32_t> pads) {
+    const auto call = [&](std::vector<std::int64_t> pads) {
         return Indices{.offsets = {0, 1, 2}, .left_pads = std::move(pads)};
     };
     Validated(d, call({0, 4, 1})).check_good();
@@ -153,7 +153,7 @@ TEST_CASE("a pad that is negative or more than the rows there are", "[validate]"
     Validated(d, call({0, least32, 0})).check(at_index(range, "left_pads", 1, least32, 0, 4));
     SECTION("of a packed sample") {
         const kvappend_descriptor p = with(packed(6), KVAPPEND_FLAG_LEFT_PADS);
-        const auto padded = [&](std::vector<std::int32_t> pads) {
+        const auto padded = [&](std::vector<std::int64_t> pads) {
             return Indices{.offsets = {0, 1, 2}, .lengths = {0, 3, 3, 5}, .left_pads = std::move(pads)};
         };
         Validated(p, padded({3, 0, 1})).check_good();
@@ -165,7 +165,7 @@ TEST_CASE("a pad that is negative or more than the rows there are", "[validate]"
 TEST_CASE("a block that the cache does not have", "[validate]") {
     kvappend_descriptor d = with(GENERATE(dense(), ring(2)), KVAPPEND_FLAG_BATCH_INDEX);
     d.cache_blocks = 5;
-    const auto call = [&](std::vector<std::int32_t> blocks) {
+    const auto call = [&](std::vector<std::int64_t> blocks) {
         return Indices{.offsets = {0, 1, 2}, .batch_index = std::move(blocks)};
     };
     Validated(d, call({4, 0, 2})).check_good();
@@ -177,7 +177,7 @@ TEST_CASE("a block that the cache does not have", "[validate]") {
 TEST_CASE("a page that the cache does not have, where a row makes use of it", "[validate]") {
     SECTION("a table for each sample") {
         // The samples have the positions 0 to 3, 2 to 5 and 4 to 7, and so the entries 0, 2, 3 and 5.
-        const auto call = [&](std::vector<std::int32_t> pages) {
+        const auto call = [&](std::vector<std::int64_t> pages) {
             return Indices{.offsets = {0, 2, 4}, .page_table = std::move(pages)};
         };
         Validated(paged(), call({5, -1, 0, 1, 77, 3})).check_good();
@@ -195,7 +195,7 @@ TEST_CASE("a page that the cache does not have, where a row makes use of it", "[
         }
     }
     SECTION("one table for all") {
-        const auto call = [&](std::vector<std::int32_t> pages) {
+        const auto call = [&](std::vector<std::int64_t> pages) {
             return Indices{.offsets = {0, 2, 0}, .page_table = std::move(pages), .page_indptr = {1, 2, 4, 6}};
         };
         Validated(csr(), call({-1, 0, 1, 2, 3, -1})).check_good();
@@ -323,7 +323,7 @@ TEST_CASE("two rows with one place", "[validate]") {
     }
     SECTION("a page in two tables") {
         // The samples have the positions 0 to 3, 2 to 5 and 4 to 7.
-        const auto call = [&](std::vector<std::int32_t> pages) {
+        const auto call = [&](std::vector<std::int64_t> pages) {
             return Indices{.offsets = {0, 2, 4}, .page_table = std::move(pages)};
         };
         Validated(paged(), call({0, 1, 2, 3, 4, 5})).check_good();
@@ -337,7 +337,7 @@ TEST_CASE("two rows with one place", "[validate]") {
         kvappend_descriptor d = csr();
         d.batch = 1;
         d.new_rows = 8;
-        const auto call = [&](std::int64_t offset, std::vector<std::int32_t> pages) {
+        const auto call = [&](std::int64_t offset, std::vector<std::int64_t> pages) {
             return Indices{.offsets = {offset}, .page_table = std::move(pages), .page_indptr = {1, 5}};
         };
         Validated(d, call(3, {9, 1, 2, 3, 9, 9})).check_good();

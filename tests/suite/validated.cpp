@@ -19,20 +19,26 @@ std::string fields(const kvappend_fault &fault) {
 
 Validated::Validated(const kvappend_descriptor &d, const Indices &indices) : plan_(make_plan(d)) {
     std::mt19937_64 random;
-    const bool tokens = d.addressing == KVAPPEND_ADDRESSING_SLOTS || d.lengths == KVAPPEND_LENGTHS_PACKED;
+    const bool tokens = d.addressing == KVAPPEND_ADDRESSING_SLOTS || d.lengths == KVAPPEND_LENGTHS_PACKED ||
+                        d.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
     const std::int64_t rows = (tokens ? 1 : d.batch) * d.heads * d.new_rows;
     const std::int64_t cached = (d.cache_blocks == 0 ? d.batch : d.cache_blocks) * d.heads * d.cache_rows;
     args.k_new = hold(random_elements<std::uint32_t>(random, rows * d.k_dim), args.k_new_bytes);
     args.v_new = hold(random_elements<std::uint32_t>(random, rows * d.v_dim), args.v_new_bytes);
     args.k_cache = hold(random_elements<std::uint32_t>(random, cached * d.k_dim), args.k_cache_bytes);
     args.v_cache = hold(random_elements<std::uint32_t>(random, cached * d.v_dim), args.v_cache_bytes);
-    args.cache_offsets = hold_wide(d, indices.offsets, args.cache_offsets_bytes);
-    args.slots = hold_wide(d, indices.slots, args.slots_bytes);
-    args.lengths = hold(indices.lengths, args.lengths_bytes);
-    args.left_pads = hold(indices.left_pads, args.left_pads_bytes);
-    args.batch_index = hold(indices.batch_index, args.batch_index_bytes);
-    args.page_table = hold(indices.page_table, args.page_table_bytes);
-    args.page_indptr = hold(indices.page_indptr, args.page_indptr_bytes);
+    const bool wide_offsets = d.offset_type == KVAPPEND_OFFSET_INT64;
+    const bool wide = d.index_type == KVAPPEND_INDEX_INT64;
+    args.cache_offsets = hold_indices(wide_offsets, indices.offsets, args.cache_offsets_bytes);
+    args.slots = hold_indices(wide_offsets, indices.slots, args.slots_bytes);
+    args.lengths = hold_indices(wide, indices.lengths, args.lengths_bytes);
+    args.left_pads = hold_indices(wide, indices.left_pads, args.left_pads_bytes);
+    args.batch_index = hold_indices(wide, indices.batch_index, args.batch_index_bytes);
+    args.page_table = hold_indices(wide, indices.page_table, args.page_table_bytes);
+    args.page_indptr = hold_indices(wide, indices.page_indptr, args.page_indptr_bytes);
+    args.token_samples = hold_indices(wide, indices.token_samples, args.token_samples_bytes);
+    args.token_positions = hold_indices(wide_offsets, indices.token_positions, args.token_positions_bytes);
+    args.token_count = hold_indices(wide, indices.token_count, args.token_count_bytes);
     args.report = reinterpret_cast<kvappend_report *>(
         hold(random_elements<std::uint64_t>(random, sizeof(kvappend_report) / 8), args.report_bytes));
 }

@@ -14,11 +14,14 @@
 struct Indices {
     std::vector<std::int64_t> offsets{};
     std::vector<std::int64_t> slots{};
-    std::vector<std::int32_t> lengths{};
-    std::vector<std::int32_t> left_pads{};
-    std::vector<std::int32_t> batch_index{};
-    std::vector<std::int32_t> page_table{};
-    std::vector<std::int32_t> page_indptr{};
+    std::vector<std::int64_t> lengths{};
+    std::vector<std::int64_t> left_pads{};
+    std::vector<std::int64_t> batch_index{};
+    std::vector<std::int64_t> page_table{};
+    std::vector<std::int64_t> page_indptr{};
+    std::vector<std::int64_t> token_samples{};
+    std::vector<std::int64_t> token_positions{};
+    std::vector<std::int64_t> token_count{};
 };
 
 // What validate is to say. No words are expected of success.
@@ -113,8 +116,8 @@ private:
         bytes = held_.back()->bytes();
         return reinterpret_cast<T *>(held_.back()->data());
     }
-    void *hold_wide(const kvappend_descriptor &d, const std::vector<std::int64_t> &contents, std::size_t &bytes) {
-        if (d.offset_type == KVAPPEND_OFFSET_INT64) {
+    void *hold_indices(bool wide, const std::vector<std::int64_t> &contents, std::size_t &bytes) {
+        if (wide) {
             return hold(contents, bytes);
         }
         std::vector<std::int32_t> narrow;

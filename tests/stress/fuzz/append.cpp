@@ -44,9 +44,9 @@ void spoil(Draw<Input> &draw, std::vector<T> &values) {
     }
 }
 
-// Values of the offsets' type, whatever holds them.
-void spoil_wide(Draw<Input> &draw, std::vector<std::int64_t> &values, std::int32_t type) {
-    if (type == KVAPPEND_OFFSET_INT64) {
+// Values of the array's type, whatever holds them.
+void spoil_array(Draw<Input> &draw, std::vector<std::int64_t> &values, bool wide) {
+    if (wide) {
         spoil(draw, values);
         return;
     }
@@ -59,16 +59,12 @@ void spoil_wide(Draw<Input> &draw, std::vector<std::int64_t> &values, std::int32
 // Replaces indices by arbitrary ones. What the header then leaves undefined is not compared; everything else is.
 void spoil(Draw<Input> &draw, Scenario &scenario) {
     kvappend_descriptor &d = scenario.descriptor;
-    spoil_wide(draw, scenario.offsets, d.offset_type);
-    spoil_wide(draw, scenario.slots, d.offset_type);
-    spoil(draw, scenario.lengths);
-    spoil(draw, scenario.left_pads);
-    spoil(draw, scenario.batch_index);
-    spoil(draw, scenario.page_table);
-    spoil(draw, scenario.page_indptr);
+    for (const IndexArray &array : index_arrays) {
+        spoil_array(draw, scenario.*array.values, array.element_bytes(d) == 8);
+    }
     if (d.lengths == KVAPPEND_LENGTHS_PACKED) {
         scenario.rows_open = !std::ranges::is_sorted(scenario.lengths);
-        if (std::ranges::any_of(scenario.lengths, [](std::int32_t length) { return length < 0; })) {
+        if (std::ranges::any_of(scenario.lengths, [](std::int64_t length) { return length < 0; })) {
             d.flags &= ~KVAPPEND_FLAG_ADVANCE; // It is left open how far.
         }
     }
@@ -137,8 +133,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
     }
     std::vector<ScenarioLayer> cases;
     while (static_cast<std::int64_t>(cases.size()) < layers) {
-        const bool advances = !cases.empty() && (cases.front().scenario.descriptor.flags & KVAPPEND_FLAG_ADVANCE) != 0;
-        if (cases.empty() || advances || draw.one_in(2)) {
+        if (cases.empty() || draw.one_in(2)) {
             cases.push_back({draw_scenario(draw, input, hostile, {})});
         } else {
             cases.push_back({cases.front().scenario, 0});

@@ -147,11 +147,11 @@ public:
     explicit Buffers(Numbers &numbers) {
         void *kvappend_args::*const mutable_pointers[] = {&kvappend_args::k_cache, &kvappend_args::v_cache,
                                                           &kvappend_args::cache_offsets};
-        const void *kvappend_args::*const pointers[] = {&kvappend_args::k_new, &kvappend_args::v_new,
-                                                        &kvappend_args::slots};
-        const std::int32_t *kvappend_args::*const narrow_pointers[] = {
-            &kvappend_args::lengths, &kvappend_args::left_pads, &kvappend_args::batch_index, &kvappend_args::page_table,
-            &kvappend_args::page_indptr};
+        const void *kvappend_args::*const pointers[] = {
+            &kvappend_args::k_new,           &kvappend_args::v_new,       &kvappend_args::slots,
+            &kvappend_args::lengths,         &kvappend_args::left_pads,   &kvappend_args::batch_index,
+            &kvappend_args::page_table,      &kvappend_args::page_indptr, &kvappend_args::token_samples,
+            &kvappend_args::token_positions, &kvappend_args::token_count};
         const auto give_all = [&](const auto &members) {
             for (const auto member : members) {
                 give(numbers, args.*member);
@@ -159,7 +159,6 @@ public:
         };
         give_all(mutable_pointers);
         give_all(pointers);
-        give_all(narrow_pointers);
         give(numbers, args.report);
     }
 
@@ -300,14 +299,16 @@ private:
         if (d.addressing == KVAPPEND_ADDRESSING_SLOTS) {
             d.batch = 1;
         } else {
-            d.lengths = static_cast<std::int32_t>(numbers_.between(0, 2));
+            d.lengths = static_cast<std::int32_t>(numbers_.between(0, 3));
         }
         if (d.addressing >= KVAPPEND_ADDRESSING_PAGED) {
             d.cache_blocks = 3;
             d.table_entries = d.addressing == KVAPPEND_ADDRESSING_SLOTS ? 0 : 2;
         }
         d.skip_policy = static_cast<std::int32_t>(numbers_.between(0, 2));
-        d.flags = numbers_.one_in(2) ? static_cast<std::int32_t>(numbers_.between(0, 255)) : 0;
+        d.flags =
+            numbers_.one_in(2) ? static_cast<std::int32_t>(numbers_.between(0, 255) | numbers_.between(0, 31) << 8) : 0;
+        d.index_type = static_cast<std::int32_t>(numbers_.between(0, 1));
         patch(numbers_, d, 5);
         // A wrong backend is refused first of all; the other one than the subject's would be given its memory.
         if (d.backend == KVAPPEND_BACKEND_HOST || d.backend == KVAPPEND_BACKEND_CUDA) {
