@@ -192,7 +192,8 @@ Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes, std
         __builtin_mul_overflow(d.table_entries, d.cache_rows, &rows)) {
         return fail(KVAPPEND_ERROR_OVERFLOW,
                     "descriptor.table_entries is %" PRId64 " and cache_rows is %" PRId64
-                    ": with KVAPPEND_FLAG_LAST_PAGE_LENGTHS, expected a product of at most 9223372036854775807",
+                    ": the rows of all entries do not fit in 63 bits; expected at most 9223372036854775807 with "
+                    "KVAPPEND_FLAG_LAST_PAGE_LENGTHS",
                     d.table_entries, d.cache_rows);
     }
     return KVAPPEND_SUCCESS;

@@ -154,7 +154,19 @@ TEST_CASE("fields that an addressing does not use are refused with it", "[addres
     check_goes_with(with_samples, set_flags(KVAPPEND_FLAG_LEFT_PADS), {"KVAPPEND_FLAG_LEFT_PADS", "addressing"});
     check_goes_with(with_samples, set_flags(KVAPPEND_FLAG_ZERO_OFFSETS), {"KVAPPEND_FLAG_ZERO_OFFSETS", "addressing"});
     check_goes_with(with_samples, set_flags(KVAPPEND_FLAG_ADVANCE), {"KVAPPEND_FLAG_ADVANCE", "addressing"});
-    for (const std::int32_t lengths : {KVAPPEND_LENGTHS_PER_SAMPLE, KVAPPEND_LENGTHS_PACKED}) {
+    check_goes_with(with_samples, set_flags(KVAPPEND_FLAG_SHARED_OFFSET),
+                    {"KVAPPEND_FLAG_SHARED_OFFSET", "addressing"});
+    check_goes_with(with_samples, set_flags(KVAPPEND_FLAG_END_OFFSETS), {"KVAPPEND_FLAG_END_OFFSETS", "addressing"});
+    check_goes_with({KVAPPEND_ADDRESSING_PAGED_CSR}, set_flags(KVAPPEND_FLAG_LAST_PAGE_LENGTHS),
+                    {"KVAPPEND_FLAG_LAST_PAGE_LENGTHS", "addressing"});
+    check_goes_with({KVAPPEND_ADDRESSING_PAGED, KVAPPEND_ADDRESSING_PAGED_CSR},
+                    [](kvappend_descriptor &d) {
+                        d.flags = KVAPPEND_FLAG_RESERVED_PAGE;
+                        d.reserved_page = 3;
+                    },
+                    {"KVAPPEND_FLAG_RESERVED_PAGE", "addressing"});
+    for (const std::int32_t lengths :
+         {KVAPPEND_LENGTHS_PER_SAMPLE, KVAPPEND_LENGTHS_PACKED, KVAPPEND_LENGTHS_PER_TOKEN}) {
         check_goes_with(with_samples, [lengths](kvappend_descriptor &d) { d.lengths = lengths; },
                         {"lengths", "addressing"});
     }
@@ -174,9 +186,9 @@ TEST_CASE("fields and flags that do not go together are refused", "[addressing]"
         check_refused(KVAPPEND_ADDRESSING_SLOTS, [slot](kvappend_descriptor &d) { d.reserved_slot = slot; },
                       KVAPPEND_ERROR_CONFLICT, {"reserved_slot is " + std::to_string(slot), "flags"});
     }
-    for (const std::int32_t addressing : with_samples) {
-        check_refused(addressing, set_flags(KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_ZERO_OFFSETS),
-                      KVAPPEND_ERROR_CONFLICT, {"KVAPPEND_FLAG_ADVANCE", "KVAPPEND_FLAG_ZERO_OFFSETS"});
+    for (const std::int64_t page : {std::int64_t{1}, std::int64_t{-1}, most, least}) {
+        check_refused(KVAPPEND_ADDRESSING_PAGED, [page](kvappend_descriptor &d) { d.reserved_page = page; },
+                      KVAPPEND_ERROR_CONFLICT, {"reserved_page is " + std::to_string(page), "flags"});
     }
     for (const std::int32_t addressing : addressings) {
         for (const std::int32_t policy : {KVAPPEND_SKIP_SILENTLY, KVAPPEND_SKIP_TRAP}) {
@@ -188,6 +200,100 @@ TEST_CASE("fields and flags that do not go together are refused", "[addressing]"
         check_accepted(addressing,
                        set_flags(KVAPPEND_FLAG_RESET_REPORT | KVAPPEND_FLAG_COUNT_WRITTEN, KVAPPEND_SKIP_REPORT));
     }
+}
+
+TEST_CASE("flags that give the offsets different meanings are refused together", "[addressing]") {
+    const struct {
+        std::int32_t flag;
+        const char *name;
+        std::vector<std::int32_t> excludes;
+    } flags[] = {{KVAPPEND_FLAG_ZERO_OFFSETS,
+                  "KVAPPEND_FLAG_ZERO_OFFSETS",
+                  {KVAPPEND_FLAG_ADVANCE, KVAPPEND_FLAG_SHARED_OFFSET, KVAPPEND_FLAG_END_OFFSETS,
+                   KVAPPEND_FLAG_LAST_PAGE_LENGTHS}},
+                 {KVAPPEND_FLAG_SHARED_OFFSET, "KVAPPEND_FLAG_SHARED_OFFSET", {KVAPPEND_FLAG_ZERO_OFFSETS}},
+                 {KVAPPEND_FLAG_END_OFFSETS,
+                  "KVAPPEND_FLAG_END_OFFSETS",
+                  {KVAPPEND_FLAG_ADVANCE, KVAPPEND_FLAG_ZERO_OFFSETS, KVAPPEND_FLAG_LAST_PAGE_LENGTHS}},
+                 {KVAPPEND_FLAG_LAST_PAGE_LENGTHS,
+                  "KVAPPEND_FLAG_LAST_PAGE_LENGTHS",
+                  {KVAPPEND_FLAG_ADVANCE, KVAPPEND_FLAG_ZERO_OFFSETS, KVAPPEND_FLAG_END_OFFSETS}},
+                 {KVAPPEND_FLAG_ADVANCE,
+                  "KVAPPEND_FLAG_ADVANCE",
+                  {KVAPPEND_FLAG_ZERO_OFFSETS, KVAPPEND_FLAG_END_OFFSETS, KVAPPEND_FLAG_LAST_PAGE_LENGTHS}},
+                 {KVAPPEND_FLAG_LEFT_PADS, "KVAPPEND_FLAG_LEFT_PADS", {}}};
+    for (const auto &one : flags) {
+        for (const auto &other : flags) {
+            const auto both = set_flags(one.flag | other.flag);
+            if (std::ranges::find(one.excludes, other.flag) == one.excludes.end()) {
+                check_accepted(KVAPPEND_ADDRESSING_PAGED_CSR, both);
+            } else {
+                check_refused(KVAPPEND_ADDRESSING_PAGED_CSR, both, KVAPPEND_ERROR_CONFLICT, {one.name, other.name});
+            }
+        }
+        // Tokens with positions of their own have no offsets and no pads.
+        check_refused(KVAPPEND_ADDRESSING_PAGED_CSR,
+                      [&one](kvappend_descriptor &d) {
+                          d.flags = one.flag;
+                          d.lengths = KVAPPEND_LENGTHS_PER_TOKEN;
+                      },
+                      KVAPPEND_ERROR_CONFLICT, {one.name, "lengths is 3"});
+    }
+}
+
+TEST_CASE("an offset for all samples advances only where all have as many rows", "[addressing]") {
+    constexpr std::int32_t flags = KVAPPEND_FLAG_SHARED_OFFSET | KVAPPEND_FLAG_ADVANCE;
+    for (const std::int32_t addressing : with_samples) {
+        check_accepted(addressing, set_flags(flags));
+        check_refused(addressing, set_flags(flags | KVAPPEND_FLAG_LEFT_PADS), KVAPPEND_ERROR_CONFLICT,
+                      {"KVAPPEND_FLAG_SHARED_OFFSET", "KVAPPEND_FLAG_LEFT_PADS", "KVAPPEND_FLAG_ADVANCE"});
+        for (const std::int32_t lengths : {KVAPPEND_LENGTHS_PER_SAMPLE, KVAPPEND_LENGTHS_PACKED}) {
+            const auto with = [lengths](std::int32_t all) {
+                return [lengths, all](kvappend_descriptor &d) {
+                    d.flags = all;
+                    d.lengths = lengths;
+                };
+            };
+            check_accepted(addressing, with(KVAPPEND_FLAG_SHARED_OFFSET));
+            check_refused(addressing, with(flags), KVAPPEND_ERROR_CONFLICT,
+                          {"KVAPPEND_FLAG_SHARED_OFFSET", "lengths", "KVAPPEND_FLAG_ADVANCE"});
+        }
+    }
+}
+
+TEST_CASE("a count goes with tokens only", "[addressing]") {
+    for (const std::int32_t addressing : addressings) {
+        for (std::int32_t lengths = KVAPPEND_LENGTHS_FIXED; lengths <= KVAPPEND_LENGTHS_PER_TOKEN; ++lengths) {
+            const auto counted = [lengths](kvappend_descriptor &d) {
+                d.flags = KVAPPEND_FLAG_TOKEN_COUNT;
+                d.lengths = lengths;
+            };
+            const bool by_slot = addressing == KVAPPEND_ADDRESSING_SLOTS;
+            if (by_slot ? lengths == KVAPPEND_LENGTHS_FIXED : lengths == KVAPPEND_LENGTHS_PER_TOKEN) {
+                check_accepted(addressing, counted);
+            } else {
+                check_refused(addressing, counted, KVAPPEND_ERROR_CONFLICT, {"lengths"});
+            }
+        }
+    }
+}
+
+TEST_CASE("the rows of all pages must fit in 63 bits where lengths count from the last", "[addressing]") {
+    const auto pages = [](std::int32_t flags, std::int64_t entries) {
+        return [flags, entries](kvappend_descriptor &d) {
+            d.flags = flags;
+            d.table_entries = entries;
+            d.k_dim = d.heads = 1;
+            d.v_dim = 0;
+            d.cache_blocks = 1;
+            d.cache_rows = std::int64_t{1} << 40;
+        };
+    };
+    constexpr std::int64_t entries = std::int64_t{1} << 23;
+    check_refused(KVAPPEND_ADDRESSING_PAGED_CSR, pages(KVAPPEND_FLAG_LAST_PAGE_LENGTHS, entries),
+                  KVAPPEND_ERROR_OVERFLOW, {"table_entries is 8388608", "cache_rows is 1099511627776"});
+    check_accepted(KVAPPEND_ADDRESSING_PAGED_CSR, pages(KVAPPEND_FLAG_LAST_PAGE_LENGTHS, entries - 1));
+    check_accepted(KVAPPEND_ADDRESSING_PAGED_CSR, pages(0, entries));
 }
 
 TEST_CASE("more sinks than rows are refused, and as many are not", "[addressing]") {

@@ -8,6 +8,7 @@
 #include <cuda_runtime.h>
 
 #include <cstring>
+#include <string>
 #include <vector>
 
 namespace {
@@ -263,6 +264,46 @@ TEST_CASE("the plan may be destroyed while its launch is still under way", "[cud
     step.plan.reset();
     subject().synchronize();
     CHECK(step.as_expected());
+}
+
+TEST_CASE("the stride of an axis with one entry asks for no 64-bit indices", "[cuda]") {
+    // Eight heads of 2^20 rows of 256 bytes: 2 GiB, which is the stride of the contiguous cache's only sample.
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = KVAPPEND_BACKEND_CUDA;
+    d.element_type = KVAPPEND_ELEMENT_BF16;
+    d.batch = d.new_rows = 1;
+    d.heads = 8;
+    d.cache_rows = std::int64_t{1} << 20;
+    d.k_dim = d.v_dim = 128;
+    const auto kernel_of = [&d] {
+        const PlanPointer plan = make_plan(d);
+        kvappend_sku sku = KVAPPEND_SKU_INIT;
+        REQUIRE(told(kvappend_plan_get_sku(plan.get(), &sku)) == "KVAPPEND_SUCCESS");
+        return std::string(sku.kernel_name);
+    };
+    CHECK(kernel_of() == "cuda_dense_b16");
+    d.batch = 2;
+    CHECK(kernel_of() == "cuda_rows_wide_b16");
+    d.batch = 1;
+    d.k_cache_strides[KVAPPEND_AXIS_BATCH] = std::int64_t{1} << 40;
+    d.k_cache_strides[KVAPPEND_AXIS_HEAD] = d.cache_rows * d.k_dim;
+    d.k_cache_strides[KVAPPEND_AXIS_ROW] = d.k_dim;
+    CHECK(kernel_of() == "cuda_dense_b16");
+}
+
+TEST_CASE("the sku names the device that the plan belongs to", "[cuda]") {
+    int count = 0;
+    REQUIRE(cudaGetDeviceCount(&count) == cudaSuccess);
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = KVAPPEND_BACKEND_CUDA;
+    for (int device = 0; device < count; ++device) {
+        REQUIRE(cudaSetDevice(device) == cudaSuccess);
+        const PlanPointer plan = make_plan(d);
+        REQUIRE(cudaSetDevice(0) == cudaSuccess);
+        kvappend_sku sku = KVAPPEND_SKU_INIT;
+        REQUIRE(told(kvappend_plan_get_sku(plan.get(), &sku)) == "KVAPPEND_SUCCESS");
+        CHECK(sku.device == device);
+    }
 }
 
 TEST_CASE("a plan runs on its own device only", "[cuda]") {

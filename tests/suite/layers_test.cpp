@@ -128,6 +128,66 @@ TEST_CASE("all layers count in one report, and advance the offsets behind the la
     CHECK(found.rows_above == 0);
 }
 
+TEST_CASE("offsets that layers share advance once, and others by themselves", "[layers]") {
+    kvappend_descriptor d = Layer::descriptor();
+    d.flags = KVAPPEND_FLAG_ADVANCE;
+    const PlanPointer plan = make_plan(d);
+    d.flags = 0;
+    const PlanPointer silent = make_plan(d);
+    Layer a(1);
+    Layer b(2);
+    Layer c(3);
+    Layer e(4);
+    a.args.cache_offsets = b.args.cache_offsets = e.args.cache_offsets = b.offset.data();
+    const kvappend_plan *const p = plan.get();
+    CHECK(told(run({silent.get(), p, p, p}, {&a.args, &b.args, &c.args, &e.args})) == "KVAPPEND_SUCCESS");
+    subject().synchronize();
+    for (const Layer *const layer : {&a, &b, &c, &e}) {
+        CHECK(layer->written());
+    }
+    CHECK(a.offset.holds({1}));
+    CHECK(b.offset.holds({2}));
+    CHECK(c.offset.holds({2}));
+}
+
+TEST_CASE("a report that layers share is reset once, before any of them counts", "[layers]") {
+    kvappend_descriptor d = Layer::descriptor();
+    d.skip_policy = KVAPPEND_SKIP_REPORT;
+    d.flags = KVAPPEND_FLAG_COUNT_WRITTEN;
+    const PlanPointer adding = make_plan(d);
+    d.flags |= KVAPPEND_FLAG_RESET_REPORT;
+    const PlanPointer resetting = make_plan(d);
+    kvappend_report before{};
+    before.struct_size = 77;
+    before.rows_written = 100;
+    before.rows_above = 5;
+    const Held<kvappend_report> shared{std::vector<kvappend_report>{before}};
+    const Held<kvappend_report> own{std::vector<kvappend_report>{before}};
+    const Held<kvappend_report> kept{std::vector<kvappend_report>{before}};
+    Layer a(1);
+    Layer b(2);
+    Layer c(3);
+    Layer e(4);
+    Layer f(5);
+    b.offset.set({2}); // above the cache
+    a.args.report = b.args.report = c.args.report = shared.data();
+    e.args.report = own.data();
+    f.args.report = kept.data();
+    CHECK(told(run({adding.get(), resetting.get(), resetting.get(), resetting.get(), adding.get()},
+                   {&a.args, &b.args, &c.args, &e.args, &f.args})) == "KVAPPEND_SUCCESS");
+    subject().synchronize();
+    const auto check = [](const Held<kvappend_report> &report, std::int64_t written, std::int64_t above) {
+        kvappend_report found;
+        subject().download(&found, report.data(), sizeof found);
+        CHECK(found.struct_size == 77);
+        CHECK(found.rows_written == written);
+        CHECK(found.rows_above == above);
+    };
+    check(shared, 2, 1);
+    check(own, 1, 0);
+    check(kept, 101, 5);
+}
+
 TEST_CASE("a row that the policy forbids stops all layers before anything is written", "[layers]") {
     if (subject().backend() != KVAPPEND_BACKEND_HOST) {
         SKIP("on a device a trap comes when the other rows have been written");

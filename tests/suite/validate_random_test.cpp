@@ -40,15 +40,30 @@ struct Call {
                                                         : end(b) - begin(b) - pad(b);
     }
     Wide position(std::int64_t b, std::int64_t l) const {
-        return has(KVAPPEND_FLAG_ZERO_OFFSETS) ? Wide{l} : Wide{indices.offsets[static_cast<size_t>(b)]} + l;
+        if (has(KVAPPEND_FLAG_ZERO_OFFSETS)) {
+            return l;
+        }
+        const Wide offset = indices.offsets[has(KVAPPEND_FLAG_SHARED_OFFSET) ? 0 : static_cast<size_t>(b)];
+        if (has(KVAPPEND_FLAG_END_OFFSETS)) {
+            return offset - rows(b) + l;
+        }
+        if (has(KVAPPEND_FLAG_LAST_PAGE_LENGTHS)) {
+            const std::int64_t pages =
+                indices.page_indptr[static_cast<size_t>(b) + 1] - indices.page_indptr[static_cast<size_t>(b)];
+            return Wide{std::max<std::int64_t>(pages, 1) - 1} * d.cache_rows + offset - rows(b) + l;
+        }
+        return offset + l;
     }
+    bool by_position() const { return d.lengths == KVAPPEND_LENGTHS_PER_TOKEN; }
+    std::int64_t tokens() const { return has(KVAPPEND_FLAG_TOKEN_COUNT) ? indices.token_count[0] : d.new_rows; }
     std::int64_t blocks() const { return d.cache_blocks == 0 ? d.batch : d.cache_blocks; }
 
     std::string text() const {
         std::ostringstream out;
         out << "addressing " << d.addressing << ", lengths " << d.lengths << ", flags " << d.flags << ", B " << d.batch
             << ", L " << d.new_rows << ", R " << d.cache_rows << ", N " << d.cache_blocks << ", sinks " << d.sink_rows
-            << ", table " << d.table_entries << ", reserved " << d.reserved_slot;
+            << ", table " << d.table_entries << ", reserved " << d.reserved_slot << " " << d.reserved_page << ", types "
+            << d.offset_type << " " << d.index_type;
         const auto add = [&out](const char *name, const auto &values) {
             out << "; " << name;
             for (const auto value : values) {
@@ -62,6 +77,9 @@ struct Call {
         add("batch_index", indices.batch_index);
         add("page_table", indices.page_table);
         add("page_indptr", indices.page_indptr);
+        add("token_samples", indices.token_samples);
+        add("token_positions", indices.token_positions);
+        add("token_count", indices.token_count);
         return out.str();
     }
 };
@@ -76,9 +94,31 @@ void add_disorder(Faults &faults, const char *array, const std::vector<std::int6
     }
 }
 
+std::int64_t least_index(const Call &c) {
+    return c.d.index_type == KVAPPEND_INDEX_INT64 ? INT64_MIN : INT32_MIN;
+}
+
+Faults token_faults(const Call &c) {
+    constexpr kvappend_status range = KVAPPEND_ERROR_INDEX_RANGE;
+    if (c.tokens() < 0 || c.tokens() > c.d.new_rows) {
+        return {at_index(range, "token_count", 0, c.tokens(), 0, c.d.new_rows)};
+    }
+    Faults faults;
+    for (std::int64_t t = 0; c.by_position() && t < c.tokens(); ++t) {
+        const std::int64_t sample = c.indices.token_samples[static_cast<size_t>(t)];
+        if (sample >= c.d.batch && c.indices.token_positions[static_cast<size_t>(t)] >= 0) {
+            faults.push_back(at_index(range, "token_samples", t, sample, least_index(c), c.d.batch - 1));
+        }
+    }
+    return faults;
+}
+
 Faults range_faults(const Call &c) {
     constexpr kvappend_status range = KVAPPEND_ERROR_INDEX_RANGE;
-    Faults faults;
+    Faults faults = token_faults(c);
+    if (!faults.empty() || c.d.addressing == KVAPPEND_ADDRESSING_SLOTS) {
+        return faults;
+    }
     for (std::int64_t b = 0; b < c.d.batch; ++b) {
         const std::int64_t there = c.end(b) - c.begin(b);
         if (c.pad(b) < 0 || c.pad(b) > there) {
@@ -87,7 +127,7 @@ Faults range_faults(const Call &c) {
             faults.push_back(at_index(range, "lengths", b, c.rows(b), 0, there - c.pad(b)));
         }
         if (c.has(KVAPPEND_FLAG_BATCH_INDEX) && c.block(b) >= c.blocks()) {
-            faults.push_back(at_index(range, "batch_index", b, c.block(b), INT32_MIN, c.blocks() - 1));
+            faults.push_back(at_index(range, "batch_index", b, c.block(b), least_index(c), c.blocks() - 1));
         }
     }
     return faults;
@@ -138,7 +178,7 @@ struct Placed {
 std::vector<Placed> placed_rows(const Call &c) {
     std::vector<Placed> out;
     if (c.d.addressing == KVAPPEND_ADDRESSING_SLOTS) {
-        for (std::int64_t l = 0; l < c.d.new_rows; ++l) {
+        for (std::int64_t l = 0; l < c.tokens(); ++l) {
             const std::int64_t slot = c.indices.slots[static_cast<size_t>(l)];
             if (slot < 0 || (c.has(KVAPPEND_FLAG_RESERVED_SLOT) && slot == c.d.reserved_slot)) {
                 continue;
@@ -148,10 +188,23 @@ std::vector<Placed> placed_rows(const Call &c) {
         }
         return out;
     }
-    for (std::int64_t b = 0; b < c.d.batch; ++b) {
+    const auto add = [&](std::int64_t b, std::int64_t l, Wide position) {
+        const auto place = place_of(c, b, position);
+        // Rows on the reserved page are padding.
+        if (!(place && c.has(KVAPPEND_FLAG_RESERVED_PAGE) && place->first == c.d.reserved_page)) {
+            out.push_back({b, l, position, place});
+        }
+    };
+    for (std::int64_t t = 0; c.by_position() && t < c.tokens(); ++t) {
+        const std::int64_t b = c.indices.token_samples[static_cast<size_t>(t)];
+        const std::int64_t position = c.indices.token_positions[static_cast<size_t>(t)];
+        if (b >= 0 && position >= 0 && c.block(b) >= 0) {
+            add(b, t, position);
+        }
+    }
+    for (std::int64_t b = 0; b < c.d.batch && !c.by_position(); ++b) {
         for (std::int64_t l = 0; l < c.rows(b) && c.block(b) >= 0; ++l) {
-            const Wide position = c.position(b, l);
-            out.push_back({b, l, position, place_of(c, b, position)});
+            add(b, l, c.position(b, l));
         }
     }
     return out;
@@ -165,7 +218,7 @@ Faults faults_of(const Call &c) {
     if (c.d.addressing == KVAPPEND_ADDRESSING_PAGED_CSR) {
         add_disorder(faults, "page_indptr", c.indices.page_indptr, c.d.table_entries);
     }
-    if (faults.empty() && c.d.addressing != KVAPPEND_ADDRESSING_SLOTS) {
+    if (faults.empty()) {
         faults = range_faults(c);
     }
     if (!faults.empty()) {
@@ -180,7 +233,7 @@ Faults faults_of(const Call &c) {
         }
     }
     const auto told_position = [](const Placed &row) {
-        return static_cast<std::int64_t>(std::min<Wide>(row.position, INT64_MAX));
+        return static_cast<std::int64_t>(std::clamp<Wide>(row.position, INT64_MIN, INT64_MAX));
     };
     for (const Placed &row : rows) {
         if (!row.place) {
@@ -190,10 +243,10 @@ Faults faults_of(const Call &c) {
     std::map<Position, const Placed *> taken;
     for (auto row = rows.begin(); row != rows.end(); ++row) {
         // A later row of the sample replaces this one in a ring.
-        const bool replaced =
-            c.d.addressing == KVAPPEND_ADDRESSING_RING && std::any_of(row + 1, rows.end(), [&](const Placed &later) {
-                return later.sample == row->sample && later.place == row->place;
-            });
+        const bool replaced = c.d.addressing == KVAPPEND_ADDRESSING_RING && !c.by_position() &&
+                              std::any_of(row + 1, rows.end(), [&](const Placed &later) {
+                                  return later.sample == row->sample && later.place == row->place;
+                              });
         if (replaced) {
             continue;
         }
@@ -253,9 +306,30 @@ public:
     Call call();
 
 private:
+    void add_count(Call &c);
+    void add_tokens(Call &c, std::int64_t reach);
+
     std::mt19937_64 &random_;
     std::int64_t wrong_;
 };
+
+void Draw::add_count(Call &c) {
+    if (one_in(2)) {
+        c.d.flags |= KVAPPEND_FLAG_TOKEN_COUNT;
+        c.indices.token_count = {index(0, c.d.new_rows)};
+    }
+}
+
+// Tokens whose positions rise, so that most of them have places of their own.
+void Draw::add_tokens(Call &c, std::int64_t reach) {
+    add_count(c);
+    std::int64_t position = between(0, std::max<std::int64_t>(reach - c.d.new_rows, 0));
+    for (std::int64_t t = 0; t < c.d.new_rows; ++t) {
+        c.indices.token_samples.push_back(index(-1, c.d.batch - 1));
+        const bool narrow = c.d.offset_type == KVAPPEND_OFFSET_INT32;
+        c.indices.token_positions.push_back(one_in(wrong_) ? wide(1, 0, narrow) : position++);
+    }
+}
 
 Call Draw::call() {
     Call c;
@@ -264,6 +338,7 @@ Call Draw::call() {
     d.addressing = static_cast<std::int32_t>(between(KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_SLOTS));
     d.offset_type = static_cast<std::int32_t>(between(KVAPPEND_OFFSET_INT64, KVAPPEND_OFFSET_INT32));
     const bool narrow = d.offset_type == KVAPPEND_OFFSET_INT32;
+    d.index_type = static_cast<std::int32_t>(between(KVAPPEND_INDEX_INT32, KVAPPEND_INDEX_INT64));
     d.heads = d.k_dim = 1;
     d.cache_rows = between(1, 8);
     d.new_rows = between(1, 6);
@@ -277,13 +352,34 @@ Call Draw::call() {
         for (std::int64_t l = 0; l < d.new_rows; ++l) {
             c.indices.slots.push_back(wide(-1, d.cache_blocks * d.cache_rows - 1, narrow));
         }
+        add_count(c);
         return c;
     }
     const bool of_samples = d.addressing == KVAPPEND_ADDRESSING_DENSE || d.addressing == KVAPPEND_ADDRESSING_RING;
     d.batch = between(1, 4);
-    d.lengths = static_cast<std::int32_t>(between(KVAPPEND_LENGTHS_FIXED, KVAPPEND_LENGTHS_PACKED));
-    d.flags |= one_in(3) ? KVAPPEND_FLAG_LEFT_PADS : 0;
-    d.flags |= one_in(6) ? KVAPPEND_FLAG_ZERO_OFFSETS : 0;
+    d.lengths = static_cast<std::int32_t>(between(KVAPPEND_LENGTHS_FIXED, KVAPPEND_LENGTHS_PER_TOKEN));
+    if (!c.by_position()) {
+        d.flags |= one_in(3) ? KVAPPEND_FLAG_LEFT_PADS : 0;
+        switch (between(0, 9)) {
+        case 0:
+            d.flags |= KVAPPEND_FLAG_ZERO_OFFSETS;
+            break;
+        case 1:
+            d.flags |= KVAPPEND_FLAG_SHARED_OFFSET;
+            break;
+        case 2:
+        case 3:
+            d.flags |= d.addressing == KVAPPEND_ADDRESSING_PAGED_CSR ? KVAPPEND_FLAG_LAST_PAGE_LENGTHS
+                                                                     : KVAPPEND_FLAG_END_OFFSETS;
+            break;
+        default:
+            break;
+        }
+    }
+    if (!of_samples && one_in(3)) {
+        d.flags |= KVAPPEND_FLAG_RESERVED_PAGE;
+        d.reserved_page = between(-1, 12);
+    }
     d.flags |= of_samples && one_in(2) ? KVAPPEND_FLAG_BATCH_INDEX : 0;
     d.sink_rows = d.addressing == KVAPPEND_ADDRESSING_RING ? between(0, d.cache_rows) : 0;
     d.cache_blocks = of_samples ? d.batch + between(0, 2) : between(1, 12);
@@ -306,8 +402,15 @@ Call Draw::call() {
     if (c.packed()) {
         c.indices.lengths = bounds(d.batch, d.new_rows);
     }
+    if (c.by_position()) {
+        add_tokens(c, reach);
+    }
+    const std::int64_t shift = c.has(KVAPPEND_FLAG_END_OFFSETS) ? d.new_rows : 0;
+    if (c.has(KVAPPEND_FLAG_LAST_PAGE_LENGTHS)) {
+        reach = d.cache_rows + d.new_rows;
+    }
     for (std::int64_t b = 0; b < d.batch; ++b) {
-        c.indices.offsets.push_back(wide(0, std::max<std::int64_t>(reach - d.new_rows, 0), narrow));
+        c.indices.offsets.push_back(wide(shift, std::max<std::int64_t>(reach - d.new_rows, 0) + shift, narrow));
         if (c.has(KVAPPEND_FLAG_LEFT_PADS)) {
             c.indices.left_pads.push_back(index(0, c.packed() ? 1 : d.new_rows));
         }
@@ -315,6 +418,9 @@ Call Draw::call() {
             // A pad that is out of range leaves no length that is in it.
             c.indices.lengths.push_back(index(0, d.new_rows - std::clamp<std::int64_t>(c.pad(b), 0, d.new_rows)));
         }
+    }
+    if (c.has(KVAPPEND_FLAG_SHARED_OFFSET)) {
+        c.indices.offsets.resize(1);
     }
     return c;
 }

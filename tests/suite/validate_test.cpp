@@ -174,6 +174,84 @@ TEST_CASE("a block that the cache does not have", "[validate]") {
     Validated(d, call({-1, 0, most32})).check(at_index(range, "batch_index", 2, most32, least32, 4));
 }
 
+TEST_CASE("64-bit indices that are declared as 32-bit ones", "[validate]") {
+    kvappend_descriptor d = dense();
+    d.addressing = KVAPPEND_ADDRESSING_SLOTS;
+    d.batch = 1;
+    d.new_rows = 3;
+    d.cache_blocks = 2;
+    d.offset_type = KVAPPEND_OFFSET_INT32;
+    const auto wide = [](const char *array, std::int64_t index, std::int64_t value, const char *words) {
+        Finding f;
+        f.status = KVAPPEND_ERROR_INDEX_WIDTH;
+        f.fault.array = array;
+        f.fault.index = index;
+        f.fault.value = value;
+        f.words = words;
+        return f;
+    };
+    SECTION("slots of tokens") {
+        // Each number is a word and its sign.
+        const auto slots = [](std::vector<std::int64_t> words) { return Indices{.slots = std::move(words)}; };
+        Validated(d, slots({5, 0, 6, 0, 7, 0}))
+            .check(wide("slots", 1, 6,
+                        "args.slots_bytes is 24 and the array looks like 64-bit numbers, of which number 1 is "
+                        "6: expected 32-bit numbers and 12 bytes, or another descriptor.offset_type"));
+        Validated(d, slots({5, 0, -1, -1, 7, 0})).check(wide("slots", 1, -1, "number 1 is -1"));
+        Validated(d, slots({0, 0, 0, 0, 1, 0})).check(wide("slots", 2, 1, "number 2 is 1"));
+        // Other numbers of bytes, words that are no signs, and numbers that are the same either way.
+        Validated(d, slots({5, 0, 6})).check_good();
+        Validated(d, slots({5, 0, 6, 0, 7, 0, 8})).check_good();
+        Validated(d, slots({5, 0, 6, 0, 7, 1})).check_good();
+        Validated(d, slots({5, 1, 6, 0, 7, 0})).check_good();
+        Validated(d, slots({5, 0, 6, -1, 7, 0})).check_good();
+        Validated(d, slots({-1, -1, -1, -1, -1, -1})).check_good();
+        Validated unknown(d, slots({5, 0, 6, 0, 7, 0}));
+        unknown.args.slots_bytes = 0;
+        unknown.check_good();
+        d.offset_type = KVAPPEND_OFFSET_INT64;
+        Validated(d, slots({5, 0, 6, 1, 7, 2})).check_good();
+    }
+    SECTION("a table of pages, before its faults") {
+        Validated(paged(), {.offsets = {0, 0, 0}, .page_table = {0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 77, 0}})
+            .check(wide("page_table", 1, 1, "another descriptor.index_type"));
+    }
+}
+
+TEST_CASE("a number of tokens, and a sample, that there are not", "[validate]") {
+    kvappend_descriptor d = dense();
+    d.lengths = KVAPPEND_LENGTHS_PER_TOKEN;
+    d.flags = KVAPPEND_FLAG_TOKEN_COUNT;
+    const auto call = [](std::vector<std::int64_t> samples, std::int64_t count) {
+        return Indices{.token_samples = std::move(samples), .token_positions = {0, 1, 2, -1}, .token_count = {count}};
+    };
+    Validated(d, call({0, 1, 2, 3}, 4)).check_good(); // The last token is padding by its position.
+    Validated(d, call({0, -7, 3, 3}, 2)).check_good();
+    Validated(d, call({0, 1, 2, 0}, -1)).check(at_index(range, "token_count", 0, -1, 0, 4));
+    Validated(d, call({0, 1, 2, 0}, 5)).check(at_index(range, "token_count", 0, 5, 0, 4));
+    Validated(d, call({0, 3, 7, 0}, 4)).check(at_index(range, "token_samples", 1, 3, least32, 2));
+    d.index_type = KVAPPEND_INDEX_INT64;
+    Validated(d, call({0, 1, most, 0}, 4)).check(at_index(range, "token_samples", 2, most, least, 2));
+    // A row is told by its sample and its token.
+    Validated(d, {.token_samples = {2, 0, 2, 0}, .token_positions = {1, 8, 1, 0}, .token_count = {4}})
+        .check(without_place(0, 1, 8));
+    Validated(d, {.token_samples = {2, 0, 0, 2}, .token_positions = {1, 7, 7, 1}, .token_count = {4}})
+        .check(doubled({0, 2, 7}, {0, 1}, 0, 7));
+}
+
+TEST_CASE("a verdict that cannot change any more is not sought any longer", "[validate]") {
+    kvappend_descriptor d = dense();
+    d.k_new_strides[KVAPPEND_AXIS_BATCH] = d.v_new_strides[KVAPPEND_AXIS_BATCH] = 1; // and 0 for heads and rows
+    d.new_rows = std::int64_t{1} << 40; // far more rows than a test has time for
+    Validated(d, {.offsets = {0, 0, 0}}, 64).check(without_place(0, 8, 8));
+    Validated(d, {.offsets = {least, 0, 0}}, 64).check(without_place(0, 0, least));
+    kvappend_descriptor p = paged();
+    p.k_new_strides[KVAPPEND_AXIS_BATCH] = p.v_new_strides[KVAPPEND_AXIS_BATCH] = 1;
+    p.new_rows = std::int64_t{1} << 40;
+    Validated(p, {.offsets = {least, least, least}, .page_table = {0, 1, 2, 3, 4, 5}}, 64)
+        .check(without_place(0, 0, least));
+}
+
 TEST_CASE("a page that the cache does not have, where a row makes use of it", "[validate]") {
     SECTION("a table for each sample") {
         // The samples have the positions 0 to 3, 2 to 5 and 4 to 7, and so the entries 0, 2, 3 and 5.

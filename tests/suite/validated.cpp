@@ -17,14 +17,17 @@ std::string fields(const kvappend_fault &fault) {
 
 } // namespace
 
-Validated::Validated(const kvappend_descriptor &d, const Indices &indices) : plan_(make_plan(d)) {
+Validated::Validated(const kvappend_descriptor &d, const Indices &indices, std::int64_t new_elements)
+    : plan_(make_plan(d)) {
     std::mt19937_64 random;
     const bool tokens = d.addressing == KVAPPEND_ADDRESSING_SLOTS || d.lengths == KVAPPEND_LENGTHS_PACKED ||
                         d.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
     const std::int64_t rows = (tokens ? 1 : d.batch) * d.heads * d.new_rows;
     const std::int64_t cached = (d.cache_blocks == 0 ? d.batch : d.cache_blocks) * d.heads * d.cache_rows;
-    args.k_new = hold(random_elements<std::uint32_t>(random, rows * d.k_dim), args.k_new_bytes);
-    args.v_new = hold(random_elements<std::uint32_t>(random, rows * d.v_dim), args.v_new_bytes);
+    args.k_new = hold(random_elements<std::uint32_t>(random, new_elements > 0 ? new_elements : rows * d.k_dim),
+                      args.k_new_bytes);
+    args.v_new = hold(random_elements<std::uint32_t>(random, new_elements > 0 ? new_elements : rows * d.v_dim),
+                      args.v_new_bytes);
     args.k_cache = hold(random_elements<std::uint32_t>(random, cached * d.k_dim), args.k_cache_bytes);
     args.v_cache = hold(random_elements<std::uint32_t>(random, cached * d.v_dim), args.v_cache_bytes);
     const bool wide_offsets = d.offset_type == KVAPPEND_OFFSET_INT64;

@@ -87,7 +87,8 @@ inline Finding refused(kvappend_status status, std::string words) {
 // A plan and all buffers of a call, with contiguous tensors of f32.
 class Validated {
 public:
-    Validated(const kvappend_descriptor &d, const Indices &indices);
+    // `new_elements`: of the new tensors, if they are not contiguous.
+    Validated(const kvappend_descriptor &d, const Indices &indices, std::int64_t new_elements = 0);
 
     const kvappend_plan *plan() const { return plan_.get(); }
     kvappend_status validate(kvappend_fault *fault) const {

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Compiles the kernels as the library does, for each architecture, and reads what the compiler says: no spills, no stack
-and no local memory anywhere; in the PTX, accesses as wide as each kernel's name promises and none wider; and the copy
-kernels are those of the table."""
+and no local memory anywhere; in the PTX, accesses of rows as wide as each kernel's name promises and none wider, and
+loads of indices that a compiler must not repeat; and the copy kernels are those of the table."""
 
 import os
 import sys
@@ -36,10 +36,12 @@ def main():
                  for name in moved if name.startswith("cuda_") and name not in table]
     for name in set(table) & set(moved):
         width = int(name.rsplit("_b", 1)[1])
-        # No element is narrower than 2 bytes. Indices are loaded in words of 4.
-        expected = {w for w in (2, 4, 8, 16) if w <= width}
+        expected = {w for w in (1, 2, 4, 8, 16) if w <= width}
         if set(moved[name]["st"]) != expected or set(moved[name]["ld"]) != expected:
             failures.append(f"{name} moves {moved[name]}: expected loads and stores of {sorted(expected)} bytes")
+    failures += [f"{name} loads an index by a load that a compiler may repeat, or loads none"
+                 for name, index_loads in compiled.index_loads(ptx).items()
+                 if index_loads["plain"] or not index_loads["relaxed"]]
     print("\n".join(failures))
     sys.exit(1 if failures else 0)
 

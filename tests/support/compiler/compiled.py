@@ -53,7 +53,7 @@ def resources(report):
 
 
 def accesses(ptx):
-    """kernel -> how many of its loads, and of its stores, move how many bytes at once."""
+    """kernel -> how many of its loads and of its stores of rows move how many bytes at once."""
     found = {}
     sizes = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "b8": 1, "b16": 2, "b32": 4, "b64": 8, "s32": 4, "s64": 8}
     assert ".local" not in ptx, "the PTX uses local memory"
@@ -63,6 +63,18 @@ def accesses(ptx):
                 r"\b(ld|st)\.global(?:\.\w+)*?(?:\.v(\d))?\.([usb]\d+)\s", part):
             counts[kind][int(vector or 1) * sizes[element]] += 1
         found[name_of(part)] = counts
+    return found
+
+
+def index_loads(ptx):
+    """kernel -> how many loads of indices are relaxed, which a compiler must not repeat, and how many are plain. Rows are
+    loaded by plain loads. A kernel has as many of 4 bytes for them as of 2 bytes, so any further ones are of indices."""
+    found = {}
+    for part in ptx.split(".entry ")[1:]:
+        def count(kind):
+            return len(re.findall(r"\bld\." + kind + r"\s", part))
+        found[name_of(part)] = {"relaxed": count(r"relaxed\.cta\.global\.[us]32"),
+                                "plain": count(r"global\.[usb]32") - count(r"global\.[usb]16")}
     return found
 
 
