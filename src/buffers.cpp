@@ -57,11 +57,22 @@ Status misfit_error(const NeededBuffer &needed, const GivenBuffer &buffer) {
                 buffer.pointer, needed.bytes);
 }
 
-Status alias_error(const NeededBuffer &a, const Range &range_of_a, const NeededBuffer &b, const Range &range_of_b) {
+Status alias_error(const NeededBuffer &a, const Range &range_of_a, const NeededBuffer &b, const Range &range_of_b,
+                   Reach reach) {
     return fail(KVAPPEND_ERROR_ALIAS,
-                "args.%s [0x%" PRIxPTR ", 0x%" PRIxPTR ") and args.%s [0x%" PRIxPTR ", 0x%" PRIxPTR
-                ") share memory: expected buffers apart from each other",
-                text(a.name), range_of_a.begin, range_of_a.end, text(b.name), range_of_b.begin, range_of_b.end);
+                "args.%s [0x%" PRIxPTR ", 0x%" PRIxPTR ") and args.%s [0x%" PRIxPTR ", 0x%" PRIxPTR ")%s", text(a.name),
+                range_of_a.begin, range_of_a.end, text(b.name), range_of_b.begin, range_of_b.end,
+                reach == Reach::yes ? " share memory: expected buffers apart from each other"
+                                    : ": their strides are too irregular to tell whether they share memory; expected "
+                                      "buffers apart from each other");
+}
+
+Status caches_error(const kvappend_args &args, Reach reach) {
+    return fail(KVAPPEND_ERROR_CACHE_OVERLAP,
+                "args.k_cache is %p and args.v_cache is %p: %s; expected caches that share no element", args.k_cache,
+                args.v_cache,
+                reach == Reach::yes ? "a row of one shares memory with a row of the other"
+                                    : "their strides are too irregular to tell whether they share memory");
 }
 
 } // namespace
@@ -88,6 +99,10 @@ void NeededBuffers::add(const NeededBuffer &buffer) {
     used_ |= 1U << static_cast<unsigned>(buffer.name);
 }
 
+void NeededBuffers::add_interleaving(BufferName a, BufferName b, const Interleaving &interleaving) {
+    pairs_[pair_count_++] = {a, b, interleaving};
+}
+
 Status NeededBuffers::check(const kvappend_args &args) const {
     const NeededBuffer *needed = buffers_.data();
     const NeededBuffer *const caches_end = needed + caches_;
@@ -109,7 +124,18 @@ Status NeededBuffers::check(const kvappend_args &args) const {
         }
         may_share |= meet(range, k) || meet(range, v);
     }
-    return may_share ? check_apart(args) : KVAPPEND_SUCCESS;
+    if (may_share) {
+        TRY(check_apart(args));
+    }
+    const Reach reach = meet(k, v) ? share(BufferName::k_cache, BufferName::v_cache, args) : Reach::no;
+    return reach == Reach::no ? KVAPPEND_SUCCESS : caches_error(args, reach);
+}
+
+Reach NeededBuffers::share(BufferName a, BufferName b, const kvappend_args &args) const {
+    const auto end = pairs_.begin() + pair_count_;
+    const auto pair = std::find_if(pairs_.begin(), end, [=](const Pair &p) { return p.a == a && p.b == b; });
+    const auto begin = [&](BufferName name) { return reinterpret_cast<std::uintptr_t>(given(args, name).pointer); };
+    return pair == end ? Reach::yes : pair->interleaving.overlap(static_cast<std::int64_t>(begin(b) - begin(a)));
 }
 
 Status NeededBuffers::check_apart(const kvappend_args &args) const {
@@ -117,10 +143,13 @@ Status NeededBuffers::check_apart(const kvappend_args &args) const {
         return range_of(given(args, buffers_[i].name).pointer, buffers_[i].bytes);
     };
     for (std::size_t w = 0; w < written_; ++w) {
-        // The caches can be interleaved, so Problem::check compares them.
         for (std::size_t other = std::max(w + 1, caches_); other < count_; ++other) {
-            if (meet(range_at(w), range_at(other))) {
-                return alias_error(buffers_[other], range_at(other), buffers_[w], range_at(w));
+            if (!meet(range_at(w), range_at(other))) {
+                continue;
+            }
+            const Reach reach = share(buffers_[other].name, buffers_[w].name, args);
+            if (reach != Reach::no) {
+                return alias_error(buffers_[other], range_at(other), buffers_[w], range_at(w), reach);
             }
         }
     }

@@ -2,6 +2,7 @@
 // The buffers of a run: which ones a plan needs, how many bytes of each, and whether the arguments provide them.
 #pragma once
 
+#include "overlap.hpp"
 #include "status.hpp"
 
 #include <array>
@@ -72,13 +73,28 @@ public:
     std::span<const NeededBuffer> all() const { return {buffers_.data(), count_}; }
     bool has(BufferName name) const { return (used_ >> static_cast<unsigned>(name) & 1U) != 0; }
 
+    // Two buffers that may be interleaved: they share memory only if their elements do. Any other buffer counts as the
+    // whole range from its first to its last element.
+    void add_interleaving(BufferName a, BufferName b, const Interleaving &interleaving);
+
     // Checks that each buffer is given, aligned and large enough, and that no buffer that is written shares memory with
-    // another. The caches of K and V are not compared, because they can be interleaved.
+    // another.
     Status check(const kvappend_args &args) const;
 
 private:
-    Status check_apart(const kvappend_args &args) const;
+    struct Pair {
+        BufferName a;
+        BufferName b;
+        Interleaving interleaving;
+    };
 
+    Status check_apart(const kvappend_args &args) const;
+    // The ranges of the buffers meet.
+    Reach share(BufferName a, BufferName b, const kvappend_args &args) const;
+
+    // New rows of K and of V with both caches, and the caches with each other.
+    std::array<Pair, 5> pairs_{};
+    std::size_t pair_count_ = 0;
     // The caches come first, then the other buffers that are written.
     std::array<NeededBuffer, buffer_count> buffers_{};
     std::size_t count_ = 0;

@@ -2,128 +2,49 @@
 #include "overlap.hpp"
 
 #include <algorithm>
-#include <array>
-#include <cstddef>
+#include <functional>
 #include <numeric>
 
 namespace kvappend {
 
 namespace {
 
-// Sums of up to eight 63-bit numbers do not fit in 64 bits.
-__extension__ using Wide = __int128;
+// A step takes about 10 ns. Rows that nest, at any distance, take less than 60 steps.
+constexpr int creation_steps = 1 << 16;
+constexpr int run_steps = 1 << 8;
 
-// One summand of a distance: stride times a factor that may be any whole number from least to most.
-struct Summand {
-    std::int64_t stride;
-    std::int64_t least;
-    std::int64_t most;
-};
-constexpr std::size_t most_summands = 8;
-
-Wide divide_down(Wide a, Wide b) {
-    return a / b - (a % b != 0 && a < 0 ? 1 : 0);
-}
-Wide divide_up(Wide a, Wide b) {
-    return -divide_down(-a, b);
-}
+using Level = Sums::Level;
+using Summand = Sums::Summand;
 
 // A depth-first search, largest stride first. Each level tries only those factors from which the smaller strides can
 // still reach the window. If strides nest (each is at least what the smaller ones span, as in every layout in use), two
-// or three factors remain at each level, and the search stays far below its limit of steps.
-class Search {
-public:
-    explicit Search(std::span<const Summand> summands) : summands_(summands) {
-        for (std::size_t level = summands.size(); level-- > 0;) {
-            const Summand &s = summands[level];
-            const Rest &smaller = rests_[level + 1];
-            rests_[level] = {smaller.least + Wide{s.stride} * s.least, smaller.most + Wide{s.stride} * s.most,
-                             std::gcd(smaller.divisor, s.stride)};
-        }
-    }
-
-    Reach run(std::size_t level, Wide low, Wide high) {
-        if (level == summands_.size()) {
-            return low <= 0 && 0 <= high ? Reach::yes : Reach::no;
-        }
-        if (--steps_left_ < 0) {
-            return Reach::unknown;
-        }
-        const Wide divisor = rests_[level].divisor;
-        if (divide_up(low, divisor) * divisor > high) {
-            return Reach::no;
-        }
-        const Summand &s = summands_[level];
-        const Rest &smaller = rests_[level + 1];
-        const Wide first = std::max(Wide{s.least}, divide_up(low - smaller.most, s.stride));
-        const Wide last = std::min(Wide{s.most}, divide_down(high - smaller.least, s.stride));
-        for (Wide factor = first; factor <= last; ++factor) {
-            const Reach reach = run(level + 1, low - factor * s.stride, high - factor * s.stride);
-            if (reach != Reach::no) {
-                return reach;
-            }
-        }
+// or three factors remain at each level, and the search stays far below its limit of steps. All numbers are relative to
+// the sum so far.
+Reach search(const Level *level, std::uint64_t low, std::uint64_t high, int &steps_left) {
+    if (low > level->span) {
         return Reach::no;
     }
-
-private:
-    // The sums of the summands from a level on: their bounds, and their common divisor.
-    struct Rest {
-        Wide least;
-        Wide most;
-        std::int64_t divisor;
-    };
-
-    std::span<const Summand> summands_;
-    std::array<Rest, most_summands + 1> rests_{};
-    int steps_left_ = 1 << 16;
-};
-
-// Whether some choice of factors gives a sum from low to high. Reorders the summands. Strides must not be negative.
-Reach reaches(std::span<Summand> summands, Wide low, Wide high) {
-    if (std::ranges::any_of(summands, [](const Summand &s) { return s.least > s.most; })) {
+    // The least and the greatest sum.
+    if (low == 0 || high >= level->span) {
+        return Reach::yes;
+    }
+    if (--steps_left < 0) {
+        return Reach::unknown;
+    }
+    if (high - high % level->divisor < low) {
         return Reach::no;
     }
-    std::ranges::sort(summands, std::ranges::greater{}, &Summand::stride);
-    // A stride of 0 adds nothing, whatever its factor.
-    const auto zeros = std::ranges::find(summands, 0, &Summand::stride);
-    return Search({summands.begin(), zeros}).run(0, low, high);
-}
-
-// The distances of the pieces of tensor b from those of tensor a, as sums.
-std::span<Summand> distances(const Pieces &a, const Pieces &b, std::array<Summand, most_summands> &summands) {
-    std::size_t count = 0;
-    for (const Axis &axis : a.axes) {
-        if (axis.extent > 1) {
-            summands[count++] = {axis.stride, 0, axis.extent - 1};
+    const std::uint64_t rest = level[1].span;
+    const std::uint64_t first = low > rest ? (low - rest - 1) / level->stride + 1 : 0;
+    const std::uint64_t last = std::min(level->most, high / level->stride);
+    for (std::uint64_t factor = first; factor <= last; ++factor) {
+        const std::uint64_t sum = factor * level->stride;
+        const Reach reach = search(level + 1, low - std::min(low, sum), high - sum, steps_left);
+        if (reach != Reach::no) {
+            return reach;
         }
     }
-    for (const Axis &axis : b.axes) {
-        if (axis.extent <= 1) {
-            continue;
-        }
-        // Equal strides are combined into one summand, which keeps the search short. They occur when K and V share one
-        // pool.
-        const std::int64_t least = 1 - axis.extent;
-        const auto same = std::find_if(summands.begin(), summands.begin() + count,
-                                       [&](const Summand &s) { return s.stride == axis.stride; });
-        if (same != summands.begin() + count) {
-            same->least = least;
-        } else {
-            summands[count++] = {axis.stride, least, 0};
-        }
-    }
-    return std::span(summands).first(count);
-}
-
-// The greatest common divisor of all strides of at least `least` bytes. Steps along these axes do not change a place
-// modulo the divisor.
-std::int64_t divisor_from(const Pieces &pieces, std::int64_t least) {
-    std::int64_t divisor = 0;
-    for (const Axis &axis : pieces.axes) {
-        divisor = axis.extent > 1 && axis.stride >= least ? std::gcd(divisor, axis.stride) : divisor;
-    }
-    return divisor;
+    return Reach::no;
 }
 
 // The bytes that a piece and the axes with strides smaller than `least` span.
@@ -144,17 +65,55 @@ Pieces::Pieces(const Tensor &tensor)
             {tensor.row_bytes / tensor.piece_bytes, tensor.piece_stride}}},
       bytes(tensor.piece_bytes) {}
 
+Sums::Sums(std::span<Summand> summands) {
+    std::ranges::sort(summands, std::ranges::greater{}, &Summand::stride);
+    for (const Summand &s : summands) {
+        if (s.stride == 0 || s.most == 0) {
+            continue;
+        }
+        // Equal strides occur when K and V share one pool. One level for them keeps the search short.
+        const bool known = count_ > 0 && levels_[count_ - 1].stride == s.stride;
+        count_ += known ? 0 : 1;
+        Level &level = levels_[count_ - 1];
+        level.stride = s.stride;
+        level.most += s.most;
+    }
+    for (std::size_t i = count_; i-- > 0;) {
+        Level &level = levels_[i];
+        const Level &smaller = levels_[i + 1];
+        level.span = level.stride * level.most + smaller.span;
+        level.divisor = std::gcd(level.stride, smaller.divisor);
+    }
+}
+
+Reach Sums::reach(std::uint64_t low, std::uint64_t high, int &steps_left) const {
+    return search(levels_.data(), low, high, steps_left);
+}
+
 Reach pieces_overlap(const Pieces &pieces) {
     // The distance between two pieces is a sum over the axes. Either piece may be the first one, so the factor of the
     // first axis in which they differ is taken as positive. The loop tries each axis as that first axis.
+    int steps_left = creation_steps;
     for (std::size_t first = 0; first < pieces.axes.size(); ++first) {
-        std::array<Summand, 4> summands{};
-        std::size_t count = 0;
-        for (std::size_t i = first; i < pieces.axes.size(); ++i) {
-            const std::int64_t most = pieces.axes[i].extent - 1;
-            summands[count++] = {pieces.axes[i].stride, i == first ? 1 : -most, most};
+        if (pieces.axes[first].extent <= 1) {
+            continue;
         }
-        const Reach reach = reaches(std::span(summands).first(count), 1 - pieces.bytes, pieces.bytes - 1);
+        // A factor from -most to most is one from 0 to 2 * most, less most.
+        std::array<Summand, 4> summands{};
+        const auto stride = static_cast<std::uint64_t>(pieces.axes[first].stride);
+        summands[first] = {stride, static_cast<std::uint64_t>(pieces.axes[first].extent) - 2};
+        const auto within = static_cast<std::uint64_t>(pieces.bytes) - 1; // the greatest distance that overlaps
+        std::uint64_t high = within;
+        for (std::size_t i = first + 1; i < pieces.axes.size(); ++i) {
+            const auto most = static_cast<std::uint64_t>(pieces.axes[i].extent) - 1;
+            summands[i] = {static_cast<std::uint64_t>(pieces.axes[i].stride), 2 * most};
+            high += summands[i].stride * most;
+        }
+        if (high < stride) {
+            continue;
+        }
+        high -= stride;
+        const Reach reach = Sums(summands).reach(high - std::min(high, 2 * within), high, steps_left);
         if (reach != Reach::no) {
             return reach;
         }
@@ -162,42 +121,54 @@ Reach pieces_overlap(const Pieces &pieces) {
     return Reach::no;
 }
 
-Interleaving::Interleaving(const Tensor &a, const Tensor &b) : a_(a), b_(b) {
-    for (const Pieces *const pieces : {&a_, &b_}) {
-        for (const Axis &axis : pieces->axes) {
-            if (axis.extent > 1 && axis.stride != 0) {
-                find_period(axis.stride);
-            }
+Interleaving::Interleaving(const Tensor &a, const Tensor &b)
+    : b_bytes_(static_cast<std::uint64_t>(b.bytes)), a_piece_(static_cast<std::uint64_t>(a.piece_bytes)),
+      b_piece_(static_cast<std::uint64_t>(b.piece_bytes)) {
+    const Pieces pieces[] = {Pieces(a), Pieces(b)};
+    std::array<Summand, Sums::most_summands> summands{};
+    Summand *next = summands.data();
+    for (const Pieces &p : pieces) {
+        for (const Axis &axis : p.axes) {
+            *next++ = {static_cast<std::uint64_t>(axis.stride), static_cast<std::uint64_t>(axis.extent) - 1};
         }
     }
+    sums_ = Sums(summands);
+    find_periods(pieces[0], pieces[1]);
 }
 
-void Interleaving::find_period(std::int64_t least_stride) {
-    const Period period{std::gcd(divisor_from(a_, least_stride), divisor_from(b_, least_stride)),
-                        bytes_below(a_, least_stride), bytes_below(b_, least_stride)};
-    const auto end = periods_.begin() + count_;
-    const bool known = std::any_of(periods_.begin(), end, [&](const Period &other) {
-        return other.bytes == period.bytes && other.a_bytes <= period.a_bytes && other.b_bytes <= period.b_bytes;
-    });
-    if (period.a_bytes <= period.bytes - period.b_bytes && !known) {
-        periods_[count_++] = period;
+void Interleaving::find_periods(const Pieces &a, const Pieces &b) {
+    // Steps along the larger strides do not change a place modulo their common divisor.
+    std::int64_t divisor = 0;
+    for (const Level &level : sums_.levels()) {
+        const auto stride = static_cast<std::int64_t>(level.stride);
+        divisor = std::gcd(divisor, stride);
+        const Period period{divisor, bytes_below(a, stride), bytes_below(b, stride)};
+        if (period.a_bytes > period.bytes - period.b_bytes) {
+            continue;
+        }
+        // With the same divisor, this period leaves more room than the one before.
+        const bool replaces = period_count_ > 0 && periods_[period_count_ - 1].bytes == divisor;
+        period_count_ += replaces ? 0 : 1;
+        periods_[period_count_ - 1] = period;
     }
 }
 
-bool Interleaving::apart(std::int64_t distance) const {
-    return std::any_of(periods_.begin(), periods_.begin() + count_, [distance](const Period &period) {
-        const std::int64_t rest = distance % period.bytes;
-        const std::int64_t begin = rest < 0 ? rest + period.bytes : rest;
-        return begin >= period.a_bytes && begin <= period.bytes - period.b_bytes;
-    });
+bool Interleaving::Period::apart(std::int64_t distance) const {
+    const std::int64_t rest = distance % bytes;
+    const std::int64_t begin = rest < 0 ? rest + bytes : rest;
+    return begin >= a_bytes && begin <= bytes - b_bytes;
 }
 
 Reach Interleaving::overlap(std::int64_t distance) const {
-    if (apart(distance)) {
+    const auto end = periods_.begin() + period_count_;
+    if (std::any_of(periods_.begin(), end, [distance](const Period &period) { return period.apart(distance); })) {
         return Reach::no;
     }
-    std::array<Summand, most_summands> summands{};
-    return reaches(distances(a_, b_, summands), Wide{distance} - (a_.bytes - 1), Wide{distance} + (b_.bytes - 1));
+    // Two pieces overlap if the one of a begins less than b_piece_ bytes after that of b, or less than a_piece_ bytes
+    // before it.
+    const std::uint64_t high = b_bytes_ + static_cast<std::uint64_t>(distance) - 1;
+    int steps_left = run_steps;
+    return sums_.reach(high - std::min(high, a_piece_ + b_piece_ - 2), high, steps_left);
 }
 
 } // namespace kvappend

@@ -28,39 +28,74 @@ struct Pieces {
     std::array<Axis, 4> axes;
     std::int64_t bytes;
 
-    Pieces() = default;
     explicit Pieces(const Tensor &tensor);
 };
 
-// Whether two different pieces of one tensor share a byte.
+// The sums of multiples of strides. They are below 2^64, because each tensor spans less than 2^63 bytes.
+class Sums {
+public:
+    // A stride, and the greatest factor that it has in a sum. The least factor is 0.
+    struct Summand {
+        std::uint64_t stride;
+        std::uint64_t most;
+    };
+    static constexpr std::size_t most_summands = 8;
+
+    // The summands of one stride and its smaller ones: the greatest of their sums, and their greatest common divisor.
+    struct Level {
+        std::uint64_t stride;
+        std::uint64_t most;
+        std::uint64_t span;
+        std::uint64_t divisor;
+    };
+
+    Sums() = default;
+    // Reorders the summands.
+    explicit Sums(std::span<Summand> summands);
+
+    // The largest stride first, each stride once.
+    std::span<const Level> levels() const { return {levels_.data(), count_}; }
+
+    // Whether a sum lies from low to high. Takes the steps of its search from steps_left.
+    Reach reach(std::uint64_t low, std::uint64_t high, int &steps_left) const;
+
+private:
+    std::array<Level, most_summands + 1> levels_{}; // The level after the last one is 0.
+    std::size_t count_ = 0;
+};
+
+// Whether two different pieces of one tensor share a byte. For the creation of a plan: it may take a millisecond.
 Reach pieces_overlap(const Pieces &pieces);
 
-// Two tensors whose memory may be interleaved. The pieces of each do not overlap among themselves.
+// Two tensors whose memory may be interleaved. Pieces of one tensor may overlap each other, as repeated rows do.
 class Interleaving {
 public:
     Interleaving() = default;
     Interleaving(const Tensor &a, const Tensor &b);
 
-    // Whether a piece of tensor a and a piece of tensor b share a byte, where the first piece of b lies `distance`
-    // bytes after the first piece of a.
+    // Whether a piece of tensor a and a piece of tensor b share a byte, for a run: it takes microseconds. Tensor b
+    // begins `distance` bytes after tensor a, and the bytes that they span meet.
     Reach overlap(std::int64_t distance) const;
 
 private:
-    bool apart(std::int64_t distance) const;
-
     // Modulo `bytes`, all of a lies in the first a_bytes, and all of b in the b_bytes that begin at the distance.
     // Periods do not depend on the distance. They are found once, and most calls then need no search.
     struct Period {
         std::int64_t bytes;
         std::int64_t a_bytes;
         std::int64_t b_bytes;
-    };
-    void find_period(std::int64_t least_stride);
 
-    Pieces a_;
-    Pieces b_;
-    std::array<Period, 8> periods_{};
-    std::size_t count_ = 0;
+        bool apart(std::int64_t distance) const;
+    };
+    void find_periods(const Pieces &a, const Pieces &b);
+
+    // A sum is how far a piece lies behind the first piece of a, plus how far another lies before the last piece of b.
+    Sums sums_;
+    std::uint64_t b_bytes_ = 0;
+    std::uint64_t a_piece_ = 0;
+    std::uint64_t b_piece_ = 0;
+    std::array<Period, Sums::most_summands> periods_{};
+    std::size_t period_count_ = 0;
 };
 
 } // namespace kvappend

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "problem.hpp"
 
+#include "overlap.hpp"
+
 #include <algorithm>
 #include <cinttypes>
+#include <utility>
 
 namespace kvappend {
 
@@ -132,6 +135,17 @@ void add_buffers(Problem &problem) {
     problem.buffers.add({BufferName::k_cache, true, alignment, problem.k.cache.bytes});
     problem.buffers.add({BufferName::v_cache, true, alignment, problem.v.cache.bytes});
     add_index_buffers(problem.addressing, problem.buffers);
+    const auto add_interleaving = [&](BufferName a, const Tensor &tensor_a, BufferName b, const Tensor &tensor_b) {
+        if (!tensor_a.empty() && !tensor_b.empty()) {
+            problem.buffers.add_interleaving(a, b, Interleaving(tensor_a, tensor_b));
+        }
+    };
+    for (const auto &[name, cache] :
+         {std::pair(BufferName::k_cache, &problem.k.cache), std::pair(BufferName::v_cache, &problem.v.cache)}) {
+        add_interleaving(BufferName::k_new, problem.k.rows, name, *cache);
+        add_interleaving(BufferName::v_new, problem.v.rows, name, *cache);
+    }
+    add_interleaving(BufferName::k_cache, problem.k.cache, BufferName::v_cache, problem.v.cache);
 }
 
 } // namespace
@@ -150,33 +164,11 @@ Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
     if (problem.empty()) {
         return KVAPPEND_SUCCESS;
     }
-    if (!problem.k.empty() && !problem.v.empty()) {
-        problem.caches = Interleaving(problem.k.cache, problem.v.cache);
-    }
     // Each number fits in 63 bits, but the sum may not.
     const std::int64_t k_bytes = bytes_of(problem, problem.k);
     problem.bytes = k_bytes + std::min(bytes_of(problem, problem.v), INT64_MAX - k_bytes);
     add_buffers(problem);
     return KVAPPEND_SUCCESS;
-}
-
-Status Problem::check(const kvappend_args &args) const {
-    TRY(buffers.check(args));
-    const auto k_begin = reinterpret_cast<std::uintptr_t>(args.k_cache);
-    const auto v_begin = reinterpret_cast<std::uintptr_t>(args.v_cache);
-    if (k.empty() || v.empty() || v_begin >= k_begin + static_cast<std::uintptr_t>(k.cache.bytes) ||
-        k_begin >= v_begin + static_cast<std::uintptr_t>(v.cache.bytes)) {
-        return KVAPPEND_SUCCESS;
-    }
-    const Reach overlap = caches.overlap(static_cast<std::int64_t>(v_begin - k_begin));
-    if (overlap == Reach::no) {
-        return KVAPPEND_SUCCESS;
-    }
-    return fail(KVAPPEND_ERROR_CACHE_OVERLAP,
-                "args.k_cache is %p and args.v_cache is %p: %s; expected caches that share no element", args.k_cache,
-                args.v_cache,
-                overlap == Reach::yes ? "a row of one shares memory with a row of the other"
-                                      : "their strides are too irregular to tell whether they share memory");
 }
 
 } // namespace kvappend

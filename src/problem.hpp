@@ -4,7 +4,6 @@
 
 #include "addressing.hpp"
 #include "buffers.hpp"
-#include "overlap.hpp"
 #include "status.hpp"
 #include "tensor.hpp"
 
@@ -36,7 +35,6 @@ struct Problem {
     std::int64_t new_rows;
     Copy k;
     Copy v;
-    Interleaving caches;   // of K and V, if both are copied
     std::int64_t bytes;    // that a run copies at most; INT64_MAX if there are more
     NeededBuffers buffers; // none if there is nothing to copy
 
@@ -48,7 +46,7 @@ struct Problem {
     static Status create(const kvappend_descriptor &descriptor, Problem &problem);
 
     // Checks the buffers of one run.
-    Status check(const kvappend_args &args) const;
+    Status check(const kvappend_args &args) const { return buffers.check(args); }
 };
 
 } // namespace kvappend

@@ -162,7 +162,8 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_OVERFLOW = 16,
     /* Two rows of one cache share memory because of its strides [plan_create], or k_cache and v_cache share memory
      * [can_implement, run]. The check is exact for all strides that occur in practice. It gives up after 65536 steps
-     * (about a millisecond). Strides that it could not decide are refused as well, and the message says so. */
+     * for each cache in plan_create (about a millisecond), and after 256 steps for each pair of tensors in a run (a few
+     * microseconds). Strides that it could not decide are refused as well, and the message says so. */
     KVAPPEND_ERROR_CACHE_OVERLAP = 17,
     /* preference.kernel_name does not name a kernel of the backend, or that kernel does not support this problem.
      * [plan_create] */
@@ -190,8 +191,10 @@ enum kvappend_status_code {
     /* A buffer is not aligned to the size of its elements. [can_implement, run] */
     KVAPPEND_ERROR_MISALIGNED = 32,
     /* A new tensor, an array of indices or the report shares memory with a cache, or with another buffer that the run
-     * writes. Each of them counts as the whole range from its first to its last element. The check compares addresses,
-     * so it does not notice two virtual addresses of the same memory. [can_implement, run] */
+     * writes. A new tensor may lie in the gaps of a cache, and a cache in those of a new tensor: they share memory if
+     * an element belongs to both. This is checked as for KVAPPEND_ERROR_CACHE_OVERLAP. Arrays of indices and the report
+     * count as the whole range from their first to their last element, and so does what they are compared with. The
+     * check compares addresses, so it does not notice two virtual addresses of the same memory. [can_implement, run] */
     KVAPPEND_ERROR_ALIAS = 33,
     /* workspace is NULL although workspace_bytes is not 0. [run] */
     KVAPPEND_ERROR_WORKSPACE = 34,
@@ -509,8 +512,9 @@ typedef struct kvappend_preference {
  * be NULL. If there is nothing to do, every buffer may be NULL.
  *
  * A run writes the caches, the report, and the offsets that it advances. None of these may overlap another buffer of
- * the call; each buffer counts as the whole range from its first to its last element. k_cache and v_cache are an
- * exception: they may be interleaved (one pool for both), as long as no element belongs to both. */
+ * the call. Tensors of which one is a cache may be interleaved (one pool for K and V, or rows that move within their
+ * cache's memory), as long as no element belongs to both. In all other cases, each buffer counts as the whole range
+ * from its first to its last element. */
 typedef struct kvappend_args {
     size_t struct_size;
     const void *k_new; /* [B, H, L_new, D_k], read */

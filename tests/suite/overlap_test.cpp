@@ -7,6 +7,7 @@
 #include <catch2/generators/catch_generators.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -25,21 +26,21 @@ struct Shape {
 // Marks each element that the tensor occupies, `start` elements into the marks; false if one was marked before.
 bool mark(const Shape &s, std::size_t start, std::vector<bool> &marks) {
     const bool contiguous = std::ranges::all_of(s.strides, [](std::int64_t stride) { return stride == 0; });
+    bool apart = true;
     for (std::int64_t b = 0; b < s.extents[0]; ++b) {
         for (std::int64_t h = 0; h < s.extents[1]; ++h) {
             for (std::int64_t l = 0; l < s.extents[2]; ++l) {
                 for (std::int64_t i = 0; i < s.dim; ++i) {
                     const std::int64_t at = contiguous ? ((b * s.extents[1] + h) * s.extents[2] + l) * s.dim + i
                                                        : b * s.strides[0] + h * s.strides[1] + l * s.strides[2] + i;
-                    if (marks[start + static_cast<std::size_t>(at)]) {
-                        return false;
-                    }
-                    marks[start + static_cast<std::size_t>(at)] = true;
+                    const std::size_t marked = start + static_cast<std::size_t>(at);
+                    apart = apart && !marks[marked];
+                    marks[marked] = true;
                 }
             }
         }
     }
-    return true;
+    return apart;
 }
 
 // The descriptor of one cache, the strides and the dimension of which are `unit` times those of the shape.
@@ -83,6 +84,10 @@ std::int64_t draw(std::mt19937_64 &random, std::int64_t low, std::int64_t high) 
 }
 
 constexpr std::size_t room = 4096;
+
+void *place(std::uintptr_t at) {
+    return reinterpret_cast<void *>(at); // No buffer is read.
+}
 
 } // namespace
 
@@ -129,23 +134,99 @@ TEST_CASE("strides too irregular to decide on are refused, and said to be that",
     CHECK(plan == nullptr);
 }
 
-TEST_CASE("two caches with strides too irregular to decide on are refused, and said to be that", "[strides]") {
+TEST_CASE("the limit of steps is one for the whole cache", "[strides]") {
+    // No rows meet. To show this takes two steps a head for rows of different samples, and one for rows of one sample.
+    // For 30000 heads, only the sum exceeds the limit.
+    for (const std::int64_t heads : {20000, 30000}) {
+        kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+        d.backend = subject().backend();
+        d.batch = 2;
+        d.heads = d.cache_rows = heads;
+        d.new_rows = d.k_dim = 1;
+        d.k_cache_strides[KVAPPEND_AXIS_BATCH] = 499;
+        d.k_cache_strides[KVAPPEND_AXIS_HEAD] = 1000003;
+        d.k_cache_strides[KVAPPEND_AXIS_ROW] = 1000033;
+        kvappend_plan *plan = nullptr;
+        const std::string message = told(kvappend_plan_create(&d, nullptr, &plan));
+        CHECK((heads == 20000) == (message == "KVAPPEND_SUCCESS"));
+        CHECK((heads == 30000) == (message.find("too irregular to tell") != std::string::npos));
+        kvappend_plan_destroy(plan);
+    }
+}
+
+namespace {
+
+// Arguments whose tensors are far from each other, 2^58 bytes from one to the next.
+kvappend_args far_apart() {
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.cache_offsets = place(4096);
+    args.k_new = place(std::uintptr_t{1} << 58);
+    args.v_new = place(std::uintptr_t{2} << 58);
+    args.k_cache = place(std::uintptr_t{3} << 58);
+    args.v_cache = place(std::uintptr_t{4} << 58);
+    return args;
+}
+
+} // namespace
+
+TEST_CASE("two tensors with strides too irregular to decide on are refused, and said to be that", "[strides]") {
     // Multiples i and j of these primes differ by 1 only from j = 233334 on, but only trying them all would show it.
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = subject().backend();
     d.heads = 200000;
     d.batch = d.new_rows = d.cache_rows = d.k_dim = d.v_dim = 1;
+    d.k_new_strides[KVAPPEND_AXIS_HEAD] = d.v_new_strides[KVAPPEND_AXIS_HEAD] = 1000003;
     d.k_cache_strides[KVAPPEND_AXIS_HEAD] = 1000003;
     d.v_cache_strides[KVAPPEND_AXIS_HEAD] = 1000033;
     const PlanPointer plan = make_plan(d);
-    const auto place = [](std::uintptr_t at) { return reinterpret_cast<void *>(at); }; // No buffer is read.
-    kvappend_args args = KVAPPEND_ARGS_INIT;
-    args.k_new = args.v_new = args.cache_offsets = place(4096);
-    args.k_cache = place(std::uintptr_t{1} << 60);
-    args.v_cache = place((std::uintptr_t{1} << 60) + 4);
-    const std::string message = told(kvappend_plan_can_implement(plan.get(), &args));
-    CHECK(message.starts_with("KVAPPEND_ERROR_CACHE_OVERLAP: args.k_cache is 0x1000000000000000 "));
+    kvappend_args args = far_apart();
+    args.v_cache = static_cast<char *>(args.k_cache) + 4;
+    std::string message = told(kvappend_plan_can_implement(plan.get(), &args));
+    CHECK(message.starts_with("KVAPPEND_ERROR_CACHE_OVERLAP: args.k_cache is 0xc00000000000000 "));
     CHECK(message.find("too irregular to tell") != std::string::npos);
+    for (const char *const name : {"k_new", "v_new"}) {
+        args = far_apart();
+        (*name == 'k' ? args.k_new : args.v_new) = static_cast<char *>(args.v_cache) - 4;
+        message = told(kvappend_plan_can_implement(plan.get(), &args));
+        CHECK(message.starts_with(std::string("KVAPPEND_ERROR_ALIAS: args.") + name + " [0xffffffffffffffc, "));
+        CHECK(message.find(") and args.v_cache [0x1000000000000000, ") != std::string::npos);
+        CHECK(message.find("too irregular to tell") != std::string::npos);
+    }
+}
+
+TEST_CASE("strides of pages that nearly reach the limit of a plan are accepted, those of a run refused", "[strides]") {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.element_type = KVAPPEND_ELEMENT_F16;
+    d.addressing = KVAPPEND_ADDRESSING_PAGED;
+    d.batch = d.new_rows = d.table_entries = 1;
+    SECTION("at creation") {
+        d.cache_blocks = 26;
+        d.heads = 1523;
+        d.cache_rows = 3221;
+        d.k_dim = d.v_dim = 2;
+        d.k_pack = d.v_pack = 1;
+        d.k_piece_stride = d.v_piece_stride = 305921;
+        constexpr std::int64_t strides[] = {7609467, 5019915, 6717570};
+        std::ranges::copy(strides, d.k_cache_strides);
+        std::ranges::copy(strides, d.v_cache_strides);
+        make_plan(d);
+    }
+    SECTION("at a run") {
+        d.cache_blocks = 179;
+        d.heads = 72;
+        d.cache_rows = 277;
+        d.k_dim = d.v_dim = 1;
+        std::ranges::copy(std::to_array<std::int64_t>({8, 373119, 1347}), d.k_cache_strides);
+        std::ranges::copy(std::to_array<std::int64_t>({1339, 12, 224945}), d.v_cache_strides);
+        const PlanPointer plan = make_plan(d);
+        kvappend_args args = far_apart();
+        args.page_table = static_cast<const std::int32_t *>(place(8192));
+        args.v_cache = static_cast<char *>(args.k_cache) + 8200;
+        const std::string message = told(kvappend_plan_can_implement(plan.get(), &args));
+        CHECK(message.starts_with("KVAPPEND_ERROR_CACHE_OVERLAP: "));
+        CHECK(message.find("too irregular to tell") != std::string::npos);
+    }
 }
 
 namespace {
@@ -269,7 +350,6 @@ TEST_CASE("an element in both caches is found over distances that do not fit in 
     const auto span = [](const std::int64_t(&strides)[3]) {
         return 4 * static_cast<std::uintptr_t>(strides[0] + strides[1] + strides[2]);
     };
-    const auto place = [](std::uintptr_t at) { return reinterpret_cast<void *>(at); }; // No buffer is read.
     constexpr std::uintptr_t low = std::uintptr_t{1} << 20;
     kvappend_args args = KVAPPEND_ARGS_INIT;
     args.k_new = args.v_new = args.cache_offsets = place(4096);
@@ -363,4 +443,249 @@ TEST_CASE("caches that a common divisor of their strides keeps apart are told ap
     CHECK(told(kvappend_plan_can_implement(plan.get(), &args)) == "KVAPPEND_SUCCESS");
     args.v_cache = reinterpret_cast<void *>(base + 8);
     CHECK(kvappend_plan_can_implement(plan.get(), &args) == KVAPPEND_ERROR_CACHE_OVERLAP);
+}
+
+namespace {
+
+// New rows and a cache that may be interleaved, of K or of V each, and whether no element belongs to both.
+struct Neighbours {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    bool k_rows;
+    bool k_cache;
+    std::size_t rows_at;
+    std::size_t cache_at;
+    bool apart;
+};
+
+// None if the descriptor alone would be refused.
+std::optional<Neighbours> draw_neighbours(std::mt19937_64 &random) {
+    Neighbours n{};
+    kvappend_descriptor &d = n.d;
+    d.backend = subject().backend();
+    d.batch = draw(random, 1, 3);
+    d.heads = draw(random, 1, 3);
+    d.new_rows = draw(random, 1, 3);
+    d.cache_rows = draw(random, 1, 4);
+    d.k_dim = draw(random, 1, 4);
+    d.v_dim = draw(random, 1, 4);
+    n.k_rows = draw(random, 0, 1) == 0;
+    n.k_cache = draw(random, 0, 1) == 0;
+    auto &rows_strides = n.k_rows ? d.k_new_strides : d.v_new_strides;
+    auto &cache_strides = n.k_cache ? d.k_cache_strides : d.v_cache_strides;
+    for (int axis = 0; axis < 3; ++axis) {
+        cache_strides[axis] = draw(random, 0, 30);
+        const std::int64_t kind = draw(random, 0, 3); // Rows are often repeated, or a part of the cache's memory.
+        rows_strides[axis] = kind == 0 ? 0 : kind == 1 ? draw(random, 0, 30) : cache_strides[axis];
+    }
+    const auto shape = [&](std::int64_t rows, bool is_k, const std::int64_t(&strides)[3]) {
+        return Shape{{d.batch, d.heads, rows}, {strides[0], strides[1], strides[2]}, is_k ? d.k_dim : d.v_dim};
+    };
+    n.rows_at = static_cast<std::size_t>(draw(random, 0, 60));
+    n.cache_at = static_cast<std::size_t>(draw(random, 0, 60));
+    std::vector<bool> rows(room);
+    std::vector<bool> cache(room);
+    mark(shape(d.new_rows, n.k_rows, rows_strides), n.rows_at, rows);
+    if (!mark(shape(d.cache_rows, n.k_cache, cache_strides), n.cache_at, cache)) {
+        return std::nullopt;
+    }
+    n.apart = true;
+    for (std::size_t i = 0; i < room; ++i) {
+        n.apart = n.apart && !(rows[i] && cache[i]);
+    }
+    return n;
+}
+
+// What can_implement says of everything `unit` times as large.
+kvappend_status status_of(const Neighbours &n, std::int64_t unit) {
+    kvappend_descriptor d = n.d;
+    d.k_dim *= unit;
+    d.v_dim *= unit;
+    for (int axis = 0; axis < 3; ++axis) {
+        for (auto *const strides : {&d.k_new_strides, &d.v_new_strides, &d.k_cache_strides, &d.v_cache_strides}) {
+            (*strides)[axis] *= unit;
+        }
+    }
+    const PlanPointer plan = make_plan(d);
+    kvappend_args args = far_apart();
+    const auto at = [&](std::size_t elements) {
+        return place((std::uintptr_t{5} << 58) + elements * 4 * static_cast<std::uintptr_t>(unit));
+    };
+    (n.k_rows ? args.k_new : args.v_new) = at(n.rows_at);
+    (n.k_cache ? args.k_cache : args.v_cache) = at(n.cache_at);
+    return kvappend_plan_can_implement(plan.get(), &args);
+}
+
+} // namespace
+
+TEST_CASE("new rows in the memory of a cache are refused if and only if an element belongs to both", "[strides]") {
+    auto random = seeded_random();
+    int refused = 0;
+    int accepted = 0;
+    while (refused + accepted < 4000) {
+        const std::optional<Neighbours> n = draw_neighbours(random);
+        if (!n) {
+            continue;
+        }
+        const kvappend_descriptor &d = n->d;
+        const auto &rows = n->k_rows ? d.k_new_strides : d.v_new_strides;
+        const auto &cache = n->k_cache ? d.k_cache_strides : d.v_cache_strides;
+        INFO((n->k_rows ? "K" : "V") << " rows at " << n->rows_at << ", " << (n->k_cache ? "K" : "V") << " cache at "
+                                     << n->cache_at << ", extents " << d.batch << ' ' << d.heads << ' ' << d.new_rows
+                                     << ' ' << d.cache_rows << ", dimensions " << d.k_dim << ' ' << d.v_dim
+                                     << ", strides " << rows[0] << ' ' << rows[1] << ' ' << rows[2] << " and "
+                                     << cache[0] << ' ' << cache[1] << ' ' << cache[2]);
+        for (const std::int64_t unit : {std::int64_t{1}, std::int64_t{1} << 46}) {
+            const kvappend_status status = status_of(*n, unit);
+            REQUIRE(status == (n->apart ? KVAPPEND_SUCCESS : KVAPPEND_ERROR_ALIAS));
+            REQUIRE((n->apart || told(status).find("too irregular") == std::string::npos));
+        }
+        ++(n->apart ? accepted : refused);
+    }
+    CHECK(refused > 400);
+    CHECK(accepted > 400);
+}
+
+TEST_CASE("rows move within the memory of their caches", "[strides]") {
+    // Rows 2 and 3 of each head of [H, 4, D] go to rows 0 and 1, which are the cache.
+    auto random = seeded_random();
+    constexpr std::int64_t dim = 8;
+    Scenario scenario;
+    kvappend_descriptor &d = scenario.descriptor;
+    d.batch = 1;
+    d.heads = d.new_rows = d.cache_rows = 2;
+    d.k_dim = d.v_dim = dim;
+    for (auto *const strides : {&d.k_new_strides, &d.v_new_strides, &d.k_cache_strides, &d.v_cache_strides}) {
+        std::ranges::copy(std::to_array<std::int64_t>({8 * dim, 4 * dim, dim}), *strides);
+    }
+    scenario.offsets = {0};
+    place_apart(scenario, 64, 64);
+    share_block(scenario, k_new, k_cache, 2 * dim);
+    share_block(scenario, v_new, v_cache, 2 * dim);
+    check_scenario(scenario, random);
+}
+
+TEST_CASE("one element that belongs to two tensors is found at each end of them", "[strides]") {
+    // Rows of 3 elements, the strides of which have no divisor in common.
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.batch = d.heads = d.new_rows = d.cache_rows = 3;
+    d.k_dim = d.v_dim = 3;
+    std::ranges::copy(std::to_array<std::int64_t>({101, 31, 7}), d.k_new_strides);
+    std::ranges::copy(std::to_array<std::int64_t>({103, 37, 11}), d.v_new_strides);
+    std::ranges::copy(std::to_array<std::int64_t>({107, 29, 5}), d.k_cache_strides);
+    std::ranges::copy(std::to_array<std::int64_t>({109, 23, 4}), d.v_cache_strides);
+    const PlanPointer plan = make_plan(d);
+    const auto bytes = [](const std::int64_t(&s)[3]) { return 4 * (2 * (s[0] + s[1] + s[2]) + 3); };
+    const auto check = [&](auto a, std::int64_t a_bytes, auto b, std::int64_t b_bytes, kvappend_status refusal) {
+        for (const std::int64_t beside : {-1, 0}) {
+            for (const std::int64_t shift : {a_bytes + 4 * beside, -b_bytes - 4 * beside}) {
+                kvappend_args args = far_apart();
+                const auto begin = reinterpret_cast<std::uintptr_t>(args.*a);
+                args.*b = place(begin + static_cast<std::uintptr_t>(shift));
+                INFO("shift " << shift);
+                CHECK(kvappend_plan_can_implement(plan.get(), &args) == (beside == 0 ? KVAPPEND_SUCCESS : refusal));
+            }
+        }
+    };
+    using Args = kvappend_args;
+    for (const bool k : {true, false}) {
+        const std::int64_t cache = bytes(k ? d.k_cache_strides : d.v_cache_strides);
+        const auto to = k ? &Args::k_cache : &Args::v_cache;
+        check(&Args::k_new, bytes(d.k_new_strides), to, cache, KVAPPEND_ERROR_ALIAS);
+        check(&Args::v_new, bytes(d.v_new_strides), to, cache, KVAPPEND_ERROR_ALIAS);
+    }
+    check(&Args::k_cache, bytes(d.k_cache_strides), &Args::v_cache, bytes(d.v_cache_strides),
+          KVAPPEND_ERROR_CACHE_OVERLAP);
+}
+
+namespace {
+
+// K and V in one memory, as programs in use lay them out.
+struct Layout {
+    const char *name;
+    std::int64_t strides[2][3]; // of K and V
+    std::int64_t dims[2];
+    std::int64_t packs[2];
+    std::int64_t piece_strides[2];
+    std::int64_t distance; // from K to V, in elements
+};
+
+constexpr std::int64_t h = 8, r = 16, dim = 128, x = 8, page = h * r * dim;
+constexpr Layout layouts[] = {
+    {"[2, N, H, R, D]", {{page, r *dim, dim}, {page, r *dim, dim}}, {dim, dim}, {}, {}, 100000 * page},
+    {"[N, 2, H, R, D]", {{2 * page, r *dim, dim}, {2 * page, r *dim, dim}}, {dim, dim}, {}, {}, page},
+    {"[N, 2, R, H, D]", {{2 * page, dim, h *dim}, {2 * page, dim, h *dim}}, {dim, dim}, {}, {}, page},
+    {"[N, R, 2, H, D]", {{2 * page, dim, 2 * h *dim}, {2 * page, dim, 2 * h *dim}}, {dim, dim}, {}, {}, h *dim},
+    {"[N, R, H, 2 * D]", {{2 * page, 2 * dim, 2 * h *dim}, {2 * page, 2 * dim, 2 * h *dim}}, {dim, dim}, {}, {}, dim},
+    {"[N, H, R, 2 * D]", {{2 * page, 2 * r *dim, 2 * dim}, {2 * page, 2 * r *dim, 2 * dim}}, {dim, dim}, {}, {}, dim},
+    {"[N, H, R, 2 * D] with a page of 1 MiB",
+     {{1 << 19, 2 * r *dim, 2 * dim}, {1 << 19, 2 * r *dim, 2 * dim}},
+     {dim, dim},
+     {},
+     {},
+     dim},
+    {"K of 512 and V of 64 in one row",
+     {{h * r * 576, r * 576, 576}, {h * r * 576, r * 576, 576}},
+     {512, 64},
+     {},
+     {},
+     512},
+    {"K [N, H, D/x, R, x] and V [N, H, D, R] in one page",
+     {{2 * page, r *dim, x}, {2 * page, r *dim, 1}},
+     {dim, dim},
+     {x, 1},
+     {r * x, r},
+     page},
+    {"K [N, H, R, D] and V [N, R, H, D] in one page",
+     {{2 * page, r *dim, dim}, {2 * page, dim, h *dim}},
+     {dim, dim},
+     {},
+     {},
+     page},
+    {"pages of 4 layers", {{8 * page, r *dim, dim}, {8 * page, r *dim, dim}}, {dim, dim}, {}, {}, page},
+    {"a row of queries, K and V",
+     {{r * 48 * dim, dim, 48 * dim}, {r * 48 * dim, dim, 48 * dim}},
+     {dim, dim},
+     {},
+     {},
+     h *dim},
+};
+
+} // namespace
+
+TEST_CASE("layouts in use are decided within the limit of a run, at any distance", "[strides]") {
+    auto random = seeded_random();
+    for (const Layout &layout : layouts) {
+        INFO(layout.name);
+        kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+        d.backend = subject().backend();
+        d.element_type = KVAPPEND_ELEMENT_BF16;
+        d.addressing = KVAPPEND_ADDRESSING_PAGED;
+        d.batch = d.new_rows = d.table_entries = 1;
+        d.cache_blocks = 100000;
+        d.heads = h;
+        d.cache_rows = r;
+        d.k_dim = layout.dims[0];
+        d.v_dim = layout.dims[1];
+        d.k_pack = layout.packs[0];
+        d.v_pack = layout.packs[1];
+        d.k_piece_stride = layout.piece_strides[0];
+        d.v_piece_stride = layout.piece_strides[1];
+        std::ranges::copy(layout.strides[0], d.k_cache_strides);
+        std::ranges::copy(layout.strides[1], d.v_cache_strides);
+        const PlanPointer plan = make_plan(d);
+        kvappend_args args = far_apart();
+        args.page_table = static_cast<const std::int32_t *>(place(8192));
+        const auto message_at = [&](std::int64_t distance) {
+            args.v_cache =
+                place(reinterpret_cast<std::uintptr_t>(args.k_cache) + static_cast<std::uintptr_t>(distance) * 2);
+            return told(kvappend_plan_can_implement(plan.get(), &args));
+        };
+        CHECK(message_at(layout.distance) == "KVAPPEND_SUCCESS");
+        for (int i = 0; i < 200; ++i) {
+            const std::int64_t distance = draw(random, -4 * page, 4 * page);
+            INFO("distance " << distance);
+            REQUIRE(message_at(distance).find("too irregular") == std::string::npos);
+        }
+    }
 }

@@ -108,7 +108,7 @@ int main(int argc, char **argv) {
             pages = resident_pages();
         }
     }
-    // A plan that was left alive takes some hundred bytes, and a library that was not unloaded some hundred thousand.
+    // A plan that was left alive takes a few thousand bytes, and a library that was not unloaded some hundred thousand.
     const std::int64_t grown = (resident_pages() - pages) * sysconf(_SC_PAGESIZE);
     std::printf("%d bytes for each of the plans left alive\n", static_cast<int>(grown / (rounds * 3 / 4)));
     REQUIRE(grown < rounds * 4096);
