@@ -497,11 +497,13 @@ typedef struct kvappend_preference {
     /* Host backend: the number of threads that share the copying of a large run, including the thread that calls run. 0
      * and 1 mean the calling thread alone. The maximum is 1024; with the CUDA backend it is 1.
      *
-     * kvappend_plan_create starts the other threads. They belong to the plan and end with it. Between runs they sleep,
-     * with all signals blocked. A run uses them if it has at least 8 MiB to copy and they are not busy with another run
-     * of the plan. Otherwise the calling thread works alone, so any number of threads may still run one plan at once. A
-     * run waits only for parts of its copy that other threads have begun. Therefore a plan still works in a child
-     * process after fork, where these threads do not exist. The number of threads does not change what is written. */
+     * kvappend_plan_create starts the other threads. They belong to the plan and end with it. Between runs they sleep.
+     * They block all signals except SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP and SIGSYS, which a thread's own
+     * instructions raise. So a program that handles accesses to protected pages of a cache handles those of these
+     * threads, too. A run uses them if it has at least 8 MiB to copy and they are not busy with another run of the
+     * plan. Otherwise the calling thread works alone, so any number of threads may still run one plan at once. A run
+     * waits only for parts of its copy that other threads have begun. Therefore a plan still works in a child process
+     * after fork, where these threads do not exist. The number of threads does not change what is written. */
     int32_t host_threads;
     int32_t reserved; /* must be 0 */
 } kvappend_preference;

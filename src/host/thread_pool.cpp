@@ -26,11 +26,16 @@ std::unique_ptr<ThreadPool> ThreadPool::create(std::int32_t helpers) noexcept {
     madvise(page, sizeof(pid_t), MADV_WIPEONFORK);
     pool->process_ = static_cast<pid_t *>(page);
     *pool->process_ = getpid();
-    // Helpers inherit the mask and so take no signals, which are for the threads of the program.
-    sigset_t all;
+    // Helpers inherit the mask and so take no signals, which are for the threads of the program. Only the signals that
+    // an instruction raises stay open: the system ends a process that blocks one of them, even if the program handles
+    // it, such as a fault at a page that the program has protected.
+    sigset_t blocked;
     sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    sigfillset(&blocked);
+    for (const int raised : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) {
+        sigdelset(&blocked, raised);
+    }
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
     const auto serve = [](void *self) -> void * {
         static_cast<ThreadPool *>(self)->serve();
         return nullptr;

@@ -6,6 +6,7 @@
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <csignal>
@@ -14,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -203,6 +205,90 @@ TEST_CASE("a handler may run the plan whose run it interrupts", "[process]") {
         CHECK(filling.run() == KVAPPEND_SUCCESS);
         CHECK(filling.complete());
     }
+}
+
+namespace {
+
+// Memory that cannot be written until a handler of SIGSEGV opens it, part by part, as programs do that track what is
+// written.
+class Tracked {
+public:
+    explicit Tracked(std::size_t bytes)
+        : bytes_(bytes), begin_(static_cast<unsigned char *>(
+                             mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
+        REQUIRE(begin_ != MAP_FAILED);
+        tracked = this;
+        struct sigaction action {};
+        action.sa_flags = SA_SIGINFO;
+        action.sa_sigaction = [](int, siginfo_t *info, void *) { tracked->open_at(info->si_addr); };
+        REQUIRE(sigaction(SIGSEGV, &action, &before_) == 0);
+    }
+    Tracked(const Tracked &) = delete;
+    Tracked &operator=(const Tracked &) = delete;
+    ~Tracked() {
+        sigaction(SIGSEGV, &before_, nullptr);
+        munmap(begin_, bytes_);
+    }
+
+    void protect() { REQUIRE(mprotect(begin_, bytes_, PROT_READ) == 0); }
+    unsigned char *begin() const { return begin_; }
+    // The faults of threads other than the one that made this.
+    int others() const { return others_; }
+
+private:
+    static Tracked *tracked;
+    static constexpr std::size_t part = std::size_t{64} << 10;
+
+    void open_at(const void *address) {
+        const auto *const at = static_cast<const unsigned char *>(address);
+        if (at < begin_ || at >= begin_ + bytes_) {
+            _exit(2); // not a fault that this test makes
+        }
+        others_ += syscall(SYS_gettid) != maker_ ? 1 : 0;
+        const std::size_t start = static_cast<std::size_t>(at - begin_) / part * part;
+        mprotect(begin_ + start, std::min(part, bytes_ - start), PROT_READ | PROT_WRITE);
+    }
+
+    std::size_t bytes_;
+    unsigned char *begin_;
+    long maker_ = syscall(SYS_gettid);
+    std::atomic<int> others_ = 0;
+    struct sigaction before_ {};
+};
+Tracked *Tracked::tracked = nullptr;
+
+} // namespace
+
+TEST_CASE("a program handles the faults of a plan's threads at pages that it has protected", "[process]") {
+    if (!on_host()) {
+        SKIP("only plans of the host backend have threads");
+    }
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.batch = 1;
+    d.heads = 2;
+    d.new_rows = d.cache_rows = many_rows;
+    d.k_dim = 256;
+    kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
+    p.host_threads = 4;
+    const PlanPointer plan = make_plan(d, &p);
+    std::vector<float> rows(static_cast<std::size_t>(d.heads * d.new_rows * d.k_dim));
+    const std::size_t bytes = rows.size() * sizeof(float);
+    Tracked cache(bytes);
+    const std::int64_t offset = 0;
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = rows.data();
+    args.k_cache = cache.begin();
+    args.cache_offsets = const_cast<std::int64_t *>(&offset);
+    // Until a thread of the plan has taken a share.
+    for (int round = 0; cache.others() == 0 && round < 5000; ++round) {
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+            rows[i] = static_cast<float>(i % 4099) + static_cast<float>(round % 7) * 0.25F;
+        }
+        cache.protect();
+        REQUIRE(kvappend_plan_run(plan.get(), &args, nullptr, 0, nullptr) == KVAPPEND_SUCCESS);
+        REQUIRE(std::memcmp(cache.begin(), rows.data(), bytes) == 0);
+    }
+    CHECK(cache.others() > 0);
 }
 
 TEST_CASE("in a child process a plan can be asked and destroyed, and on the host run", "[process]") {
