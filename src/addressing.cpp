@@ -182,9 +182,10 @@ Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes, std
         overflow |= __builtin_mul_overflow(bytes, array.element_bytes, &bytes);
         if (overflow) {
             return fail(KVAPPEND_ERROR_OVERFLOW,
-                        "descriptor.batch is %" PRId64 ", new_rows is %" PRId64 " and table_entries is %" PRId64
+                        "descriptor.batch is %" PRId64 ", new_rows is %" PRId64 ", table_entries is %" PRId64
+                        " and table_stride is %" PRId64
                         ": the bytes of %s do not fit in 63 bits; expected at most 9223372036854775807",
-                        d.batch, d.new_rows, d.table_entries, array.name);
+                        d.batch, d.new_rows, d.table_entries, d.table_stride, array.name);
         }
     }
     std::int64_t rows = 0;

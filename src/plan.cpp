@@ -41,6 +41,14 @@ Status check_architecture(std::span<const NamedKernel> kernels, const BackendSta
         state.device(), architecture / 10, architecture % 10, least / 10, least % 10);
 }
 
+// What the machine or the problem lacks for a kernel that does not serve it, as the end of a sentence.
+const char *lack_of(const NamedKernel &kernel, const Problem &problem) {
+    if (kernel.family == Kernel::Family::dense && !problem.plain_dense()) {
+        return ", which is not a plain dense append";
+    }
+    return kernel.variant == Kernel::Variant::avx ? ", which has no AVX" : "";
+}
+
 Status choose_named(const Backend &backend, const BackendState &state, const Problem &problem, const char *wanted,
                     const NamedKernel *&chosen) {
     const auto kernels = backend.kernels();
@@ -54,11 +62,9 @@ Status choose_named(const Backend &backend, const BackendState &state, const Pro
             wanted);
     }
     if (state.architecture() < named->architecture || !backend.supports(*named, state, problem)) {
-        return fail(
-            KVAPPEND_ERROR_KERNEL,
-            "preference.kernel_name is \"%s\": expected a kernel that serves this problem on this machine%s", wanted,
-            named->family == Kernel::Family::dense && !problem.plain_dense() ? ", which is not a plain dense append"
-                                                                             : "");
+        return fail(KVAPPEND_ERROR_KERNEL,
+                    "preference.kernel_name is \"%s\": expected a kernel that serves this problem on this machine%s",
+                    wanted, lack_of(*named, problem));
     }
     chosen = &*named;
     return KVAPPEND_SUCCESS;

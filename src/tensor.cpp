@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cinttypes>
+#include <cstdio>
 
 namespace kvappend {
 
@@ -49,11 +50,15 @@ Status check_pack(const TensorDescription &d) {
 }
 
 Status overflow_error(const TensorDescription &d) {
+    char pieces[80] = "";
+    if (d.pack != 0) {
+        std::snprintf(pieces, sizeof pieces, ", pack %" PRId64 " and piece stride %" PRId64, d.pack, d.piece_stride);
+    }
     return fail(KVAPPEND_ERROR_OVERFLOW,
                 "%s [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "] with strides {%" PRId64 ", %" PRId64
-                ", %" PRId64 "}: its bytes, or the bytes from its first to its last element, do not fit in 63 bits; "
+                ", %" PRId64 "}%s: its bytes, or the bytes from its first to its last element, do not fit in 63 bits; "
                 "expected at most 9223372036854775807",
-                d.name, d.outer, d.heads, d.rows, d.dim, d.strides[0], d.strides[1], d.strides[2]);
+                d.name, d.outer, d.heads, d.rows, d.dim, d.strides[0], d.strides[1], d.strides[2], pieces);
 }
 
 // The axis of the pieces, which follows the axes of the stride array, and the number of all axes.

@@ -332,6 +332,26 @@ TEST_CASE("host threads out of range, or where they are of no use, are refused",
     check_creation(ordinary(), KVAPPEND_ERROR_CONFLICT, "preference.reserved is -1: expected 0", &p);
 }
 
+#if defined(__x86_64__)
+// Also run on an emulated machine without AVX.
+TEST_CASE("a kernel with AVX is refused where there is no AVX", "[arguments][avx]") {
+    if (subject().backend() != KVAPPEND_BACKEND_HOST) {
+        SKIP("only the host backend has kernels with AVX");
+    }
+    kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
+    for (const std::string name : {"host_dense_avx", "host_rows_avx"}) {
+        p.kernel_name = name.c_str();
+        if (__builtin_cpu_supports("avx") != 0) {
+            CHECK(make_plan(ordinary(), &p) != nullptr);
+        } else {
+            check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, '"' + name + "\": expected a kernel that serves", &p);
+            check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, "on this machine, which has no AVX", &p);
+        }
+    }
+    CHECK(make_plan(ordinary()) != nullptr);
+}
+#endif
+
 TEST_CASE("an unknown or unfit kernel is refused", "[arguments]") {
     kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
     CHECK(make_plan(ordinary(), &p) != nullptr); // NULL is no wish.

@@ -406,8 +406,10 @@ TEST_CASE("pages, tables and pieces that do not fit in 63 bits are refused", "[a
                           d.k_cache_strides[KVAPPEND_AXIS_HEAD] = 20;
                           d.k_cache_strides[KVAPPEND_AXIS_BATCH] = 60;
                       },
-                      KVAPPEND_ERROR_OVERFLOW, {"k_cache ["});
+                      KVAPPEND_ERROR_OVERFLOW, {"k_cache [", "}, pack 4 and piece stride 1152921504606846976: "});
     }
+    check_refused(KVAPPEND_ADDRESSING_PAGED, [](kvappend_descriptor &d) { d.table_stride = most; },
+                  KVAPPEND_ERROR_OVERFLOW, {"page_table", "table_stride is 9223372036854775807"});
     for (const std::int32_t addressing : {KVAPPEND_ADDRESSING_PAGED, KVAPPEND_ADDRESSING_PAGED_CSR}) {
         // Two samples, and entries of 4 bytes.
         const std::int64_t fit = addressing == KVAPPEND_ADDRESSING_PAGED ? large - 1 : 2 * large - 1;
