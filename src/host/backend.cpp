@@ -6,6 +6,10 @@
 #include <cstring>
 #include <new>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace kvappend {
 
 namespace {
@@ -32,9 +36,22 @@ const CopyRows &copy_of(const NamedKernel &kernel) {
     return kernel.family == dense ? plain_dense : plain_rows;
 }
 
+// Whether the processor has AVX and the system keeps its registers. __builtin_cpu_supports tells this, too, but it
+// needs libgcc, which not every program is linked with.
 bool has_avx() {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx") != 0;
+    unsigned a = 0;
+    unsigned b = 0;
+    unsigned c = 0;
+    unsigned d = 0;
+    __cpuid(1, a, b, c, d);
+    constexpr unsigned needed = bit_OSXSAVE | bit_AVX;
+    if ((c & needed) != needed) {
+        return false;
+    }
+    __asm__("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    constexpr unsigned sse_and_avx = 6;
+    return (a & sse_and_avx) == sse_and_avx;
 #else
     return false;
 #endif
@@ -74,14 +91,15 @@ public:
     std::span<const NamedKernel> kernels() const override { return kvappend::kernels; }
 
     Status open(std::unique_ptr<BackendState> &state) const override {
-        state.reset(new (std::nothrow) HostState);
+        state.reset(new (std::nothrow) HostState(has_avx()));
         return state != nullptr ? KVAPPEND_SUCCESS
                                 : fail(KVAPPEND_ERROR_OUT_OF_MEMORY, "plan: there is no memory for its %zu bytes",
                                        sizeof(HostState));
     }
 
-    bool supports(const NamedKernel &kernel, const BackendState & /*state*/, const Problem &problem) const override {
-        return (kernel.family == rows || problem.plain_dense()) && (kernel.variant != avx || has_avx());
+    bool supports(const NamedKernel &kernel, const BackendState &state, const Problem &problem) const override {
+        return (kernel.family == rows || problem.plain_dense()) &&
+               (kernel.variant != avx || static_cast<const HostState &>(state).has_avx);
     }
 
     Status prepare(const Problem &problem, const NamedKernel &kernel, std::int32_t host_threads,

@@ -24,6 +24,9 @@ struct CopyRows {
 // What the host backend keeps for a plan.
 class HostState final : public BackendState {
 public:
+    explicit HostState(bool avx) : has_avx(avx) {}
+
+    const bool has_avx; // found once for a plan, because a virtual machine takes microseconds for it
     CopyRows copy{};
     std::unique_ptr<ThreadPool> threads; // NULL if the plan has none
 };

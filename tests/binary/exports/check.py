@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The library exports the functions of symbols.txt and nothing else, needs no CUDA library, and has the ABI's SONAME;
-the header declares the same functions, and the function table holds them."""
+"""The library exports the functions of symbols.txt and nothing else, needs no CUDA library, has no part of libgcc that
+tells processors apart, and has the ABI's SONAME; the header declares the same functions, and the function table holds
+them."""
 
 import re
 import subprocess
@@ -31,6 +32,9 @@ def main():
     # The table is what get_api gives, and the version is a number in it.
     missing = set(expected) - members - {"kvappend_get_api", "kvappend_version"}
     assert not missing and members <= set(expected), f"not in the table: {missing}"
+
+    # Programs that are linked without libgcc do not have these.
+    assert "__cpu_" not in output("nm", library), "refers to the processor's model in libgcc"
 
     dynamic = output("readelf", "-d", library)
     assert re.search(rf"SONAME.*\[libkvappend\.so\.{abi}\]", dynamic), dynamic
