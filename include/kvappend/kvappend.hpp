@@ -54,8 +54,10 @@
 #define KVAPPEND_VISIBLE
 #endif
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <iterator>
 #include <stdexcept>
 #include <string>
@@ -212,13 +214,31 @@ namespace detail {
 template <class U, class T>
 inline constexpr bool same_memory = std::is_convertible_v<U (*)[], T (*)[]>;
 
-// Whether an argument of type Range && still exists when its elements are used. A temporary with a non-trivial
-// destructor is taken to own its memory, which ends with the temporary.
-template <class Range>
-inline constexpr bool lasts = std::is_lvalue_reference_v<Range> || std::is_trivially_destructible_v<Range>;
-
 template <class Range>
 using element_of = std::remove_pointer_t<decltype(std::data(std::declval<Range &>()))>;
+
+// Ranges whose elements end with them, or with the expression, although nothing else tells them from views if the
+// elements are const.
+template <class Range>
+inline constexpr bool holds_elements = std::is_array_v<Range>;
+template <class T, std::size_t N>
+inline constexpr bool holds_elements<std::array<T, N>> = true;
+template <class T>
+inline constexpr bool holds_elements<std::initializer_list<T>> = true;
+
+// Whether a range is a view of memory that it does not own, such as a span: it has no destructor to run, and its
+// elements can be written even if the view itself is const.
+template <class Range, class = void>
+inline constexpr bool is_view = false;
+template <class Range>
+inline constexpr bool is_view<Range, std::void_t<element_of<const Range>>> =
+    std::is_trivially_destructible_v<Range> &&std::is_same_v<element_of<Range>, element_of<const Range>> &&
+    !holds_elements<std::remove_cv_t<Range>>;
+
+// Whether the elements of an argument of type Range && still exist when they are used. A temporary must be a view,
+// because the memory of any other ends with it.
+template <class Range>
+inline constexpr bool lasts = std::is_lvalue_reference_v<Range> || is_view<Range>;
 
 } // namespace detail
 
@@ -231,7 +251,7 @@ public:
     // With size 0 the view has no array, because in kvappend_args a size of 0 means that the size is unknown.
     constexpr array_view(T *data, std::size_t size) noexcept
         : data_(size == 0 ? nullptr : data), bytes_(size * sizeof(T)) {}
-    // Any contiguous container, span or array of T.
+    // Any contiguous container, span or array of T; of temporaries only spans and other views.
     template <class Range, class U = detail::element_of<Range>,
               class = std::enable_if_t<detail::lasts<Range> && detail::same_memory<U, T>>>
     constexpr array_view(Range &&range) noexcept : array_view(std::data(range), std::size(range)) {}
@@ -445,7 +465,10 @@ public:
         plans_.push_back(plan.get());
         args_.push_back(&args);
     }
-    void add(const plan &plan, const kvappend_args &&args) = delete; // a temporary would not live until the run
+    // Temporaries would not live until the run.
+    void add(const plan &plan, const kvappend_args &&args) = delete;
+    void add(const plan &&plan, const kvappend_args &args) = delete;
+    void add(const plan &&plan, const kvappend_args &&args) = delete;
 
     std::size_t size() const noexcept { return plans_.size(); }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <thread>
@@ -34,13 +35,35 @@ template <class View, class From>
 constexpr bool views = std::is_convertible_v<From, View>;
 using ReadFloats = kvappend::tensor_view<const float>;
 using WriteFloats = kvappend::tensor_view<float>;
+using ReadInts = kvappend::tensor_view<const std::int32_t>;
 static_assert(views<WriteFloats, std::vector<float> &> && views<ReadFloats, const std::vector<float> &>);
 static_assert(views<WriteFloats, std::span<float>> && views<ReadFloats, std::span<const float, 3>>);
 static_assert(views<WriteFloats, float (&)[3]> && views<ReadFloats, std::array<float, 3> &>);
 static_assert(views<ReadFloats, WriteFloats> && !views<WriteFloats, ReadFloats>);
 static_assert(!views<WriteFloats, const std::vector<float> &> && !views<WriteFloats, std::vector<double> &>);
-static_assert(!views<ReadFloats, std::vector<float>>, "it would be gone");
 static_assert(views<kvappend::array_view<const std::int32_t>, std::vector<std::int32_t> &>);
+
+// What a function returns by value would be gone before the run, unless it is a view.
+template <class From>
+constexpr bool refused_as_temporary =
+    !std::is_constructible_v<kvappend::array_view<const std::int32_t>, From> &&
+    !std::is_constructible_v<ReadInts, From, kvappend::strides> && std::is_constructible_v<ReadInts, From &>;
+static_assert(refused_as_temporary<std::vector<std::int32_t>> && refused_as_temporary<const std::vector<std::int32_t>>);
+static_assert(refused_as_temporary<std::array<std::int32_t, 2>>);
+static_assert(refused_as_temporary<const std::array<std::int32_t, 2>>);
+static_assert(refused_as_temporary<std::array<const std::int32_t, 2>>);
+static_assert(refused_as_temporary<std::int32_t[2]> && refused_as_temporary<const std::int32_t[2]>);
+static_assert(refused_as_temporary<std::initializer_list<std::int32_t>>);
+static_assert(std::is_constructible_v<ReadInts, std::span<std::int32_t>>);
+static_assert(std::is_constructible_v<ReadInts, const std::span<const std::int32_t, 2>>);
+static_assert(std::is_constructible_v<ReadInts, kvappend::array_view<std::int32_t>>);
+template <class Plan, class Args>
+constexpr bool layer = requires(kvappend::layers &layers, Plan plan, Args args) {
+    layers.add(static_cast<Plan>(plan), static_cast<Args>(args));
+};
+static_assert(layer<const kvappend::plan &, kvappend::args &>);
+static_assert(!layer<kvappend::plan &&, kvappend::args &> && !layer<const kvappend::plan &, kvappend::args &&>);
+static_assert(!layer<kvappend::plan &&, kvappend::args &&>);
 
 struct Half {
     std::uint16_t bits;
