@@ -76,6 +76,10 @@
  * handler must return. If longjmp or asynchronous cancellation leaves a call, the plan of that call becomes unusable,
  * and its buffers stay in use.
  *
+ * If the library was loaded by dlopen, the C library allocates the error message of a thread when the thread first uses
+ * it. A failing run in a signal handler would then allocate memory, which may deadlock. Therefore a thread whose signal
+ * handler runs plans must call kvappend_last_error_message once beforehand.
+ *
  * In a child process made by fork, plans of the host backend still work, but without their threads. A plan of the CUDA
  * backend can only be queried and destroyed there, because CUDA does not work in a child process. If a signal handler
  * forks during a run of a plan with threads, the child process must not continue that run.

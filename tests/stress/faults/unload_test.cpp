@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loading and unloading by dlopen and dlclose: the library goes when it is told to, with plans alive, too, and takes
 // nothing with it. The program is not linked to it.
+#include "loaded.hpp"
 #include "threads_alive.hpp"
-
-#include <kvappend/kvappend.h>
-
-#include <dlfcn.h>
 
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -17,29 +13,6 @@
 #include <unistd.h>
 
 namespace {
-
-#define REQUIRE(condition)                                                                                             \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            std::fprintf(stderr, "line %d: %s\n", __LINE__, #condition);                                               \
-            std::exit(EXIT_FAILURE);                                                                                   \
-        }                                                                                                              \
-    } while (false)
-
-struct Library {
-    void *handle = nullptr;
-    const kvappend_api *api = nullptr;
-};
-
-Library load(const char *path) {
-    Library library;
-    library.handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    REQUIRE(library.handle != nullptr);
-    using GetApi = kvappend_status (*)(std::uint32_t, const kvappend_api **);
-    const auto get_api = reinterpret_cast<GetApi>(dlsym(library.handle, "kvappend_get_api"));
-    REQUIRE(get_api != nullptr && get_api(KVAPPEND_ABI_VERSION, &library.api) == KVAPPEND_SUCCESS);
-    return library;
-}
 
 bool is_mapped(const char *path) {
     std::ifstream maps("/proc/self/maps");
@@ -53,28 +26,6 @@ std::int64_t resident_pages() {
     std::int64_t resident = 0;
     statm >> size >> resident;
     return resident;
-}
-
-kvappend_plan *create(const kvappend_api &api, std::int32_t host_threads) {
-    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
-    d.batch = d.heads = d.new_rows = d.cache_rows = d.k_dim = 1;
-    kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
-    p.host_threads = host_threads;
-    kvappend_plan *plan = nullptr;
-    REQUIRE(api.plan_create(&d, &p, &plan) == KVAPPEND_SUCCESS);
-    return plan;
-}
-
-void append(const kvappend_api &api, const kvappend_plan *plan) {
-    const float row = 1.5F;
-    float cache = 0;
-    std::int64_t offset = 0;
-    kvappend_args args = KVAPPEND_ARGS_INIT;
-    args.k_new = &row;
-    args.k_cache = &cache;
-    args.cache_offsets = &offset;
-    REQUIRE(api.plan_run(plan, &args, nullptr, 0, nullptr) == KVAPPEND_SUCCESS);
-    REQUIRE(cache == row);
 }
 
 } // namespace
