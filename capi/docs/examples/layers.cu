@@ -43,11 +43,11 @@ int main() {
     d.new_rows = 1;
     d.cache_rows = cache_rows;
     d.k_dim = 1;
+    d.flags = KVAPPEND_FLAG_ADVANCE; // The layers share the offset. It advances once in a call.
     kvappend_plan *whole = nullptr, *sliding = nullptr;
     REQUIRE(kvappend_plan_create(&d, nullptr, &whole));
     d.addressing = KVAPPEND_ADDRESSING_RING;
     d.cache_rows = window;
-    d.flags = KVAPPEND_FLAG_ADVANCE; // Only in the last layer's plan: all rows use the offset from before.
     REQUIRE(kvappend_plan_create(&d, nullptr, &sliding));
     // [plans]
 
