@@ -16,7 +16,7 @@
 //     kvappend::descriptor d;                                                   zero except for its size
 //     d.batch = B, d.heads = H, d.new_rows = 1;
 //     d.cache_rows = R, d.k_dim = d.v_dim = D;
-//     b.fill(d);                                                                element type, offset type, strides
+//     b.fill(d);                                                                types of elements and indices, strides
 //     kvappend::plan plan = kvappend::plan::create(d).value();
 //
 //     kvappend::args a;
