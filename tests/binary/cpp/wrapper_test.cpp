@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstring>
 #include <initializer_list>
 #include <span>
@@ -75,6 +76,16 @@ static_assert(kvappend::element_type<double> == KVAPPEND_ELEMENT_F64);
 static_assert(kvappend::element_type<std::uint16_t> == KVAPPEND_ELEMENT_F16);
 static_assert(kvappend::element_type<Half> == KVAPPEND_ELEMENT_F16);
 
+struct Float8 {
+    std::uint8_t bits;
+};
+enum class E5m2 : std::uint8_t {
+};
+static_assert(kvappend::element_type<std::int8_t> == KVAPPEND_ELEMENT_INT8);
+static_assert(kvappend::element_type<std::uint8_t> == KVAPPEND_ELEMENT_UINT8);
+static_assert(kvappend::element_type<std::byte> == KVAPPEND_ELEMENT_UINT8);
+static_assert(kvappend::element_type<Float8> == KVAPPEND_ELEMENT_UINT8);
+
 constexpr std::size_t samples = 2;
 constexpr std::size_t dim = 4;
 constexpr std::size_t rows = 3;
@@ -142,6 +153,8 @@ bool made_as_by(Init init) {
 
 template <>
 inline constexpr std::int32_t kvappend::element_type<BFloat> = KVAPPEND_ELEMENT_BF16;
+template <>
+inline constexpr std::int32_t kvappend::element_type<E5m2> = KVAPPEND_ELEMENT_E5M2;
 
 TEST_CASE("structs are made as the init functions make them",
           "[kvappend_descriptor_init][kvappend_preference_init][kvappend_args_init][kvappend_report_init]"
@@ -183,6 +196,18 @@ TEST_CASE("buffers fill what a plan knows of them, and nothing else") {
     CHECK(std::memcmp(&d, &expected, sizeof d) == 0);
 }
 
+TEST_CASE("buffers fill the types of their indices and 8-bit elements") {
+    kvappend::descriptor d;
+    kvappend::buffers<std::int8_t>{}.fill(d);
+    CHECK(d.element_type == KVAPPEND_ELEMENT_INT8);
+    CHECK(d.offset_type == KVAPPEND_OFFSET_INT64);
+    CHECK(d.index_type == KVAPPEND_INDEX_INT32);
+    kvappend::buffers<E5m2, std::int32_t, std::int64_t>{}.fill(d);
+    CHECK(d.element_type == KVAPPEND_ELEMENT_E5M2);
+    CHECK(d.offset_type == KVAPPEND_OFFSET_INT32);
+    CHECK(d.index_type == KVAPPEND_INDEX_INT64);
+}
+
 TEST_CASE("buffers fill the arguments of a run") {
     std::array<double, 4> k{};
     std::array<double, 3> v{};
@@ -201,6 +226,9 @@ TEST_CASE("buffers fill the arguments of a run") {
     b.batch_index = std::span(indices).first(2);
     b.page_table = std::span(indices).first(3);
     b.page_indptr = std::span(indices).first(4);
+    b.token_samples = std::span(indices).first(5);
+    b.token_positions = std::span(offsets).first(3);
+    b.token_count = std::span(indices).first(1);
     b.report = &report;
     kvappend_args expected = KVAPPEND_ARGS_INIT;
     expected.k_new = expected.k_cache = k.data();
@@ -218,6 +246,11 @@ TEST_CASE("buffers fill the arguments of a run") {
     expected.batch_index_bytes = 8;
     expected.page_table_bytes = 12;
     expected.page_indptr_bytes = 16;
+    expected.token_samples = expected.token_count = indices.data();
+    expected.token_samples_bytes = 20;
+    expected.token_count_bytes = 4;
+    expected.token_positions = offsets.data();
+    expected.token_positions_bytes = 24;
     expected.report = &report;
     expected.report_bytes = sizeof report;
     kvappend::args a;
@@ -391,12 +424,59 @@ TEST_CASE("layers are appended as one", "[kvappend_plan_run_layers]") {
     CHECK(steps[1].holds(2));
 }
 
+TEST_CASE("layers that share their offsets advance them once", "[kvappend_plan_run_layers]") {
+    std::array<Step, 3> steps;
+    kvappend::descriptor d = steps[0].descriptor();
+    d.flags = KVAPPEND_FLAG_ADVANCE;
+    const kvappend::plan plan = kvappend::plan::create(d).value();
+    std::array<kvappend::args, 3> args;
+    kvappend::layers layers;
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+        kvappend::buffers<float> b = steps[i].buffers();
+        b.cache_offsets = steps[0].offsets;
+        b.fill(args[i]);
+        layers.add(plan, args[i]);
+    }
+    CHECK(layers.run());
+    CHECK(steps[0].offsets == std::vector<std::int64_t>{3, 1});
+    for (const Step &step : steps) {
+        CHECK(step.holds(2));
+    }
+}
+
+TEST_CASE("tokens with positions of their own, by indices of 64 bits", "[kvappend_plan_run]") {
+    const std::array<std::uint8_t, 4> k_new{1, 2, 3, 4};
+    std::array<std::uint8_t, samples * rows> k_cache{};
+    const std::array<std::int64_t, 4> token_samples{1, 0, -1, 0};
+    const std::array<std::int32_t, 4> token_positions{2, 0, 1, 1};
+    const std::array<std::int64_t, 1> token_count{3};
+    kvappend::buffers<std::uint8_t, const std::int32_t, std::int64_t> b;
+    b.k_new = k_new;
+    b.k_cache = k_cache;
+    b.token_samples = token_samples;
+    b.token_positions = token_positions;
+    b.token_count = token_count;
+    kvappend::descriptor d;
+    d.batch = samples;
+    d.heads = d.k_dim = 1;
+    d.new_rows = k_new.size();
+    d.cache_rows = rows;
+    d.lengths = KVAPPEND_LENGTHS_PER_TOKEN;
+    d.flags = KVAPPEND_FLAG_TOKEN_COUNT;
+    b.fill(d);
+    kvappend::args a;
+    b.fill(a);
+    CHECK(kvappend::plan::create(d).value().run(a));
+    CHECK(k_cache == std::array<std::uint8_t, samples * rows>{2, 0, 0, 0, 0, 1});
+}
+
 TEST_CASE("what was chosen", "[kvappend_plan_get_sku][kvappend_plan_get_precision_guarantee][kvappend_kernel_name]") {
     Step step;
     const kvappend::plan plan = kvappend::plan::create(step.descriptor()).value();
     const kvappend::sku sku = plan.get_sku().value();
     CHECK(sku.operation == KVAPPEND_OPERATION_DENSE_APPEND);
     CHECK(sku.element_type == KVAPPEND_ELEMENT_F32);
+    CHECK(sku.device == 0);
     const auto guarantee = plan.get_precision_guarantee();
     CHECK(guarantee->bit_exact == 1);
     CHECK(guarantee->deterministic == 1);
