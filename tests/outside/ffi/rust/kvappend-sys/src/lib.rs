@@ -66,6 +66,8 @@ declare_constants! {
     KVAPPEND_ERROR_INDEX_RANGE: kvappend_status = 46;
     KVAPPEND_ERROR_DUPLICATE: kvappend_status = 47;
     KVAPPEND_ERROR_HOST_THREADS: kvappend_status = 48;
+    KVAPPEND_ERROR_INDEX_WIDTH: kvappend_status = 49;
+    KVAPPEND_ERROR_INDEX_TYPE: kvappend_status = 50;
 
     KVAPPEND_BACKEND_HOST: i32 = 0;
     KVAPPEND_BACKEND_CUDA: i32 = 1;
@@ -74,9 +76,16 @@ declare_constants! {
     KVAPPEND_ELEMENT_F64: i32 = 1;
     KVAPPEND_ELEMENT_F16: i32 = 2;
     KVAPPEND_ELEMENT_BF16: i32 = 3;
+    KVAPPEND_ELEMENT_E4M3: i32 = 4;
+    KVAPPEND_ELEMENT_E5M2: i32 = 5;
+    KVAPPEND_ELEMENT_INT8: i32 = 6;
+    KVAPPEND_ELEMENT_UINT8: i32 = 7;
 
     KVAPPEND_OFFSET_INT64: i32 = 0;
     KVAPPEND_OFFSET_INT32: i32 = 1;
+
+    KVAPPEND_INDEX_INT32: i32 = 0;
+    KVAPPEND_INDEX_INT64: i32 = 1;
 
     KVAPPEND_ADDRESSING_DENSE: i32 = 0;
     KVAPPEND_ADDRESSING_RING: i32 = 1;
@@ -87,6 +96,7 @@ declare_constants! {
     KVAPPEND_LENGTHS_FIXED: i32 = 0;
     KVAPPEND_LENGTHS_PER_SAMPLE: i32 = 1;
     KVAPPEND_LENGTHS_PACKED: i32 = 2;
+    KVAPPEND_LENGTHS_PER_TOKEN: i32 = 3;
 
     KVAPPEND_FLAG_BATCH_INDEX: i32 = 1;
     KVAPPEND_FLAG_LEFT_PADS: i32 = 2;
@@ -96,6 +106,11 @@ declare_constants! {
     KVAPPEND_FLAG_RESET_REPORT: i32 = 32;
     KVAPPEND_FLAG_COUNT_WRITTEN: i32 = 64;
     KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH: i32 = 128;
+    KVAPPEND_FLAG_SHARED_OFFSET: i32 = 256;
+    KVAPPEND_FLAG_END_OFFSETS: i32 = 512;
+    KVAPPEND_FLAG_LAST_PAGE_LENGTHS: i32 = 1024;
+    KVAPPEND_FLAG_TOKEN_COUNT: i32 = 2048;
+    KVAPPEND_FLAG_RESERVED_PAGE: i32 = 4096;
 
     KVAPPEND_SKIP_SILENTLY: i32 = 0;
     KVAPPEND_SKIP_REPORT: i32 = 1;
@@ -136,12 +151,13 @@ declare_structs! {
         pub table_entries: i64,
         pub table_stride: i64,
         pub reserved_slot: i64,
+        pub reserved_page: i64,
         pub k_pack: i64,
         pub v_pack: i64,
         pub k_piece_stride: i64,
         pub v_piece_stride: i64,
         pub skip_policy: i32,
-        pub reserved: i32,
+        pub index_type: i32,
     }
 
     /// Wishes about how a plan does its work.
@@ -167,16 +183,22 @@ declare_structs! {
         pub cache_offsets_bytes: usize,
         pub slots: *const c_void,
         pub slots_bytes: usize,
-        pub lengths: *const i32,
+        pub lengths: *const c_void,
         pub lengths_bytes: usize,
-        pub left_pads: *const i32,
+        pub left_pads: *const c_void,
         pub left_pads_bytes: usize,
-        pub batch_index: *const i32,
+        pub batch_index: *const c_void,
         pub batch_index_bytes: usize,
-        pub page_table: *const i32,
+        pub page_table: *const c_void,
         pub page_table_bytes: usize,
-        pub page_indptr: *const i32,
+        pub page_indptr: *const c_void,
         pub page_indptr_bytes: usize,
+        pub token_samples: *const c_void,
+        pub token_samples_bytes: usize,
+        pub token_positions: *const c_void,
+        pub token_positions_bytes: usize,
+        pub token_count: *const c_void,
+        pub token_count_bytes: usize,
         pub report: *mut kvappend_report,
         pub report_bytes: usize,
     }
@@ -218,6 +240,8 @@ declare_structs! {
         pub k_vector_bytes: i32,
         pub v_vector_bytes: i32,
         pub kernel_name: *const c_char,
+        pub device: i32,
+        pub reserved: i32,
     }
 
     /// What a plan promises of the values that it writes.

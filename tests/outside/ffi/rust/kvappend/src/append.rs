@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 use crate::{Tensor, TensorMut};
 use kvappend_sys as sys;
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::fmt;
-use std::ops::Deref;
 use std::ptr;
 
 /// The caches of one run.
@@ -25,46 +25,67 @@ impl<T> Default for Caches<'_, T> {
     }
 }
 
-/// The position of each sample's first new row.
-#[derive(Debug, Default)]
+/// The position of each sample's first new row, unless the descriptor says otherwise. Several layers can have copies of
+/// one value.
+#[derive(Clone, Copy, Default)]
 pub enum Offsets<'a, O> {
-    /// Neither slots nor zero offsets have any.
+    /// Slots, tokens with positions and zero offsets have none.
     #[default]
     None,
     Read(&'a [O]),
-    /// They are written, too, which is what a plan with [`advance`](crate::Descriptor::advance) does.
-    Advance(&'a mut [O]),
+    /// A plan with [`advance`](crate::Descriptor::advance) writes them, too. See [`Offsets::advance`].
+    Advance(&'a [Cell<O>]),
 }
 
-/// What became of the rows of all runs that counted in it: the fields of [`sys::kvappend_report`].
+impl<'a, O> Offsets<'a, O> {
+    /// Offsets that are written, too. Layers that share an array share this value.
+    pub fn advance(offsets: &'a mut [O]) -> Self {
+        Self::Advance(Cell::from_mut(offsets).as_slice_of_cells())
+    }
+}
+
+impl<O> fmt::Debug for Offsets<'_, O> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::None => "None",
+            Self::Read(_) => "Read",
+            Self::Advance(_) => "Advance",
+        })
+    }
+}
+
+/// Counts what happened to the rows of all runs that were given it.
 #[derive(Clone, Debug, Default)]
 #[repr(transparent)]
-pub struct Report(sys::kvappend_report);
+pub struct Report(Cell<sys::kvappend_report>);
 
-impl Deref for Report {
-    type Target = sys::kvappend_report;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
+impl Report {
+    /// The counts so far.
+    pub fn get(&self) -> sys::kvappend_report {
+        self.0.get()
     }
 }
 
 /// The buffers of one run in host memory. What the plan does not ask for is ignored, and can be left at its default.
-pub struct Append<'a, T, O> {
+pub struct Append<'a, T, O, I = i32> {
     pub k_new: Tensor<'a, T>,
     pub v_new: Tensor<'a, T>,
     pub caches: Caches<'a, T>,
     pub offsets: Offsets<'a, O>,
     pub slots: &'a [O],
-    pub lengths: &'a [i32],
-    pub left_pads: &'a [i32],
-    pub batch_index: &'a [i32],
-    pub page_table: &'a [i32],
-    pub page_indptr: &'a [i32],
-    pub report: Option<&'a mut Report>,
+    pub lengths: &'a [I],
+    pub left_pads: &'a [I],
+    pub batch_index: &'a [I],
+    pub page_table: &'a [I],
+    pub page_indptr: &'a [I],
+    pub token_samples: &'a [I],
+    pub token_positions: &'a [O],
+    /// One element.
+    pub token_count: &'a [I],
+    pub report: Option<&'a Report>,
 }
 
-impl<T, O> Default for Append<'_, T, O> {
+impl<T, O, I> Default for Append<'_, T, O, I> {
     fn default() -> Self {
         Self {
             k_new: Tensor::default(),
@@ -77,12 +98,15 @@ impl<T, O> Default for Append<'_, T, O> {
             batch_index: &[],
             page_table: &[],
             page_indptr: &[],
+            token_samples: &[],
+            token_positions: &[],
+            token_count: &[],
             report: None,
         }
     }
 }
 
-impl<T, O> fmt::Debug for Append<'_, T, O> {
+impl<T, O, I> fmt::Debug for Append<'_, T, O, I> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Append").finish_non_exhaustive()
     }
@@ -91,7 +115,7 @@ impl<T, O> fmt::Debug for Append<'_, T, O> {
 /// The buffers of one run anywhere, as on a device: pointers with the number of elements behind them. An empty one is
 /// passed on as NULL.
 #[derive(Clone, Copy, Debug)]
-pub struct RawAppend<T, O> {
+pub struct RawAppend<T, O, I = i32> {
     pub k_new: *const [T],
     pub v_new: *const [T],
     pub k_cache: *mut [T],
@@ -99,24 +123,27 @@ pub struct RawAppend<T, O> {
     /// Written only by a plan that advances them.
     pub offsets: *mut [O],
     pub slots: *const [O],
-    pub lengths: *const [i32],
-    pub left_pads: *const [i32],
-    pub batch_index: *const [i32],
-    pub page_table: *const [i32],
-    pub page_indptr: *const [i32],
+    pub lengths: *const [I],
+    pub left_pads: *const [I],
+    pub batch_index: *const [I],
+    pub page_table: *const [I],
+    pub page_indptr: *const [I],
+    pub token_samples: *const [I],
+    pub token_positions: *const [O],
+    pub token_count: *const [I],
     /// NULL where there is none.
     pub report: *mut sys::kvappend_report,
 }
 
-impl<T, O> Default for RawAppend<T, O> {
+impl<T, O, I> Default for RawAppend<T, O, I> {
     fn default() -> Self {
         Append::default().into_raw()
     }
 }
 
-impl<T, O> Append<'_, T, O> {
+impl<T, O, I> Append<'_, T, O, I> {
     /// The same as pointers, good for as long as the borrows are.
-    pub(crate) fn into_raw(self) -> RawAppend<T, O> {
+    pub(crate) fn into_raw(self) -> RawAppend<T, O, I> {
         let (k_cache, v_cache) = match self.caches {
             Caches::Apart(k, v) => (ptr::from_mut(k.memory), ptr::from_mut(v.memory)),
             Caches::Pool {
@@ -136,7 +163,7 @@ impl<T, O> Append<'_, T, O> {
             offsets: match self.offsets {
                 Offsets::None => ptr::from_mut(&mut []),
                 Offsets::Read(offsets) => ptr::from_ref(offsets).cast_mut(),
-                Offsets::Advance(offsets) => offsets,
+                Offsets::Advance(offsets) => ptr::from_ref(offsets) as *mut [O],
             },
             slots: self.slots,
             lengths: self.lengths,
@@ -144,7 +171,10 @@ impl<T, O> Append<'_, T, O> {
             batch_index: self.batch_index,
             page_table: self.page_table,
             page_indptr: self.page_indptr,
-            report: self.report.map_or(ptr::null_mut(), |report| &mut report.0),
+            token_samples: self.token_samples,
+            token_positions: self.token_positions,
+            token_count: self.token_count,
+            report: self.report.map_or(ptr::null_mut(), |report| report.0.as_ptr()),
         }
     }
 }
@@ -155,7 +185,7 @@ fn from<T>(pool: *mut [T], begin: usize) -> *mut [T] {
     ptr::slice_from_raw_parts_mut(pool.cast::<T>().wrapping_add(begin), length)
 }
 
-impl<T, O> RawAppend<T, O> {
+impl<T, O, I> RawAppend<T, O, I> {
     pub(crate) fn in_c(&self) -> sys::kvappend_args {
         let (k_new, k_new_bytes) = part(self.k_new);
         let (v_new, v_new_bytes) = part(self.v_new);
@@ -168,6 +198,9 @@ impl<T, O> RawAppend<T, O> {
         let (batch_index, batch_index_bytes) = part(self.batch_index);
         let (page_table, page_table_bytes) = part(self.page_table);
         let (page_indptr, page_indptr_bytes) = part(self.page_indptr);
+        let (token_samples, token_samples_bytes) = part(self.token_samples);
+        let (token_positions, token_positions_bytes) = part(self.token_positions);
+        let (token_count, token_count_bytes) = part(self.token_count);
         sys::kvappend_args {
             k_new,
             k_new_bytes,
@@ -181,16 +214,22 @@ impl<T, O> RawAppend<T, O> {
             cache_offsets_bytes,
             slots,
             slots_bytes,
-            lengths: lengths.cast(),
+            lengths,
             lengths_bytes,
-            left_pads: left_pads.cast(),
+            left_pads,
             left_pads_bytes,
-            batch_index: batch_index.cast(),
+            batch_index,
             batch_index_bytes,
-            page_table: page_table.cast(),
+            page_table,
             page_table_bytes,
-            page_indptr: page_indptr.cast(),
+            page_indptr,
             page_indptr_bytes,
+            token_samples,
+            token_samples_bytes,
+            token_positions,
+            token_positions_bytes,
+            token_count,
+            token_count_bytes,
             report: self.report,
             report_bytes: size_of::<sys::kvappend_report>(),
             ..Default::default()

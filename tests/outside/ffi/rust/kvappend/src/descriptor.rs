@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use crate::error::{check, Error, Result};
-use crate::{Element, Layout, Offset, Plan};
+use crate::{Element, Index, Layout, Offset, Plan};
 use kvappend_sys as sys;
 use std::ffi::CString;
 use std::ptr;
@@ -13,10 +13,18 @@ pub enum Addressing {
     Dense,
     /// The same, but positions from `sink_rows` on go round.
     Ring { sink_rows: usize },
-    /// Pages, by a table `[B, table_entries]` whose rows are `table_stride` elements apart (0: `table_entries`).
-    Paged { table_entries: usize, table_stride: usize },
-    /// Pages, by tables of different lengths, one behind the other.
-    PagedCsr { table_entries: usize },
+    /// Pages, by a table `[B, table_entries]` whose rows are `table_stride` elements apart (0: `table_entries`). Rows
+    /// on the reserved page are padding.
+    Paged {
+        table_entries: usize,
+        table_stride: usize,
+        reserved: Option<i64>,
+    },
+    /// Pages, by tables of different lengths, one after the other. Rows on the reserved page are padding.
+    PagedCsr {
+        table_entries: usize,
+        reserved: Option<i64>,
+    },
     /// Pages, by a slot for each token; new rows are [`Layout::packed`]. The reserved slot is padding.
     Slots { reserved: Option<i64> },
 }
@@ -31,6 +39,9 @@ pub enum Lengths {
     PerSample,
     /// Those from `lengths[b]` to `lengths[b + 1]`, of so many samples, in new tensors that are [`Layout::packed`].
     Packed { batch: usize },
+    /// Each row is a token with a sample, `token_samples[t]` of so many, and a position, `token_positions[t]`. New
+    /// tensors are [`Layout::packed`], and there are no offsets.
+    PerToken { batch: usize },
 }
 
 /// What happens when a row has no place.
@@ -98,6 +109,28 @@ impl Descriptor {
         self.flag(sys::KVAPPEND_FLAG_ZERO_OFFSETS)
     }
 
+    /// All samples have the same offset, and one is given.
+    pub fn shared_offset(self) -> Self {
+        self.flag(sys::KVAPPEND_FLAG_SHARED_OFFSET)
+    }
+
+    /// Each offset is the number of rows that the sample has after the append.
+    pub fn end_offsets(self) -> Self {
+        self.flag(sys::KVAPPEND_FLAG_END_OFFSETS)
+    }
+
+    /// Each offset is the number of rows that the sample has on its last page after the append, with
+    /// [`Addressing::PagedCsr`].
+    pub fn last_page_lengths(self) -> Self {
+        self.flag(sys::KVAPPEND_FLAG_LAST_PAGE_LENGTHS)
+    }
+
+    /// `token_count[0]` tokens count, with [`Addressing::Slots`] and [`Lengths::PerToken`]. Those after them are
+    /// padding.
+    pub fn token_count(self) -> Self {
+        self.flag(sys::KVAPPEND_FLAG_TOKEN_COUNT)
+    }
+
     /// After the copy each offset grows by the number of the sample's rows: runs need [`Offsets::Advance`].
     ///
     /// [`Offsets::Advance`]: crate::Offsets::Advance
@@ -124,12 +157,12 @@ impl Descriptor {
     }
 
     /// A plan for host memory.
-    pub fn host<T: Element, O: Offset>(&self) -> Result<Plan<T, O>> {
+    pub fn host<T: Element, O: Offset, I: Index>(&self) -> Result<Plan<T, O, I>> {
         self.plan(sys::KVAPPEND_BACKEND_HOST)
     }
 
     /// A plan for the CUDA device that is current.
-    pub fn cuda<T: Element, O: Offset>(&self) -> Result<Plan<T, O>> {
+    pub fn cuda<T: Element, O: Offset, I: Index>(&self) -> Result<Plan<T, O, I>> {
         self.plan(sys::KVAPPEND_BACKEND_CUDA)
     }
 
@@ -140,11 +173,12 @@ impl Descriptor {
         }
     }
 
-    fn plan<T: Element, O: Offset>(&self, backend: i32) -> Result<Plan<T, O>> {
+    fn plan<T: Element, O: Offset, I: Index>(&self, backend: i32) -> Result<Plan<T, O, I>> {
         let descriptor = sys::kvappend_descriptor {
             backend,
             element_type: T::TYPE,
             offset_type: O::TYPE,
+            index_type: I::TYPE,
             ..self.in_c()?
         };
         let kernel_name = self
@@ -178,7 +212,7 @@ impl Descriptor {
             [Some(blocks), Some(heads), Some(cache_rows), Some(v_new.shape[3])],
         )?;
         let batch = match self.lengths {
-            Lengths::Packed { batch } => batch,
+            Lengths::Packed { batch } | Lengths::PerToken { batch } => batch,
             _ => new_batch,
         };
         if blocks == 0 && batch != 0 {
@@ -216,14 +250,20 @@ impl Descriptor {
             Addressing::Paged {
                 table_entries,
                 table_stride,
+                reserved,
             } => {
                 descriptor.addressing = sys::KVAPPEND_ADDRESSING_PAGED;
                 descriptor.table_entries = extent(table_entries)?;
                 descriptor.table_stride = extent(table_stride)?;
+                reserve_page(&mut descriptor, reserved);
             }
-            Addressing::PagedCsr { table_entries } => {
+            Addressing::PagedCsr {
+                table_entries,
+                reserved,
+            } => {
                 descriptor.addressing = sys::KVAPPEND_ADDRESSING_PAGED_CSR;
                 descriptor.table_entries = extent(table_entries)?;
+                reserve_page(&mut descriptor, reserved);
             }
             Addressing::Slots { reserved } => {
                 descriptor.addressing = sys::KVAPPEND_ADDRESSING_SLOTS;
@@ -237,6 +277,7 @@ impl Descriptor {
             Lengths::Fixed => sys::KVAPPEND_LENGTHS_FIXED,
             Lengths::PerSample => sys::KVAPPEND_LENGTHS_PER_SAMPLE,
             Lengths::Packed { .. } => sys::KVAPPEND_LENGTHS_PACKED,
+            Lengths::PerToken { .. } => sys::KVAPPEND_LENGTHS_PER_TOKEN,
         };
         match self.skip {
             Skip::Silently => descriptor.skip_policy = sys::KVAPPEND_SKIP_SILENTLY,
@@ -248,6 +289,13 @@ impl Descriptor {
             Skip::Trap => descriptor.skip_policy = sys::KVAPPEND_SKIP_TRAP,
         }
         Ok(descriptor)
+    }
+}
+
+fn reserve_page(descriptor: &mut sys::kvappend_descriptor, reserved: Option<i64>) {
+    if let Some(page) = reserved {
+        descriptor.flags |= sys::KVAPPEND_FLAG_RESERVED_PAGE;
+        descriptor.reserved_page = page;
     }
 }
 

@@ -11,7 +11,17 @@ pub struct F16(pub u16);
 #[repr(transparent)]
 pub struct Bf16(pub u16);
 
-/// An element of K and V. Other crates' half-precision types can be given this trait as well.
+/// The bits of an 8-bit float with 4 bits of exponent and 3 of mantissa, without infinities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct E4m3(pub u8);
+
+/// The bits of an 8-bit float with 5 bits of exponent and 2 of mantissa.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct E5m2(pub u8);
+
+/// An element of K and V. Other crates' types of 16 and 8 bits can be given this trait as well.
 ///
 /// # Safety
 ///
@@ -41,7 +51,27 @@ unsafe impl Element for Bf16 {
     const TYPE: i32 = sys::KVAPPEND_ELEMENT_BF16;
 }
 
-/// An element of `cache_offsets` and of `slots`.
+// SAFETY: any 8 bits.
+unsafe impl Element for E4m3 {
+    const TYPE: i32 = sys::KVAPPEND_ELEMENT_E4M3;
+}
+
+// SAFETY: any 8 bits.
+unsafe impl Element for E5m2 {
+    const TYPE: i32 = sys::KVAPPEND_ELEMENT_E5M2;
+}
+
+// SAFETY: any 8 bits.
+unsafe impl Element for i8 {
+    const TYPE: i32 = sys::KVAPPEND_ELEMENT_INT8;
+}
+
+// SAFETY: any 8 bits.
+unsafe impl Element for u8 {
+    const TYPE: i32 = sys::KVAPPEND_ELEMENT_UINT8;
+}
+
+/// An element of `cache_offsets`, `slots` and `token_positions`.
 ///
 /// # Safety
 ///
@@ -59,4 +89,24 @@ unsafe impl Offset for i64 {
 // SAFETY: the type named.
 unsafe impl Offset for i32 {
     const TYPE: i32 = sys::KVAPPEND_OFFSET_INT32;
+}
+
+/// An element of every other array of indices, such as `lengths` and `page_table`.
+///
+/// # Safety
+///
+/// The type is the integer that `TYPE` names.
+pub unsafe trait Index: Copy + 'static {
+    /// A `KVAPPEND_INDEX_*`.
+    const TYPE: i32;
+}
+
+// SAFETY: the type named.
+unsafe impl Index for i32 {
+    const TYPE: i32 = sys::KVAPPEND_INDEX_INT32;
+}
+
+// SAFETY: the type named.
+unsafe impl Index for i64 {
+    const TYPE: i32 = sys::KVAPPEND_INDEX_INT64;
 }

@@ -39,6 +39,14 @@ impl Error {
         }
     }
 
+    /// The same of one layer of several, in the library's words.
+    pub(crate) fn of_layer(self, layer: usize) -> Self {
+        Self {
+            message: format!("layer {layer}: {}", self.message),
+            ..self
+        }
+    }
+
     pub fn status(&self) -> Status {
         self.status
     }

@@ -9,7 +9,7 @@
 //!
 //! // Two samples, one head: one new row for each, at rows 2 and 0 of caches that hold four rows of three elements.
 //! let (new, cache) = (Layout::contiguous([2, 1, 1, 3]), Layout::contiguous([2, 1, 4, 3]));
-//! let plan = Descriptor::new(new, new, cache, cache).host::<f32, i64>()?;
+//! let plan = Descriptor::new(new, new, cache, cache).host::<f32, i64, i32>()?;
 //!
 //! let (k_new, v_new) = ([1., 2., 3., 4., 5., 6.], [-1., -2., -3., -4., -5., -6.]);
 //! let (mut k_cache, mut v_cache) = ([0.; 24], [0.; 24]);
@@ -30,7 +30,7 @@
 //! ```compile_fail,E0308
 //! # use kvappend::{Append, Descriptor, Layout, Tensor};
 //! # let new = Layout::contiguous([1, 1, 1, 1]);
-//! # let plan = Descriptor::new(new, new, new, new).host::<f32, i64>().unwrap();
+//! # let plan = Descriptor::new(new, new, new, new).host::<f32, i64, i32>().unwrap();
 //! let k_new = [0.0_f64];
 //! plan.run(Append { k_new: Tensor::new(&k_new, new), ..Append::default() });
 //! ```
@@ -40,7 +40,7 @@
 //! ```compile_fail,E0502
 //! # use kvappend::{Append, Caches, Descriptor, Layout, Tensor, TensorMut};
 //! # let new = Layout::contiguous([1, 1, 1, 1]);
-//! # let plan = Descriptor::new(new, new, new, new).host::<f32, i64>().unwrap();
+//! # let plan = Descriptor::new(new, new, new, new).host::<f32, i64, i32>().unwrap();
 //! let (mut memory, mut v) = ([0.0_f32], [0.0_f32]);
 //! plan.run(Append {
 //!     k_new: Tensor::new(&memory, new),
@@ -55,13 +55,15 @@ mod append;
 mod descriptor;
 mod element;
 mod error;
+mod layers;
 mod layout;
 mod plan;
 
 pub use append::{Append, Caches, Offsets, RawAppend, Report};
 pub use descriptor::{Addressing, Descriptor, Lengths, Skip};
-pub use element::{Bf16, Element, Offset, F16};
+pub use element::{Bf16, E4m3, E5m2, Element, Index, Offset, F16};
 pub use error::{Error, Result, Status};
 pub use kvappend_sys as sys;
+pub use layers::{run_layers, run_layers_raw};
 pub use layout::{Layout, Tensor, TensorMut};
 pub use plan::Plan;

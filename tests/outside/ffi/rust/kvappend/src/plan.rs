@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use crate::error::{check, Error, Result};
-use crate::{Append, Caches, Element, Layout, Offset, Offsets, RawAppend};
+use crate::{Append, Caches, Element, Index, Layout, Offset, Offsets, RawAppend};
 use kvappend_sys as sys;
 use std::ffi::CStr;
 use std::marker::PhantomData;
@@ -8,27 +8,27 @@ use std::ptr::{self, NonNull};
 
 /// A problem, checked, with the kernel chosen for it. It never changes: any number of threads may run one plan at once.
 #[derive(Debug)]
-pub struct Plan<T, O> {
+pub struct Plan<T, O, I = i32> {
     plan: NonNull<sys::kvappend_plan>,
     backend: i32,
     layouts: [Layout; 4],
     advances: bool,
-    types: PhantomData<fn(T, O)>,
+    types: PhantomData<fn(T, O, I)>,
 }
 
 // SAFETY: the library lets every thread use and destroy a plan, and Drop alone destroys it.
-unsafe impl<T, O> Send for Plan<T, O> {}
+unsafe impl<T, O, I> Send for Plan<T, O, I> {}
 // SAFETY: the library lets any number of threads use a plan at once.
-unsafe impl<T, O> Sync for Plan<T, O> {}
+unsafe impl<T, O, I> Sync for Plan<T, O, I> {}
 
-impl<T, O> Drop for Plan<T, O> {
+impl<T, O, I> Drop for Plan<T, O, I> {
     fn drop(&mut self) {
         // SAFETY: the plan is this object's own, and no borrow of it is left. The call always succeeds.
         unsafe { sys::kvappend_plan_destroy(self.plan.as_ptr()) };
     }
 }
 
-impl<T: Element, O: Offset> Plan<T, O> {
+impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
     /// # Safety
     ///
     /// The plan is nobody else's, and what the other arguments say of it is true.
@@ -49,7 +49,7 @@ impl<T: Element, O: Offset> Plan<T, O> {
     }
 
     /// Appends, in host memory: the rows are written when the call returns.
-    pub fn run(&self, append: Append<'_, T, O>) -> Result<()> {
+    pub fn run(&self, append: Append<'_, T, O, I>) -> Result<()> {
         let buffers = self.checked(append)?;
         // SAFETY: the backend is the host, the slices were borrowed for the call, each as the plan uses it, and their
         // sizes are given, to which the library keeps whatever the indices are. Where two rows have one place, it
@@ -58,7 +58,7 @@ impl<T: Element, O: Offset> Plan<T, O> {
     }
 
     /// Looks through the arrays of indices of a run in host memory, which itself skips what has no place.
-    pub fn validate(&self, append: Append<'_, T, O>) -> Result<()> {
+    pub fn validate(&self, append: Append<'_, T, O, I>) -> Result<()> {
         let args = self.checked(append)?.in_c();
         let (workspace, stream, fault) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
         // SAFETY: as in run. Nothing is written.
@@ -72,26 +72,35 @@ impl<T: Element, O: Offset> Plan<T, O> {
     /// Each pointer that the plan needs is good for so many elements, in memory that the plan's backend can reach, and
     /// the caches (and offsets that the plan advances, and the report) may be written. Until the stream has come past
     /// the run, they stay valid, nothing else writes them, and nothing else accesses what the run writes.
-    pub unsafe fn run_raw(&self, buffers: &RawAppend<T, O>, stream: *mut sys::CUstream_st) -> Result<()> {
+    pub unsafe fn run_raw(&self, buffers: &RawAppend<T, O, I>, stream: *mut sys::CUstream_st) -> Result<()> {
         let args = buffers.in_c();
         // SAFETY: the plan and the struct are valid; the rest is the caller's promise. No workspace is needed.
         check(unsafe { sys::kvappend_plan_run(self.plan.as_ptr(), &args, ptr::null_mut(), 0, stream) })
     }
 
-    /// The chosen kernel's name in the library's table.
-    pub fn kernel_name(&self) -> Result<&'static str> {
+    /// What the library chose for the plan, such as its `device`.
+    pub fn sku(&self) -> Result<sys::kvappend_sku> {
         let mut sku = sys::kvappend_sku::default();
         // SAFETY: both pointers are valid.
         check(unsafe { sys::kvappend_plan_get_sku(self.plan.as_ptr(), &mut sku) })?;
+        Ok(sku)
+    }
+
+    /// The chosen kernel's name in the library's table.
+    pub fn kernel_name(&self) -> Result<&'static str> {
         // SAFETY: a static string of the library, which this program is linked to.
-        Ok(unsafe { CStr::from_ptr(sku.kernel_name) }
+        Ok(unsafe { CStr::from_ptr(self.sku()?.kernel_name) }
             .to_str()
             .unwrap_or("not UTF-8"))
     }
 
+    pub(crate) fn as_ptr(&self) -> *const sys::kvappend_plan {
+        self.plan.as_ptr()
+    }
+
     /// What the library cannot see: that the buffers are the host's, that they are laid out as the plan assumes, and
     /// that it writes no offsets which were lent for reading.
-    fn checked(&self, append: Append<'_, T, O>) -> Result<RawAppend<T, O>> {
+    pub(crate) fn checked(&self, append: Append<'_, T, O, I>) -> Result<RawAppend<T, O, I>> {
         if self.backend != sys::KVAPPEND_BACKEND_HOST {
             let message = "the plan is of the CUDA backend: expected run_raw with pointers that the device can reach";
             return Err(Error::new(sys::KVAPPEND_ERROR_BACKEND, message));
@@ -114,7 +123,7 @@ impl<T: Element, O: Offset> Plan<T, O> {
         match (&append.offsets, self.advances) {
             (Offsets::Read(_), true) => Err(Error::new(
                 sys::KVAPPEND_ERROR_CONFLICT,
-                "the plan advances the offsets: expected Offsets::Advance",
+                "the plan advances the offsets: expected Offsets::advance",
             )),
             (Offsets::Advance(_), false) => Err(Error::new(
                 sys::KVAPPEND_ERROR_CONFLICT,

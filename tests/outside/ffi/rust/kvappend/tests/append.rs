@@ -2,8 +2,8 @@
 //! Appends through the safe interface, with every byte of the caches and of the memory around them compared.
 
 use kvappend::{
-    sys, Addressing, Append, Bf16, Caches, Descriptor, Element, Error, Layout, Lengths, Offsets, Plan, RawAppend,
-    Report, Skip, Status, Tensor, TensorMut, F16,
+    sys, Addressing, Append, Bf16, Caches, Descriptor, E4m3, E5m2, Element, Error, Layout, Lengths, Offsets, Plan,
+    RawAppend, Report, Skip, Status, Tensor, TensorMut, F16,
 };
 
 const BATCH: usize = 4;
@@ -42,23 +42,37 @@ impl FromBits for f64 {
     }
 }
 
-impl FromBits for F16 {
+impl FromBits for u8 {
     fn from_bits(bits: u64) -> Self {
-        F16(bits as u16)
+        bits as u8
     }
     fn to_bits(self) -> u64 {
-        self.0.into()
+        self.into()
     }
 }
 
-impl FromBits for Bf16 {
+impl FromBits for i8 {
     fn from_bits(bits: u64) -> Self {
-        Bf16(bits as u16)
+        bits as i8
     }
     fn to_bits(self) -> u64 {
-        self.0.into()
+        (self as u8).into()
     }
 }
+
+macro_rules! wrapped_bits {
+    ($($name:ident: $bits:ty,)*) => {
+        $(impl FromBits for $name {
+            fn from_bits(bits: u64) -> Self {
+                $name(bits as $bits)
+            }
+            fn to_bits(self) -> u64 {
+                self.0.into()
+            }
+        })*
+    };
+}
+wrapped_bits! { F16: u16, Bf16: u16, E4m3: u8, E5m2: u8, }
 
 /// Arbitrary bits (by splitmix64), NaNs among them.
 fn noise<T: FromBits>(count: usize, seed: u64) -> Vec<T> {
@@ -165,11 +179,12 @@ impl<T: FromBits> Case<T> {
     }
 }
 
-fn append_ragged_batch<T: FromBits>() -> Result<(), Error> {
+fn append_ragged_batch<T: FromBits>(element_type: i32) -> Result<(), Error> {
     let mut case = Case::<T>::new(1);
     let expected = case.expected(&OFFSETS);
     assert_ne!(expected, case.actual());
     let plan = case.descriptor().host()?;
+    assert_eq!(plan.sku()?.element_type, element_type);
     case.run(&plan, Offsets::Read(&OFFSETS))?;
     assert_eq!(expected, case.actual());
     Ok(())
@@ -177,10 +192,14 @@ fn append_ragged_batch<T: FromBits>() -> Result<(), Error> {
 
 #[test]
 fn a_ragged_batch_of_each_type() -> Result<(), Error> {
-    append_ragged_batch::<f32>()?;
-    append_ragged_batch::<f64>()?;
-    append_ragged_batch::<F16>()?;
-    append_ragged_batch::<Bf16>()
+    append_ragged_batch::<f32>(sys::KVAPPEND_ELEMENT_F32)?;
+    append_ragged_batch::<f64>(sys::KVAPPEND_ELEMENT_F64)?;
+    append_ragged_batch::<F16>(sys::KVAPPEND_ELEMENT_F16)?;
+    append_ragged_batch::<Bf16>(sys::KVAPPEND_ELEMENT_BF16)?;
+    append_ragged_batch::<E4m3>(sys::KVAPPEND_ELEMENT_E4M3)?;
+    append_ragged_batch::<E5m2>(sys::KVAPPEND_ELEMENT_E5M2)?;
+    append_ragged_batch::<i8>(sys::KVAPPEND_ELEMENT_INT8)?;
+    append_ragged_batch::<u8>(sys::KVAPPEND_ELEMENT_UINT8)
 }
 
 #[test]
@@ -194,12 +213,12 @@ fn threads_share_a_plan() -> Result<(), Error> {
                     let mut case = Case::new(thread * 1000 + step);
                     let mut offsets = OFFSETS;
                     let expected = case.expected(&offsets);
-                    case.run(plan, Offsets::Advance(&mut offsets)).expect("appended");
+                    case.run(plan, Offsets::advance(&mut offsets)).expect("appended");
                     assert_eq!(expected, case.actual());
                     assert_eq!(offsets, [4, 7, 2, 1]);
                     // Messages are the thread's own.
                     case.k_new.truncate(thread as usize + 1);
-                    let error = case.run(plan, Offsets::Advance(&mut offsets)).expect_err("too small");
+                    let error = case.run(plan, Offsets::advance(&mut offsets)).expect_err("too small");
                     let bytes = size_of::<f32>() * (thread as usize + 1);
                     assert!(
                         error.message().starts_with(&format!("args.k_new_bytes is {bytes}:")),
@@ -236,14 +255,14 @@ fn an_error_says_what_was_expected_and_nothing_is_written() -> Result<(), Error>
     let error = case
         .descriptor()
         .kernel_name("no such")
-        .host::<f64, i64>()
+        .host::<f64, i64, i32>()
         .expect_err("no such kernel");
     assert_eq!(error.status(), Status(sys::KVAPPEND_ERROR_KERNEL));
     assert!(error.message().contains("no such"), "{error}");
     assert_eq!(
         case.descriptor()
             .kernel_name(plan.kernel_name()?)
-            .host::<f64, i64>()?
+            .host::<f64, i64, i32>()?
             .kernel_name(),
         plan.kernel_name()
     );
@@ -273,10 +292,10 @@ fn what_safe_code_must_not_do_is_refused() -> Result<(), Error> {
     refused(
         case.run(&advancing, Offsets::Read(&OFFSETS)),
         sys::KVAPPEND_ERROR_CONFLICT,
-        "expected Offsets::Advance",
+        "expected Offsets::advance",
     );
     refused(
-        case.run(&plan, Offsets::Advance(&mut OFFSETS.clone())),
+        case.run(&plan, Offsets::advance(&mut OFFSETS.clone())),
         sys::KVAPPEND_ERROR_CONFLICT,
         "Offsets::Read",
     );
@@ -287,14 +306,16 @@ fn what_safe_code_must_not_do_is_refused() -> Result<(), Error> {
         sys::KVAPPEND_ERROR_CONFLICT,
         "k_new is laid out as",
     );
-    let mismatched = case.descriptor().host::<f32, i64>().map(|_| ());
+    let mismatched = case.descriptor().host::<f32, i64, i32>().map(|_| ());
     refused(
         mismatched,
         sys::KVAPPEND_ERROR_CONFLICT,
         "v_new has the shape [4, 2, 3, 3]",
     );
     let huge = Layout::contiguous([usize::MAX; 4]);
-    let overflow = Descriptor::new(huge, huge, huge, huge).host::<f32, i64>().map(|_| ());
+    let overflow = Descriptor::new(huge, huge, huge, huge)
+        .host::<f32, i64, i32>()
+        .map(|_| ());
     refused(overflow, sys::KVAPPEND_ERROR_OVERFLOW, "expected at most 63 bits");
     assert_eq!(before, case.actual());
     Ok(())
@@ -335,7 +356,7 @@ impl Pool {
                 v: (v_begin, Self::V_CACHE),
             },
             slots,
-            report: Some(&mut self.report),
+            report: Some(&self.report),
             ..Append::default()
         }
     }
@@ -355,7 +376,7 @@ fn one_pool_by_slots() -> Result<(), Error> {
             count_written: true,
             reset: true,
         })
-        .host::<F16, i32>()?;
+        .host::<F16, i32, i32>()?;
 
     // The second token is padding, and the third has a slot of no page.
     let slots = [17, 0, 18, 5];
@@ -367,7 +388,7 @@ fn one_pool_by_slots() -> Result<(), Error> {
     }
     plan.run(pool.append(K_DIM, &slots))?;
     assert_eq!(expected, pool.memory);
-    let report = &pool.report;
+    let report = pool.report.get();
     assert_eq!([report.rows_written, report.rows_padding, report.rows_above], [2, 1, 1]);
     assert_eq!([report.first_row, report.first_position], [2, 18]);
 
@@ -418,7 +439,7 @@ fn a_device_is_asked_for() {
         sys::KVAPPEND_ERROR_NO_DEVICE,
         sys::KVAPPEND_ERROR_DRIVER,
     ];
-    match case.descriptor().cuda::<f32, i64>() {
+    match case.descriptor().cuda::<f32, i64, i32>() {
         Err(error) => assert!(without.map(Status).contains(&error.status()), "{error}"),
         Ok(plan) => {
             let error = plan.run(Append::default()).expect_err("host memory");
