@@ -5,6 +5,8 @@ package kvappend
 // #include <kvappend/kvappend.h>
 import "C"
 
+import "unsafe"
+
 // Backend is where a plan runs.
 type Backend int32
 
@@ -34,6 +36,7 @@ const (
 	Fixed     Lengths = C.KVAPPEND_LENGTHS_FIXED
 	PerSample Lengths = C.KVAPPEND_LENGTHS_PER_SAMPLE
 	Packed    Lengths = C.KVAPPEND_LENGTHS_PACKED
+	PerToken  Lengths = C.KVAPPEND_LENGTHS_PER_TOKEN
 
 	BatchIndex         Flags = C.KVAPPEND_FLAG_BATCH_INDEX
 	LeftPads           Flags = C.KVAPPEND_FLAG_LEFT_PADS
@@ -43,6 +46,11 @@ const (
 	ResetReport        Flags = C.KVAPPEND_FLAG_RESET_REPORT
 	CountWritten       Flags = C.KVAPPEND_FLAG_COUNT_WRITTEN
 	ProgrammaticLaunch Flags = C.KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH
+	SharedOffset       Flags = C.KVAPPEND_FLAG_SHARED_OFFSET
+	EndOffsets         Flags = C.KVAPPEND_FLAG_END_OFFSETS
+	LastPageLengths    Flags = C.KVAPPEND_FLAG_LAST_PAGE_LENGTHS
+	TokenCount         Flags = C.KVAPPEND_FLAG_TOKEN_COUNT
+	ReservedPage       Flags = C.KVAPPEND_FLAG_RESERVED_PAGE
 
 	SkipSilently SkipPolicy = C.KVAPPEND_SKIP_SILENTLY
 	SkipReport   SkipPolicy = C.KVAPPEND_SKIP_REPORT
@@ -55,14 +63,25 @@ type F16 uint16
 // BF16 holds the bits of a bfloat16.
 type BF16 uint16
 
+// E4M3 holds the bits of an 8-bit float with 4 bits of exponent and 3 of mantissa, without infinities.
+type E4M3 uint8
+
+// E5M2 holds the bits of an 8-bit float with 5 bits of exponent and 2 of mantissa.
+type E5M2 uint8
+
 // Element is the type of one element of K and V.
 type Element interface {
-	float32 | float64 | F16 | BF16
+	float32 | float64 | F16 | BF16 | E4M3 | E5M2 | int8 | uint8
 }
 
-// Offset is the type of one element of Append.CacheOffsets and Append.Slots.
+// Offset is the type of one element of Append.CacheOffsets, Append.Slots and Append.TokenPositions.
 type Offset interface {
-	int64 | int32
+	~int64 | ~int32
+}
+
+// Index is the type of one element of every other array of indices, such as Append.Lengths and Append.PageTable.
+type Index interface {
+	~int32 | ~int64
 }
 
 // Strides are in elements, from one batch entry (or block), head and row to the next; zero means contiguous.
@@ -78,7 +97,7 @@ type Descriptor struct {
 
 	Batch     int64 // B: samples
 	Heads     int64 // H: K/V heads
-	NewRows   int64 // new rows of each sample, or all tokens
+	NewRows   int64 // new rows of each sample; Packed, PerToken and Slots: all tokens
 	CacheRows int64 // R: rows of each sample's cache, or of a page
 	KDim      int64 // elements of a K row; 0: there is no K
 	VDim      int64 // elements of a V row; 0: there is no V
@@ -93,6 +112,7 @@ type Descriptor struct {
 	TableEntries int64 // Paged: page ids of each sample; PagedCSR: in all
 	TableStride  int64 // Paged: from sample to sample; 0 meaning TableEntries
 	ReservedSlot int64
+	ReservedPage int64
 
 	KPack, VPack               int64 // elements of each piece of a cache's row; 0: rows are contiguous
 	KPieceStride, VPieceStride int64
@@ -109,16 +129,31 @@ func elementType[T Element]() C.int32_t {
 		return C.KVAPPEND_ELEMENT_F64
 	case F16:
 		return C.KVAPPEND_ELEMENT_F16
-	default:
+	case BF16:
 		return C.KVAPPEND_ELEMENT_BF16
+	case E4M3:
+		return C.KVAPPEND_ELEMENT_E4M3
+	case E5M2:
+		return C.KVAPPEND_ELEMENT_E5M2
+	case int8:
+		return C.KVAPPEND_ELEMENT_INT8
+	default:
+		return C.KVAPPEND_ELEMENT_UINT8
 	}
 }
 
 func offsetType[O Offset]() C.int32_t {
-	if _, wide := any(*new(O)).(int64); wide {
+	if unsafe.Sizeof(*new(O)) == 8 {
 		return C.KVAPPEND_OFFSET_INT64
 	}
 	return C.KVAPPEND_OFFSET_INT32
+}
+
+func indexType[I Index]() C.int32_t {
+	if unsafe.Sizeof(*new(I)) == 8 {
+		return C.KVAPPEND_INDEX_INT64
+	}
+	return C.KVAPPEND_INDEX_INT32
 }
 
 func (s Strides) inC() [3]C.int64_t {
@@ -147,6 +182,7 @@ func (d *Descriptor) inC() C.kvappend_descriptor {
 		table_entries:   C.int64_t(d.TableEntries),
 		table_stride:    C.int64_t(d.TableStride),
 		reserved_slot:   C.int64_t(d.ReservedSlot),
+		reserved_page:   C.int64_t(d.ReservedPage),
 		k_pack:          C.int64_t(d.KPack),
 		v_pack:          C.int64_t(d.VPack),
 		k_piece_stride:  C.int64_t(d.KPieceStride),

@@ -21,38 +21,77 @@ static outcome outcome_of(kvappend_status status) {
 	return result;
 }
 
+// One of several layers, and the one before it.
+typedef struct layer {
+	const kvappend_plan *plan;
+	const kvappend_args *args;
+	const struct layer *before;
+} layer;
+
+extern void kvappendGoRest(uintptr_t rest, void *last, void *result);
+
 static outcome create(kvappend_descriptor descriptor, kvappend_preference preference, kvappend_plan **plan) {
 	return outcome_of(kvappend_plan_create(&descriptor, &preference, plan));
+}
+
+static outcome get_sku(const kvappend_plan *plan, kvappend_sku *sku) {
+	return outcome_of(kvappend_plan_get_sku(plan, sku));
 }
 
 // Go's pointers may be passed to C as arguments, but not inside of a struct: so the struct is put together here. They
 // come as char *, which tells Go that there are no pointers behind them: for void * it would look, and object to a
 // slice of an array that lies beside pointers in a larger struct.
+//
+// C may keep them only until its function returns. So where they belong to one of several layers, the struct stays in
+// this function, which calls Go for the rest of the layers (kvappendGoRest).
 static outcome run(const kvappend_plan *plan, kvappend_args sizes, const char *k_new, const char *v_new, char *k_cache,
                    char *v_cache, char *cache_offsets, const char *slots, const char *lengths, const char *left_pads,
-                   const char *batch_index, const char *page_table, const char *page_indptr, kvappend_report *report,
-                   struct CUstream_st *stream) {
+                   const char *batch_index, const char *page_table, const char *page_indptr, const char *token_samples,
+                   const char *token_positions, const char *token_count, kvappend_report *report,
+                   struct CUstream_st *stream, const layer *before, uintptr_t rest) {
 	sizes.k_new = k_new;
 	sizes.v_new = v_new;
 	sizes.k_cache = k_cache;
 	sizes.v_cache = v_cache;
 	sizes.cache_offsets = cache_offsets;
 	sizes.slots = slots;
-	sizes.lengths = (const int32_t *)lengths;
-	sizes.left_pads = (const int32_t *)left_pads;
-	sizes.batch_index = (const int32_t *)batch_index;
-	sizes.page_table = (const int32_t *)page_table;
-	sizes.page_indptr = (const int32_t *)page_indptr;
+	sizes.lengths = lengths;
+	sizes.left_pads = left_pads;
+	sizes.batch_index = batch_index;
+	sizes.page_table = page_table;
+	sizes.page_indptr = page_indptr;
+	sizes.token_samples = token_samples;
+	sizes.token_positions = token_positions;
+	sizes.token_count = token_count;
 	sizes.report = report;
-	return outcome_of(kvappend_plan_run(plan, &sizes, NULL, 0, stream));
+	if (rest == 0) {
+		return outcome_of(kvappend_plan_run(plan, &sizes, NULL, 0, stream));
+	}
+	layer here = {plan, &sizes, before};
+	outcome result;
+	kvappendGoRest(rest, &here, &result);
+	return result;
+}
+
+static outcome run_layers(const layer *last, size_t count, struct CUstream_st *stream) {
+	const kvappend_plan *plans[count + 1]; // an array of C has at least one element
+	const kvappend_args *args[count + 1];
+	for (size_t i = count; i-- > 0; last = last->before) {
+		plans[i] = last->plan;
+		args[i] = last->args;
+	}
+	return outcome_of(kvappend_plan_run_layers(plans, args, count, NULL, 0, stream));
 }
 */
 import "C"
 
-import "unsafe"
+import (
+	"runtime/cgo"
+	"unsafe"
+)
 
 // Plan is a problem, checked, with the kernel chosen for it. Any number of goroutines may run one plan at once.
-type Plan[T Element, O Offset] struct {
+type Plan[T Element, O Offset, I Index] struct {
 	plan    *C.kvappend_plan
 	backend Backend
 }
@@ -60,16 +99,19 @@ type Plan[T Element, O Offset] struct {
 // Append holds the buffers of one run in Go's memory. What the plan does not ask for may be nil.
 //
 // A slice begins at element [0, 0, 0, 0] of its tensor and may be longer than that. K and V may lie in one pool.
-type Append[T Element, O Offset] struct {
+type Append[T Element, O Offset, I Index] struct {
 	KNew, VNew     []T
 	KCache, VCache []T // written
 	CacheOffsets   []O // written by a plan with Advance
 	Slots          []O
-	Lengths        []int32
-	LeftPads       []int32
-	BatchIndex     []int32
-	PageTable      []int32
-	PageIndptr     []int32
+	Lengths        []I
+	LeftPads       []I
+	BatchIndex     []I
+	PageTable      []I
+	PageIndptr     []I
+	TokenSamples   []I
+	TokenPositions []O
+	TokenCount     []I     // one element
 	Report         *Report // written by a plan with SkipReport
 }
 
@@ -90,6 +132,9 @@ type RawAppend struct {
 	BatchIndex     Buffer
 	PageTable      Buffer
 	PageIndptr     Buffer
+	TokenSamples   Buffer
+	TokenPositions Buffer
+	TokenCount     Buffer
 	Report         unsafe.Pointer // to a kvappend_report
 }
 
@@ -119,10 +164,11 @@ func (r *Report) First() (sample, row, position int64) {
 }
 
 // NewPlan makes a plan, which Close gives back.
-func NewPlan[T Element, O Offset](d Descriptor) (*Plan[T, O], error) {
+func NewPlan[T Element, O Offset, I Index](d Descriptor) (*Plan[T, O, I], error) {
 	descriptor := d.inC()
 	descriptor.element_type = elementType[T]()
 	descriptor.offset_type = offsetType[O]()
+	descriptor.index_type = indexType[I]()
 	preference := C.kvappend_preference{
 		struct_size:  C.sizeof_kvappend_preference,
 		host_threads: C.int32_t(d.HostThreads),
@@ -131,7 +177,7 @@ func NewPlan[T Element, O Offset](d Descriptor) (*Plan[T, O], error) {
 		preference.kernel_name = C.CString(d.KernelName)
 		defer C.free(unsafe.Pointer(preference.kernel_name))
 	}
-	plan := &Plan[T, O]{backend: d.Backend}
+	plan := &Plan[T, O, I]{backend: d.Backend}
 	if err := failure(C.create(descriptor, preference, &plan.plan)); err != nil {
 		return nil, err
 	}
@@ -140,56 +186,147 @@ func NewPlan[T Element, O Offset](d Descriptor) (*Plan[T, O], error) {
 
 // Close ends the plan's life, after which runs fail. It must not overlap another use of the plan; closing it again does
 // nothing.
-func (p *Plan[T, O]) Close() error {
+func (p *Plan[T, O, I]) Close() error {
 	plan := p.plan
 	p.plan = nil
 	return failure(C.outcome{status: C.kvappend_plan_destroy(plan)})
 }
 
 // Run appends in Go's memory: the rows are written when it returns. The slices' lengths are kept to.
-func (p *Plan[T, O]) Run(a *Append[T, O]) error {
-	if p.backend != Host {
-		return &Error{ErrorBackend, "the plan is not of the host backend: expected RunRaw"}
+func (p *Plan[T, O, I]) Run(a *Append[T, O, I]) error {
+	if err := p.needHost(); err != nil {
+		return err
 	}
-	raw := RawAppend{
-		KNew:         buffer(a.KNew),
-		VNew:         buffer(a.VNew),
-		KCache:       buffer(a.KCache),
-		VCache:       buffer(a.VCache),
-		CacheOffsets: buffer(a.CacheOffsets),
-		Slots:        buffer(a.Slots),
-		Lengths:      buffer(a.Lengths),
-		LeftPads:     buffer(a.LeftPads),
-		BatchIndex:   buffer(a.BatchIndex),
-		PageTable:    buffer(a.PageTable),
-		PageIndptr:   buffer(a.PageIndptr),
-		Report:       unsafe.Pointer(a.Report),
-	}
-	return p.RunRaw(&raw, nil)
+	return p.RunRaw(a.raw(), nil)
 }
 
 // RunRaw appends in the order of a cudaStream_t; with the host backend the stream must be nil. A CUDA run may still be
 // under way when this returns, which is no time to give Go's memory to it: use the device's.
-func (p *Plan[T, O]) RunRaw(a *RawAppend, stream unsafe.Pointer) error {
-	sizes := C.kvappend_args{
-		struct_size:         C.sizeof_kvappend_args,
-		k_new_bytes:         a.KNew.bytes(),
-		v_new_bytes:         a.VNew.bytes(),
-		k_cache_bytes:       a.KCache.bytes(),
-		v_cache_bytes:       a.VCache.bytes(),
-		cache_offsets_bytes: a.CacheOffsets.bytes(),
-		slots_bytes:         a.Slots.bytes(),
-		lengths_bytes:       a.Lengths.bytes(),
-		left_pads_bytes:     a.LeftPads.bytes(),
-		batch_index_bytes:   a.BatchIndex.bytes(),
-		page_table_bytes:    a.PageTable.bytes(),
-		page_indptr_bytes:   a.PageIndptr.bytes(),
-		report_bytes:        C.sizeof_kvappend_report,
+func (p *Plan[T, O, I]) RunRaw(a *RawAppend, stream unsafe.Pointer) error {
+	return failure(p.run(a, stream, nil, 0))
+}
+
+// Layer is one of several appends that are done as one.
+type Layer[T Element, O Offset, I Index] struct {
+	Plan   *Plan[T, O, I]
+	Append *Append[T, O, I]
+}
+
+// RawLayer is the same in memory that the plan's backend can reach.
+type RawLayer[T Element, O Offset, I Index] struct {
+	Plan   *Plan[T, O, I]
+	Append *RawAppend
+}
+
+// RunLayers does several appends in Go's memory as one, such as those of all layers: if one of them is refused, nothing
+// is written. All rows are placed by the offsets from before the call. CacheOffsets that several layers share advance
+// once.
+func RunLayers[T Element, O Offset, I Index](layers []Layer[T, O, I]) error {
+	raw := make([]RawLayer[T, O, I], len(layers))
+	for i, layer := range layers {
+		if err := layer.Plan.needHost(); err != nil {
+			return err
+		}
+		raw[i] = RawLayer[T, O, I]{layer.Plan, layer.Append.raw()}
 	}
-	return failure(C.run(p.plan, sizes, a.KNew.pointer(), a.VNew.pointer(), a.KCache.pointer(), a.VCache.pointer(),
+	return RunLayersRaw(raw, nil)
+}
+
+// RunLayersRaw does several appends as one in the order of a cudaStream_t. What RunRaw says of memory holds here, too.
+func RunLayersRaw[T Element, O Offset, I Index](layers []RawLayer[T, O, I], stream unsafe.Pointer) error {
+	var self cgo.Handle
+	next := 0
+	rest := func(before *C.layer) C.outcome {
+		if next == len(layers) {
+			return C.run_layers(before, C.size_t(next), (*C.struct_CUstream_st)(stream))
+		}
+		layer := layers[next]
+		next++
+		return layer.Plan.run(layer.Append, stream, before, self)
+	}
+	self = cgo.NewHandle(func(before, result unsafe.Pointer) {
+		*(*C.outcome)(result) = rest((*C.layer)(before))
+	})
+	defer self.Delete()
+	return failure(rest(nil))
+}
+
+// Sku is what the library chose for a plan. The header says what each of these means.
+type Sku struct {
+	Operation, Backend, ElementType, Architecture, KVectorBytes, VVectorBytes, Device int32
+	KernelName                                                                        string
+}
+
+// Sku tells what the library chose for the plan, such as its device.
+func (p *Plan[T, O, I]) Sku() (Sku, error) {
+	s := C.kvappend_sku{struct_size: C.sizeof_kvappend_sku}
+	if err := failure(C.get_sku(p.plan, &s)); err != nil {
+		return Sku{}, err
+	}
+	return Sku{
+		Operation:    int32(s.operation),
+		Backend:      int32(s.backend),
+		ElementType:  int32(s.element_type),
+		Architecture: int32(s.architecture),
+		KVectorBytes: int32(s.k_vector_bytes),
+		VVectorBytes: int32(s.v_vector_bytes),
+		Device:       int32(s.device),
+		KernelName:   C.GoString(s.kernel_name),
+	}, nil
+}
+
+func (p *Plan[T, O, I]) needHost() error {
+	if p.backend == Host {
+		return nil
+	}
+	return &Error{ErrorBackend, "the plan is not of the host backend: expected RunRaw or RunLayersRaw"}
+}
+
+// With rest, the append is one of several, and rest does them all once it has the others.
+func (p *Plan[T, O, I]) run(a *RawAppend, stream unsafe.Pointer, before *C.layer, rest cgo.Handle) C.outcome {
+	sizes := C.kvappend_args{
+		struct_size:           C.sizeof_kvappend_args,
+		k_new_bytes:           a.KNew.bytes(),
+		v_new_bytes:           a.VNew.bytes(),
+		k_cache_bytes:         a.KCache.bytes(),
+		v_cache_bytes:         a.VCache.bytes(),
+		cache_offsets_bytes:   a.CacheOffsets.bytes(),
+		slots_bytes:           a.Slots.bytes(),
+		lengths_bytes:         a.Lengths.bytes(),
+		left_pads_bytes:       a.LeftPads.bytes(),
+		batch_index_bytes:     a.BatchIndex.bytes(),
+		page_table_bytes:      a.PageTable.bytes(),
+		page_indptr_bytes:     a.PageIndptr.bytes(),
+		token_samples_bytes:   a.TokenSamples.bytes(),
+		token_positions_bytes: a.TokenPositions.bytes(),
+		token_count_bytes:     a.TokenCount.bytes(),
+		report_bytes:          C.sizeof_kvappend_report,
+	}
+	return C.run(p.plan, sizes, a.KNew.pointer(), a.VNew.pointer(), a.KCache.pointer(), a.VCache.pointer(),
 		a.CacheOffsets.pointer(), a.Slots.pointer(), a.Lengths.pointer(), a.LeftPads.pointer(), a.BatchIndex.pointer(),
-		a.PageTable.pointer(), a.PageIndptr.pointer(), (*C.kvappend_report)(a.Report),
-		(*C.struct_CUstream_st)(stream)))
+		a.PageTable.pointer(), a.PageIndptr.pointer(), a.TokenSamples.pointer(), a.TokenPositions.pointer(),
+		a.TokenCount.pointer(), (*C.kvappend_report)(a.Report), (*C.struct_CUstream_st)(stream), before,
+		C.uintptr_t(rest))
+}
+
+func (a *Append[T, O, I]) raw() *RawAppend {
+	return &RawAppend{
+		KNew:           buffer(a.KNew),
+		VNew:           buffer(a.VNew),
+		KCache:         buffer(a.KCache),
+		VCache:         buffer(a.VCache),
+		CacheOffsets:   buffer(a.CacheOffsets),
+		Slots:          buffer(a.Slots),
+		Lengths:        buffer(a.Lengths),
+		LeftPads:       buffer(a.LeftPads),
+		BatchIndex:     buffer(a.BatchIndex),
+		PageTable:      buffer(a.PageTable),
+		PageIndptr:     buffer(a.PageIndptr),
+		TokenSamples:   buffer(a.TokenSamples),
+		TokenPositions: buffer(a.TokenPositions),
+		TokenCount:     buffer(a.TokenCount),
+		Report:         unsafe.Pointer(a.Report),
+	}
 }
 
 // To the library 0 bytes are an unknown number: a buffer without bytes has to be NULL.
@@ -207,7 +344,7 @@ func (b Buffer) bytes() C.size_t {
 	return C.size_t(b.Bytes)
 }
 
-func buffer[E Element | Offset](s []E) Buffer {
+func buffer[E Element | Offset | Index](s []E) Buffer {
 	if len(s) == 0 {
 		return Buffer{}
 	}

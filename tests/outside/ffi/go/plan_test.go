@@ -72,8 +72,8 @@ func newCase[T Element](seed int64) *testCase[T] {
 	}
 }
 
-func (c *testCase[T]) args(offsets []int64) *Append[T, int64] {
-	return &Append[T, int64]{
+func (c *testCase[T]) args(offsets []int64) *Append[T, int64, int32] {
+	return &Append[T, int64, int32]{
 		KNew:         c.kNew,
 		VNew:         c.vNew,
 		KCache:       c.kMemory[guard : len(c.kMemory)-guard],
@@ -109,9 +109,9 @@ func (c *testCase[T]) check(t *testing.T, k, v []T) {
 	}
 }
 
-func newPlan[T Element, O Offset](t *testing.T, d Descriptor) *Plan[T, O] {
+func newPlan[T Element, O Offset, I Index](t *testing.T, d Descriptor) *Plan[T, O, I] {
 	t.Helper()
-	plan, err := NewPlan[T, O](d)
+	plan, err := NewPlan[T, O, I](d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,27 +132,37 @@ func refused(t *testing.T, err error, status Status, words string) {
 	}
 }
 
-func appendRaggedBatch[T Element](t *testing.T) {
-	plan := newPlan[T, int64](t, raggedBatch)
-	c := newCase[T](1)
-	k, v := c.expected()
-	if err := plan.Run(c.args(offsets)); err != nil {
-		t.Fatal(err)
+// appendRaggedBatch takes the number that the header gives the element type.
+func appendRaggedBatch[T Element](elementType int32) func(t *testing.T) {
+	return func(t *testing.T) {
+		plan := newPlan[T, int64, int32](t, raggedBatch)
+		if sku, err := plan.Sku(); err != nil || sku.ElementType != elementType {
+			t.Error(sku, err)
+		}
+		c := newCase[T](1)
+		k, v := c.expected()
+		if err := plan.Run(c.args(offsets)); err != nil {
+			t.Fatal(err)
+		}
+		c.check(t, k, v)
 	}
-	c.check(t, k, v)
 }
 
 func TestRaggedBatch(t *testing.T) {
-	t.Run("float32", appendRaggedBatch[float32])
-	t.Run("float64", appendRaggedBatch[float64])
-	t.Run("F16", appendRaggedBatch[F16])
-	t.Run("BF16", appendRaggedBatch[BF16])
+	t.Run("float32", appendRaggedBatch[float32](0))
+	t.Run("float64", appendRaggedBatch[float64](1))
+	t.Run("F16", appendRaggedBatch[F16](2))
+	t.Run("BF16", appendRaggedBatch[BF16](3))
+	t.Run("E4M3", appendRaggedBatch[E4M3](4))
+	t.Run("E5M2", appendRaggedBatch[E5M2](5))
+	t.Run("int8", appendRaggedBatch[int8](6))
+	t.Run("uint8", appendRaggedBatch[uint8](7))
 }
 
 func TestGoroutinesShareAPlan(t *testing.T) {
 	d := raggedBatch
 	d.Flags = Advance
-	plan := newPlan[float32, int64](t, d)
+	plan := newPlan[float32, int64, int32](t, d)
 	var group sync.WaitGroup
 	for i := 1; i <= 16; i++ {
 		group.Add(1)
@@ -182,7 +192,7 @@ func TestGoroutinesShareAPlan(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	plan := newPlan[float64, int64](t, raggedBatch)
+	plan := newPlan[float64, int64, int32](t, raggedBatch)
 	c := newCase[float64](2)
 	k, v := clone(c.kMemory), clone(c.vMemory)
 	args := c.args(offsets)
@@ -202,19 +212,19 @@ func TestErrors(t *testing.T) {
 
 	d := raggedBatch
 	d.KernelName = "no such"
-	if plan, err := NewPlan[float64, int64](d); plan != nil {
+	if plan, err := NewPlan[float64, int64, int32](d); plan != nil {
 		t.Error("a plan in spite of an error")
 	} else {
 		refused(t, err, ErrorKernel, "no such")
 	}
 	d = raggedBatch
 	d.VDim = -1
-	_, err = NewPlan[float64, int64](d)
+	_, err = NewPlan[float64, int64, int32](d)
 	refused(t, err, ErrorExtent, "v_dim is -1")
 }
 
 func TestClosed(t *testing.T) {
-	plan, err := NewPlan[F16, int32](raggedBatch)
+	plan, err := NewPlan[F16, int32, int32](raggedBatch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +233,7 @@ func TestClosed(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	refused(t, plan.Run(&Append[F16, int32]{}), ErrorNullArgument, "plan")
+	refused(t, plan.Run(&Append[F16, int32, int32]{}), ErrorNullArgument, "plan")
 }
 
 // K and V side by side in each row of one pool of pages, which tokens reach by slots; beside a pointer, which is no
@@ -238,7 +248,7 @@ func TestPoolBySlots(t *testing.T) {
 	copy(pool.memory[:], noise[F16](random, len(pool.memory)))
 	kNew, vNew := noise[F16](random, tokens*kDim), noise[F16](random, tokens*vDim)
 	sideBySide := Strides{cacheRows * row, row, row}
-	plan := newPlan[F16, int32](t, Descriptor{
+	plan := newPlan[F16, int32, int32](t, Descriptor{
 		Addressing:    Slots,
 		Flags:         ReservedSlot | CountWritten | ResetReport,
 		SkipPolicy:    SkipReport,
@@ -261,7 +271,7 @@ func TestPoolBySlots(t *testing.T) {
 		copy(expected[begin+kDim:][:vDim], vNew[token*vDim:])
 	}
 	var report Report
-	err := plan.Run(&Append[F16, int32]{
+	err := plan.Run(&Append[F16, int32, int32]{
 		KNew:   kNew,
 		VNew:   vNew,
 		KCache: pool.memory[:],
@@ -286,7 +296,7 @@ func TestPoolBySlots(t *testing.T) {
 
 // A stream reaches the library, which has no use for it in host memory.
 func TestStream(t *testing.T) {
-	plan := newPlan[float32, int64](t, Descriptor{}) // of no rows, so that no buffer is missing
+	plan := newPlan[float32, int64, int32](t, Descriptor{}) // of no rows, so that no buffer is missing
 	refused(t, plan.RunRaw(&RawAppend{}, unsafe.Pointer(new(int64))), ErrorStream, "stream")
 }
 
@@ -294,10 +304,10 @@ func TestStream(t *testing.T) {
 func TestDevice(t *testing.T) {
 	d := raggedBatch
 	d.Backend = CUDA
-	plan, err := NewPlan[float32, int64](d)
+	plan, err := NewPlan[float32, int64, int32](d)
 	if err == nil {
 		defer plan.Close()
-		refused(t, plan.Run(&Append[float32, int64]{}), ErrorBackend, "RunRaw")
+		refused(t, plan.Run(&Append[float32, int64, int32]{}), ErrorBackend, "RunRaw")
 		return
 	}
 	var e *Error

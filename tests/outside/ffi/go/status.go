@@ -44,6 +44,8 @@ const (
 	ErrorIndexRange     Status = C.KVAPPEND_ERROR_INDEX_RANGE
 	ErrorDuplicate      Status = C.KVAPPEND_ERROR_DUPLICATE
 	ErrorHostThreads    Status = C.KVAPPEND_ERROR_HOST_THREADS
+	ErrorIndexWidth     Status = C.KVAPPEND_ERROR_INDEX_WIDTH
+	ErrorIndexType      Status = C.KVAPPEND_ERROR_INDEX_TYPE
 )
 
 // String is the constant's name in C, such as "KVAPPEND_ERROR_ALIAS".
