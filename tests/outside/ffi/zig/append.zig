@@ -33,7 +33,7 @@ const ragged_batch = std.mem.zeroInit(c.kvappend_descriptor, .{
 fn Case(comptime T: type) type {
     return struct {
         const Self = @This();
-        const Plan = kvappend.Plan(T, i64);
+        const Plan = kvappend.Plan(T, i64, i32);
 
         k_new: [batch * heads * new_rows * k_dim]T,
         v_new: [batch * heads * new_rows * v_dim]T,
@@ -98,9 +98,12 @@ fn expectMessage(words: []const u8) !void {
 }
 
 test "a ragged batch of each type" {
-    inline for (.{ f32, f64, f16, kvappend.Bf16 }) |T| {
-        const plan = try kvappend.Plan(T, i64).init(ragged_batch, null);
+    // In the order of the header's numbers.
+    const types = .{ f32, f64, f16, kvappend.Bf16, kvappend.E4m3, kvappend.E5m2, i8, u8 };
+    inline for (types, 0..) |T, element_type| {
+        const plan = try kvappend.Plan(T, i64, i32).init(ragged_batch, null);
         defer plan.deinit();
+        try std.testing.expectEqual(@as(i32, element_type), (try plan.sku()).element_type);
         var case = Case(T).init(1);
         var cache_offsets = offsets;
         const expected = case.expected();
@@ -111,7 +114,7 @@ test "a ragged batch of each type" {
 }
 
 const Shared = struct {
-    plan: kvappend.Plan(f32, i64),
+    plan: kvappend.Plan(f32, i64, i32),
     failures: std.atomic.Value(usize) = .init(0),
 
     fn run(self: *Shared, thread: usize) void {
@@ -154,7 +157,7 @@ test "threads share a plan" {
 }
 
 test "an error says what was expected, and nothing is written" {
-    const plan = try kvappend.Plan(f64, i64).init(ragged_batch, null);
+    const plan = try kvappend.Plan(f64, i64, i32).init(ragged_batch, null);
     defer plan.deinit();
     var case = Case(f64).init(2);
     const before = case;
@@ -176,8 +179,137 @@ test "an error says what was expected, and nothing is written" {
 
     var descriptor = ragged_batch;
     descriptor.v_dim = -1;
-    try std.testing.expectError(error.Extent, kvappend.Plan(f64, i64).init(descriptor, null));
+    try std.testing.expectError(error.Extent, kvappend.Plan(f64, i64, i32).init(descriptor, null));
     try expectMessage("v_dim is -1");
+}
+
+/// K caches of blocks of four rows of one byte, and no V.
+fn oneByteRows(samples: i64, rows: i64, blocks: i64) c.kvappend_descriptor {
+    return std.mem.zeroInit(c.kvappend_descriptor, .{
+        .batch = samples,
+        .heads = 1,
+        .new_rows = rows,
+        .cache_rows = 4,
+        .cache_blocks = blocks,
+        .k_dim = 1,
+    });
+}
+
+test "tokens with positions, by indices of each type" {
+    inline for (.{ .{ i64, i32 }, .{ i64, i64 }, .{ i32, i32 }, .{ i32, i64 } }) |types| {
+        var descriptor = oneByteRows(2, 6, 3);
+        descriptor.addressing = c.KVAPPEND_ADDRESSING_PAGED;
+        descriptor.table_entries = 2;
+        descriptor.lengths = c.KVAPPEND_LENGTHS_PER_TOKEN;
+        descriptor.skip_policy = c.KVAPPEND_SKIP_REPORT;
+        descriptor.flags = c.KVAPPEND_FLAG_TOKEN_COUNT | c.KVAPPEND_FLAG_RESERVED_PAGE | c.KVAPPEND_FLAG_COUNT_WRITTEN;
+        descriptor.reserved_page = 0;
+        const plan = try kvappend.Plan(u8, types[0], types[1]).init(descriptor, null);
+        defer plan.deinit();
+        var cache: [12]u8 = @splat(0);
+        var report = std.mem.zeroes(c.kvappend_report);
+        // A token of no sample, one on the reserved page, one beyond its table, and one after the count.
+        try plan.run(.{
+            .k_new = &.{ 1, 2, 3, 4, 5, 6 },
+            .k_cache = &cache,
+            .token_samples = &.{ 1, 0, -1, 1, 0, 0 },
+            .token_positions = &.{ 5, 2, 0, 0, 8, 3 },
+            .token_count = &.{5},
+            .page_table = &.{ 2, 0, 0, 1 },
+            .report = &report,
+        }, null);
+        try std.testing.expectEqual([12]u8{ 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0 }, cache);
+        try std.testing.expectEqual([3]i64{ 2, 3, 1 }, .{ report.rows_written, report.rows_padding, report.rows_above });
+        try std.testing.expectEqual([2]i64{ 4, 8 }, .{ report.first_row, report.first_position });
+    }
+}
+
+test "samples share an offset" {
+    var descriptor = oneByteRows(2, 2, 2);
+    descriptor.flags = c.KVAPPEND_FLAG_SHARED_OFFSET | c.KVAPPEND_FLAG_ADVANCE;
+    const plan = try kvappend.Plan(u8, i64, i32).init(descriptor, null);
+    defer plan.deinit();
+    var cache: [8]u8 = @splat(0);
+    var offset = [1]i64{1};
+    try plan.run(.{ .k_new = &.{ 1, 2, 3, 4 }, .k_cache = &cache, .cache_offsets = &offset }, null);
+    try std.testing.expectEqual([8]u8{ 0, 1, 2, 0, 0, 3, 4, 0 }, cache);
+    try std.testing.expectEqual([1]i64{3}, offset);
+}
+
+test "offsets from the end" {
+    var descriptor = oneByteRows(2, 2, 2);
+    descriptor.lengths = c.KVAPPEND_LENGTHS_PER_SAMPLE;
+    descriptor.flags = c.KVAPPEND_FLAG_END_OFFSETS;
+    const plan = try kvappend.Plan(u8, i32, i64).init(descriptor, null);
+    defer plan.deinit();
+    var cache: [8]u8 = @splat(0);
+    var ends = [2]i32{ 4, 1 };
+    try plan.run(.{
+        .k_new = &.{ 1, 2, 3, 4 },
+        .k_cache = &cache,
+        .cache_offsets = &ends,
+        .lengths = &.{ 2, 1 },
+    }, null);
+    try std.testing.expectEqual([8]u8{ 0, 0, 1, 2, 3, 0, 0, 0 }, cache);
+}
+
+test "offsets on the last page" {
+    var descriptor = oneByteRows(2, 2, 3);
+    descriptor.addressing = c.KVAPPEND_ADDRESSING_PAGED_CSR;
+    descriptor.table_entries = 3;
+    descriptor.flags = c.KVAPPEND_FLAG_LAST_PAGE_LENGTHS | c.KVAPPEND_FLAG_RESERVED_PAGE;
+    descriptor.reserved_page = 1;
+    const plan = try kvappend.Plan(u8, i32, i64).init(descriptor, null);
+    defer plan.deinit();
+    var cache: [12]u8 = @splat(0);
+    var last_page_lengths = [2]i32{ 1, 3 };
+    try plan.run(.{
+        .k_new = &.{ 1, 2, 3, 4 },
+        .k_cache = &cache,
+        .cache_offsets = &last_page_lengths,
+        .page_table = &.{ 2, 0, 1 },
+        .page_indptr = &.{ 0, 2, 3 },
+    }, null);
+    try std.testing.expectEqual([12]u8{ 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1 }, cache);
+}
+
+test "layers advance their offsets once" {
+    var descriptor = oneByteRows(1, 1, 1);
+    descriptor.skip_policy = c.KVAPPEND_SKIP_REPORT;
+    descriptor.flags = c.KVAPPEND_FLAG_ADVANCE | c.KVAPPEND_FLAG_COUNT_WRITTEN | c.KVAPPEND_FLAG_RESET_REPORT;
+    const Plan = kvappend.Plan(u8, i64, i32);
+    const plan = try Plan.init(descriptor, null);
+    defer plan.deinit();
+    const news = [3][1]u8{ .{1}, .{2}, .{3} };
+    var caches: [3][4]u8 = @splat(@splat(0));
+    var offsets_of_all = [1]i64{2};
+    var report = std.mem.zeroes(c.kvappend_report);
+    var layers: [3]Plan.Layer = undefined;
+    for (&layers, &news, &caches) |*layer, *new, *cache| {
+        layer.* = .{ .plan = plan, .append = .{
+            .k_new = new,
+            .k_cache = cache,
+            .cache_offsets = &offsets_of_all,
+            .report = &report,
+        } };
+    }
+    const expected = [3][4]u8{ .{ 0, 0, 1, 0 }, .{ 0, 0, 2, 0 }, .{ 0, 0, 3, 0 } };
+    try Plan.runLayers(std.testing.allocator, &layers, null);
+    try std.testing.expectEqual(expected, caches);
+    try std.testing.expectEqual([1]i64{3}, offsets_of_all);
+    try std.testing.expectEqual(3, report.rows_written);
+    try Plan.runLayers(std.testing.allocator, &.{}, null);
+
+    // A refused layer is named, and none is written.
+    layers[2].append.cache_offsets = &.{};
+    try std.testing.expectError(error.NullBuffer, Plan.runLayers(std.testing.allocator, &layers, null));
+    try expectMessage("layer 2: args.cache_offsets is NULL");
+    try std.testing.expectEqual(expected, caches);
+    try std.testing.expectEqual([1]i64{3}, offsets_of_all);
+    const stream: *c.struct_CUstream_st = @ptrFromInt(0x1000);
+    try std.testing.expectError(error.Stream, Plan.runLayers(std.testing.allocator, layers[0..1], stream));
+    const sku = try plan.sku();
+    try std.testing.expectEqual([2]i32{ c.KVAPPEND_BACKEND_HOST, 0 }, .{ sku.backend, sku.device });
 }
 
 test "slots are counted in a report" {
@@ -190,7 +322,7 @@ test "slots are counted in a report" {
     descriptor.v_new_strides = .{ 0, 0, 0 };
     descriptor.skip_policy = c.KVAPPEND_SKIP_REPORT;
     descriptor.flags = c.KVAPPEND_FLAG_COUNT_WRITTEN | c.KVAPPEND_FLAG_RESET_REPORT;
-    const plan = try kvappend.Plan(f16, i32).init(descriptor, null);
+    const plan = try kvappend.Plan(f16, i32, i32).init(descriptor, null);
     defer plan.deinit();
     // Contiguous caches [N, H, R, D], so that a token's row lies once in each of a block's heads.
     const slots = [batch]i32{ 5, -1, batch * cache_rows, batch * cache_rows - 1 };

@@ -10,9 +10,16 @@ pub const c = if (@hasDecl(interface, "c")) interface.c else interface;
 /// The bits of a bfloat16.
 pub const Bf16 = enum(u16) { _ };
 
-/// A problem, checked, with the kernel chosen for it. T is the type of the elements of K and V, O that of offsets and
-/// slots. A plan never changes: any number of threads may run one plan at once.
-pub fn Plan(comptime T: type, comptime O: type) type {
+/// The bits of an 8-bit float with 4 bits of exponent and 3 of mantissa, without infinities.
+pub const E4m3 = enum(u8) { _ };
+
+/// The bits of an 8-bit float with 5 bits of exponent and 2 of mantissa.
+pub const E5m2 = enum(u8) { _ };
+
+/// A problem, checked, with the kernel chosen for it. T is the type of the elements of K and V, O that of offsets,
+/// slots and positions of tokens, and I that of all other indices. A plan never changes: any number of threads may run
+/// one plan at once.
+pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
     return struct {
         const Self = @This();
 
@@ -28,13 +35,37 @@ pub fn Plan(comptime T: type, comptime O: type) type {
             /// Written by a plan with KVAPPEND_FLAG_ADVANCE, else read.
             cache_offsets: []O = &.{},
             slots: []const O = &.{},
-            lengths: []const i32 = &.{},
-            left_pads: []const i32 = &.{},
-            batch_index: []const i32 = &.{},
-            page_table: []const i32 = &.{},
-            page_indptr: []const i32 = &.{},
+            lengths: []const I = &.{},
+            left_pads: []const I = &.{},
+            batch_index: []const I = &.{},
+            page_table: []const I = &.{},
+            page_indptr: []const I = &.{},
+            token_samples: []const I = &.{},
+            token_positions: []const O = &.{},
+            /// One element.
+            token_count: []const I = &.{},
             report: ?*c.kvappend_report = null,
+
+            fn inC(append: Append) c.kvappend_args {
+                var args = std.mem.zeroes(c.kvappend_args);
+                args.struct_size = @sizeOf(c.kvappend_args);
+                // To the library 0 bytes are an unknown number: an empty buffer has to be null, as it is by default.
+                inline for (comptime std.meta.fieldNames(Append)) |name| {
+                    const buffer = @field(append, name);
+                    if (@TypeOf(buffer) == ?*c.kvappend_report) {
+                        args.report = buffer;
+                        args.report_bytes = @sizeOf(c.kvappend_report);
+                    } else if (buffer.len != 0) {
+                        @field(args, name) = buffer.ptr;
+                        @field(args, name ++ "_bytes") = std.mem.sliceAsBytes(buffer).len;
+                    }
+                }
+                return args;
+            }
         };
+
+        /// One of several appends that are done as one.
+        pub const Layer = struct { plan: Self, append: Append };
 
         /// What the descriptor says of types and of its own size does not matter: they are filled in here.
         pub fn init(descriptor: c.kvappend_descriptor, preference: ?*const c.kvappend_preference) !Self {
@@ -45,12 +76,22 @@ pub fn Plan(comptime T: type, comptime O: type) type {
                 f64 => c.KVAPPEND_ELEMENT_F64,
                 f16 => c.KVAPPEND_ELEMENT_F16,
                 Bf16 => c.KVAPPEND_ELEMENT_BF16,
-                else => @compileError(@typeName(T) ++ " is no element type: expected f32, f64, f16 or Bf16"),
+                E4m3 => c.KVAPPEND_ELEMENT_E4M3,
+                E5m2 => c.KVAPPEND_ELEMENT_E5M2,
+                i8 => c.KVAPPEND_ELEMENT_INT8,
+                u8 => c.KVAPPEND_ELEMENT_UINT8,
+                else => @compileError(@typeName(T) ++
+                    " is no element type: expected f32, f64, f16, Bf16, E4m3, E5m2, i8 or u8"),
             };
             typed.offset_type = switch (O) {
                 i64 => c.KVAPPEND_OFFSET_INT64,
                 i32 => c.KVAPPEND_OFFSET_INT32,
                 else => @compileError(@typeName(O) ++ " is no offset type: expected i64 or i32"),
+            };
+            typed.index_type = switch (I) {
+                i32 => c.KVAPPEND_INDEX_INT32,
+                i64 => c.KVAPPEND_INDEX_INT64,
+                else => @compileError(@typeName(I) ++ " is no index type: expected i32 or i64"),
             };
             var handle: ?*c.kvappend_plan = null;
             try check(c.kvappend_plan_create(&typed, preference, &handle));
@@ -64,20 +105,34 @@ pub fn Plan(comptime T: type, comptime O: type) type {
         /// With the host backend the stream must be null, and the rows are written when this returns; with CUDA the
         /// buffers are the device's, and must last until the stream has come past the run.
         pub fn run(self: Self, append: Append, stream: ?*c.struct_CUstream_st) !void {
-            var args = std.mem.zeroes(c.kvappend_args);
-            args.struct_size = @sizeOf(c.kvappend_args);
-            // To the library 0 bytes are an unknown number: an empty buffer has to be null, as it is by default.
-            inline for (comptime std.meta.fieldNames(Append)) |name| {
-                const buffer = @field(append, name);
-                if (@TypeOf(buffer) == ?*c.kvappend_report) {
-                    args.report = buffer;
-                    args.report_bytes = @sizeOf(c.kvappend_report);
-                } else if (buffer.len != 0) {
-                    @field(args, name) = buffer.ptr;
-                    @field(args, name ++ "_bytes") = std.mem.sliceAsBytes(buffer).len;
-                }
-            }
+            const args = append.inC();
             try check(c.kvappend_plan_run(self.handle, &args, null, 0, stream));
+        }
+
+        /// Several appends as one, such as those of all layers: if one of them is refused, nothing is written. All rows
+        /// are placed by the offsets from before the call. cache_offsets that several layers share advance once. The
+        /// allocator's memory is used during the call only.
+        pub fn runLayers(allocator: std.mem.Allocator, layers: []const Layer, stream: ?*c.struct_CUstream_st) !void {
+            const args = try allocator.alloc(c.kvappend_args, layers.len);
+            defer allocator.free(args);
+            const each = try allocator.alloc(?*const c.kvappend_args, layers.len);
+            defer allocator.free(each);
+            const plans = try allocator.alloc(?*const c.kvappend_plan, layers.len);
+            defer allocator.free(plans);
+            for (layers, args, each, plans) |layer, *arg, *pointer, *plan| {
+                arg.* = layer.append.inC();
+                pointer.* = arg;
+                plan.* = layer.plan.handle;
+            }
+            try check(c.kvappend_plan_run_layers(plans.ptr, each.ptr, layers.len, null, 0, stream));
+        }
+
+        /// What the library chose for the plan, such as its device.
+        pub fn sku(self: Self) !c.kvappend_sku {
+            var filled = std.mem.zeroes(c.kvappend_sku);
+            filled.struct_size = @sizeOf(c.kvappend_sku);
+            try check(c.kvappend_plan_get_sku(self.handle, &filled));
+            return filled;
         }
     };
 }
@@ -125,6 +180,8 @@ fn check(status: c.kvappend_status) !void {
         c.KVAPPEND_ERROR_INDEX_RANGE => error.IndexRange,
         c.KVAPPEND_ERROR_DUPLICATE => error.Duplicate,
         c.KVAPPEND_ERROR_HOST_THREADS => error.HostThreads,
+        c.KVAPPEND_ERROR_INDEX_WIDTH => error.IndexWidth,
+        c.KVAPPEND_ERROR_INDEX_TYPE => error.IndexType,
         else => error.Unknown,
     };
 }
