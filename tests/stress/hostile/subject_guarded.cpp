@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory of the host backend between pages that may be neither read nor written, so that any access beside it ends the
-// process. Every other block begins directly behind such a page; the rest end directly before one.
+// process. The environment variable KVAPPEND_TEST_BLOCKS says which end of every block is at such a page: `begin` or
+// `end`. A test is run with both.
 #include "../../suite/subject.hpp"
 
 #include <kvappend/kvappend.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <iostream>
 #include <map>
 #include <new>
+#include <string_view>
 #include <utility>
 
 #include <sys/mman.h>
@@ -18,6 +22,16 @@ namespace {
 
 // So far, because a wrong index goes beyond the next page as a rule.
 constexpr std::size_t guard = std::size_t{1} << 30;
+
+bool blocks_at_end() {
+    const char *const at = std::getenv("KVAPPEND_TEST_BLOCKS");
+    const std::string_view end = at != nullptr ? at : "";
+    if (end != "begin" && end != "end") {
+        std::cerr << "KVAPPEND_TEST_BLOCKS is \"" << end << "\": expected begin or end\n";
+        std::exit(EXIT_FAILURE); // main would take an exception for an absent backend
+    }
+    return end == "end";
+}
 
 class GuardedMemory final : public Memory {
 public:
@@ -35,7 +49,6 @@ public:
             munmap(base, all);
             throw std::bad_alloc();
         }
-        at_end_ = !at_end_;
         std::byte *const block = at_end_ ? first + (usable - bytes) : first;
         blocks_[block] = {base, all};
         return block;
@@ -56,7 +69,7 @@ public:
     void synchronize() override {}
 
 private:
-    bool at_end_ = false;
+    const bool at_end_ = blocks_at_end();
     std::map<void *, std::pair<void *, std::size_t>> blocks_;
 };
 
