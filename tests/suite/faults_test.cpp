@@ -470,8 +470,12 @@ TEST_CASE("a launch is programmatic where the plan asks for it and the device ca
             CHECK(emulation::last_launch().programmatic == (wanted && major >= 9));
             d.flags = KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH;
             const PlanPointer with = make_plan(d);
-            launches_for({with.get(), plan.get()}, 2, buffers.args);
-            CHECK(emulation::last_launch().programmatic == (wanted && major >= 9));
+            const std::vector<std::vector<const kvappend_plan *>> orders{{with.get(), plan.get()},
+                                                                         {plan.get(), with.get()}};
+            for (const auto &layers : orders) {
+                launches_for(layers, 2, buffers.args);
+                CHECK(emulation::last_launch().programmatic == (wanted && major >= 9));
+            }
         }
     }
     subject().synchronize();

@@ -221,3 +221,22 @@ TEST_CASE("more layers and samples than a grid has room for", "[layers]") {
     }
     check_layers(layers, random);
 }
+
+TEST_CASE("more layers times samples than a grid has blocks", "[layers]") {
+    auto random = seeded_random();
+    Scenario scenario = appending(KVAPPEND_ADDRESSING_DENSE, 900, 1, 1);
+    kvappend_descriptor &d = scenario.descriptor;
+    d.element_type = KVAPPEND_ELEMENT_F32;
+    d.heads = 1;
+    d.v_dim = 0;
+    for (std::int64_t b = 0; b < d.batch; ++b) {
+        scenario.offsets.push_back(b % 7 == 0 ? 1 : 0);
+    }
+    for (const std::int64_t dim : {1, 4}) {
+        d.k_dim = dim;
+        place_apart(scenario, 64, 64);
+        std::vector<ScenarioLayer> layers(80, {scenario, 0});
+        layers[0].shares_with = -1;
+        check_layers(layers, random);
+    }
+}

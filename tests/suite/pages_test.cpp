@@ -110,6 +110,7 @@ TEST_CASE("a table without entries has no place", "[addressing]") {
     auto random = seeded_random();
     Scenario scenario = paged(3);
     scenario.descriptor.table_entries = 0;
+    scenario.descriptor.table_stride = GENERATE(0, 1, 4);
     scenario.page_table.clear();
     check_every_way(scenario, random);
 }

@@ -116,6 +116,21 @@ TEST_CASE("large dense appends", "[shared]") {
         by_token(scenario);
         check_shared(scenario);
     }
+    SECTION("of adjacent heads of one tensor alone") {
+        // Its heads count as one wide row, those of the other do not.
+        const bool of_k = GENERATE(true, false);
+        Scenario scenario = large(KVAPPEND_ADDRESSING_DENSE, 1, rows, rows + 9);
+        kvappend_descriptor &d = scenario.descriptor;
+        const std::int64_t dim = of_k ? d.k_dim : d.v_dim;
+        for (std::int64_t(*const strides)[3] :
+             {of_k ? &d.k_new_strides : &d.v_new_strides, of_k ? &d.k_cache_strides : &d.v_cache_strides}) {
+            (*strides)[KVAPPEND_AXIS_BATCH] = d.heads * d.cache_rows * dim;
+            (*strides)[KVAPPEND_AXIS_HEAD] = dim;
+            (*strides)[KVAPPEND_AXIS_ROW] = d.heads * dim;
+        }
+        scenario.offsets = {5};
+        check_shared(scenario);
+    }
     SECTION("of packed samples, some without rows") {
         Scenario scenario = large(KVAPPEND_ADDRESSING_DENSE, 5, rows, rows);
         scenario.descriptor.lengths = KVAPPEND_LENGTHS_PACKED;

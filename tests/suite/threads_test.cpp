@@ -7,9 +7,16 @@
 #include <atomic>
 #include <csignal>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <sstream>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -129,6 +136,44 @@ bool on_host() {
     return subject().backend() == KVAPPEND_BACKEND_HOST;
 }
 
+std::set<std::string> threads_of_process() {
+    std::set<std::string> numbers;
+    for (const auto &entry : std::filesystem::directory_iterator("/proc/self/task")) {
+        numbers.insert(entry.path().filename());
+    }
+    return numbers;
+}
+
+// The pages that a thread was the first to touch.
+std::uint64_t faults_of(const std::string &thread) {
+    std::ifstream file("/proc/self/task/" + thread + "/stat");
+    std::string line;
+    std::getline(file, line);
+    std::istringstream fields(line.substr(line.rfind(')') + 1)); // the name before may hold anything
+    const std::vector<std::string> all{std::istream_iterator<std::string>(fields), {}};
+    return std::stoull(all.at(7)); // minflt
+}
+
+// Memory whose pages are new again and again, none of them larger than usual.
+class NewPages {
+public:
+    explicit NewPages(std::size_t bytes)
+        : bytes_(bytes),
+          data_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {
+        REQUIRE(data_ != MAP_FAILED);
+        madvise(data_, bytes, MADV_NOHUGEPAGE);
+    }
+    NewPages(const NewPages &) = delete;
+    NewPages &operator=(const NewPages &) = delete;
+    ~NewPages() { munmap(data_, bytes_); }
+    void renew() { REQUIRE(madvise(data_, bytes_, MADV_DONTNEED) == 0); }
+    void *data() const { return data_; }
+
+private:
+    std::size_t bytes_;
+    void *data_;
+};
+
 // The sum of what eight threads count at once; each is given a mark of its own.
 template <class Count>
 int on_threads(Count count) {
@@ -184,6 +229,55 @@ TEST_CASE("plans with threads of their own come and go at once, used or not", "[
               }
               return wrong;
           }) == 0);
+}
+
+TEST_CASE("each of a plan's threads copies rows, and goes on to do so", "[threads]") {
+    if (!on_host()) {
+        SKIP("only plans of the host backend have threads");
+    }
+    const std::set<std::string> others = threads_of_process();
+    const PlanPointer plan = make_large_plan(3);
+    REQUIRE(plan != nullptr);
+    std::vector<std::string> helpers;
+    for (const std::string &thread : threads_of_process()) {
+        if (!others.contains(thread)) {
+            helpers.push_back(thread);
+        }
+    }
+    REQUIRE(helpers.size() == 2);
+    const std::vector<unsigned char> source(large_bytes);
+    NewPages k(large_bytes);
+    NewPages v(large_bytes);
+    std::int64_t offset = 0;
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = args.v_new = source.data();
+    args.k_cache = k.data();
+    args.v_cache = v.data();
+    args.cache_offsets = &offset;
+    // A thread that has copied a share has touched more pages than this. One that wakes up too late finds none left, so
+    // it has many runs to come in time.
+    constexpr std::uint64_t pages = 60;
+    constexpr int most_runs = 2000;
+    for (int round = 0; round < 3; ++round) {
+        std::vector<std::uint64_t> before;
+        for (const std::string &thread : helpers) {
+            before.push_back(faults_of(thread));
+        }
+        const auto all_copied = [&] {
+            bool all = true;
+            for (std::size_t i = 0; i < helpers.size(); ++i) {
+                all = all && faults_of(helpers[i]) >= before[i] + pages;
+            }
+            return all;
+        };
+        int runs = 0;
+        do {
+            k.renew();
+            v.renew();
+            REQUIRE(kvappend_plan_run(plan.get(), &args, nullptr, 0, nullptr) == KVAPPEND_SUCCESS);
+        } while (!all_copied() && ++runs < most_runs);
+        CHECK(runs < most_runs);
+    }
 }
 
 TEST_CASE("a child process has a plan without its threads", "[threads]") {
