@@ -22,6 +22,24 @@ TEST_CASE("random addressing, lengths, layouts and policies agree with the refer
     }
 }
 
+TEST_CASE("random problems that take a special way agree with the reference in every byte", "[addressing]") {
+    auto random = seeded_random();
+    for (std::size_t i = 0; i < 100 * Focus::count; ++i) {
+        check_scenario(RandomScenario(random, Focus::of(i)).draw(), random, runs);
+    }
+}
+
+TEST_CASE("random layers that take special ways agree with the reference", "[layers]") {
+    auto random = seeded_random();
+    for (std::size_t i = 0; i < 4 * Focus::count; ++i) {
+        // Two layers of one way, and one of another.
+        const Scenario first = RandomScenario(random, Focus::of(i)).draw();
+        const Scenario other = RandomScenario(random, Focus::of(i * 5 + 1)).draw();
+        const bool shares = (first.descriptor.flags & KVAPPEND_FLAG_ADVANCE) == 0;
+        check_layers({{first}, {first, shares ? 0 : -1}, {other}}, random, runs);
+    }
+}
+
 TEST_CASE("every kernel that serves a random problem agrees with the reference, and others refuse it by name",
           "[addressing]") {
     auto random = seeded_random();

@@ -8,11 +8,39 @@
 
 #include <numeric>
 
+// What a scenario shall be like, so that it takes a special way of a backend. Unfocused scenarios seldom do, and seldom
+// have indices at the edges of that way.
+struct Focus {
+    enum class Places {
+        drawn,
+        pages,      // by a table, samples of one length, pages of a power of two
+        slots,      // pages of a power of two
+        dense_runs, // adjacent rows that begin before the cache, end after it, or both
+        replaced    // more rows than a ring holds
+    };
+    enum class Widths {
+        drawn,
+        alike,   // K and V of one layout, in vectors of 16 bytes
+        vectors, // in vectors of 16 bytes
+        narrow   // no whole vectors, or rows in pieces
+    };
+    Places places = Places::drawn;
+    Widths widths = Widths::drawn;
+    std::int64_t least_bytes = 0; // of the new rows
+
+    static constexpr std::size_t count = 12;
+    static constexpr Focus of(std::size_t number) {
+        constexpr Places places[] = {Places::pages, Places::slots, Places::dense_runs, Places::replaced};
+        constexpr Widths widths[] = {Widths::alike, Widths::vectors, Widths::narrow};
+        return {places[number % 4], widths[number / 4 % 3]};
+    }
+};
+
 // Draws a scenario field by field; what is drawn later depends on what was drawn before.
 template <class Random>
 class RandomScenario {
 public:
-    explicit RandomScenario(Random &random) : random_(random), draw_(random) {}
+    explicit RandomScenario(Random &random, const Focus &focus = {}) : random_(random), draw_(random), focus_(focus) {}
 
     // One whose outcome is defined: two rows of one place leave it open which is kept.
     Scenario draw() {
@@ -25,6 +53,7 @@ public:
     Scenario draw_once() {
         scenario_ = Scenario{};
         draw_extents();
+        focus_extents();
         draw_policies();
         draw_layouts();
         draw_indices();
@@ -52,6 +81,7 @@ private:
 
     Random &random_;
     Draw<Random> draw_;
+    const Focus focus_;
     Scenario scenario_;
     kvappend_descriptor &d_ = scenario_.descriptor;
     bool pool_ = false;
@@ -72,6 +102,11 @@ private:
     static std::int64_t least(bool narrow) { return -greatest(narrow) - 1; }
     // An index that is legal in no array: if only its lower half were read, it would be 1.
     static std::int64_t beyond(bool narrow) { return narrow ? greatest(narrow) : (std::int64_t{1} << 32) + 1; }
+    bool focused() const { return focus_.places != Focus::Places::drawn; }
+    bool whole_vectors() const {
+        return focus_.widths == Focus::Widths::alike || focus_.widths == Focus::Widths::vectors;
+    }
+    std::int64_t vector() const { return static_cast<std::int64_t>(16 / element_bytes(d_.element_type)); }
 
     void draw_extents() {
         d_.element_type = draw_.element_type();
@@ -87,6 +122,68 @@ private:
         d_.v_dim = draw_.one_in(2) ? d_.k_dim : dim();
         if (!of_samples()) {
             d_.cache_blocks = draw_.between(1, 20);
+        }
+    }
+
+    void focus_extents() {
+        const auto rows = [this](std::initializer_list<std::int64_t> fresh, std::initializer_list<std::int64_t> held) {
+            d_.new_rows = draw_.of(fresh);
+            d_.cache_rows = draw_.of(held);
+        };
+        switch (focus_.places) {
+        case Focus::Places::drawn:
+            return;
+        case Focus::Places::pages:
+            d_.addressing = KVAPPEND_ADDRESSING_PAGED;
+            d_.index_type = KVAPPEND_INDEX_INT32;
+            rows({1, 1, 2, 3, 5}, {1, 2, 4, 8});
+            break;
+        case Focus::Places::slots:
+            d_.addressing = KVAPPEND_ADDRESSING_SLOTS;
+            rows({1, 3, 5, 9}, {1, 2, 4, 8});
+            break;
+        case Focus::Places::dense_runs:
+            d_.addressing = KVAPPEND_ADDRESSING_DENSE;
+            rows({1, 2, 3, 5, 9}, {1, 2, 3, 4, 7});
+            break;
+        case Focus::Places::replaced:
+            d_.addressing = KVAPPEND_ADDRESSING_RING;
+            rows({2, 4, 5, 9, 20}, {1, 2, 3, 4, 5});
+            break;
+        }
+        d_.batch = d_.addressing == KVAPPEND_ADDRESSING_SLOTS ? 1 : std::max<std::int64_t>(d_.batch, 1);
+        d_.cache_blocks = of_samples() ? 0 : draw_.between(1, 9);
+        focus_dimensions();
+    }
+
+    void focus_dimensions() {
+        const std::int64_t unit = whole_vectors() ? vector() : 1;
+        const auto some = [&] { return unit * draw_.template of<std::int64_t>({1, 2, 3, 5, 9}); };
+        d_.k_dim = some();
+        d_.v_dim = focus_.widths == Focus::Widths::alike ? d_.k_dim : draw_.one_in(4) ? 0 : some();
+        const auto bytes = [this] {
+            return d_.batch * d_.heads * d_.new_rows * (d_.k_dim + d_.v_dim) *
+                   static_cast<std::int64_t>(element_bytes(d_.element_type));
+        };
+        while (bytes() < focus_.least_bytes) {
+            if (d_.k_dim < 40 * unit && draw_.one_in(2)) {
+                d_.k_dim *= 2;
+                d_.v_dim *= 2;
+            } else {
+                d_.new_rows *= 2;
+                d_.cache_rows *= 2;
+            }
+        }
+    }
+
+    // A way is for plain samples only, and its plans copy something.
+    void focus_policies() {
+        constexpr std::int32_t not_plain = KVAPPEND_FLAG_BATCH_INDEX | KVAPPEND_FLAG_LEFT_PADS |
+                                           KVAPPEND_FLAG_ZERO_OFFSETS | KVAPPEND_FLAG_END_OFFSETS |
+                                           KVAPPEND_FLAG_LAST_PAGE_LENGTHS | KVAPPEND_FLAG_TOKEN_COUNT;
+        if (focused() && (focus_.places != Focus::Places::replaced || by_position())) {
+            d_.lengths = KVAPPEND_LENGTHS_FIXED;
+            d_.flags &= ~not_plain;
         }
     }
 
@@ -109,6 +206,7 @@ private:
         d_.skip_policy = draw_.of({KVAPPEND_SKIP_SILENTLY, KVAPPEND_SKIP_REPORT});
         maybe(d_.skip_policy == KVAPPEND_SKIP_REPORT, 3, KVAPPEND_FLAG_RESET_REPORT);
         maybe(d_.skip_policy == KVAPPEND_SKIP_REPORT, 2, KVAPPEND_FLAG_COUNT_WRITTEN);
+        focus_policies();
         if (of_samples()) {
             const std::int64_t fewest = has(d_, KVAPPEND_FLAG_BATCH_INDEX) ? 1 : d_.batch;
             d_.cache_blocks = draw_.one_in(2) ? 0 : draw_.between(fewest, d_.batch + 4);
@@ -121,7 +219,7 @@ private:
         if (!copies_alone && d_.k_dim == 0 && d_.v_dim == 0) {
             d_.v_dim = 4;
         }
-        if (copies_alone) {
+        if (copies_alone && !focused()) {
             for (std::int64_t *const extent : {&d_.heads, &d_.new_rows, &d_.cache_rows}) {
                 if (draw_.one_in(60)) {
                     *extent = 0;
@@ -171,7 +269,41 @@ private:
         }
     }
 
+    // Adjacent rows, or rows apart, with gaps of whole vectors or of any number of elements.
+    void focus_strides(std::int64_t (&out)[3], const Extents &extents) {
+        std::ranges::fill(out, 0);
+        if (draw_.one_in(2)) {
+            return;
+        }
+        const auto gap = [this] { return draw_.one_in(2) ? 0 : whole_vectors() ? vector() : draw_.between(1, 3); };
+        const bool adjacent = focus_.places == Focus::Places::dense_runs || draw_.one_in(2);
+        out[KVAPPEND_AXIS_ROW] = extents.dim + (adjacent ? 0 : gap());
+        out[KVAPPEND_AXIS_HEAD] = out[KVAPPEND_AXIS_ROW] * extents.rows + gap();
+        out[KVAPPEND_AXIS_BATCH] = out[KVAPPEND_AXIS_HEAD] * extents.heads + gap();
+    }
+
+    void focus_layouts() {
+        fused_ = pool_ = false;
+        focus_strides(d_.k_new_strides, reference_extents(d_, k_new));
+        focus_strides(d_.k_cache_strides, reference_extents(d_, k_cache));
+        if (focus_.widths == Focus::Widths::alike) {
+            std::ranges::copy(d_.k_new_strides, d_.v_new_strides);
+            std::ranges::copy(d_.k_cache_strides, d_.v_cache_strides);
+            return;
+        }
+        focus_strides(d_.v_new_strides, reference_extents(d_, v_new));
+        focus_strides(d_.v_cache_strides, reference_extents(d_, v_cache));
+        if (focus_.widths == Focus::Widths::narrow && focus_.places != Focus::Places::dense_runs && draw_.one_in(2)) {
+            draw_pieces(d_.k_dim, d_.k_pack, d_.k_piece_stride, d_.k_cache_strides);
+            draw_pieces(d_.v_dim, d_.v_pack, d_.v_piece_stride, d_.v_cache_strides);
+        }
+    }
+
     void draw_layouts() {
+        if (focused()) {
+            focus_layouts();
+            return;
+        }
         const std::int64_t fresh[3] = {reference_extents(d_, k_new).batch, d_.heads, d_.new_rows};
         const std::int64_t held[3] = {blocks(), d_.heads, d_.cache_rows};
         const std::int64_t both = d_.k_dim + d_.v_dim;
@@ -204,6 +336,14 @@ private:
         return values;
     }
 
+    // Focused ones are the first that is none, as a rule.
+    std::int64_t draw_no_block() {
+        return focused() && !draw_.one_in(3)
+                   ? draw_.template of<std::int64_t>({blocks(), -1})
+                   : draw_.template of<std::int64_t>({-1, -1, -2, blocks(), blocks() + 1, beyond(narrow_indices()),
+                                                      greatest(narrow_indices()), least(narrow_indices())});
+    }
+
     // Different blocks, as far as there are enough; some are replaced by what is no block.
     std::vector<std::int64_t> different_blocks(std::int64_t count) {
         std::vector<std::int64_t> all = shuffled(blocks());
@@ -211,9 +351,7 @@ private:
         const std::int64_t hostility = draw_.template of<std::int64_t>({4, 10, 1000});
         for (std::int64_t i = 0; i < count; ++i) {
             if (all.empty() || draw_.one_in(hostility)) {
-                const bool narrow = narrow_indices();
-                chosen.push_back(draw_.template of<std::int64_t>(
-                    {-1, -1, -2, blocks(), blocks() + 1, beyond(narrow), greatest(narrow), least(narrow)}));
+                chosen.push_back(draw_no_block());
             } else {
                 chosen.push_back(all.back());
                 all.pop_back();
@@ -310,7 +448,8 @@ private:
 
     void draw_sample() {
         const std::int64_t rows = has(d_, KVAPPEND_FLAG_LAST_PAGE_LENGTHS) ? d_.cache_rows : capacity();
-        std::int64_t offset = draw_.offset(d_.new_rows, rows, narrow_offsets());
+        const bool edge = focused() && !draw_.one_in(4);
+        std::int64_t offset = edge ? draw_edge(rows) : draw_.offset(d_.new_rows, rows, narrow_offsets());
         // What follows rows that are there already ends later.
         if (has(d_, KVAPPEND_FLAG_END_OFFSETS) && offset >= 0 && offset <= rows && draw_.one_in(2)) {
             offset += d_.new_rows;
@@ -343,13 +482,20 @@ private:
         }
     }
 
+    // An offset with which rows are on both sides of an end of the cache, or of both ends.
+    std::int64_t draw_edge(std::int64_t capacity) {
+        return draw_.one_in(2) ? draw_.between(-d_.new_rows, 0) : capacity - draw_.between(0, d_.new_rows + 1);
+    }
+
     void draw_slots() {
         const std::int64_t count = d_.cache_blocks * d_.cache_rows;
         d_.reserved_slot = has(d_, KVAPPEND_FLAG_RESERVED_SLOT) ? draw_.between(0, count) : 0;
         std::vector<std::int64_t> all = shuffled(count);
         const bool narrow = narrow_offsets();
         for (std::int64_t t = 0; t < d_.new_rows; ++t) {
-            if (all.empty() || draw_.one_in(4)) {
+            if (focused() && draw_.one_in(4)) {
+                scenario_.slots.push_back(count);
+            } else if (all.empty() || draw_.one_in(4)) {
                 scenario_.slots.push_back(draw_.template of<std::int64_t>(
                     {-1, -1, -2, count, count + 1, d_.reserved_slot, greatest(narrow), least(narrow)}));
             } else {
@@ -364,7 +510,7 @@ private:
         scenario_.pass_sizes = !draw_.one_in(4);
         const bool guarded = draw_.one_in(2);
         place_apart(scenario_, guarded ? 256 : 0, guarded ? 256 : 0);
-        if (draw_.one_in(2)) {
+        if (draw_.one_in(2) && !whole_vectors()) {
             for (std::size_t buffer = 0; buffer < tensor_count; ++buffer) {
                 const auto shift = static_cast<std::size_t>(draw_.template of<std::int64_t>({0, 0, 1, 2, 3, 4, 8})) *
                                    element_bytes(d_.element_type);

@@ -3,6 +3,7 @@
 // every addressing, by every kernel, and with any number of threads the same bytes.
 #include "draw.hpp"
 #include "every_way.hpp"
+#include "random_scenario.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
@@ -210,5 +211,19 @@ TEST_CASE("large appends by slots", "[shared]") {
         scenario.descriptor.k_pack = 8;
         scenario.descriptor.v_pack = 1;
         check_shared(scenario);
+    }
+}
+
+TEST_CASE("random large appends", "[shared]") {
+    auto random = seeded_random();
+    for (std::size_t i = 0; i < Focus::count; ++i) {
+        Focus focus = Focus::of(i);
+        if (focus.places == Focus::Places::replaced) {
+            continue; // The reference compares each row of a ring with all others.
+        }
+        focus.least_bytes = std::int64_t{9} << 20;
+        Scenario scenario = RandomScenario(random, focus).draw();
+        scenario.host_threads = 3;
+        check_scenario(scenario, random);
     }
 }

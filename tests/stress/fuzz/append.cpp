@@ -70,8 +70,9 @@ void spoil(Draw<Input> &draw, Scenario &scenario) {
     }
 }
 
-Scenario draw_scenario(Draw<Input> &draw, Input &input, bool hostile, const std::vector<std::string> &kernels) {
-    Scenario scenario = Scenarios(input).draw_once();
+Scenario draw_scenario(Draw<Input> &draw, Input &input, const Focus &focus, bool hostile,
+                       const std::vector<std::string> &kernels) {
+    Scenario scenario = Scenarios(input, focus).draw_once();
     if (hostile) {
         spoil(draw, scenario);
     }
@@ -122,11 +123,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
     static const std::vector<std::string> kernels = kernels_of_subject();
     Input input(data, size);
     Draw draw(input);
-    std::mt19937_64 random(input()); // for the tensors' bytes, which no decision goes by
+    const std::uint8_t first = input();
+    std::mt19937_64 random(first); // for the tensors' bytes, which no decision goes by
+    // The greatest of these seeds focus on a special way as well.
+    constexpr std::size_t unfocused = 256 - Focus::count;
+    const Focus focus = first < unfocused ? Focus{} : Focus::of(first - unfocused);
     const bool hostile = !draw.one_in(3);
     const auto layers = draw.one_in(4) ? draw.between(2, 5) : 1;
     if (layers == 1) {
-        const Scenario scenario = draw_scenario(draw, input, hostile, kernels);
+        const Scenario scenario = draw_scenario(draw, input, focus, hostile, kernels);
         check_finding(scenario, check_validate(scenario, random));
         check_scenario(scenario, random, Scenarios::runs);
         return 0;
@@ -134,7 +139,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
     std::vector<ScenarioLayer> cases;
     while (static_cast<std::int64_t>(cases.size()) < layers) {
         if (cases.empty() || draw.one_in(2)) {
-            cases.push_back({draw_scenario(draw, input, hostile, {})});
+            cases.push_back({draw_scenario(draw, input, focus, hostile, {})});
         } else {
             cases.push_back({cases.front().scenario, 0});
         }
