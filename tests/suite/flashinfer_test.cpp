@@ -123,9 +123,15 @@ void append_paged(const PagedCache &paged, const Requests &requests, const std::
 constexpr std::int64_t apart = -1;
 
 enum class Way {
-    csr,  // By the requests: packed lengths, tables behind each other.
-    slots // By a slot for each token, as the tokens may come in any order.
+    csr,       // By the requests: packed lengths, tables behind each other, and offsets.
+    last_page, // The same with kv_last_page_len as it is.
+    per_token, // By batch_indices and positions as they are. The tokens may come in any order.
+    slots      // By a slot for each token, as the tokens may come in any order.
 };
+
+bool by_token(Way way) {
+    return way == Way::per_token || way == Way::slots;
+}
 
 kvappend_descriptor descriptor_of(const PagedCache &paged, const Requests &requests, Way way) {
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
@@ -141,10 +147,16 @@ kvappend_descriptor descriptor_of(const PagedCache &paged, const Requests &reque
         (*strides)[KVAPPEND_AXIS_ROW] = paged.entry_stride();
     }
     d.offset_type = KVAPPEND_OFFSET_INT32;
-    d.addressing = way == Way::csr ? KVAPPEND_ADDRESSING_PAGED_CSR : KVAPPEND_ADDRESSING_SLOTS;
-    d.lengths = way == Way::csr ? KVAPPEND_LENGTHS_PACKED : KVAPPEND_LENGTHS_FIXED;
-    d.batch = way == Way::csr ? requests.count() : 1;
-    d.table_entries = way == Way::csr ? static_cast<std::int64_t>(requests.kv_indices.size()) : 0;
+    if (way == Way::slots) {
+        d.addressing = KVAPPEND_ADDRESSING_SLOTS;
+        d.batch = 1;
+        return d;
+    }
+    d.addressing = KVAPPEND_ADDRESSING_PAGED_CSR;
+    d.lengths = way == Way::per_token ? KVAPPEND_LENGTHS_PER_TOKEN : KVAPPEND_LENGTHS_PACKED;
+    d.flags = way == Way::last_page ? KVAPPEND_FLAG_LAST_PAGE_LENGTHS : 0;
+    d.batch = requests.count();
+    d.table_entries = static_cast<std::int64_t>(requests.kv_indices.size());
     return d;
 }
 
@@ -172,7 +184,7 @@ template <class T>
 void check_append(std::mt19937_64 &random, const PagedCache &paged, const Requests &requests, std::vector<Token> tokens,
                   Way way, std::int64_t query_heads) {
     const std::int64_t count = requests.tokens();
-    if (way == Way::slots) {
+    if (by_token(way)) {
         std::ranges::shuffle(tokens, random);
     }
     // The source: one tensor for each, or one for both, behind the queries of each token.
@@ -207,17 +219,27 @@ void check_append(std::mt19937_64 &random, const PagedCache &paged, const Reques
 
     const Held<std::int32_t> held_offsets(offsets_of(requests, paged.page_size));
     const Held<std::int32_t> held_slots(slots_of(requests, tokens, paged.page_size));
+    std::vector<std::int32_t> batch_indices;
+    std::vector<std::int32_t> positions;
+    for (const Token &token : tokens) {
+        batch_indices.push_back(static_cast<std::int32_t>(token.batch_index));
+        positions.push_back(static_cast<std::int32_t>(token.position));
+    }
+    const Held<std::int32_t> held_batch_indices(batch_indices);
+    const Held<std::int32_t> held_positions(positions);
+    const Held<std::int32_t> kv_last_page_len(requests.kv_last_page_len);
     const Held<std::int32_t> append_indptr(requests.append_indptr);
     const Held<std::int32_t> kv_indptr(requests.kv_indptr);
     const Held<std::int32_t> kv_indices(requests.kv_indices);
-    if (way == Way::csr) {
-        args.cache_offsets = held_offsets.data(), args.cache_offsets_bytes = held_offsets.bytes();
-        args.lengths = append_indptr.data(), args.lengths_bytes = append_indptr.bytes();
-        args.page_indptr = kv_indptr.data(), args.page_indptr_bytes = kv_indptr.bytes();
-        args.page_table = kv_indices.data(), args.page_table_bytes = kv_indices.bytes();
-    } else {
-        args.slots = held_slots.data(), args.slots_bytes = held_slots.bytes();
-    }
+    // A plan ignores the arrays that it does not use.
+    const Held<std::int32_t> &offsets = way == Way::last_page ? kv_last_page_len : held_offsets;
+    args.cache_offsets = offsets.data(), args.cache_offsets_bytes = offsets.bytes();
+    args.lengths = append_indptr.data(), args.lengths_bytes = append_indptr.bytes();
+    args.page_indptr = kv_indptr.data(), args.page_indptr_bytes = kv_indptr.bytes();
+    args.page_table = kv_indices.data(), args.page_table_bytes = kv_indices.bytes();
+    args.token_samples = held_batch_indices.data(), args.token_samples_bytes = held_batch_indices.bytes();
+    args.token_positions = held_positions.data(), args.token_positions_bytes = held_positions.bytes();
+    args.slots = held_slots.data(), args.slots_bytes = held_slots.bytes();
     const PlanPointer plan = make_plan(d);
     CHECK(told(kvappend_plan_validate(plan.get(), &args, nullptr, 0, subject().stream(), nullptr)) ==
           "KVAPPEND_SUCCESS");
@@ -238,7 +260,7 @@ TEMPLATE_TEST_CASE("FlashInfer's append_paged_kv_cache", "[semantics]", std::uin
     auto random = seeded_random();
     const bool hnd = GENERATE(false, true);
     const bool pool = GENERATE(false, true);
-    const Way way = GENERATE(Way::csr, Way::slots);
+    const Way way = GENERATE(Way::csr, Way::last_page, Way::per_token, Way::slots);
     const struct {
         std::int64_t heads, dim, page_size, pages, requests;
     } shapes[] = {{1, 8, 1, 12, 5}, {4, 64, 16, 20, 5}, {3, 40, 5, 30, 9}, {8, 128, 16, 4, 1}, {2, 7, 3, 64, 17}};
@@ -269,7 +291,9 @@ TEST_CASE("FlashInfer's decoding steps fill pages one by one", "[semantics]") {
     for (int step = 0; step < 9; ++step) {
         const auto tokens = batch_indices_positions(requests, seq_lens(requests, paged.page_size));
         REQUIRE(tokens[0].position == step);
-        check_append<std::uint16_t>(random, paged, requests, tokens, Way::csr, apart);
+        for (const Way way : {Way::csr, Way::last_page, Way::per_token}) {
+            check_append<std::uint16_t>(random, paged, requests, tokens, way, apart);
+        }
         static constexpr std::int32_t more[2][2] = {{0, 9}, {4, 5}};
         for (size_t b = 0; b < 2; ++b) {
             if (++requests.kv_last_page_len[b] <= paged.page_size) {
