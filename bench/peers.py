@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Times what else appends to caches in memory beside libkvappend: PyTorch's index_copy_ and slice assignment, ONNX
-Runtime's TensorScatter, and NumPy's slice assignment, each where it is installed. All run in one process on one thread,
-run in random order, and are called from Python, which is the greater part of a small call. New rows are always
-in the cache."""
+"""Times what else appends to caches in memory beside libkvappend: PyTorch's index_copy_, index_put_ and slice
+assignment, ONNX Runtime's TensorScatter, and NumPy's slice assignment, each where it is installed. All run in one
+process on one thread, in random order, and are called from Python, which is the greater part of a small call. New rows
+are always in the cache."""
 
 import argparse
 import ctypes
@@ -18,7 +18,7 @@ import sys
 import time
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/outside/ffi/python"))
-from kvappend import abi  # pylint: disable=wrong-import-position
+from kvappend import abi, append  # pylint: disable=wrong-import-position
 
 SKIPPED = 77
 MEBIBYTE = 1 << 20
@@ -137,6 +137,39 @@ class TorchIndexCopy(TorchSlices):
         v_cache.index_copy_(2, rows, self.v_new)
 
 
+class TorchIndexPut(TorchIndexCopy):
+    """As cache[:, :, rows] = new does it, and as caches whose samples have positions of their own need it."""
+    name = "torch index_put_"
+
+    def __init__(self, case, caches):
+        super().__init__(case, caches)
+        # The method index_put_ takes an index for every axis, and the operator below it None for a whole axis.
+        self.calls = [(k, v, [None, None, rows]) for k, v, rows in self.calls]
+
+    def __call__(self, visit):
+        k_cache, v_cache, indices = self.calls[visit]
+        torch.ops.aten.index_put_(k_cache, indices, self.k_new)
+        torch.ops.aten.index_put_(v_cache, indices, self.v_new)
+
+
+class NumpyPackage(NumpySlices):
+    """The Python package, as its callers call it."""
+    name = "kvappend.append of numpy"
+
+    def __init__(self, case, caches):
+        super().__init__(case, caches)
+        self.calls = [(k, v, self.wrap(numpy.full(case.batch, rows.start))) for k, v, rows in self.calls]
+
+    def __call__(self, visit):
+        k_cache, v_cache, offsets = self.calls[visit]
+        append(k_new=self.k_new, v_new=self.v_new, k_cache=k_cache, v_cache=v_cache, cache_offsets=offsets)
+
+
+class TorchPackage(NumpyPackage):
+    name = "kvappend.append of torch"
+    wrap = staticmethod(TorchSlices.wrap)
+
+
 class TensorScatter:
     """With the cache bound as input and as output, so that it may be written in place."""
     name = "onnxruntime TensorScatter"
@@ -245,11 +278,13 @@ def main():
         return SKIPPED
     random.seed(1)
 
-    loaded = abi.load(options.library)
-    makers = [lambda case, caches: Library(case, caches, loaded), NumpySlices]
+    # The package loads the same library.
+    os.environ["KVAPPEND_LIBRARY"] = options.library
+    loaded = abi.library()
+    makers = [lambda case, caches: Library(case, caches, loaded), NumpyPackage, NumpySlices]
     if torch:
         torch.set_num_threads(1)
-        makers += [TorchSlices, TorchIndexCopy]
+        makers += [TorchPackage, TorchSlices, TorchIndexCopy, TorchIndexPut]
     if has_tensor_scatter():
         makers.append(TensorScatter)
     versions = [f"{module.__name__} {module.__version__}" for module in (numpy, torch, onnxruntime) if module]
