@@ -15,9 +15,7 @@ SKIPPED = 77
 
 def by_rows(array, axis):
     """A view [B, H, L, D]: L is `axis`, D the last axis if that is another, and H all axes that remain, which must lie
-    side by side. Bits of bfloat16 go as uint16, as NumPy has no name for the type."""
-    if array.dtype.name == "bfloat16":
-        array = array.view("uint16")
+    side by side."""
     batch, shape = array.shape[0], array.shape
     heads = math.prod(shape[1:axis] + shape[axis + 1:-1])
     if axis == array.ndim - 1:
@@ -33,7 +31,7 @@ def tensor_scatter(attributes, past_cache, update, write_indices=None):
     present_cache = past_cache.copy(order="C")
     axis = attributes.get("axis", -2) % present_cache.ndim
     append(k_new=by_rows(update.copy(order="C"), axis), k_cache=by_rows(present_cache, axis),
-           cache_offsets=write_indices, ring=attributes.get("mode", "linear") == "circular")
+           cache_offsets=0 if write_indices is None else write_indices, ring=attributes.get("mode", "linear") == "circular")
     return present_cache
 
 

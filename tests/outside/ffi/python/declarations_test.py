@@ -19,8 +19,8 @@ STRUCTS = {"kvappend_descriptor": abi.Descriptor, "kvappend_preference": abi.Pre
 NOT_DECLARED = {"kvappend_api"}
 ENUMERATIONS = {"KVAPPEND_": abi.Status} | {
     f"KVAPPEND_{kind.__name__.upper()}_": kind
-    for kind in (abi.Backend, abi.Element, abi.Offset, abi.Addressing, abi.Lengths, abi.Flag, abi.Skip, abi.Axis,
-                 abi.Operation)}
+    for kind in (abi.Backend, abi.Element, abi.Offset, abi.Index, abi.Addressing, abi.Lengths, abi.Flag, abi.Skip,
+                 abi.Axis, abi.Operation)}
 NUMBERS = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "uint32_t": ctypes.c_uint32,
            "size_t": ctypes.c_size_t}
 
@@ -114,7 +114,7 @@ class Declarations(unittest.TestCase):
     def test_are_not_those_of_another_header(self):
         changes = [
             ("KVAPPEND_ERROR_ALIAS = 33", "KVAPPEND_ERROR_ALIAS = 39"),
-            ("KVAPPEND_ERROR_HOST_THREADS = 48", "KVAPPEND_ERROR_HOST_THREADS = 48, KVAPPEND_ERROR_NEW = 49"),
+            ("KVAPPEND_ERROR_INDEX_TYPE = 50", "KVAPPEND_ERROR_INDEX_TYPE = 50, KVAPPEND_ERROR_NEW = 51"),
             ("KVAPPEND_SKIP_TRAP = 2", "KVAPPEND_SKIP_TRAP = 2, KVAPPEND_SKIP_NEW = 3"),
             ("int64_t batch;", "int64_t new_field; int64_t batch;"),
             ("int64_t k_pack;", "uint32_t k_pack; int32_t new_field;"),

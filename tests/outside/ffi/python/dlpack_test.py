@@ -7,12 +7,12 @@ import sys
 import unittest
 
 import numpy
-from kvappend import Error, Layout, append, dlpack
+from kvappend import Error, Layout, Plan, append, dlpack
 from kvappend.abi import Backend, Element
 from kvappend.describe import describe
+from kvappend.layout import Device
 
-FLOAT32 = (dlpack.Code.FLOAT, 32)
-CPU = (dlpack.Device.CPU, 0)
+CPU = (Device.CPU, 0)
 
 
 class Foreign:
@@ -57,14 +57,17 @@ class Borrowing(unittest.TestCase):
         for kind in (Foreign, OldForeign):
             with self.subTest(kind=kind):
                 tensor = dlpack.borrow("t", kind(array))
-                self.assertEqual(tensor.layout, Layout((2, 2, 2, 5), (72, 24, -12, 1), FLOAT32, CPU))
+                self.assertEqual(tensor.layout, Layout((2, 2, 2, 5), (72, 24, -12, 1), "float32", CPU))
                 self.assertEqual(tensor.data, array.ctypes.data)
                 self.assertFalse(tensor.read_only)
 
     def test_every_type(self):
-        for name, kind in (("float16", (2, 16)), ("float32", (2, 32)), ("float64", (2, 64)), ("uint16", (1, 16)),
-                           ("int32", (0, 32)), ("int64", (0, 64)), ("bool", (6, 8)), ("complex64", (5, 64))):
-            self.assertEqual(dlpack.borrow("t", numpy.zeros(2, name)).layout.type, kind)
+        for name in ("float16", "float32", "float64", "uint16", "int8", "int32", "int64", "bool", "complex64"):
+            self.assertEqual(dlpack.borrow("t", numpy.zeros(2, name)).layout.type, name)
+        for code, bits, name in ((4, 16, "bfloat16"), (10, 8, "float8_e4m3fn"), (12, 8, "float8_e5m2"),
+                                 (17, 4, "float4_e2m1fn"), (3, 64, "DLPack code 3 with 64 bits")):
+            tensor = Foreign(numpy.zeros(2, numpy.uint8), code=code, bits=bits)
+            self.assertEqual(dlpack.borrow("t", tensor).layout.type, name)
 
     def test_an_offset_in_bytes(self):
         array = numbers(3, 4)
@@ -100,7 +103,7 @@ class Borrowing(unittest.TestCase):
         used = array.__dlpack__()
         numpy.from_dlpack(type("Once", (), {"__dlpack__": lambda self, **_: used,
                                             "__dlpack_device__": lambda self: CPU})())
-        with self.assertRaisesRegex(BufferError, "t: <capsule.*> is none of DLPack's, or is used up"):
+        with self.assertRaisesRegex(BufferError, "t: <capsule.*> is not a capsule of DLPack, or it is used up"):
             dlpack.borrow("t", type("Again", (), {"__dlpack__": lambda self, **_: used,
                                                   "__dlpack_device__": lambda self: CPU})())
 
@@ -141,15 +144,18 @@ class Appending(unittest.TestCase):
     def test_never_into_a_read_only_tensor(self):
         k_new, k_cache = numbers(1, 1, 2, 4), numpy.zeros((1, 1, 3, 4), numpy.float32)
         with self.assertRaisesRegex(ValueError, "k_cache is read-only, and would be written"):
-            append(k_new=k_new, k_cache=Foreign(k_cache, flags=dlpack.READ_ONLY))
+            append(k_new=k_new, k_cache=Foreign(k_cache, flags=dlpack.READ_ONLY), cache_offsets=[0])
         self.assertFalse(k_cache.any())
-        append(k_new=Foreign(k_new, flags=dlpack.READ_ONLY), k_cache=k_cache)
+        append(k_new=Foreign(k_new, flags=dlpack.READ_ONLY), k_cache=k_cache, cache_offsets=[0])
         self.assertEqual(k_cache[:, :, :2].tobytes(), k_new.tobytes())
 
-    def test_bfloat16(self):
-        k_new, k_cache = numbers(1, 2, 3, 4, dtype=numpy.uint16), numpy.zeros((1, 2, 5, 4), numpy.uint16)
-        append(k_new=Foreign(k_new, code=dlpack.Code.BFLOAT), k_cache=Foreign(k_cache, code=dlpack.Code.BFLOAT))
-        self.assertEqual(k_cache[:, :, :3].tobytes(), k_new.tobytes())
+    def test_types_that_numpy_does_not_have(self):
+        for code, dtype in ((4, numpy.uint16), (10, numpy.uint8), (12, numpy.uint8)):
+            k_new, k_cache = numbers(1, 2, 3, 4, dtype=dtype), numpy.zeros((1, 2, 5, 4), dtype)
+            append(k_new=Foreign(k_new, code=code), k_cache=Foreign(k_cache, code=code), cache_offsets=0)
+            self.assertEqual(k_cache[:, :, :3].tobytes(), k_new.tobytes())
+        with self.assertRaisesRegex(ValueError, "k_new has the type float8_e8m0fnu: expected float32 or"):
+            append(k_new=Foreign(k_new, code=14), k_cache=Foreign(k_cache, code=14), cache_offsets=0)
 
 
 class Devices(unittest.TestCase):
@@ -157,26 +163,36 @@ class Devices(unittest.TestCase):
 
     def layouts(self, **devices):
         shapes = {"k_new": (1, 2, 1, 4), "k_cache": (1, 2, 8, 4)}
-        return {name: Layout(shape, (0, shape[2] * 4, 4, 1), FLOAT32, devices.get(name, (2, 1)))
-                for name, shape in shapes.items()}
+        layouts = {name: Layout(shape, (0, shape[2] * 4, 4, 1), "float32", devices.get(name, (2, 1)))
+                   for name, shape in shapes.items()}
+        return layouts | {"cache_offsets": Layout((1,), (0,), "int64", devices.get("cache_offsets", (2, 1)))}
 
     def test_the_backend_is_that_of_the_memory(self):
         self.assertEqual(describe(self.layouts()).backend, Backend.CUDA)
         self.assertEqual(describe(self.layouts()).element_type, Element.F32)
-        for host in ({"k_new": CPU, "k_cache": CPU}, {"k_new": (3, 0), "k_cache": CPU}):
+        for host in (dict.fromkeys(self.layouts(), CPU), dict.fromkeys(self.layouts(), CPU) | {"k_new": (3, 0)}):
             self.assertEqual(describe(self.layouts(**host)).backend, Backend.HOST)
         self.assertEqual(describe(self.layouts(k_new=(3, 0))).backend, Backend.CUDA)
         self.assertEqual(describe(self.layouts(k_new=(13, 1))).backend, Backend.CUDA)
 
     def test_memory_apart_is_refused(self):
-        with self.assertRaisesRegex(ValueError, "k_new is in the memory of the CPU, and k_cache on CUDA device 1"):
-            describe(self.layouts(k_new=CPU))
-        with self.assertRaisesRegex(ValueError, "k_cache is on CUDA device 1, and k_new on 0"):
-            describe(self.layouts(k_new=(2, 0)))
+        for layouts, words in (
+                ({"k_new": CPU}, "k_new is on cpu, and k_cache on cuda:1: expected one device for all arguments"),
+                ({"k_new": (2, 0)}, "k_cache is on cuda:1, and k_new on cuda:0"),
+                ({"cache_offsets": CPU}, "cache_offsets is on cpu, and k_new on cuda:1"),
+                ({"k_cache": (13, 0)}, "k_cache is on managed memory of cuda:0, and k_new on cuda:1")):
+            with self.assertRaisesRegex(ValueError, words):
+                describe(self.layouts(**layouts))
+            tensors = {name: Foreign(numpy.zeros(layout.shape, layout.type), device=layout.device)
+                       for name, layout in self.layouts(**layouts).items()}
+            for call in (append, Plan):
+                with self.assertRaisesRegex(ValueError, words):
+                    call(**tensors)
+            self.assertEqual([tensor.asked for tensor in tensors.values()], [None] * 3)
 
     def test_the_stream_is_told_to_who_owns_the_tensor(self):
         array = numbers(2)
-        for device, stream, told in (((2, 0), 1234, 1234), ((13, 0), 1234, 1234), ((2, 0), None, None),
+        for device, stream, told in (((2, 0), 1234, 1234), ((2, 0), 0, 1), ((13, 0), 1234, 1234), ((2, 0), None, None),
                                      (CPU, None, None), (CPU, 1234, None), ((3, 0), 1234, None)):
             tensor = Foreign(array, device=device)
             dlpack.borrow("t", tensor, stream)
@@ -187,7 +203,7 @@ class Devices(unittest.TestCase):
 
     def test_a_stream_is_none_of_the_hosts(self):
         with self.assertRaisesRegex(Error, "ERROR_STREAM"):
-            append(k_new=numbers(1, 1, 1, 4), k_cache=numbers(1, 1, 4, 4), stream=1234)
+            append(k_new=numbers(1, 1, 1, 4), k_cache=numbers(1, 1, 4, 4), cache_offsets=[0], stream=1234)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,19 @@
 
 import itertools
 import unittest
+from unittest import mock
 
+import numpy
 import torch
 from kvappend import Error, Plan, append
 
 B, H, L, R, K_DIM, V_DIM = 3, 2, 4, 11, 8, 6
-TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
+         torch.int8, torch.uint8)
 
 
 def noise(*shape, dtype=torch.float32):
-    width = {8: torch.int64, 4: torch.int32, 2: torch.int16}[dtype.itemsize]
+    width = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}[dtype.itemsize]
     limits = torch.iinfo(width)
     return torch.randint(limits.min, limits.max, shape, dtype=width).view(dtype)
 
@@ -77,6 +80,53 @@ class Appends(unittest.TestCase):
         self.assertTrue(torch.equal(bits(k_cache), bits(torch.cat(steps, dim=2))))
 
 
+class RepeatedCalls(unittest.TestCase):
+    """What is remembered of a call must not serve another one."""
+
+    def setUp(self):
+        self.k_new, self.k_cache = noise(B, H, L, K_DIM), torch.zeros(B, H, R, K_DIM)
+        self.offsets = torch.zeros(B, dtype=torch.int64)
+        self.append()
+
+    def append(self, **changed):
+        append(**{"k_new": self.k_new, "k_cache": self.k_cache, "cache_offsets": self.offsets, **changed})
+
+    def test_are_quick(self):
+        with mock.patch("kvappend.plan.borrow") as borrow:
+            k_new = torch.nn.Parameter(noise(B, H, L, K_DIM), requires_grad=False)
+            self.append(k_new=noise(B, H, L, K_DIM))
+            self.assertEqual(borrow.call_count, 0)
+        self.append(k_new=k_new)
+        self.append(k_new=k_new.data, cache_offsets=self.offsets + R - L)
+        self.assertTrue(torch.equal(bits(self.k_cache[:, :, :L]), bits(k_new.data)))
+        self.assertTrue(torch.equal(bits(self.k_cache[:, :, -L:]), bits(k_new.data)))
+
+    def test_see_what_has_changed(self):
+        before = self.k_cache.clone()
+        # As x.conj().imag of a complex x: its memory has the other sign.
+        negative = torch._neg_view(self.k_new)  # pylint: disable=protected-access
+        self.assertTrue(negative.is_neg() and negative.stride() == self.k_new.stride())
+        for kind, words, k_new in (
+                (BufferError, "k_new: .*require gradient", self.k_new.clone().requires_grad_()),
+                (ValueError, "k_new has the type int32", self.k_new.view(torch.int32)),
+                (BufferError, "k_new: .*layout", self.k_new.to_sparse()),
+                (BufferError, "k_new is a negative view", negative),
+                (ValueError, "k_new has the type float64", self.k_new.to(torch.float64))):
+            with self.subTest(words), self.assertRaisesRegex(kind, words):
+                self.append(k_new=k_new)
+        self.assertTrue(torch.equal(bits(before), bits(self.k_cache)))
+
+    def test_with_one_offset_for_all(self):
+        for offset in (torch.tensor(2), torch.tensor(2, dtype=torch.int32), torch.tensor([2]).expand(B), 2, [2] * B,
+                       numpy.full(B, 2)):
+            with self.subTest(offset=offset):
+                self.k_cache.zero_()
+                self.append(cache_offsets=offset)
+                expected = torch.zeros(B, H, R, K_DIM)
+                expected[:, :, 2:2 + L] = self.k_new
+                self.assertTrue(torch.equal(bits(self.k_cache), bits(expected)))
+
+
 class Refusals(unittest.TestCase):
     def refused(self, kind, words, k_new, k_cache=None):
         cache = torch.zeros(B, H, R, K_DIM) if k_cache is None else k_cache
@@ -92,18 +142,22 @@ class Refusals(unittest.TestCase):
 
     def test_of_what_is_no_append(self):
         shape = (B, H, L, K_DIM)
-        self.refused(ValueError, "k_new has elements of type INT 64: expected one of FLOAT 32,",
+        self.refused(ValueError, "k_new has the type int64: expected float32 or ",
                      torch.zeros(shape, dtype=torch.int64))
-        self.refused(ValueError, "k_new has elements of type .* 8: expected",
+        self.refused(ValueError, "k_new has the type float8_e4m3fnuz: expected",
+                     torch.zeros(shape).to(torch.float8_e4m3fnuz))
+        self.refused(ValueError, "k_new has the type float8_e4m3fn, and k_cache float32: expected one type",
                      torch.zeros(shape).to(torch.float8_e4m3fn))
-        self.refused(ValueError, "k_new has stride 4 in its last axis",
+        self.refused(ValueError, "k_new has the type bool: expected", torch.zeros(shape, dtype=torch.bool))
+        self.refused(ValueError, "k_new has the stride 4 along D, its last axis",
                      torch.zeros(B, H, K_DIM, L).transpose(2, 3))
-        self.refused(ValueError, "k_cache has element_type .*, and k_new has", torch.zeros(shape),
+        self.refused(ValueError, "k_new has the type float32, and k_cache bfloat16", torch.zeros(shape),
                      torch.zeros(B, H, R, K_DIM, dtype=torch.bfloat16))
 
     def test_of_a_cache_that_lies_over_itself(self):
         with self.assertRaisesRegex(Error, "ERROR_CACHE_OVERLAP: .*k_cache"):
-            append(k_new=torch.zeros(B, H, L, K_DIM), k_cache=torch.zeros(B, 1, R, K_DIM).expand(B, H, R, K_DIM))
+            append(k_new=torch.zeros(B, H, L, K_DIM), k_cache=torch.zeros(B, 1, R, K_DIM).expand(B, H, R, K_DIM),
+                   cache_offsets=[0] * B)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import unittest
 
 import torch
 import transformers
-from kvappend import Error
 from kvappend.transformers_cache import KvappendCache, KvappendLayer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, StaticCache
 
@@ -135,8 +134,18 @@ class Generation(unittest.TestCase):
         # The cache is full.
         with self.assertRaises(IndexError):
             caches[0].update(keys[:, :, :1], values[:, :, :1], 0, {"cache_position": torch.tensor([ROWS])})
-        with self.assertRaisesRegex(Error, f"ERROR_SKIPPED: row 0 of sample 0 has the position {ROWS}"):
-            caches[1].update(keys[:, :, :1], values[:, :, :1], 0, {"cache_position": torch.tensor([ROWS])})
+        with self.assertRaisesRegex(IndexError, fr"the cache is full: it has {ROWS} rows \(max_cache_len\), and 1 new "
+                                    f"ones begin at position {ROWS}$"):
+            caches[1].update(keys[:, :, :1], values[:, :, :1], 0)
+        # The rows of a failed update count for neither.
+        self.assertEqual(int(caches[1].layers[0].cumulative_length), ROWS)
+
+    def test_a_batch_of_another_size_is_refused(self):
+        caches = [kind(config=llama().config, max_cache_len=ROWS) for kind in CACHES]
+        for cache, kind in zip(caches, (RuntimeError, ValueError)):
+            cache.update(*torch.randn(2, 3, 2, 1, 16), 0)
+            with self.assertRaises(kind):
+                cache.update(*torch.randn(2, 2, 2, 1, 16), 0)
 
     def test_what_autograd_would_miss_is_refused(self):
         model = llama()

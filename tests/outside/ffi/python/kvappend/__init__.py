@@ -13,7 +13,7 @@ KVAPPEND_LIBRARY), and it works. Only arrays that are read-only need NumPy 2.1: 
 kvappend.abi has the C interface as it is, for what Plan does not offer."""
 
 from .abi import Error, Flag, Report, Status
-from .dlpack import Layout
-from .plan import Plan, append
+from .layout import Layout
+from .plan import Plan, append, append_layers
 
-__all__ = ["Error", "Flag", "Layout", "Plan", "Report", "Status", "append"]
+__all__ = ["Error", "Flag", "Layout", "Plan", "Report", "Status", "append", "append_layers"]

@@ -46,6 +46,8 @@ class Status(enum.IntEnum):
     ERROR_INDEX_RANGE = 46
     ERROR_DUPLICATE = 47
     ERROR_HOST_THREADS = 48
+    ERROR_INDEX_WIDTH = 49
+    ERROR_INDEX_TYPE = 50
 
 
 class Backend(enum.IntEnum):
@@ -58,11 +60,20 @@ class Element(enum.IntEnum):
     F64 = 1
     F16 = 2
     BF16 = 3
+    E4M3 = 4
+    E5M2 = 5
+    INT8 = 6
+    UINT8 = 7
 
 
 class Offset(enum.IntEnum):
     INT64 = 0
     INT32 = 1
+
+
+class Index(enum.IntEnum):
+    INT32 = 0
+    INT64 = 1
 
 
 class Addressing(enum.IntEnum):
@@ -77,6 +88,7 @@ class Lengths(enum.IntEnum):
     FIXED = 0
     PER_SAMPLE = 1
     PACKED = 2
+    PER_TOKEN = 3
 
 
 class Flag(enum.IntFlag):
@@ -88,6 +100,11 @@ class Flag(enum.IntFlag):
     RESET_REPORT = 32
     COUNT_WRITTEN = 64
     PROGRAMMATIC_LAUNCH = 128
+    SHARED_OFFSET = 256
+    END_OFFSETS = 512
+    LAST_PAGE_LENGTHS = 1024
+    TOKEN_COUNT = 2048
+    RESERVED_PAGE = 4096
 
 
 class Skip(enum.IntEnum):
@@ -143,12 +160,13 @@ class Descriptor(Struct):
         ("table_entries", ctypes.c_int64),
         ("table_stride", ctypes.c_int64),
         ("reserved_slot", ctypes.c_int64),
+        ("reserved_page", ctypes.c_int64),
         ("k_pack", ctypes.c_int64),
         ("v_pack", ctypes.c_int64),
         ("k_piece_stride", ctypes.c_int64),
         ("v_piece_stride", ctypes.c_int64),
         ("skip_policy", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
+        ("index_type", ctypes.c_int32),
     ]
 
 
@@ -159,7 +177,7 @@ class Preference(Struct):
 
 # The names of the buffers in Args, each of which has a size beside it.
 BUFFERS = ("k_new", "v_new", "k_cache", "v_cache", "cache_offsets", "slots", "lengths", "left_pads", "batch_index",
-           "page_table", "page_indptr", "report")
+           "page_table", "page_indptr", "token_samples", "token_positions", "token_count", "report")
 
 
 class Args(Struct):
@@ -187,7 +205,7 @@ class Sku(Struct):
     _fields_ = [("struct_size", ctypes.c_size_t)]
     _fields_ += [(_name, ctypes.c_int32) for _name in ("operation", "backend", "element_type", "architecture",
                                                        "k_vector_bytes", "v_vector_bytes")]
-    _fields_ += [("kernel_name", ctypes.c_char_p)]
+    _fields_ += [("kernel_name", ctypes.c_char_p), ("device", ctypes.c_int32), ("reserved", ctypes.c_int32)]
 
 
 class PrecisionGuarantee(Struct):
@@ -199,8 +217,9 @@ class Result(ctypes.c_int32):
 
 
 PlanPointer = ctypes.c_void_p
-# args, workspace, workspace_bytes, stream: how a run and a validation begin, behind the plan.
+# args, workspace, workspace_bytes, stream: how a run and a validation begin, after the plan.
 _RUN = [ctypes.POINTER(Args), ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+QUICK = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 
 FUNCTIONS = {
     "status_name": (ctypes.c_char_p, [ctypes.c_int32]),
@@ -229,7 +248,7 @@ FUNCTIONS = {
 
 
 class Error(Exception):
-    """A call of the library that failed: `status` (one of Status), its `name` as in the header, and the `message`."""
+    """A call of the library failed: `status` (one of Status), its `name` as in the header, and the `message`."""
 
     def __init__(self, status, name, message):
         super().__init__(status, name, message)
@@ -243,18 +262,24 @@ def load(path):
     """The library at `path`, or of that name where the loader finds it: `plan_run` is kvappend_plan_run, and so on."""
     loaded = ctypes.CDLL(path)
 
+    def error(status):
+        # The message belongs to this thread. Other threads that run in between have messages of their own.
+        return Error(status, api["status_name"](status).decode(), api["last_error_message"]().decode())
+
     def require(status, _function, _arguments):
         if status:
-            # The message is this thread's; other threads may run in between, and have messages of their own.
-            raise Error(status, api["status_name"](status).decode(), api["last_error_message"]().decode())
+            raise error(status)
 
-    api = {}
+    api = {"error": error}
     for name, (result, arguments) in FUNCTIONS.items():
         function = getattr(loaded, "kvappend_" + name)
         function.restype, function.argtypes = result, arguments
         if result is Result:
             function.restype, function.errcheck = ctypes.c_int32, require
         api[name] = function
+    # plan_run for a kvappend_args that is bytes. `error` makes an exception of its status.
+    api["plan_run_quick"] = loaded["kvappend_plan_run"]
+    api["plan_run_quick"].restype, api["plan_run_quick"].argtypes = ctypes.c_int32, QUICK
     api["get_api"](ABI_VERSION, ctypes.c_void_p())
     return types.SimpleNamespace(**api)
 

@@ -1,127 +1,224 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the layouts of tensors to the descriptor of the problem that they are. What is no problem for the library at all
-is refused here; whether it is a good one, the library says."""
+"""From the layouts of tensors to the descriptor of the append that they describe. What cannot be an append is refused
+here, in terms of the arguments. The library checks the rest."""
 
-from .abi import Addressing, Backend, Descriptor, Element, Flag, Lengths, Offset, Skip
-from .dlpack import ON_DEVICE, Code, Device, type_name
+from .abi import Addressing, Backend, Descriptor, Element, Flag, Index, Lengths, Offset, Skip
+from .devices import common_device
+from .layout import OFFSET_NAMES
 
-ELEMENTS = {(Code.FLOAT, 32): Element.F32, (Code.FLOAT, 64): Element.F64, (Code.FLOAT, 16): Element.F16,
-            (Code.BFLOAT, 16): Element.BF16,
-            # Only the width matters to a copy: so NumPy, which has no bfloat16, may give a view of one as uint16.
-            (Code.UINT, 16): Element.BF16}
-OFFSETS = {(Code.INT, 64): Offset.INT64, (Code.INT, 32): Offset.INT32}
-INT64, INT32 = OFFSETS
+ELEMENTS = {"float32": Element.F32, "float64": Element.F64, "float16": Element.F16, "bfloat16": Element.BF16,
+            # Only the width matters to a copy. NumPy has no bfloat16 of its own, so callers may view one as uint16.
+            "uint16": Element.BF16, "float8_e4m3fn": Element.E4M3, "float8_e5m2": Element.E5M2, "int8": Element.INT8,
+            "uint8": Element.UINT8}
+OFFSETS = {"int64": Offset.INT64, "int32": Offset.INT32}
+INDICES = {"int32": Index.INT32, "int64": Index.INT64}
 REPORT_FIELDS = 11
+LAYOUTS = ("HND", "NHD")
+# The axes by their letters. N is a cache's block (a sample's cache, or a page), R a row of a block, T a token.
+_PADDED = {"HND": "B, H, L, D", "NHD": "B, L, H, D"}
+_CACHE = {"HND": "N, H, R, D", "NHD": "N, R, H, D"}
+_PIECES = "N, H, D/pack, R, pack"
+# The fields of the descriptor for these letters; D is k_dim or v_dim.
+_FIELDS = {"B": "batch", "H": "heads", "L": "new_rows", "T": "new_rows", "N": "cache_blocks", "R": "cache_rows"}
 
 
-class _Facts:
-    """What the tensors say, each of which may say the same as another but nothing else."""
+def _form(axes):
+    return f"[{axes}]"
+
+
+def _shape_text(name, layout, axes):
+    return f"{name} {_form(axes)} {list(layout.shape)}"
+
+
+class _Extents:
+    """The extents that the tensors have. Each may repeat what another has said, and must not contradict it."""
 
     def __init__(self):
-        self.values, self.sources = {}, {}
+        self.fields, self.sources = {}, {}
 
-    def state(self, fact, value, source):
-        if self.values.setdefault(fact, value) != value:
-            raise ValueError(f"{source} has {fact} {value}, and {self.sources[fact]} has {self.values[fact]}")
-        self.sources.setdefault(fact, source)
+    def state(self, letter, extent, source, field=None):
+        """`source` is the name, the layout and the axes of the tensor that has the extent."""
+        field = field or _FIELDS[letter]
+        known = self.fields.setdefault(field, extent)
+        if known != extent:
+            first = self.sources[field]
+            raise ValueError(f"{letter} is {known} in {_shape_text(*first)}, and {extent} in {_shape_text(*source)}"
+                             f"{_hint(letter, known, extent, first, source)}")
+        self.sources.setdefault(field, source)
+
+
+def _hint(letter, known, extent, first, source):
+    """What to say if one of the two tensors has its head axis where the other order of axes has it."""
+    if letter != "H":
+        return ""
+    for (name, layout, axes), expected in ((first, extent), (source, known)):
+        for forms, option in ((_PADDED, "new_layout"), (_CACHE, "layout")):
+            for order, other in zip(LAYOUTS, LAYOUTS[::-1]):
+                if axes == forms[order] and layout.shape[forms[other].split(", ").index("H")] == expected:
+                    return f": if {name} is {_form(forms[other])}, say {option}=\"{other}\""
+    return ""
 
 
 def _require_form(name, layout, *forms):
-    if len(layout.shape) not in [form.count(",") + 1 for form in forms]:
-        raise ValueError(f"{name} is {list(layout.shape)}: expected {' or '.join(f'[{form}]' for form in forms)}")
-    if layout.strides[-1] != 1 and layout.shape[-1] > 1 and layout.size > 0:
-        raise ValueError(f"{name} has stride {layout.strides[-1]} in its last axis: expected 1, elements side by side")
+    """The one of `forms` that has as many axes as the tensor."""
+    for axes in forms:
+        if axes.count(",") + 1 == len(layout.shape):
+            return axes
+    raise ValueError(f"{name} has the shape {list(layout.shape)}: expected the axes {' or '.join(map(_form, forms))}")
+
+
+def _require_strides(name, layout, axes):
+    letters = axes.split(", ")
+    for letter, extent, stride in zip(letters, layout.shape, layout.strides):
+        if stride < 0:
+            raise ValueError(f"{name} has the stride {stride} along {letter} of {_form(axes)}: expected 0 or more, so "
+                             "no reversed axis")
+        if letter == letters[-1] and extent > 1 and stride != 1 and not layout.is_empty:
+            raise ValueError(f"{name} has the stride {stride} along {letter}, its last axis: expected 1, adjacent "
+                             "elements")
 
 
 def _require_type(name, layout, types):
     if layout.type not in types:
-        raise ValueError(f"{name} has elements of type {type_name(layout.type)}: expected one of "
-                         f"{', '.join(map(type_name, types))}")
+        raise ValueError(f"{name} has the type {layout.type}: expected {' or '.join(types)}")
 
 
-def _backend(layouts):
-    devices = {name: layout.device[1] for name, layout in layouts.items() if layout.device[0] in ON_DEVICE}
-    if not devices:
-        return Backend.HOST
-    first = next(iter(devices))
-    for name, layout in layouts.items():
-        if layout.device[0] == Device.CPU:
-            raise ValueError(f"{name} is in the memory of the CPU, and {first} on CUDA device {devices[first]}")
-        if devices.get(name, devices[first]) != devices[first]:
-            raise ValueError(f"{name} is on CUDA device {devices[name]}, and {first} on {devices[first]}")
-    return Backend.CUDA
+class _States:
+    """Describes k_new, v_new, k_cache and v_cache."""
 
+    def __init__(self, extents, layouts, layout, new_layout):
+        self.extents, self.layouts, self.layout, self.new_layout = extents, layouts, layout, new_layout
+        self.first = None
+        self.by_token = False
 
-def _state_tensor(facts, name, layout, axes, shape, strides):
-    """One of K and V; `axes` is what its extents are called, strides[:3] those of the descriptor."""
-    _require_type(name, layout, ELEMENTS)
-    facts.state("element_type", ELEMENTS[layout.type], name)
-    for axis, extent in zip(axes, shape):
-        facts.state(axis, extent, name)
-    strides = strides[:3]
-    # Three zeros mean contiguous. Where they are meant, an axis without a second entry gets another stride.
-    if layout.size > 0 and not any(strides):
-        strides = [0 if extent > 1 else 1 for extent in shape[:3]]
+    def read(self, kind):
+        new, cache = self.layouts[kind + "_new"], self.layouts[kind + "_cache"]
+        cache_axes = self._cache_axes(kind + "_cache", cache)
+        has_heads = "H" in cache_axes
+        padded = _PADDED[self.new_layout] if has_heads else "B, L, D"
+        tokens = "T, H, D" if has_heads else "T, D"
+        # New rows are tokens with some arrays, and may be tokens with lengths: the number of axes says which.
+        by_token = {"slots", "token_samples"} & self.layouts.keys()
+        forms = [tokens] if by_token else [padded, tokens] if "lengths" in self.layouts else [padded]
+        new_axes = _require_form(kind + "_new", new, *forms)
+        self.by_token = new_axes == tokens
+        self._read(kind, kind + "_new", new_axes)
+        self._read(kind, kind + "_cache", cache_axes)
+
+    def _cache_axes(self, name, layout):
+        axes = _require_form(name, layout, _CACHE[self.layout or "HND"], "N, R, D", _PIECES)
+        if axes == _PIECES and self.layout == "NHD":
+            raise ValueError(f"{name} has the shape {list(layout.shape)}: layout=\"NHD\" is for "
+                             f"{_form(_CACHE['NHD'])}, and rows in pieces are {_form(_PIECES)}")
+        # Both orders of the axes of pages are in wide use, so here the default would be a guess.
+        is_paged = {"slots", "page_table"} & self.layouts.keys()
+        if axes == _CACHE["HND"] and self.layout is None and is_paged and layout.shape[1] == layout.shape[2] > 1:
+            raise ValueError(f"{name} has the shape {list(layout.shape)}, which may be {_form(_CACHE['HND'])} or "
+                             f"{_form(_CACHE['NHD'])}: say layout=\"HND\" or layout=\"NHD\"")
+        return axes
+
+    def _read(self, kind, name, axes):
+        layout, fields = self.layouts[name], self.extents.fields
+        _require_type(name, layout, ELEMENTS)
+        first = self.first = self.first or name
+        if ELEMENTS[layout.type] != ELEMENTS[self.layouts[first].type]:
+            raise ValueError(f"{first} has the type {self.layouts[first].type}, and {name} {layout.type}: expected one "
+                             "type")
+        _require_strides(name, layout, axes)
+        extents = dict(zip(axes.split(", "), layout.shape))
+        strides = dict(zip(axes.split(", "), layout.strides))
+        if axes == _PIECES:
+            fields[kind + "_pack"], fields[kind + "_piece_stride"] = extents["pack"], strides["D/pack"]
+            extents["D"] = extents.pop("D/pack") * extents.pop("pack")
+        extents.setdefault("H", 1)
+        for letter, extent in extents.items():
+            field = kind + "_dim" if letter == "D" else None
+            self.extents.state(letter, extent, (name, layout, axes), field)
+        # The stride of the batch is not used for tokens. It is not 0, so the others are taken as they are.
+        outer = strides.get("B", strides.get("N", 1))
+        inner = next(strides[letter] for letter in "LTR" if letter in strides)
+        fields[name + "_strides"] = self._strides(name, layout, (outer, strides.get("H", 0), inner), extents)
+
+    @staticmethod
+    def _strides(name, layout, strides, extents):
+        # Three zeros mean contiguous. Where zeros are meant, an axis without a second entry gets another stride.
+        if layout.is_empty or any(strides):
+            return strides
+        outer = extents.get("B", extents.get("N"))
+        inner = next(extents[letter] for letter in "LTR" if letter in extents)
+        strides = tuple(0 if extent > 1 else 1 for extent in (outer, extents["H"], inner))
         if not any(strides):
             raise ValueError(f"{name} is one row repeated along all of its axes: that has no descriptor")
-    facts.values[name + "_strides"] = tuple(strides)
+        return strides
 
 
-def _state_new(facts, kind, layout, by_token):
-    name, shape, strides = kind + "_new", layout.shape, layout.strides
-    if by_token:
-        _require_form(name, layout, "T, H, D")
-        # The stride of the batch is not used; as it is not 0, the others are taken as they are.
-        _state_tensor(facts, name, layout, ("new_rows", "heads", kind + "_dim"), shape, (1, strides[1], strides[0]))
-    else:
-        _require_form(name, layout, "B, H, L, D")
-        _state_tensor(facts, name, layout, ("batch", "heads", "new_rows", kind + "_dim"), shape, strides)
+class _Indices:
+    """Describes the arrays of indices. Each of their two groups has one type."""
+
+    def __init__(self, extents, layouts, packed):
+        self.extents, self.layouts = extents, layouts
+        self.more = {"page_indptr": 1, "lengths": int(packed)}
+        self.sources = {}
+
+    def read(self):
+        for name in ("lengths", "left_pads", "batch_index", "page_indptr"):
+            more = self.more.get(name, 0)
+            self._read(name, "index_type", INDICES, "B + 1" if more else "B", more)
+        for name in OFFSET_NAMES:
+            # One number for all samples has a flag.
+            if name in self.layouts and is_one_offset(self.layouts[name]):
+                self._read_type(name, "offset_type", OFFSETS)
+            else:
+                self._read(name, "offset_type", OFFSETS, "B")
+        self._read("token_positions", "offset_type", OFFSETS, "T")
+        self._read("token_samples", "index_type", INDICES, "T")
+        self._read("slots", "offset_type", OFFSETS, "T")
+        self._read_table()
+        if "token_count" in self.layouts:
+            self._read_type("token_count", "index_type", INDICES)
+            if self.layouts["token_count"].shape not in ((), (1,)):
+                raise ValueError(f"token_count has the shape {list(self.layouts['token_count'].shape)}: expected [1]")
+
+    def _read(self, name, field, types, axes, more=0):
+        if name not in self.layouts:
+            return
+        layout = self.layouts[name]
+        self._read_type(name, field, types)
+        _require_form(name, layout, axes)
+        _require_strides(name, layout, axes)
+        if name == "slots":
+            # More tokens than slots, or more slots than tokens, are padding.
+            self.extents.fields["new_rows"] = min(self.extents.fields["new_rows"], layout.shape[0])
+        else:
+            self.extents.state(axes[0], layout.shape[0] - more, (name, layout, axes))
+
+    def _read_type(self, name, field, types):
+        kind = self.layouts[name].type
+        _require_type(name, self.layouts[name], types)
+        self.extents.fields.setdefault(field, types[kind])
+        first = self.sources.setdefault(field, name)
+        if self.layouts[first].type != kind:
+            raise ValueError(f"{first} has the type {self.layouts[first].type}, and {name} {kind}: expected one type "
+                             "for both")
+
+    def _read_table(self):
+        if "page_table" not in self.layouts:
+            return
+        layout, fields = self.layouts["page_table"], self.extents.fields
+        self._read_type("page_table", "index_type", INDICES)
+        axes = _require_form("page_table", layout, "entries" if "page_indptr" in self.layouts else "B, entries")
+        _require_strides("page_table", layout, axes)
+        fields["table_entries"] = layout.shape[-1]
+        if axes == "B, entries":
+            self.extents.state("B", layout.shape[0], ("page_table", layout, axes))
+            fields["table_stride"] = layout.strides[0]
+            if layout.strides[0] == 0 and layout.shape[0] > 1 and not layout.is_empty:
+                raise ValueError("page_table is one row repeated along its first axis: that has no descriptor")
 
 
-def _state_cache(facts, kind, layout):
-    name, shape, strides = kind + "_cache", layout.shape, layout.strides
-    _require_form(name, layout, "N, H, R, D", "N, H, D/pack, R, pack")
-    if len(shape) == 5:
-        blocks, heads, pieces, rows, pack = shape
-        facts.values[kind + "_pack"], facts.values[kind + "_piece_stride"] = pack, strides[2]
-        shape, strides = (blocks, heads, rows, pieces * pack), (strides[0], strides[1], strides[3])
-    _state_tensor(facts, name, layout, ("cache_blocks", "heads", "cache_rows", kind + "_dim"), shape, strides)
-
-
-def _state_indices(facts, layouts, packed):
-    """The arrays of one entry, or one more, for each sample."""
-    more = {"page_indptr": 1, "lengths": int(packed)}
-    for name in ("cache_offsets", "lengths", "left_pads", "batch_index", "page_indptr"):
-        if name in layouts:
-            layout, extra = layouts[name], more.get(name, 0)
-            _require_form(name, layout, "B + 1" if extra else "B")
-            _require_type(name, layout, OFFSETS if name == "cache_offsets" else (INT32,))
-            facts.state("batch", layout.shape[0] - extra, name)
-    if "cache_offsets" in layouts:
-        facts.values["offset_type"] = OFFSETS[layouts["cache_offsets"].type]
-
-
-def _state_slots(facts, layout):
-    _require_form("slots", layout, "T")
-    _require_type("slots", layout, OFFSETS)
-    facts.values["offset_type"] = OFFSETS[layout.type]
-    facts.state("batch", 1, "slots")
-    # More tokens than slots, or slots than tokens, are padding.
-    facts.values["new_rows"] = min(facts.values["new_rows"], layout.shape[0])
-
-
-def _state_table(facts, layouts):
-    layout = layouts["page_table"]
-    _require_type("page_table", layout, (INT32,))
-    if "page_indptr" in layouts:
-        _require_form("page_table", layout, "entries")
-    else:
-        _require_form("page_table", layout, "B, entries")
-        facts.state("batch", layout.shape[0], "page_table")
-        facts.values["table_stride"] = layout.strides[0]
-        if layout.strides[0] == 0 and layout.shape[0] > 1 and layout.size > 0:
-            raise ValueError("page_table is one row repeated along its first axis: that has no descriptor")
-    facts.values["table_entries"] = layout.shape[-1]
+def is_one_offset(layout):
+    """Whether offsets are a single number, or one that is repeated for all samples."""
+    return not layout.shape or len(layout.shape) == 1 and layout.shape[0] > 1 and layout.strides[0] == 0
 
 
 def _addressing(names):
@@ -132,49 +229,103 @@ def _addressing(names):
     return Addressing.DENSE
 
 
-def _require_names(names):
-    """What would otherwise be left out of the descriptor, and so be ignored without a word."""
+_TOGETHER = (("page_indptr", "page_table"), ("sink_rows", "ring"), ("reserved_slot", "slots"),
+             ("reserved_page", "page_table"), ("flags.RESET_REPORT", "report"), ("flags.COUNT_WRITTEN", "report"),
+             ("token_samples", "token_positions"), ("token_positions", "token_samples"),
+             ("last_page_lengths", "page_indptr"))
+_ANY_OFFSETS = (*OFFSET_NAMES, "flags.ZERO_OFFSETS")
+_APART = (("slots", (*_ANY_OFFSETS, "page_table", "ring", "lengths", "left_pads", "batch_index", "token_samples")),
+          ("token_samples", (*_ANY_OFFSETS, "lengths", "left_pads")), ("flags.ZERO_OFFSETS", OFFSET_NAMES),
+          ("cache_offsets", ("end_offsets", "last_page_lengths")), ("end_offsets", ("last_page_lengths",)),
+          ("page_table", ("batch_index", "ring")), ("report", ("trap",)))
+
+
+def _require_names(names, flags):
+    """What would otherwise be left out of the descriptor, and so be ignored silently."""
     for kind in "kv":
-        if (kind + "_new" in names) != (kind + "_cache" in names):
-            raise TypeError(f"{kind}_new and {kind}_cache go together")
+        for one, other in (("new", "cache"), ("cache", "new")):
+            if f"{kind}_{one}" in names and f"{kind}_{other}" not in names:
+                raise TypeError(f"{kind}_{other} is missing, and {kind}_{one} is given: expected both or none")
     if "k_new" not in names and "v_new" not in names:
-        raise TypeError("expected k_new with k_cache, or v_new with v_cache, or all four")
-    if "page_indptr" in names and "page_table" not in names:
-        raise TypeError("page_indptr divides a page_table, which is not there")
-    for one, others in (("slots", ("cache_offsets", "page_table", "ring")), ("ring", ("page_table",)),
-                        ("report", ("trap",))):
+        raise TypeError("k_new, k_cache, v_new and v_cache are missing: expected those of K, those of V, or all four")
+    offsets = [name for name in OFFSET_NAMES if name in names]
+    if not offsets and not {"slots", "token_samples", "flags.ZERO_OFFSETS"} & names:
+        raise TypeError("cache_offsets is missing: expected the position of each sample's first new row as an array "
+                        "[B], or one number for all samples (0: from the start of the cache), or end_offsets, or "
+                        "slots, or token_samples")
+    if flags & Flag.ADVANCE and not offsets:
+        raise TypeError("cache_offsets is missing, and flags has ADVANCE: expected offsets to advance")
+    for one, other in _TOGETHER:
+        if one in names and other not in names:
+            raise TypeError(f"{other} is missing, and {one} is given: expected both or none")
+    if "token_count" in names and not {"slots", "token_samples"} & names:
+        raise TypeError("token_count is given: expected it with slots or token_samples")
+    for one, others in _APART:
         for other in others:
             if one in names and other in names:
                 raise TypeError(f"{one} and {other} do not go together")
 
 
-def describe(layouts, *, ring=False, sink_rows=0, reserved_slot=None, flags=0, trap=False):
-    """The descriptor of an append with tensors of these layouts, by the names that they have in kvappend_args."""
-    names = {*layouts, *(["ring"] if ring else []), *(["trap"] if trap else [])}
-    _require_names(names)
-    slots, new = "slots" in layouts, [name for name in ("k_new", "v_new") if name in layouts]
-    # Which of both lengths count is told by the tensors that they divide.
-    packed = not slots and "lengths" in layouts and len(layouts[new[0]].shape) == 3
-    facts = _Facts()
-    facts.values["backend"] = _backend(layouts)
-    for name in new:
-        _state_new(facts, name[0], layouts[name], slots or packed)
-        _state_cache(facts, name[0], layouts[name[0] + "_cache"])
-    _state_indices(facts, layouts, packed)
-    if slots:
-        _state_slots(facts, layouts["slots"])
-    if "page_table" in layouts:
-        _state_table(facts, layouts)
+def _require_batch(extents, names, smaller_batch):
+    """Without batch_index, sample b has cache b."""
+    batch, blocks = extents.fields["batch"], extents.fields["cache_blocks"]
+    if {"slots", "page_table", "batch_index", "token_samples"} & names or batch == blocks:
+        return
+    if batch > blocks or not smaller_batch:
+        raise ValueError(f"B is {batch} in {_shape_text(*extents.sources['batch'])}, and N is {blocks} in "
+                         f"{_shape_text(*extents.sources['cache_blocks'])}: expected a cache for each sample, or "
+                         "batch_index, or smaller_batch=True with a batch that uses the first caches only")
+
+
+def _flags_of(names, layouts):
+    """Those flags that the arguments say."""
+    flags = 0
+    for flag, name in ((Flag.BATCH_INDEX, "batch_index"), (Flag.LEFT_PADS, "left_pads"),
+                       (Flag.RESERVED_SLOT, "reserved_slot"), (Flag.RESERVED_PAGE, "reserved_page"),
+                       (Flag.TOKEN_COUNT, "token_count"), (Flag.END_OFFSETS, "end_offsets"),
+                       (Flag.LAST_PAGE_LENGTHS, "last_page_lengths")):
+        flags |= flag if name in names else 0
+    if any(name in layouts and is_one_offset(layouts[name]) for name in OFFSET_NAMES):
+        flags |= Flag.SHARED_OFFSET
+    return flags
+
+
+def _lengths_of(names, by_token):
+    if "token_samples" in names:
+        return Lengths.PER_TOKEN
+    if "lengths" in names:
+        return Lengths.PACKED if by_token else Lengths.PER_SAMPLE
+    return Lengths.FIXED
+
+
+def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
+             reserved_page=None, flags=0, trap=False, smaller_batch=False):
+    """The descriptor of an append with tensors of these layouts, by the names of the arguments."""
+    for option, value, values in (("layout", layout, (None, *LAYOUTS)), ("new_layout", new_layout, LAYOUTS)):
+        if value not in values:
+            raise ValueError(f"{option} is {value!r}: expected \"HND\" or \"NHD\"")
+    names = {*layouts, *(f"flags.{flag.name}" for flag in Flag if flag & flags)}
+    names |= {name for name, is_set in (("ring", ring), ("trap", trap), ("sink_rows", sink_rows),
+                                        ("reserved_slot", reserved_slot is not None),
+                                        ("reserved_page", reserved_page is not None)) if is_set}
+    _require_names(names, flags)
+    is_on_device = common_device({name: layout.device for name, layout in layouts.items()}) is not None
+    extents = _Extents()
+    states = _States(extents, layouts, layout, new_layout)
+    for kind in "kv":
+        if kind + "_new" in layouts:
+            states.read(kind)
+    lengths = _lengths_of(names, states.by_token)
+    _Indices(extents, layouts, lengths == Lengths.PACKED).read()
+    # Slots have no samples. Tokens without an array for each sample name any cache.
+    extents.fields.setdefault("batch", 1 if "slots" in names else extents.fields["cache_blocks"])
+    _require_batch(extents, names, smaller_batch)
     if "report" in layouts:
-        _require_form("report", layouts["report"], str(REPORT_FIELDS))
-        _require_type("report", layouts["report"], (INT64,))
-    given = {Flag.BATCH_INDEX: "batch_index" in layouts, Flag.LEFT_PADS: "left_pads" in layouts,
-             Flag.ZERO_OFFSETS: "cache_offsets" not in layouts and not slots,
-             Flag.RESERVED_SLOT: reserved_slot is not None}
-    for flag, is_set in given.items():
-        flags |= flag if is_set else 0
-    if "lengths" in layouts:
-        facts.values["lengths"] = Lengths.PACKED if packed else Lengths.PER_SAMPLE
-    facts.values["skip_policy"] = Skip.TRAP if trap else Skip.REPORT if "report" in layouts else Skip.SILENTLY
-    return Descriptor(addressing=_addressing(names), flags=flags, sink_rows=sink_rows,
-                      reserved_slot=reserved_slot or 0, **facts.values)
+        _require_type("report", layouts["report"], ("int64",))
+        if layouts["report"].shape != (REPORT_FIELDS,):
+            raise ValueError(f"report has the shape {list(layouts['report'].shape)}: expected [{REPORT_FIELDS}]")
+    skip_policy = Skip.TRAP if trap else Skip.REPORT if "report" in names else Skip.SILENTLY
+    return Descriptor(backend=Backend.CUDA if is_on_device else Backend.HOST, addressing=_addressing(names),
+                      element_type=ELEMENTS[layouts[states.first].type], flags=flags | _flags_of(names, layouts),
+                      sink_rows=sink_rows, reserved_slot=reserved_slot or 0, reserved_page=reserved_page or 0,
+                      lengths=lengths, skip_policy=skip_policy, **extents.fields)

@@ -1,32 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What DLPack says of a tensor: https://dmlc.github.io/dlpack/latest/c_api.html
+"""What DLPack says about a tensor: https://dmlc.github.io/dlpack/latest/c_api.html
 
-Tensors are only looked at. The capsule is not taken over, which its name would tell by "used_": so it gives back what
-it holds, by itself, when the last reference to it goes, and that is one that a Tensor keeps while it is used."""
+Tensors are only looked at. The package does not take the capsule over (a consumer that does renames it to "used_..."),
+so the capsule releases what it holds when its last reference goes. A Tensor keeps that reference."""
 
 import ctypes
-import enum
-import typing
 
-
-class Device(enum.IntEnum):
-    """DLDeviceType, as far as the library can reach the memory."""
-    CPU = 1
-    CUDA = 2
-    CUDA_HOST = 3  # Pinned memory: both can reach it.
-    CUDA_MANAGED = 13
-
+from .layout import ON_DEVICE, Device, Tensor, make_layout
 
 _REACHED = frozenset(Device)
-ON_DEVICE = (Device.CUDA, Device.CUDA_MANAGED)
-
-
-class Code(enum.IntEnum):
-    """DLDataTypeCode, as far as it is of use here."""
-    INT = 0
-    UINT = 1
-    FLOAT = 2
-    BFLOAT = 4
+# DLDataTypeCode: types of any width, and types of one width.
+_FAMILIES = {0: "int{}", 1: "uint{}", 2: "float{}", 4: "bfloat{}", 5: "complex{}"}
+_TYPES = {(6, 8): "bool", (7, 8): "float8_e3m4", (8, 8): "float8_e4m3", (9, 8): "float8_e4m3b11fnuz",
+          (10, 8): "float8_e4m3fn", (11, 8): "float8_e4m3fnuz", (12, 8): "float8_e5m2", (13, 8): "float8_e5m2fnuz",
+          (14, 8): "float8_e8m0fnu", (15, 6): "float6_e2m3fn", (16, 6): "float6_e3m2fn", (17, 4): "float4_e2m1fn"}
 
 
 class _Tensor(ctypes.Structure):  # DLTensor, and in it DLDevice and DLDataType
@@ -52,58 +39,43 @@ _get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_cha
     ("PyCapsule_GetPointer", ctypes.pythonapi))
 
 
-def type_name(code_and_bits):
-    code, bits = code_and_bits
-    return f"{Code(code).name if code in list(Code) else f'DLPack code {code}'} {bits}"
+def type_name(code, bits):
+    """The name that NumPy and PyTorch have for a type of DLPack."""
+    if (code, bits) in _TYPES:
+        return _TYPES[code, bits]
+    return _FAMILIES.get(code, f"DLPack code {code} with {{}} bits").format(bits)
 
 
-class Layout(typing.NamedTuple):
-    """All of a tensor but its place. A stride, in elements, is 0 where there is no second entry to lead to."""
-    shape: tuple
-    strides: tuple
-    type: tuple  # (Code, bits)
-    device: tuple  # (Device, number)
-
-    def __str__(self):
-        return (f"{list(self.shape)} by strides {list(self.strides)}, of {type_name(self.type)}, on "
-                f"{Device(self.device[0]).name} {self.device[1]}")
-
-    @property
-    def size(self):
-        """Bytes from the first element to the end of the last one."""
-        if 0 in self.shape:
-            return 0
-        return (1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides))) * self.type[1] // 8
-
-
-class Tensor(typing.NamedTuple):
-    """A tensor on loan: its memory is there while this is."""
-    layout: Layout
-    data: int
-    read_only: bool
-    lender: object
+def device_of(name, tensor):
+    """(DLPack's type of the device, its number)."""
+    if not hasattr(tensor, "__dlpack__"):
+        raise TypeError(f"{name} is a {type(tensor).__name__}: expected a tensor, such as one of NumPy or PyTorch, or "
+                        "another object with __dlpack__")
+    kind, number = tensor.__dlpack_device__()
+    if kind not in _REACHED:
+        raise ValueError(f"{name}: memory of DLPack's device type {int(kind)} cannot be reached: expected one of "
+                         f"{', '.join(f'{device.name} {device.value}' for device in Device)}")
+    return Device(kind), number
 
 
 def _export(name, tensor, stream):
     """The tensor's capsule."""
-    if not hasattr(tensor, "__dlpack__"):
-        raise TypeError(f"{name}: a {type(tensor).__name__} has no __dlpack__, as NumPy's arrays and tensors have")
-    # On a GPU the tensor's owner makes our stream wait for what still writes the tensor; None is the default stream.
-    # Memory of the CPU knows no streams.
-    if stream is not None and tensor.__dlpack_device__()[0] not in ON_DEVICE:
-        stream = None
+    # On a GPU the tensor's owner makes our stream wait for what still writes the tensor. The default stream is 1 for
+    # DLPack and 0 for CUDA. Memory of the CPU has no streams.
+    on_device = device_of(name, tensor)[0] in ON_DEVICE
+    stream = (1 if stream == 0 else stream) if on_device else None
     try:
         try:
             return tensor.__dlpack__(stream=stream, max_version=(1, 0), copy=False)
         except TypeError:
-            pass  # One that knows neither word has only capsules of the old kind.
+            pass  # An owner that does not know these keywords has capsules of the old kind only.
         return tensor.__dlpack__(stream=stream)
     except BufferError as refusal:
         raise BufferError(f"{name}: {refusal}") from refusal
 
 
 def borrow(name, tensor, stream=None):
-    """The tensor, called so in errors, to be used in `stream`."""
+    """The tensor, called `name` in errors, to be used in `stream`. Its device must be current."""
     capsule = _export(name, tensor, stream)
     if _is_valid(capsule, VERSIONED):
         managed = _Versioned.from_address(_get_pointer(capsule, VERSIONED))
@@ -115,22 +87,15 @@ def borrow(name, tensor, stream=None):
     elif _is_valid(capsule, LEGACY):
         found, read_only = _Tensor.from_address(_get_pointer(capsule, LEGACY)), False
     else:
-        raise BufferError(f"{name}: {capsule!r} is none of DLPack's, or is used up")
-    if found.device_type not in _REACHED:
-        raise ValueError(f"{name}: memory of DLPack's device type {found.device_type} cannot be reached: expected one "
-                         f"of {', '.join(f'{device.name} {device.value}' for device in Device)}")
+        raise BufferError(f"{name}: {capsule!r} is not a capsule of DLPack, or it is used up")
     if found.lanes != 1:
         raise ValueError(f"{name}: vectors of {found.lanes} elements are not supported")
     shape = tuple(found.shape[:found.ndim])
     if found.strides:
         strides = found.strides[:found.ndim]
-    else:  # Older ones may leave them out of a contiguous tensor.
+    else:  # Older owners may leave them out of a contiguous tensor.
         strides = [1] * found.ndim
         for axis in range(found.ndim - 1, 0, -1):
             strides[axis - 1] = strides[axis] * shape[axis]
-    if 0 in shape:
-        strides = (0,) * found.ndim
-    else:
-        strides = tuple(stride if n > 1 else 0 for n, stride in zip(shape, strides))
-    layout = Layout(shape, strides, (found.code, found.bits), (found.device_type, found.device_id))
+    layout = make_layout(shape, strides, type_name(found.code, found.bits), (found.device_type, found.device_id))
     return Tensor(layout, (found.data or 0) + found.byte_offset, read_only, capsule)

@@ -1,79 +1,197 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans, by tensors."""
+"""Plans, made and run with tensors."""
 
+import contextlib
+import ctypes
 import functools
+import operator
+import re
+import struct
+import sys
 import weakref
 
 from . import abi
 from .describe import describe
-from .dlpack import Layout, borrow
+from .devices import common_device, current
+from .layout import OFFSET_NAMES, ON_DEVICE, Layout, device_name
+from .tensors import borrow, device_of, glance, in_memory, is_torch, learn
 
 _WRITTEN = ("k_cache", "v_cache", "report")
+# The names of tensors, and what kvappend_args calls them.
+_FIELDS = {name: name for name in abi.BUFFERS} | dict.fromkeys(OFFSET_NAMES, "cache_offsets")
+_ARGS_BYTES = ctypes.sizeof(abi.Args)
+# How many kinds of calls append() remembers before it starts anew.
+_MOST_CALLS = 512
 
 
-def _borrow_all(tensors, stream=None):
-    unknown = [name for name in tensors if name not in abi.BUFFERS]
+def _require_known(arguments, options=()):
+    unknown = [name for name in arguments if name not in _FIELDS and name not in options]
     if unknown:
-        raise TypeError(f"{', '.join(unknown)}: expected some of {', '.join(abi.BUFFERS)}")
-    return {name: borrow(name, tensor, stream) for name, tensor in tensors.items() if tensor is not None}
+        raise TypeError(f"{', '.join(unknown)}: expected some of {', '.join((*_FIELDS, *options))}")
+
+
+def _current_torch_stream(device):
+    return sys.modules["torch"].cuda.current_stream(device).cuda_stream
+
+
+def _devices(tensors):
+    return {name: device_of(name, tensor) for name, tensor in tensors.items()}
+
+
+def _borrow_all(arguments, stream):
+    """The tensors among the arguments, borrowed; their device; and the stream. If none is given, PyTorch's tensors are
+    used in PyTorch's current one."""
+    tensors = {name: tensor for name, tensor in arguments.items() if name in _FIELDS and tensor is not None}
+    device = common_device(_devices(tensors))
+    if device is not None and stream is None and any(is_torch(tensor) and tensor.is_cuda
+                                                     for tensor in tensors.values()):
+        stream = _current_torch_stream(device)
+    with current(device):
+        return {name: borrow(name, tensor, stream) for name, tensor in tensors.items()}, device, stream
+
+
+def _reworded(error, offsets):
+    """The library's messages name fields of C, most of which have the names of the arguments."""
+    message = re.sub(r"\b(args|descriptor|preference)\.", "", error.message)
+    message = re.sub(r"\bcache_offsets\b", offsets, message)
+    return abi.Error(error.status, error.name, re.sub(r"\bKVAPPEND_FLAG_", "Flag.", message))
+
+
+def _offsets_name(names):
+    return next((name for name in OFFSET_NAMES if name in names), "cache_offsets")
+
+
+@contextlib.contextmanager
+def _in_terms_of(names):
+    try:
+        yield
+    except abi.Error as error:
+        raise _reworded(error, _offsets_name(names)) from None
+
+
+class _Call:
+    """A run with tensors of one kind, in one order. It does not keep its plan."""
+
+    def __init__(self, plan, names, bound):
+        # pylint: disable=protected-access
+        self.device, self.library, self.pointer = plan.device, abi.library(), plan._pointer
+        # An empty tensor is NULL.
+        self.after = [0, *(tensor.data for tensor in bound.values())]
+        everything = [*names, None, *bound]
+        sources = {_FIELDS[name]: name if plan._expected[name].size else None for name in everything if name}
+        self.order = operator.itemgetter(*[everything.index(sources[field])
+                                           for field in abi.BUFFERS if field in sources])
+        # The fields of kvappend_args. The sizes are 0, hence not checked: Plan._call has checked those of this kind.
+        self.pack = struct.Struct("Q" + "".join("Q8x" if field in sources else "16x" for field in abi.BUFFERS)).pack
+        self.offsets = _offsets_name(plan._expected)
+
+    def args(self, addresses):
+        """A kvappend_args for one run alone. So any number of threads may run at once."""
+        return self.pack(_ARGS_BYTES, *self.order(addresses + self.after))
+
+    def __call__(self, addresses, stream):
+        args = self.args(addresses)
+        if self.device is None:
+            status = self.library.plan_run_quick(self.pointer, args, None, 0, stream)
+        else:
+            with current(self.device):
+                status = self.library.plan_run_quick(self.pointer, args, None, 0, stream)
+        if status:
+            self.require_open()
+            raise _reworded(self.library.error(status), self.offsets)
+
+    def require_open(self):
+        if not self.pointer:
+            raise ValueError("the plan is closed")
 
 
 class Plan:
     """An append for tensors like those that are given, by the names of kvappend_args:
 
-        k_new, v_new      [B, H, L, D]; with slots, or lengths that divide them, [T, H, D]
+        k_new, v_new      [B, H, L, D]; with slots or token_samples, or with lengths that divide them, [T, H, D]
         k_cache, v_cache  [N, H, R, D]; in pieces (pack) [N, H, D/pack, R, pack]
-        cache_offsets     [B]; where it is not given all offsets are 0
-        lengths           [B], or [B + 1] where new rows are [T, H, D]
+        cache_offsets     [B], or one number for all samples: the position of a sample's first new row; or instead
+        end_offsets       the same, but the number of rows that a sample has with the new ones (vLLM's seq_lens); or
+        last_page_lengths [B]: the number of rows that it then has on its last page, with page_indptr (FlashInfer)
+        lengths           [B], or [B + 1] for new rows [T, H, D]
         left_pads, batch_index [B]; page_table [B, entries]; page_indptr [B + 1] and page_table [entries]; slots [T]
+        token_samples, token_positions [T]: the sample and the position of each token
+        token_count       [1]: how many of the tokens are not padding, with slots or token_samples
         report            eleven int64, zero at first (see Report)
 
-    Each is anything with __dlpack__ (NumPy's arrays, PyTorch's tensors, ...), any view of it that keeps the elements of
-    a row side by side, or a Layout where there is no tensor yet. Another order of axes is but a transposed view: for
-    PyTorch's [B, L, H, D] give x.transpose(1, 2). NumPy's bfloat16, which ml_dtypes adds, goes as x.view(numpy.uint16).
-    Either both of K's tensors or both of V's may be missing.
+    B is the number of samples, H of heads, L of new rows of each sample, T of tokens, N of caches or pages, R of rows
+    of each of them, and D of elements of a row. Without the axis H there is one head, as in the latent cache of MLA:
+    k_new [B, L, D] or [T, D] and k_cache [N, R, D]. K or V may be missing.
 
-    A plan keeps no tensor. It may run in any number of threads at once, and is destroyed by `close`, at the end of
-    `with`, or with its last reference; only `close` must not overlap a run. For CUDA the tensors' device must be
-    current when it is made and when it runs, and memory must stay as it is until the stream has come past the run.
+    Each tensor is one of NumPy or PyTorch, or any object with __dlpack__, or any view of these that keeps the elements
+    of a row adjacent, or a Layout if there is no tensor yet. All are on one device. The types of rows are float32,
+    float64, float16, bfloat16 (or its bits as uint16), float8_e4m3fn, float8_e5m2, int8 and uint8; those that NumPy
+    does not have by itself are those of ml_dtypes. Indices are int32 or int64, and may also be lists and numbers of
+    Python. cache_offsets, slots and token_positions have one type, and the other indices have one.
 
-        ring           positions go round from sink_rows on, instead of ending with the cache
+    A plan keeps no tensor. It may run in any number of threads at once. `close`, the end of `with`, or the end of its
+    last reference destroys it; `close` must not overlap a run. A CUDA plan makes its device current for its own calls,
+    and memory must stay as it is until the stream has passed the run.
+
+        layout         the axes of the caches: "HND" (default) is [N, H, R, D], and "NHD" is [N, R, H, D], as in pages
+                       of vLLM and FlashInfer. For pages with as many rows as heads it must be given
+        new_layout     the axes of new rows: "HND" (default) is [B, H, L, D], and "NHD" is [B, L, H, D]. [T, H, D] is
+                       always that
+        ring           positions from sink_rows on wrap around, instead of ending with the cache
         reserved_slot  a further number in slots that means padding
-        flags          ADVANCE, RESET_REPORT, COUNT_WRITTEN and PROGRAMMATIC_LAUNCH of Flag; others come by the tensors
+        reserved_page  a number in page_table that means padding
+        flags          Flag.ADVANCE, RESET_REPORT, COUNT_WRITTEN, PROGRAMMATIC_LAUNCH, or ZERO_OFFSETS instead of
+                       cache_offsets; the others are set by the tensors
         trap           a row without a place is an error (CUDA: a trap) instead of being skipped
+        smaller_batch  a batch of fewer samples than caches uses the first caches, without batch_index
         kernel_name, host_threads   as in kvappend_preference
 
-    Raises TypeError, ValueError or BufferError for what is no append; Error for what the library refuses."""
+    Raises TypeError, ValueError or BufferError for what is not an append, and Error for what the library refuses."""
 
-    def __init__(self, *, ring=False, sink_rows=0, reserved_slot=None, flags=0, trap=False, kernel_name=None,
-                 host_threads=0, **tensors):
+    def __init__(self, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
+                 reserved_page=None, flags=0, trap=False, smaller_batch=False, kernel_name=None, host_threads=0,
+                 **tensors):
+        _require_known(tensors)
+        tensors = {name: tensor for name, tensor in in_memory(tensors, flags).items() if tensor is not None}
         layouts = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Layout)}
         others = {name: tensor for name, tensor in tensors.items() if name not in layouts}
-        layouts |= {name: tensor.layout for name, tensor in _borrow_all(others).items()}
-        descriptor = describe(layouts, ring=ring, sink_rows=sink_rows, reserved_slot=reserved_slot, flags=flags,
-                              trap=trap)
+        # First of all, as tensors of several devices cannot be borrowed at once.
+        common_device({name: tensor.device for name, tensor in layouts.items()} | _devices(others))
+        layouts |= {name: tensor.layout for name, tensor in _borrow_all(others, None)[0].items()}
+        descriptor = describe(layouts, layout=layout, new_layout=new_layout, ring=ring, sink_rows=sink_rows,
+                              reserved_slot=reserved_slot, reserved_page=reserved_page, flags=flags, trap=trap,
+                              smaller_batch=smaller_batch)
         preference = abi.Preference(kernel_name=kernel_name and kernel_name.encode(), host_threads=host_threads)
         pointer = abi.PlanPointer()
         self._library = abi.library()
-        self._library.plan_create(descriptor, preference, pointer)
+        with _in_terms_of(layouts), current(common_device({name: tensor.device for name, tensor in layouts.items()})):
+            self._library.plan_create(descriptor, preference, pointer)
         self._pointer = pointer
         self._destroy = weakref.finalize(self, self._library.plan_destroy, pointer)
-        self._expected = {name: (layout, layout.size) for name, layout in layouts.items()}
-        self._written = _WRITTEN + (("cache_offsets",) if flags & abi.Flag.ADVANCE else ())
+        self._expected = layouts
+        self._written = _WRITTEN + (OFFSET_NAMES if flags & abi.Flag.ADVANCE else ())
+        self.device = self.sku().device if descriptor.backend == abi.Backend.CUDA else None
+        self._flags, self._calls = flags, {}
 
     def run(self, *, stream=None, **tensors):
-        """Appends. The tensors are as those the plan was made for, in other memory or the same. stream is a CUDA
-        stream's number (PyTorch: torch.cuda.current_stream().cuda_stream); None is the default stream, or the host."""
-        self._run(_borrow_all(tensors, stream), stream)
+        """Appends. The tensors are like those that the plan was made for, in other memory or the same. stream is the
+        number of a CUDA stream. None is PyTorch's current stream for tensors of PyTorch, and CUDA's default stream for
+        others."""
+        _run(tensors, stream, self._calls, self._prepare)
 
-    def _run(self, borrowed, stream):
-        self._library.plan_run(self._alive(), self._args(borrowed), None, 0, stream)
+    def bind(self, **tensors):
+        """Takes some of the tensors once and for all, such as the caches of a layer. The `run` of the result takes the
+        others, and is quicker than that of the plan. Bound tensors are kept, and must keep their shape and memory."""
+        return Bound(self, tensors)
 
     def validate(self, *, stream=None, **tensors):
         """Looks for faults in the arrays of indices, writes nothing, and raises Error whose `fault` says where."""
-        borrowed, fault = _borrow_all(tensors, stream), abi.Fault()
+        _require_known(tensors)
+        borrowed, _, stream = _borrow_all(in_memory(tensors, self._flags), stream)
+        args, fault = self._checked(borrowed), abi.Fault()
         try:
-            self._library.plan_validate(self._alive(), self._args(borrowed), None, 0, stream, fault)
+            with _in_terms_of(borrowed), current(self.device):
+                self._library.plan_validate(self._pointer, args, None, 0, stream, fault)
         except abi.Error as error:
             error.fault = fault
             raise
@@ -86,6 +204,7 @@ class Plan:
 
     def close(self):
         self._destroy()
+        self._pointer.value = None
 
     def __enter__(self):
         return self
@@ -94,24 +213,118 @@ class Plan:
         self.close()
 
     def _alive(self):
-        if not self._destroy.alive:
+        if not self._pointer:
             raise ValueError("the plan is closed")
         return self._pointer
 
-    def _args(self, borrowed):
-        if borrowed.keys() != self._expected.keys():
-            raise TypeError(f"the plan was made for {', '.join(self._expected)}, and not for {', '.join(borrowed)}")
-        args = abi.Args()
+    def _prepare(self, tensors, stream):
+        def find(_arguments, borrowed):
+            return self._call(borrowed, {})
+
+        _require_known(tensors)
+        return _prepare(tensors, self._flags, stream, self._calls, find)
+
+    def _require_like(self, borrowed):
+        """That the tensors are like those that the plan was made for."""
         for name, tensor in borrowed.items():
-            layout, size = self._expected[name]
+            layout = self._expected.get(name)
+            if layout is None:
+                raise TypeError(f"{name} is given: the plan was made without it")
+            if tensor.layout.device != layout.device:
+                raise ValueError(f"{name} is on {device_name(tensor.layout.device)}: the plan was made for it on "
+                                 f"{device_name(layout.device)}")
             if tensor.layout != layout:
                 raise ValueError(f"{name} is {tensor.layout}: the plan was made for {layout}")
             if tensor.read_only and name in self._written:
                 raise ValueError(f"{name} is read-only, and would be written")
-            if size > 0:  # To the library a size of 0 would be one that is not known.
-                setattr(args, name, tensor.data)
-                setattr(args, name + "_bytes", size)
+
+    def _checked(self, borrowed, bound=None):
+        """A kvappend_args of these tensors, if they are like those that the plan was made for. Bound ones are."""
+        self._alive()
+        everything = borrowed | (bound or {})
+        missing = [name for name in self._expected if name not in everything]
+        if missing:
+            raise TypeError(f"{missing[0]} is missing: the plan was made with it")
+        self._require_like(borrowed)
+        args = abi.Args()
+        for name, tensor in everything.items():
+            # To the library a size of 0 means that the size is unknown. So an empty tensor is NULL.
+            if tensor.layout.size:
+                setattr(args, _FIELDS[name], tensor.data)
+                setattr(args, _FIELDS[name] + "_bytes", tensor.layout.size)
         return args
+
+    def _call(self, borrowed, bound):
+        """The run with tensors such as these."""
+        args = self._checked(borrowed, bound)
+        with _in_terms_of(self._expected):
+            self._library.plan_can_implement(self._pointer, args)
+        return _Call(self, list(borrowed), bound)
+
+
+class Bound:
+    """A plan with some of its tensors, by Plan.bind."""
+
+    def __init__(self, plan, tensors):
+        # pylint: disable=protected-access
+        _require_known(tensors)
+        plan._alive()
+        self._plan = plan
+        self._borrowed, _, _ = _borrow_all(in_memory(tensors, plan._flags), None)
+        plan._require_like(self._borrowed)
+        self._calls = {}
+
+    def run(self, *, stream=None, **tensors):
+        """As Plan.run, with the tensors that are not bound."""
+        _run(tensors, stream, self._calls, self._prepare)
+
+    def _prepare(self, tensors, stream):
+        def find(_arguments, borrowed):
+            for name in borrowed.keys() & self._borrowed.keys():
+                raise TypeError(f"{name} is given, and is bound")
+            return self._plan._call(borrowed, self._borrowed)  # pylint: disable=protected-access
+
+        _require_known(tensors)
+        return _prepare(tensors, self._plan._flags, stream, self._calls, find)  # pylint: disable=protected-access
+
+
+OPTIONS = tuple(Plan.__init__.__kwdefaults__)
+
+
+def _run(arguments, stream, calls, prepare):
+    key, addresses, _kept = glance(arguments)
+    call = calls.get(key)
+    if call is None or call.device is not None:
+        call, addresses, stream, _kept = prepare(arguments, stream)
+    call(addresses, stream)
+
+
+def _prepare(arguments, flags, stream, calls, find):
+    """The call for the arguments, the addresses, the stream, and what must be kept until the call is done. `calls` has
+    those of earlier arguments; `find(tensors, borrowed)` makes another one."""
+    given, arguments = arguments, in_memory(arguments, flags)
+    learn(arguments.values())
+    key, addresses, kept = glance(arguments)
+    call = calls.get(key)
+    if call is not None and call.pointer:
+        if call.device is None:
+            return call, addresses, stream, (arguments, kept)
+        # In PyTorch's current stream its tensors are ready. Another stream has to wait for them, as DLPack says.
+        current_stream = _current_torch_stream(call.device)
+        if stream in (None, current_stream):
+            return call, addresses, current_stream, (arguments, kept)
+    borrowed, device, stream = _borrow_all(arguments, stream)
+    if device is not None and arguments is not given and stream != _current_torch_stream(device):
+        raise TypeError("plain numbers and lists go to a GPU in PyTorch's current stream: expected tensors with "
+                        "another stream")
+    call = find(arguments, borrowed)
+    # On a GPU, memory of the CPU with the same key may not be pinned as this is.
+    if key is not None and (device is None or
+                            all(tensor.layout.device[0] in ON_DEVICE for tensor in borrowed.values())):
+        if len(calls) >= _MOST_CALLS:
+            calls.clear()
+        calls[key] = call
+    return call, [tensor.data for tensor in borrowed.values()], stream, borrowed
 
 
 @functools.lru_cache(maxsize=64)
@@ -119,12 +332,56 @@ def _plan_for(layouts, options):
     return Plan(**dict(layouts), **dict(options))
 
 
-def append(*, stream=None, **tensors_and_options):
-    """Plan(...).run(...) at once, with a plan that is kept for the next call with tensors of these layouts."""
-    tensors, options = dict(tensors_and_options), []
-    for name in Plan.__init__.__kwdefaults__:
-        if name in tensors:
-            options.append((name, tensors.pop(name)))
-    borrowed = _borrow_all(tensors, stream)
+_calls = {}  # of append
+
+
+def _find(arguments, borrowed):
+    _require_known(arguments, OPTIONS)
     layouts = tuple((name, tensor.layout) for name, tensor in borrowed.items())
-    _plan_for(layouts, tuple(options))._run(borrowed, stream)  # pylint: disable=protected-access
+    plan = _plan_for(layouts, tuple((name, arguments[name]) for name in OPTIONS if name in arguments))
+    call = plan._call(borrowed, {})  # pylint: disable=protected-access
+    call.plan = plan
+    return call
+
+
+def _prepare_append(arguments, stream):
+    return _prepare(arguments, arguments.get("flags", 0), stream, _calls, _find)
+
+
+def append(*, stream=None, **arguments):
+    """Plan(...).run(...) at once. The plan is kept for the next call with tensors of these layouts."""
+    _run(arguments, stream, _calls, _prepare_append)
+
+
+def append_layers(layers, *, stream=None, **shared):
+    """The appends of several layers as one, on a GPU in one launch (kvappend_plan_run_layers). Each layer is a dict of
+    arguments of `append`. Other keywords are arguments of every layer:
+
+        append_layers([{"k_new": k, "v_new": v, "k_cache": k_cache, "v_cache": v_cache} for ...],
+                      cache_offsets=offsets)
+
+    If one of the appends is refused, the message begins with its number, and nothing has been written."""
+    calls, args, kept = [], [], []
+    for number, layer in enumerate(layers):
+        arguments = {**shared, **layer}
+        try:
+            call, addresses, stream, keep = _prepare_append(arguments, stream)
+        except (TypeError, ValueError, BufferError) as error:
+            raise type(error)(f"layer {number}: {error}") from error
+        except abi.Error as error:
+            raise abi.Error(error.status, error.name, f"layer {number}: {error.message}") from error
+        if calls and call.device != calls[0].device:
+            raise ValueError(f"layer {number}: it is on {_place(call.device)}, and layer 0 on {_place(calls[0].device)}"
+                             ": expected one device for all layers")
+        calls.append(call)
+        args.append(abi.Args.from_buffer_copy(call.args(addresses)))
+        kept.append(keep)
+    if calls:
+        pointers = (abi.PlanPointer * len(calls))(*[call.pointer for call in calls])
+        structs = (ctypes.POINTER(abi.Args) * len(args))(*map(ctypes.pointer, args))
+        with _in_terms_of(shared), current(calls[0].device):
+            calls[0].library.plan_run_layers(pointers, structs, len(calls), None, 0, stream)
+
+
+def _place(device):
+    return "cpu" if device is None else f"cuda:{device}"

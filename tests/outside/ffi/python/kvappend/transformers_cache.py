@@ -8,6 +8,7 @@ It is the static cache in all but `update`: the same tensors of the same shapes,
 import torch
 from transformers.cache_utils import StaticCache, StaticLayer
 
+from .abi import Error, Status
 from .plan import append
 
 
@@ -16,16 +17,23 @@ if not hasattr(StaticLayer(1), "cumulative_length"):
 
 
 class KvappendLayer(StaticLayer):
-    # torch.compile cannot look into a C library. That is not for `is_compileable` to say: Transformers takes a cache
-    # without it for one that has no rows behind the last token, and leaves out their mask.
+    # torch.compile cannot look into a C library. `is_compileable` must not say so: Transformers takes a cache without
+    # it for one that has no rows after the last token, and leaves out their mask.
     @torch.compiler.disable
     def update(self, key_states, value_states, *_args, **_kwargs):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        append(k_new=key_states, v_new=value_states, k_cache=self.keys, v_cache=self.values,
-               cache_offsets=self.cumulative_length.expand(len(key_states)).contiguous(),
-               # Behind the end of the cache the static cache fails, too, and on a GPU in no gentler way.
-               trap=True, stream=torch.cuda.current_stream().cuda_stream if key_states.is_cuda else None)
+        try:
+            # The tensors say on which device the layer is, and PyTorch what stream is current there. After the end of
+            # the cache the static cache fails, too, and on a GPU as hard as a trap does.
+            append(k_new=key_states, v_new=value_states, k_cache=self.keys, v_cache=self.values, layout="HND",
+                   cache_offsets=self.cumulative_length, trap=True)
+        except Error as error:
+            if error.status != Status.ERROR_SKIPPED:
+                raise
+            raise IndexError(f"the cache is full: it has {self.max_cache_len} rows (max_cache_len), and "
+                             f"{key_states.shape[-2]} new ones begin at position {int(self.cumulative_length)}"
+                             ) from error
         self.cumulative_length.add_(key_states.shape[-2])
         return self.keys, self.values
 
