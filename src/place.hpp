@@ -556,8 +556,10 @@ KVAPPEND_HOST_DEVICE std::int64_t stretch_of_tokens(const Rule<Facts> &rule, con
     const bool by_slot = rule.by_slot();
     const void *const positions = by_slot ? rule.indices.slots : rule.indices.token_positions;
     const std::int64_t room = (rule.has_pages() || place.row >= a.sink_rows ? a.cache_rows : a.sink_rows) - place.row;
-    const std::int64_t most = end - row < room ? end - row : room;
     const auto position = static_cast<std::int64_t>(place.position);
+    const std::int64_t after = INT64_MAX - position; // the number of greater positions; a ring may have more room
+    std::int64_t most = end - row < room ? end - row : room;
+    most = most > after ? after + 1 : most;
     std::int64_t rows = 1;
     const auto follows = [&] {
         return Load::value(load.number(positions, a.wide_offsets, row + rows), a.wide_offsets) == position + rows &&

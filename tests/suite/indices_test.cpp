@@ -236,6 +236,15 @@ TEST_CASE("each token may have a sample and a position, as FlashInfer's batch_in
         append.run();
         CHECK(append.cache_holds({1, 4, 3, 2}));
     }
+    SECTION("in a ring, where the least position does not follow the greatest one") {
+        kvappend_descriptor d = problem(KVAPPEND_ADDRESSING_RING, 1, 3, 10);
+        d.lengths = KVAPPEND_LENGTHS_PER_TOKEN;
+        ByteAppend append(d);
+        append.args.token_samples = append.indices({0, 0, 0});
+        append.args.token_positions = append.offsets({most64 - 1, most64, least64});
+        append.run();
+        CHECK(append.cache_holds({0, 0, 0, 0, 0, 0, 1, 2, 0, 0}));
+    }
     SECTION("on pages") {
         kvappend_descriptor d = on_pages(KVAPPEND_ADDRESSING_PAGED, 2, 4, 2, 4, 2);
         d.lengths = KVAPPEND_LENGTHS_PER_TOKEN;
