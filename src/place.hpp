@@ -430,7 +430,8 @@ KVAPPEND_HOST_DEVICE std::int64_t find_entry(const Rule<Facts> &rule, const Load
     if (last <= first || nth >= static_cast<std::uint64_t>(last) - static_cast<std::uint64_t>(first)) {
         return -1;
     }
-    const std::int64_t entry = first + static_cast<std::int64_t>(nth);
+    // The sum is below `last`, so it fits in 64 bits. `nth` alone may not.
+    const auto entry = static_cast<std::int64_t>(static_cast<std::uint64_t>(first) + nth);
     return entry >= 0 && entry < a.table_entries ? entry : -1;
 }
 

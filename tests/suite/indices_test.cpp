@@ -387,6 +387,18 @@ TEST_CASE("64-bit indices are compared in all their bits", "[semantics]") {
     check_every_way(scenario, random);
 }
 
+TEST_CASE("pages are counted from bounds of any value", "[semantics]") {
+    kvappend_descriptor d = on_pages(KVAPPEND_ADDRESSING_PAGED_CSR, 1, 3, 1, 3, 2);
+    d.index_type = KVAPPEND_INDEX_INT64;
+    ByteAppend append(d);
+    append.args.cache_offsets = append.offsets({most64});
+    append.args.page_table = append.indices({2, 0});
+    append.args.page_indptr = append.indices({least64, most64});
+    append.run();
+    // The positions are 2^63 - 1 and the next two, so the entries are -1, 0 and 1.
+    CHECK(append.cache_holds({3, 0, 2}));
+}
+
 TEST_CASE("elements of 8 bits lie at any address, in rows of any length", "[semantics]") {
     auto random = seeded_random();
     const std::int32_t type =
