@@ -379,8 +379,7 @@ KVAPPEND_HOST_DEVICE void place_in_dense(const Rule<Facts> &rule, Place &place) 
 }
 
 // The same for all rows of a sample at once. Row l is placed if first <= l < end, which means
-// 0 <= offset + l < cache_rows. No row is placed if first >= end. The offset may have any value. The sum of the two
-// extents must fit in Index.
+// 0 <= offset + l < cache_rows. No row is placed if first >= end. The offset and the extents may have any value.
 template <class Index>
 struct DenseRows {
     Index first;
@@ -393,8 +392,8 @@ KVAPPEND_HOST_DEVICE constexpr DenseRows<Index> dense_rows(std::int64_t offset, 
     const std::int64_t least = -std::int64_t{new_rows};
     const std::int64_t most = cache_rows;
     const auto clamped = static_cast<Index>(offset < least ? least : offset > most ? most : offset);
-    const Index room = cache_rows - clamped;
-    return {clamped < 0 ? -clamped : Index{0}, room < new_rows ? room : new_rows};
+    // The room from an offset far below the cache may not fit in Index. The difference of the extents does.
+    return {clamped < 0 ? -clamped : Index{0}, clamped > cache_rows - new_rows ? cache_rows - clamped : new_rows};
 }
 
 // RING: a position below sink_rows is its own row. The other positions go round the rows after the sinks. If several

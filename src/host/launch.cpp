@@ -30,7 +30,7 @@ struct Job {
     static void do_share(const void *job, std::uint32_t share) {
         const Job &j = *static_cast<const Job *>(job);
         const std::int64_t first = share % j.parts * j.rows_in_share;
-        const RowRange range{first, std::min(first + j.rows_in_share, j.rows)};
+        const RowRange range{first, first + std::min(j.rows_in_share, j.rows - first)};
         if (!j.by_head) {
             j.copy(j.problem, j.args, range);
             return;
@@ -71,8 +71,8 @@ Job in_shares(CopyRows::Rows copy, const Problem &problem, const kvappend_args &
     // Even the largest runs have some thousands of shares at most.
     const std::int64_t in_share = std::max(share_bytes, problem.bytes >> 12);
     const std::int64_t wanted = std::clamp(problem.bytes / heads / in_share, std::int64_t{1}, rows);
-    const std::int64_t rows_in_share = (rows + wanted - 1) / wanted;
-    return {copy, problem, args, rows, rows_in_share, (rows + rows_in_share - 1) / rows_in_share, by_head};
+    const std::int64_t rows_in_share = (rows - 1) / wanted + 1;
+    return {copy, problem, args, rows, rows_in_share, (rows - 1) / rows_in_share + 1, by_head};
 }
 
 } // namespace

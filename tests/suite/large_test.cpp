@@ -154,6 +154,65 @@ TEST_CASE("one row repeated at more positions than can be counted, of which few 
     }
 }
 
+TEST_CASE("rows and cache rows that together do not fit in 63 bits", "[large]") {
+    if (subject().backend() != KVAPPEND_BACKEND_HOST) {
+        SKIP("a device looks at every row");
+    }
+    constexpr std::int64_t rows = (std::int64_t{1} << 62) + 1;
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.element_type = KVAPPEND_ELEMENT_UINT8;
+    d.batch = d.heads = d.k_dim = 1;
+    d.new_rows = d.cache_rows = rows;
+    d.k_new_strides[KVAPPEND_AXIS_BATCH] = 1; // and one row at all positions
+    for (const char *const kernel : {"host_dense", "host_rows"}) {
+        INFO(kernel);
+        kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
+        preference.kernel_name = kernel;
+        const PlanPointer plan = make_plan(d, &preference);
+        // The cache begins after the other buffers. Only its first rows are memory.
+        struct {
+            std::int64_t offset = 2 - rows;
+            std::uint8_t row = 7;
+            std::uint8_t cache[5] = {};
+        } memory;
+        kvappend_args args = KVAPPEND_ARGS_INIT;
+        args.k_new = &memory.row;
+        args.k_cache = memory.cache;
+        args.cache_offsets = &memory.offset;
+        CHECK(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, nullptr)) == "KVAPPEND_SUCCESS");
+        CHECK(std::vector<int>(std::begin(memory.cache), std::end(memory.cache)) == std::vector<int>{7, 7, 0, 0, 0});
+    }
+}
+
+TEST_CASE("threads share as many tokens as can be counted", "[large]") {
+    if (subject().backend() != KVAPPEND_BACKEND_HOST) {
+        SKIP("a device has no such threads");
+    }
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.element_type = KVAPPEND_ELEMENT_UINT8;
+    d.lengths = KVAPPEND_LENGTHS_PACKED;
+    d.index_type = KVAPPEND_INDEX_INT64;
+    d.batch = 2;
+    d.heads = d.k_dim = 1;
+    d.new_rows = INT64_MAX;
+    d.cache_rows = 4;
+    d.k_new_strides[KVAPPEND_AXIS_BATCH] = 1; // and one row for all tokens
+    kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
+    preference.host_threads = 2;
+    const PlanPointer plan = make_plan(d, &preference);
+    const std::uint8_t row = 7;
+    std::uint8_t cache[8] = {};
+    const std::int64_t lengths[] = {0, 2, INT64_MAX};
+    std::int64_t offsets[] = {1, 6 - INT64_MAX}; // the last four rows of the second sample have a place
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = &row;
+    args.k_cache = cache;
+    args.cache_offsets = offsets;
+    args.lengths = lengths;
+    CHECK(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, nullptr)) == "KVAPPEND_SUCCESS");
+    CHECK(std::vector<int>(std::begin(cache), std::end(cache)) == std::vector<int>{0, 7, 7, 0, 7, 7, 7, 7});
+}
+
 TEST_CASE("threads share 2^32 heads", "[large]") {
     if (subject().backend() != KVAPPEND_BACKEND_HOST) {
         SKIP("a device has no such threads");
