@@ -157,6 +157,8 @@ Status check_conflicts(const kvappend_descriptor &d) {
 // The sizes of the arrays must fit in 63 bits: add_index_buffers multiplies without a check.
 Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes, std::uint32_t index_bytes) {
     const std::int64_t tokens = d.lengths == KVAPPEND_LENGTHS_PER_TOKEN ? d.new_rows : 0;
+    const bool has_offsets = d.lengths != KVAPPEND_LENGTHS_PER_TOKEN &&
+                             (d.flags & (KVAPPEND_FLAG_ZERO_OFFSETS | KVAPPEND_FLAG_SHARED_OFFSET)) == 0;
     const auto samples_with = [&d](kvappend_flag flag) { return (d.flags & flag) != 0 ? d.batch : 0; };
     const struct {
         const char *name;
@@ -164,7 +166,7 @@ Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes, std
         std::int64_t columns;
         std::int64_t more; // further elements
         std::int64_t element_bytes;
-    } arrays[] = {{"cache_offsets", d.batch, 1, 0, offset_bytes},
+    } arrays[] = {{"cache_offsets", has_offsets ? d.batch : 0, 1, 0, offset_bytes},
                   {"slots", d.addressing == KVAPPEND_ADDRESSING_SLOTS ? d.new_rows : 0, 1, 0, offset_bytes},
                   {"lengths", d.lengths == KVAPPEND_LENGTHS_PER_SAMPLE ? d.batch : 0, 1, 0, index_bytes},
                   {"lengths", d.lengths == KVAPPEND_LENGTHS_PACKED ? d.batch : 0, 1, 1, index_bytes},

@@ -307,6 +307,23 @@ TEST_CASE("offsets that do not fit in 63 bits are refused", "[arguments]") {
     check_creation(d, KVAPPEND_ERROR_OVERFLOW, "descriptor.batch is 2305843009213693952");
 }
 
+TEST_CASE("samples may be more than offsets fit in 63 bits if there is no offset for each", "[arguments]") {
+    kvappend_descriptor d = ordinary();
+    d.element_type = KVAPPEND_ELEMENT_UINT8;
+    d.batch = std::int64_t{1} << 61;
+    d.heads = d.new_rows = d.cache_rows = d.k_dim = 1;
+    d.v_dim = 0;
+    d.flags = KVAPPEND_FLAG_SHARED_OFFSET;
+    CHECK(make_plan(d) != nullptr);
+    d.flags = KVAPPEND_FLAG_ZERO_OFFSETS;
+    CHECK(make_plan(d) != nullptr);
+    d.flags = 0;
+    d.lengths = KVAPPEND_LENGTHS_PER_TOKEN;
+    CHECK(make_plan(d) != nullptr);
+    d.lengths = KVAPPEND_LENGTHS_FIXED;
+    check_creation(d, KVAPPEND_ERROR_OVERFLOW, "cache_offsets");
+}
+
 TEST_CASE("host threads out of range, or where they are of no use, are refused", "[arguments]") {
     const bool cuda = subject().backend() == KVAPPEND_BACKEND_CUDA;
     kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
