@@ -30,7 +30,7 @@
  * This is the dense append. A descriptor that is zero apart from its extents means this. Three things can vary
  * independently of each other:
  *
- * - where a row comes from: strides, and with KVAPPEND_LENGTHS_PACKED one tensor with the tokens of all samples;
+ * - where a row comes from: strides, and with KVAPPEND_LENGTHS_PACKED or _PER_TOKEN one tensor with all tokens;
  * - how many rows a sample has: see enum kvappend_lengths and KVAPPEND_FLAG_LEFT_PADS;
  * - where a row goes: see enum kvappend_addressing and KVAPPEND_FLAG_BATCH_INDEX.
  *
@@ -77,8 +77,8 @@
  * and its buffers stay in use.
  *
  * If the library was loaded by dlopen, the C library allocates the error message of a thread when the thread first uses
- * it. A failing run in a signal handler would then allocate memory, which may deadlock. Therefore a thread whose signal
- * handler runs plans must call kvappend_last_error_message once beforehand.
+ * it. If the first use is a failing run in a signal handler, that run allocates memory, which may deadlock. Therefore a
+ * thread whose signal handler runs plans must call kvappend_last_error_message once beforehand.
  *
  * In a child process made by fork, plans of the host backend still work, but without their threads. A plan of the CUDA
  * backend can only be queried and destroyed there, because CUDA does not work in a child process. If a signal handler
@@ -167,7 +167,7 @@ enum kvappend_status_code {
     /* Two rows of one cache share memory because of its strides [plan_create], or k_cache and v_cache share memory
      * [can_implement, run]. The check is exact for all strides that occur in practice. It gives up after 65536 steps
      * for each cache in plan_create (about a millisecond), and after 256 steps for each pair of tensors in a run (a few
-     * microseconds). Strides that it could not decide are refused as well, and the message says so. */
+     * microseconds). If it gives up, the strides are refused as well, and the message says so. */
     KVAPPEND_ERROR_CACHE_OVERLAP = 17,
     /* preference.kernel_name does not name a kernel of the backend, or that kernel does not support this problem.
      * [plan_create] */
@@ -195,10 +195,11 @@ enum kvappend_status_code {
     /* A buffer is not aligned to the size of its elements. [can_implement, run] */
     KVAPPEND_ERROR_MISALIGNED = 32,
     /* A new tensor, an array of indices or the report shares memory with a cache, or with another buffer that the run
-     * writes. A new tensor may lie in the gaps of a cache, and a cache in those of a new tensor: they share memory if
-     * an element belongs to both. This is checked as for KVAPPEND_ERROR_CACHE_OVERLAP. Arrays of indices and the report
-     * count as the whole range from their first to their last element, and so does what they are compared with. The
-     * check compares addresses, so it does not notice two virtual addresses of the same memory. [can_implement, run] */
+     * writes. A new tensor may lie in the gaps of a cache, and a cache in the gaps of a new tensor: they share memory
+     * only if an element belongs to both. This is checked as for KVAPPEND_ERROR_CACHE_OVERLAP. An array of indices or a
+     * report may not lie in a gap: it and the buffer that it is compared with both count as the whole range from their
+     * first to their last element. The check compares addresses, so it does not notice two virtual addresses of the
+     * same memory. [can_implement, run] */
     KVAPPEND_ERROR_ALIAS = 33,
     /* workspace is NULL although workspace_bytes is not 0. [run] */
     KVAPPEND_ERROR_WORKSPACE = 34,
@@ -260,7 +261,7 @@ enum kvappend_element_type {
     KVAPPEND_ELEMENT_E4M3 = 4, /* 1 byte, 4 bits of exponent and 3 of mantissa, without infinities (OCP OFP8) */
     KVAPPEND_ELEMENT_E5M2 = 5, /* 1 byte, 5 bits of exponent and 2 of mantissa (OCP OFP8) */
     KVAPPEND_ELEMENT_INT8 = 6, /* 1 byte */
-    KVAPPEND_ELEMENT_UINT8 = 7 /* 1 byte, also for any other byte, such as two 4-bit elements */
+    KVAPPEND_ELEMENT_UINT8 = 7 /* 1 byte; also for any other data of 1 byte, such as two 4-bit elements */
 };
 
 /* The type of one element of cache_offsets, slots and token_positions. */
@@ -269,9 +270,9 @@ enum kvappend_offset_type {
     KVAPPEND_OFFSET_INT32 = 1  /* int32_t */
 };
 
-/* The type of one element of lengths, left_pads, batch_index, page_table, page_indptr, token_samples and token_count. A
- * run cannot see whether an array has elements of another width. kvappend_plan_validate can: see
- * KVAPPEND_ERROR_INDEX_WIDTH. */
+/* The type of one element of lengths, left_pads, batch_index, page_table, page_indptr, token_samples and token_count.
+ * The default is 32 bits, and that of enum kvappend_offset_type is 64 bits. A run cannot tell whether an array has
+ * elements of another width. kvappend_plan_validate usually can: see KVAPPEND_ERROR_INDEX_WIDTH. */
 enum kvappend_index_type {
     KVAPPEND_INDEX_INT32 = 0, /* int32_t */
     KVAPPEND_INDEX_INT64 = 1  /* int64_t */
@@ -296,8 +297,8 @@ enum kvappend_addressing {
     KVAPPEND_ADDRESSING_PAGED = 2,
     /* As PAGED, but the samples' tables have different lengths and are stored one after the other: with
      * i = page_indptr[b] + pos / R, n = page_table[i], if pos >= 0, page_indptr[b] <= i < page_indptr[b + 1],
-     * 0 <= i < table_entries and 0 <= n < N. FlashInfer calls these arrays paged_kv_indptr and paged_kv_indices. With
-     * KVAPPEND_FLAG_LAST_PAGE_LENGTHS, its paged_kv_last_page_len is cache_offsets. */
+     * 0 <= i < table_entries and 0 <= n < N. FlashInfer calls these arrays paged_kv_indptr and paged_kv_indices. Pass
+     * its paged_kv_last_page_len as cache_offsets with KVAPPEND_FLAG_LAST_PAGE_LENGTHS. */
     KVAPPEND_ADDRESSING_PAGED_CSR = 3,
     /* Pages of R rows, found by a slot for each token: n = slots[l] / R, and the row is slots[l] mod R, if slots[l] >=
      * 0 and n < N. vLLM calls this array slot_mapping. There are no samples: batch must be 1, and new_rows is the
@@ -319,17 +320,18 @@ enum kvappend_lengths {
      * another sample. In the stride arrays, the row axis is the axis of tokens, and the batch axis is not used. All
      * zero means contiguous [T, H, D]. */
     KVAPPEND_LENGTHS_PACKED = 2,
-    /* Each row is a token of its own, in tensors [T, H, D], where T is new_rows: token t is a row of sample
-     * token_samples[t] and has the position token_positions[t]. It is padding, and is skipped, if its sample or its
-     * position is negative. A sample that is not below B is above the cache. cache_offsets is not used. With RING no
-     * token replaces another: if two tokens of a sample go to the same row, the contents of that row are undefined.
-     * FlashInfer calls these arrays batch_indices and positions. The strides are those of LENGTHS_PACKED. */
+    /* Each row is a token of tensors [T, H, D], where T is new_rows. Token t belongs to sample token_samples[t] and has
+     * the position token_positions[t]. The tokens may be in any order. FlashInfer calls these arrays batch_indices and
+     * positions. A token is padding, and is skipped, if its sample or its position is negative. If its sample is not
+     * below B, the token lies above the cache. cache_offsets is not used. With RING no token replaces another: if two
+     * tokens of a sample go to the same row, the contents of that row are undefined. The stride arrays mean the same as
+     * with LENGTHS_PACKED. */
     KVAPPEND_LENGTHS_PER_TOKEN = 3
 };
 
 /* Bits of descriptor.flags. */
 enum kvappend_flag {
-    /* args.batch_index [B] gives the block of the cache for each sample, with DENSE and RING. A sample is skipped if
+    /* With DENSE and RING, args.batch_index [B] gives the block of the cache for each sample. A sample is skipped if
      * its index is negative or not below cache_blocks. */
     KVAPPEND_FLAG_BATCH_INDEX = 1,
     /* args.left_pads [B] gives the number of padding rows at the start of each sample. A negative number counts as 0.
@@ -338,7 +340,7 @@ enum kvappend_flag {
     KVAPPEND_FLAG_LEFT_PADS = 2,
     /* Every offset is 0, and args.cache_offsets is not used. */
     KVAPPEND_FLAG_ZERO_OFFSETS = 4,
-    /* The slot descriptor.reserved_slot is padding, too, with SLOTS. */
+    /* With SLOTS, the slot descriptor.reserved_slot is padding, too. */
     KVAPPEND_FLAG_RESERVED_SLOT = 8,
     /* After the copy, the run adds the number of sample b's rows to cache_offsets[b]. Skipped rows of the sample count,
      * too. If the sum exceeds the greatest value of the offset type, the offset becomes that value. A sample that is
@@ -371,25 +373,25 @@ enum kvappend_flag {
      * effect below compute capability 9.0. It also has no effect if the driver compiled the kernel for the device from
      * PTX for a compute capability below 9.0. */
     KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH = 128,
-    /* All samples have the same offset, and args.cache_offsets has one element. With KVAPPEND_FLAG_ADVANCE it grows by
-     * L_new once, unless all rows have negative positions. As samples must then have equally many rows, ADVANCE
-     * requires LENGTHS_FIXED without LEFT_PADS. */
+    /* All samples have the same offset, and args.cache_offsets has one element. KVAPPEND_FLAG_ADVANCE adds L_new to it
+     * once, unless all rows have negative positions. Both flags together require LENGTHS_FIXED without LEFT_PADS,
+     * because all samples must have the same number of rows. */
     KVAPPEND_FLAG_SHARED_OFFSET = 256,
-    /* cache_offsets[b] is the number of rows that sample b has after the call, the new ones included. If the sample has
-     * n new rows, its row l has the position cache_offsets[b] - n + l. */
+    /* cache_offsets[b] is the number of rows that sample b has after the call, including the new rows. If the sample
+     * has n new rows, its row l has the position cache_offsets[b] - n + l. */
     KVAPPEND_FLAG_END_OFFSETS = 512,
     /* With PAGED_CSR, cache_offsets[b] is the number of rows that sample b has on its last page after the call. If the
      * sample has p pages and n new rows, its row l has the position (p - 1) * R + cache_offsets[b] - n + l. The number
-     * of pages is page_indptr[b + 1] - page_indptr[b], at least 1 and at most table_entries. table_entries * R must fit
-     * in 63 bits. */
+     * of pages is page_indptr[b + 1] - page_indptr[b]. A number below 1 counts as 1, and a number above table_entries
+     * as table_entries. table_entries * R must fit in 63 bits. */
     KVAPPEND_FLAG_LAST_PAGE_LENGTHS = 1024,
-    /* args.token_count[0] gives the number of tokens, with SLOTS and LENGTHS_PER_TOKEN. The tokens after them are
-     * padding, whatever the arrays hold for them. Thus one captured graph for T tokens serves steps with fewer. A
-     * negative count counts as 0, and one above T as T. */
+    /* With SLOTS and LENGTHS_PER_TOKEN, args.token_count[0] gives the number of tokens. Later tokens are padding,
+     * whatever the arrays hold for them. Thus a graph that was captured for T tokens also serves steps with fewer
+     * tokens. A negative number counts as 0, and a number above T counts as T. */
     KVAPPEND_FLAG_TOKEN_COUNT = 2048,
-    /* Page descriptor.reserved_page is never written, with PAGED and PAGED_CSR. A row whose entry in page_table is this
-     * page is padding. This suits runtimes that give one page to all padded requests. The number may also be one that
-     * is not a page, such as -1. */
+    /* With PAGED and PAGED_CSR, page descriptor.reserved_page is never written. A row whose entry in page_table is this
+     * page is padding. Use this if a runtime gives one page to all padded requests. reserved_page need not be a page of
+     * the cache: it may be -1, for example. */
     KVAPPEND_FLAG_RESERVED_PAGE = 4096
 };
 
@@ -425,7 +427,7 @@ enum kvappend_axis {
  * Extents are counts and may be 0. In that case the tensors concerned are empty, there is nothing to do for them, and
  * the call succeeds. A plan with nothing to copy does nothing else either: it counts no rows and advances no offset.
  * L_new may exceed L_max. For each tensor, B * H * L * D times the bytes of an element must fit in 63 bits. The same
- * holds for the bytes of each array of indices.
+ * holds for the number of bytes of each array of indices.
  *
  * A stride is the number of elements from one entry of an axis to the next. The elements of a row are adjacent: the
  * head dimension has stride 1. A stride array of three zeros means the contiguous tensor [B, H, L, D], or [T, H, D]
@@ -459,7 +461,7 @@ typedef struct kvappend_descriptor {
 
     int64_t batch;      /* B: samples */
     int64_t heads;      /* H: K/V heads */
-    int64_t new_rows;   /* L_new: new rows of each sample; T with LENGTHS_PACKED, _PER_TOKEN and ADDRESSING_SLOTS */
+    int64_t new_rows;   /* L_new: new rows of each sample; LENGTHS_PACKED, _PER_TOKEN and SLOTS: T, all tokens */
     int64_t cache_rows; /* R: rows of each sample's cache (L_max), or of each page */
     int64_t k_dim;      /* D_k: elements of a K row; 0 means that there is no K */
     int64_t v_dim;      /* D_v: elements of a V row; 0 means that there is no V */
@@ -489,7 +491,7 @@ typedef struct kvappend_descriptor {
     int64_t v_piece_stride;
 
     int32_t skip_policy; /* KVAPPEND_SKIP_* */
-    int32_t index_type;  /* KVAPPEND_INDEX_*, of all arrays of indices but those of offset_type */
+    int32_t index_type;  /* KVAPPEND_INDEX_*, of all other arrays of indices */
 } kvappend_descriptor;
 
 /* Preferences for how a plan does its work. None of them changes what is copied. */
@@ -503,11 +505,12 @@ typedef struct kvappend_preference {
      *
      * kvappend_plan_create starts the other threads. They belong to the plan and end with it. Between runs they sleep.
      * They block all signals except SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP and SIGSYS, which a thread's own
-     * instructions raise. So a program that handles accesses to protected pages of a cache handles those of these
-     * threads, too. A run uses them if it has at least 8 MiB to copy and they are not busy with another run of the
-     * plan. Otherwise the calling thread works alone, so any number of threads may still run one plan at once. A run
-     * waits only for parts of its copy that other threads have begun. Therefore a plan still works in a child process
-     * after fork, where these threads do not exist. The number of threads does not change what is written. */
+     * instructions raise. If the program handles accesses to protected pages of a cache, its handler therefore also
+     * receives the accesses of these threads. A run uses them if it has at least 8 MiB to copy and they are not busy
+     * with another run of the plan. Otherwise the calling thread works alone, so any number of threads may still run
+     * one plan at once. A run waits only for parts of its copy that other threads have begun. Therefore a plan still
+     * works in a child process after fork, where these threads do not exist. The number of threads does not change what
+     * is written. */
     int32_t host_threads;
     int32_t reserved; /* must be 0 */
 } kvappend_preference;
@@ -518,9 +521,9 @@ typedef struct kvappend_preference {
  * be NULL. If there is nothing to do, every buffer may be NULL.
  *
  * A run writes the caches, the report, and the offsets that it advances. None of these may overlap another buffer of
- * the call. Tensors of which one is a cache may be interleaved (one pool for K and V, or rows that move within their
- * cache's memory), as long as no element belongs to both. In all other cases, each buffer counts as the whole range
- * from its first to its last element. */
+ * the call. There is one exception: a cache may be interleaved with the other cache or with a new tensor, as long as no
+ * element belongs to both. Examples are one pool for K and V, and rows that move within the memory of their cache. In
+ * all other cases, each buffer counts as the whole range from its first to its last element. */
 typedef struct kvappend_args {
     size_t struct_size;
     const void *k_new; /* [B, H, L_new, D_k], read */
@@ -536,8 +539,8 @@ typedef struct kvappend_args {
     void *cache_offsets;
     size_t cache_offsets_bytes;
     /* The following arrays are contiguous. A run reads those that the descriptor asks for, and ignores the others. The
-     * elements of slots and token_positions are of type descriptor.offset_type, those of the others of type
-     * descriptor.index_type. */
+     * elements of slots and token_positions have the type descriptor.offset_type. Those of the other arrays have the
+     * type descriptor.index_type. */
     const void *slots; /* [T]: SLOTS */
     size_t slots_bytes;
     const void *lengths; /* [B]: LENGTHS_PER_SAMPLE; [B + 1]: LENGTHS_PACKED */
@@ -569,15 +572,15 @@ typedef struct kvappend_report {
     size_t struct_size;    /* for the caller; the library neither reads nor writes it */
     int64_t rows_written;  /* written rows, counted with KVAPPEND_FLAG_COUNT_WRITTEN only */
     int64_t rows_replaced; /* RING: skipped, because a later row of the same run has the same place */
-    /* Rows that belong to no sample or to a sample with a negative batch_index, rows on the reserved page, tokens with
-     * a negative slot, sample or position or with the reserved slot, and tokens after the count. */
+    /* Rows that belong to no sample, or to a sample with a negative batch_index; rows on the reserved page; tokens with
+     * a negative slot, sample or position; tokens with the reserved slot; tokens from number token_count[0] on. */
     int64_t rows_padding;
     int64_t rows_below; /* skipped, because the position is negative */
     int64_t rows_above; /* skipped, because the cache does not have the position */
     /* The first row below or above, if there is one. It comes from the first run that had such a row: the smallest
-     * sample (0 with SLOTS), and in that sample the smallest row l (with SLOTS, the token). With LENGTHS_PER_TOKEN it
-     * is the smallest token, and its sample. Its position is the slot with SLOTS, at least INT64_MIN, and at most
-     * INT64_MAX. */
+     * sample (0 with SLOTS), and in that sample the smallest row l (with SLOTS, the token). With LENGTHS_PER_TOKEN,
+     * first_row is the smallest such token, and first_sample is its sample. With SLOTS, first_position is the slot. A
+     * position below INT64_MIN or above INT64_MAX is given as that limit. */
     int64_t first_sample;
     int64_t first_row;
     int64_t first_position;
@@ -677,9 +680,9 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * This is not checked.
  *
  * All rows are placed and counted by the offsets from before the call. After that, each array of offsets advances once:
- * of the appends with KVAPPEND_FLAG_ADVANCE that have the same pointer in args.cache_offsets, the first one advances
- * it. A report is reset once, before any append of the call counts in it, if one of the appends with the same pointer
- * in args.report has KVAPPEND_FLAG_RESET_REPORT.
+ * if several appends with KVAPPEND_FLAG_ADVANCE have the same pointer in args.cache_offsets, only the first of them
+ * advances it. A report is reset once, before any append of the call counts in it, if one of the appends with the same
+ * pointer in args.report has KVAPPEND_FLAG_RESET_REPORT.
  *
  * CUDA backend: one launch takes up to 80 appends, if they have at most two geometries. A geometry is a pair of a plan
  * and its arrays of indices: layers with a sliding window and layers without one have two. If there are more appends
@@ -716,14 +719,15 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
 
 /* Checks what run does not check: the contents of the arrays of indices, for a call with these arguments. It is meant
  * for development and tests. For n rows, its time is proportional to n log n. It looks for these faults in this order:
- * - KVAPPEND_ERROR_INDEX_WIDTH: an array of 32-bit indices has exactly twice the bytes that it needs by its size in
- *   *args, every odd word of it is the sign of the word before, and as 64-bit numbers it would say something else. That
- *   is what an array of int64 looks like. Give the bytes that are in use, not those of a larger buffer;
+ * - KVAPPEND_ERROR_INDEX_WIDTH: an array that is declared as 32-bit indices looks like one of int64. Its size in *args
+ *   is exactly twice what it needs. Read as 64-bit numbers, all its elements fit in 32 bits, and at least one differs
+ *   from the 32-bit index that a run reads. To be found, an array must be given with its own size, not with that of a
+ *   larger buffer;
  * - KVAPPEND_ERROR_INDEX_ORDER: lengths (PACKED) or page_indptr decreases, begins below 0, or ends beyond T or
  *   table_entries;
- * - KVAPPEND_ERROR_INDEX_RANGE: token_count is negative or more than T, a pad or a length is negative or more than the
- *   number of rows, a batch_index is not below cache_blocks, or a sample in token_samples is not below B; after that,
- *   an entry of page_table that a row needs is not a page of the cache;
+ * - KVAPPEND_ERROR_INDEX_RANGE: token_count is negative or more than T; a sample in token_samples is not below B,
+ *   unless the token is padding; a pad or a length is negative or more than the number of rows; a batch_index is not
+ *   below cache_blocks; an entry of page_table that a row needs is not a page of the cache;
  * - KVAPPEND_ERROR_SKIPPED: a row has a position below or above its cache (see enum kvappend_skip). This includes the
  *   rows of samples that an offset leaves out. To avoid this, leave samples out by their length;
  * - KVAPPEND_ERROR_DUPLICATE: two rows have the same place, and it is not a ring that replaces one of them.
