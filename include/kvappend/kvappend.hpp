@@ -191,7 +191,7 @@ struct precision_guarantee : kvappend_precision_guarantee {
 
 // The KVAPPEND_ELEMENT_* of a C++ type. Any type of 16 bits (std::uint16_t, __half, __nv_bfloat16) counts as F16, and
 // any type of 8 bits except std::int8_t (std::byte, __nv_fp8_e4m3) as UINT8, because the copy is the same. kvappend_sku
-// then reports these, too. Specialise it for the exact name or another type:
+// then reports F16 or UINT8, too. Specialise this variable to get the exact name, or for another type:
 //
 //     template <> inline constexpr std::int32_t kvappend::element_type<__nv_bfloat16> = KVAPPEND_ELEMENT_BF16;
 template <class T>
@@ -217,8 +217,8 @@ inline constexpr bool same_memory = std::is_convertible_v<U (*)[], T (*)[]>;
 template <class Range>
 using element_of = std::remove_pointer_t<decltype(std::data(std::declval<Range &>()))>;
 
-// Ranges whose elements end with them, or with the expression, although nothing else tells them from views if the
-// elements are const.
+// Whether a range holds its elements, or its elements end with the expression. is_view needs to know this, because such
+// a range with const elements has all other properties of a view.
 template <class Range>
 inline constexpr bool holds_elements = std::is_array_v<Range>;
 template <class T, std::size_t N>
@@ -236,7 +236,7 @@ inline constexpr bool is_view<Range, std::void_t<element_of<const Range>>> =
     !holds_elements<std::remove_cv_t<Range>>;
 
 // Whether the elements of an argument of type Range && still exist when they are used. A temporary must be a view,
-// because the memory of any other ends with it.
+// because the elements of any other temporary end with it.
 template <class Range>
 inline constexpr bool lasts = std::is_lvalue_reference_v<Range> || is_view<Range>;
 
@@ -251,7 +251,7 @@ public:
     // With size 0 the view has no array, because in kvappend_args a size of 0 means that the size is unknown.
     constexpr array_view(T *data, std::size_t size) noexcept
         : data_(size == 0 ? nullptr : data), bytes_(size * sizeof(T)) {}
-    // Any contiguous container, span or array of T; of temporaries only spans and other views.
+    // Any contiguous container, span or array of T. A temporary must be a span or another view.
     template <class Range, class U = detail::element_of<Range>,
               class = std::enable_if_t<detail::lasts<Range> && detail::same_memory<U, T>>>
     constexpr array_view(Range &&range) noexcept : array_view(std::data(range), std::size(range)) {}
@@ -336,8 +336,8 @@ struct buffers {
     array_view<const Index> token_count;
     kvappend_report *report = nullptr;
 
-    // Sets what the buffers determine of a plan: the types of elements, offsets and indices, and the strides, except
-    // the piece strides of a packed row.
+    // Sets the fields of a descriptor that the buffers determine: the types of elements, offsets and indices, and all
+    // strides except the piece strides.
     void fill(kvappend_descriptor &d) const noexcept {
         d.element_type = element_type<std::remove_cv_t<T>>;
         d.offset_type = sizeof(Offset) == 8 ? KVAPPEND_OFFSET_INT64 : KVAPPEND_OFFSET_INT32;
