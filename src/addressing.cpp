@@ -85,7 +85,7 @@ Status check_each(std::span<const Conflict> conflicts) {
 // The name and the value of a flag.
 #define FLAG(name) "flags & KVAPPEND_FLAG_" #name, KVAPPEND_FLAG_##name
 
-// Flags that say how the offsets give positions.
+// Checks the flags that change how the offsets give positions.
 Status check_offset_flags(const kvappend_descriptor &d) {
     const auto has = [&d](std::int32_t flags) { return (d.flags & flags) == flags; };
     const bool zero = has(KVAPPEND_FLAG_ZERO_OFFSETS);
@@ -95,10 +95,11 @@ Status check_offset_flags(const kvappend_descriptor &d) {
     const bool advance = has(KVAPPEND_FLAG_ADVANCE);
     const bool pads = has(KVAPPEND_FLAG_LEFT_PADS);
     const bool by_position = d.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
-    constexpr const char *no_offsets = "expected one of them, as all offsets are 0 and no array has them";
-    constexpr const char *at_end = "expected one of them, as the offsets include the new rows already";
-    constexpr const char *no_samples = "expected no such flag with KVAPPEND_LENGTHS_PER_TOKEN, whose tokens have "
-                                       "positions of their own";
+    constexpr const char *no_offsets =
+        "expected one of them, because KVAPPEND_FLAG_ZERO_OFFSETS has no array of offsets";
+    constexpr const char *at_end = "expected one of them, because the offsets already include the new rows";
+    constexpr const char *no_samples = "expected no such flag with KVAPPEND_LENGTHS_PER_TOKEN, because each token "
+                                       "has a position of its own";
     const Conflict conflicts[] = {
         {advance && zero, FLAG(ADVANCE), FLAG(ZERO_OFFSETS), no_offsets},
         {shared && zero, FLAG(SHARED_OFFSET), FLAG(ZERO_OFFSETS), no_offsets},
@@ -109,9 +110,9 @@ Status check_offset_flags(const kvappend_descriptor &d) {
         {ends && advance, FLAG(END_OFFSETS), FLAG(ADVANCE), at_end},
         {last_page && advance, FLAG(LAST_PAGE_LENGTHS), FLAG(ADVANCE), at_end},
         {shared && advance && pads, FLAG(SHARED_OFFSET), FLAG(LEFT_PADS),
-         "expected no pads, as KVAPPEND_FLAG_ADVANCE adds one number of rows to the offset of all samples"},
+         "expected no pads, because KVAPPEND_FLAG_ADVANCE adds one number of rows to the offset of all samples"},
         {shared && advance && d.lengths != KVAPPEND_LENGTHS_FIXED, FLAG(SHARED_OFFSET), "lengths", d.lengths,
-         "expected KVAPPEND_LENGTHS_FIXED, as KVAPPEND_FLAG_ADVANCE adds one number of rows to the offset of all "
+         "expected KVAPPEND_LENGTHS_FIXED, because KVAPPEND_FLAG_ADVANCE adds one number of rows to the offset of all "
          "samples"},
         {by_position && pads, FLAG(LEFT_PADS), "lengths", d.lengths, no_samples},
         {by_position && zero, FLAG(ZERO_OFFSETS), "lengths", d.lengths, no_samples},
@@ -141,7 +142,7 @@ Status check_conflicts(const kvappend_descriptor &d) {
          d.backend,
          "expected KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH with KVAPPEND_BACKEND_CUDA only, not with KVAPPEND_BACKEND_HOST"},
         {d.addressing == KVAPPEND_ADDRESSING_SLOTS && d.batch != 1, "batch", d.batch, "addressing", d.addressing,
-         "expected batch 1, as KVAPPEND_ADDRESSING_SLOTS has no samples, and the number of tokens in new_rows"},
+         "expected batch 1 and the number of tokens in new_rows, because KVAPPEND_ADDRESSING_SLOTS has no samples"},
         {is_one_of(d.addressing, paged | slots) && d.cache_blocks == 0, "cache_blocks", d.cache_blocks, "addressing",
          d.addressing, "expected the number of pages in cache_blocks"},
         {d.sink_rows > d.cache_rows, "sink_rows", d.sink_rows, "cache_rows", d.cache_rows,
@@ -154,7 +155,7 @@ Status check_conflicts(const kvappend_descriptor &d) {
 
 #undef FLAG
 
-// The sizes of the arrays must fit in 63 bits: add_index_buffers multiplies without a check.
+// Checks that the sizes of the arrays fit in 63 bits, because add_index_buffers multiplies without a check.
 Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes, std::uint32_t index_bytes) {
     const std::int64_t tokens = d.lengths == KVAPPEND_LENGTHS_PER_TOKEN ? d.new_rows : 0;
     const bool has_offsets = d.lengths != KVAPPEND_LENGTHS_PER_TOKEN &&

@@ -42,8 +42,8 @@ struct Addressing {
     // Whether the rows of the source are tokens, without a batch axis.
     bool by_token() const { return kind == KVAPPEND_ADDRESSING_SLOTS || lengths >= KVAPPEND_LENGTHS_PACKED; }
 
-    // Whether each sample has new_rows rows, whose positions depend on its offset alone, or new_rows tokens have a slot
-    // each.
+    // Whether each sample has new_rows rows whose positions depend on its offset alone. With SLOTS: whether all
+    // new_rows tokens have a slot, because there is no count.
     bool plain_samples() const {
         constexpr std::int32_t not_plain = KVAPPEND_FLAG_BATCH_INDEX | KVAPPEND_FLAG_LEFT_PADS |
                                            KVAPPEND_FLAG_ZERO_OFFSETS | KVAPPEND_FLAG_END_OFFSETS |

@@ -123,12 +123,12 @@ public:
     virtual Status before(const Append & /*append*/) const { return KVAPPEND_SUCCESS; }
     // Copies the rows, or enqueues the copy in the stream.
     virtual Status run(const Append &append, CUstream_st *stream) const = 0;
-    // The work after a copy, which is a part of what the plan asks for. Offsets advance only after all rows that they
+    // The work after a copy: all that the plan asks for, or a part of it. Offsets advance only after all rows that they
     // place have been counted: see Layers.
     struct After {
-        bool counts; // the rows, or traps
-        bool resets; // the report, before it counts
-        bool advances;
+        bool counts;   // counts the rows, or traps
+        bool resets;   // sets the report to zero first
+        bool advances; // advances the offsets
     };
     virtual Status after(const Append &append, After work, CUstream_st *stream) const = 0;
     // Begins a run of several appends. `all_dense`: all problems are plain dense ones.

@@ -73,8 +73,8 @@ public:
     std::span<const NeededBuffer> all() const { return {buffers_.data(), count_}; }
     bool has(BufferName name) const { return (used_ >> static_cast<unsigned>(name) & 1U) != 0; }
 
-    // Two buffers that may be interleaved: they share memory only if their elements do. Any other buffer counts as the
-    // whole range from its first to its last element.
+    // Adds two buffers that may be interleaved: they share memory only if an element belongs to both. In every other
+    // pair, each buffer counts as the whole range from its first to its last element.
     void add_interleaving(BufferName a, BufferName b, const Interleaving &interleaving);
 
     // Checks that each buffer is given, aligned and large enough, and that no buffer that is written shares memory with
@@ -89,7 +89,7 @@ private:
     };
 
     Status check_apart(const kvappend_args &args) const;
-    // The ranges of the buffers meet.
+    // Whether two buffers whose ranges meet share memory.
     Reach share(BufferName a, BufferName b, const kvappend_args &args) const;
 
     // New rows of K and of V with both caches, and the caches with each other.

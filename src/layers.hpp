@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A run of several plans, such as those of all layers. The caller passes over its appends several times, because
 // nothing may be allocated to hold them. It checks all, calls `begin`, adds all and calls `finish`. If
-// `has_more_than_copies`, it then calls `after` to count the rows of all, and after that to advance all. Therefore
-// nothing is written unless all appends are valid, and all rows are counted by the offsets that placed them.
+// `has_more_than_copies`, it then calls `after`: in one pass to count rows, and in a second pass to advance offsets.
+// Therefore nothing is written unless all appends are valid, and all rows are counted by the offsets that placed them.
 #pragma once
 
 #include "plan.hpp"

@@ -9,7 +9,7 @@ namespace kvappend {
 
 namespace {
 
-// A step takes about 10 ns. Rows that nest, at any distance, take less than 60 steps.
+// A step takes about 10 ns. If rows nest, a check takes fewer than 60 steps at any distance.
 constexpr int creation_steps = 1 << 16;
 constexpr int run_steps = 1 << 8;
 
@@ -24,7 +24,7 @@ Reach search(const Level *level, std::uint64_t low, std::uint64_t high, int &ste
     if (low > level->span) {
         return Reach::no;
     }
-    // The least and the greatest sum.
+    // 0 and the span are sums: the least and the greatest.
     if (low == 0 || high >= level->span) {
         return Reach::yes;
     }
@@ -98,7 +98,7 @@ Reach pieces_overlap(const Pieces &pieces) {
         if (pieces.axes[first].extent <= 1) {
             continue;
         }
-        // A factor from -most to most is one from 0 to 2 * most, less most.
+        // A factor from -most to most is a factor from 0 to 2 * most, minus most.
         std::array<Summand, 4> summands{};
         const auto stride = static_cast<std::uint64_t>(pieces.axes[first].stride);
         summands[first] = {stride, static_cast<std::uint64_t>(pieces.axes[first].extent) - 2};

@@ -41,7 +41,8 @@ public:
     };
     static constexpr std::size_t most_summands = 8;
 
-    // The summands of one stride and its smaller ones: the greatest of their sums, and their greatest common divisor.
+    // A stride and its greatest factor. The span is the greatest sum of this stride and all smaller ones. The divisor
+    // is the greatest common divisor of these strides.
     struct Level {
         std::uint64_t stride;
         std::uint64_t most;
@@ -56,7 +57,7 @@ public:
     // The largest stride first, each stride once.
     std::span<const Level> levels() const { return {levels_.data(), count_}; }
 
-    // Whether a sum lies from low to high. Takes the steps of its search from steps_left.
+    // Whether a sum lies from low to high. Subtracts the steps of its search from steps_left.
     Reach reach(std::uint64_t low, std::uint64_t high, int &steps_left) const;
 
 private:
@@ -64,7 +65,8 @@ private:
     std::size_t count_ = 0;
 };
 
-// Whether two different pieces of one tensor share a byte. For the creation of a plan: it may take a millisecond.
+// Whether two different pieces of one tensor share a byte. It may take a millisecond, so only the creation of a plan
+// calls it.
 Reach pieces_overlap(const Pieces &pieces);
 
 // Two tensors whose memory may be interleaved. Pieces of one tensor may overlap each other, as repeated rows do.
@@ -73,8 +75,8 @@ public:
     Interleaving() = default;
     Interleaving(const Tensor &a, const Tensor &b);
 
-    // Whether a piece of tensor a and a piece of tensor b share a byte, for a run: it takes microseconds. Tensor b
-    // begins `distance` bytes after tensor a, and the bytes that they span meet.
+    // Whether a piece of tensor a and a piece of tensor b share a byte. It takes microseconds at most, so a run calls
+    // it. Tensor b begins `distance` bytes after tensor a, and the ranges of both overlap.
     Reach overlap(std::int64_t distance) const;
 
 private:
@@ -89,7 +91,8 @@ private:
     };
     void find_periods(const Pieces &a, const Pieces &b);
 
-    // A sum is how far a piece lies behind the first piece of a, plus how far another lies before the last piece of b.
+    // A sum is the distance from the first piece of a to a piece of a, plus the distance from a piece of b to the last
+    // piece of b.
     Sums sums_;
     std::uint64_t b_bytes_ = 0;
     std::uint64_t a_piece_ = 0;

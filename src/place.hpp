@@ -104,8 +104,8 @@ struct Loaded {
 
     std::int64_t sample;
     Number number; // the offset, the slot or the token's position
-    Number length; // with PACKED the sample's first row; with PER_TOKEN the token's sample
-    Number end;    // with PACKED the next sample's first row; of tokens their count
+    Number length; // PER_SAMPLE: the length; PACKED: the sample's first row; PER_TOKEN: the token's sample
+    Number end;    // PACKED: the next sample's first row; tokens: their number, token_count[0]
     Number pad;
     Number block;
     Number first_entry, last_entry; // of page_indptr
@@ -267,8 +267,8 @@ KVAPPEND_HOST_DEVICE Place position_of_token(const Rule<Facts> &rule, std::int64
     return place;
 }
 
-// The position of a row whose sample ends at the offset, which is `rows` rows after it. All sums are exact: each is at
-// most 2^64 - 1.
+// Finds the position of a row from the end of its sample, which the offset gives. The end is `rows` rows after the
+// position. All sums are exact: each is at most 2^64 - 1.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE void position_before_end(const Rule<Facts> &rule, const Loaded<Load> &loaded, std::int64_t rows,
                                               Place &place) {
@@ -535,7 +535,8 @@ KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<Facts> &rule, const Plac
 // the rows of the source's sample.
 template <Known Facts>
 KVAPPEND_HOST_DEVICE std::int64_t rows_alike(const Rule<Facts> &rule, const Place &place) {
-    // A sample that is left out is padding, and one stretch.
+    // Padding with a place in its sample is one stretch: rows of a sample that is left out, or rows on the reserved
+    // page.
     if (place.outcome != Outcome::padding || (place.sample_row >= 0 && place.rows_left > 0)) {
         const std::int64_t rows = stretch_of(rule, place);
         return rows > 1 ? rows : 1;
@@ -585,8 +586,8 @@ KVAPPEND_HOST_DEVICE constexpr std::int64_t reported_position(const Place &place
 }
 
 // Offset `i` after a run, at most the greatest value of its type. It is the offset of sample i, or of all samples. A
-// sample that is left out keeps its offset, so that it stays left out: one with a negative batch index, and one whose
-// rows all have negative positions.
+// sample is left out if its batch index is negative, or if all its rows have negative positions. It keeps its offset,
+// so that it stays left out. A shared offset does not depend on batch indices.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE std::int64_t advanced_offset(const Rule<Facts> &rule, std::int64_t i, Load load) {
     const Loaded<Load> loaded = load_sample(rule, i, load);

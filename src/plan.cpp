@@ -41,12 +41,12 @@ Status check_architecture(std::span<const NamedKernel> kernels, const BackendSta
         state.device(), architecture / 10, architecture % 10, least / 10, least % 10);
 }
 
-// What the machine or the problem lacks for a kernel that does not serve it, as the end of a sentence.
+// Why a kernel does not serve a problem on this machine, as the end of a message.
 const char *lack_of(const NamedKernel &kernel, const Problem &problem) {
     if (kernel.family == Kernel::Family::dense && !problem.plain_dense()) {
-        return ", which is not a plain dense append";
+        return "; this problem is not a plain dense append";
     }
-    return kernel.variant == Kernel::Variant::avx ? ", which has no AVX" : "";
+    return kernel.variant == Kernel::Variant::avx ? "; this machine has no AVX" : "";
 }
 
 Status choose_named(const Backend &backend, const BackendState &state, const Problem &problem, const char *wanted,
@@ -57,8 +57,8 @@ Status choose_named(const Backend &backend, const BackendState &state, const Pro
     if (named == kernels.end()) {
         return fail(
             KVAPPEND_ERROR_KERNEL,
-            "preference.kernel_name is \"%.64s\": expected a kernel of the descriptor's backend, by a name that "
-            "kvappend_kernel_name gives",
+            "preference.kernel_name is \"%.64s\": expected the name of a kernel of the descriptor's backend, as "
+            "kvappend_kernel_name gives it",
             wanted);
     }
     if (state.architecture() < named->architecture || !backend.supports(*named, state, problem)) {

@@ -79,8 +79,8 @@ Status check_cache(const TensorDescription &d, const Tensor &cache) {
                 d.name, d.outer, d.heads, d.rows, d.dim, d.strides[0], d.strides[1], d.strides[2],
                 overlap != Reach::yes ? "these strides are too irregular to tell whether its rows share memory"
                 : d.pack == 0         ? "two of its rows share memory"
-                                      : "two pieces of its rows share memory, by these strides, its pack and its piece "
-                                        "stride");
+                                      : "two pieces of its rows share memory because of these strides, its pack and "
+                                        "its piece stride");
 }
 
 Status create_copy(const TensorDescription &rows, const TensorDescription &cache, std::uint32_t element_bytes,
@@ -119,8 +119,8 @@ Status create_copies(const kvappend_descriptor &d, Problem &problem) {
                        problem.v);
 }
 
-// The bytes that a run copies at most. One block holds at most cache_rows rows of a sample, because a ring replaces the
-// rows before.
+// The number of bytes that a run copies at most. One block receives at most cache_rows rows of a sample, because a ring
+// replaces earlier rows.
 std::int64_t bytes_of(const Problem &problem, const Copy &copy) {
     const Addressing &a = problem.addressing;
     const bool one_block = !a.by_token() && !a.has_pages();

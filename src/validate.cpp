@@ -51,13 +51,13 @@ Status check_width(const NeededBuffer &needed, const std::byte *array, kvappend_
     fault.index = different;
     fault.value = index_at(array, 1, different);
     return fail(KVAPPEND_ERROR_INDEX_WIDTH,
-                "args.%s_bytes is %" PRId64 " and the array looks like 64-bit numbers, of which number %" PRId64
-                " is %" PRId64 ": expected 32-bit numbers and %" PRId64 " bytes, or another descriptor.%s",
+                "args.%s_bytes is %" PRId64 " and the array looks like 64-bit numbers, in which element %" PRId64
+                " is %" PRId64 ": expected 32-bit numbers and %" PRId64 " bytes, or a descriptor.%s for 64-bit numbers",
                 fault.array, 2 * needed.bytes, different, fault.value, needed.bytes,
                 is_offset(needed.name) ? "offset_type" : "index_type");
 }
 
-// The index arrays in host memory.
+// The arrays of indices, copied to host memory.
 class Copies {
 public:
     Status fetch(const Problem &problem, const Backend &backend, const kvappend_args &args, CUstream_st *stream,
@@ -104,7 +104,8 @@ Status range_fault(kvappend_fault &fault, const char *array, std::int64_t index,
     return fault_at(KVAPPEND_ERROR_INDEX_RANGE, fault, array, index, value, least, most);
 }
 
-// Bounds that divide an array of `entries` entries: each is at least the one before it, and the first is not negative.
+// Checks bounds that divide an array of `entries` entries. None may be less than the one before it, and the first may
+// not be negative.
 Status check_order(const Addressing &a, const char *array, const void *bounds, std::int64_t entries,
                    kvappend_fault &fault) {
     std::int64_t before = 0;
@@ -118,7 +119,7 @@ Status check_order(const Addressing &a, const char *array, const void *bounds, s
     return KVAPPEND_SUCCESS;
 }
 
-// The arrays with one element for each token, and their count.
+// Checks the arrays with one element for each token, and the number of tokens.
 Status check_tokens(const Addressing &a, const Indices &indices, kvappend_fault &fault) {
     std::int64_t count = a.new_rows;
     if (indices.token_count != nullptr) {
@@ -137,7 +138,7 @@ Status check_tokens(const Addressing &a, const Indices &indices, kvappend_fault 
     return KVAPPEND_SUCCESS;
 }
 
-// The arrays with one element for each sample.
+// Checks the arrays with one element for each sample.
 Status check_samples(const Addressing &a, const Indices &indices, kvappend_fault &fault) {
     const std::uint32_t wide = a.wide_indices;
     for (std::int64_t sample = 0; sample < a.samples; ++sample) {
@@ -253,7 +254,7 @@ Status check_duplicates(const Problem &problem, const Indices &indices, kvappend
     const std::span rows(memory.get(), count);
     find_written(problem, indices, rows.data());
     std::ranges::sort(rows);
-    const Written *later = nullptr; // the first row of the source whose place an earlier one has
+    const Written *later = nullptr; // the first row of the source with the place of an earlier row
     for (std::size_t i = 1; i < count; ++i) {
         if (rows[i].same_place(rows[i - 1]) && (later == nullptr || rows[i].number < later->number)) {
             later = &rows[i];

@@ -36,8 +36,8 @@ const CopyRows &copy_of(const NamedKernel &kernel) {
     return kernel.family == dense ? plain_dense : plain_rows;
 }
 
-// Whether the processor has AVX and the system keeps its registers. __builtin_cpu_supports tells this, too, but it
-// needs libgcc, which not every program is linked with.
+// Whether the processor has AVX and the system saves its registers. __builtin_cpu_supports tells this, too, but it
+// needs libgcc, and not every program is linked with libgcc.
 bool has_avx() {
 #if defined(__x86_64__)
     unsigned a = 0;

@@ -26,7 +26,7 @@ class HostState final : public BackendState {
 public:
     explicit HostState(bool avx) : has_avx(avx) {}
 
-    const bool has_avx; // found once for a plan, because a virtual machine takes microseconds for it
+    const bool has_avx; // found once for a plan, because it takes microseconds on a virtual machine
     CopyRows copy{};
     std::unique_ptr<ThreadPool> threads; // NULL if the plan has none
 };

@@ -26,9 +26,9 @@ std::unique_ptr<ThreadPool> ThreadPool::create(std::int32_t helpers) noexcept {
     madvise(page, sizeof(pid_t), MADV_WIPEONFORK);
     pool->process_ = static_cast<pid_t *>(page);
     *pool->process_ = getpid();
-    // Helpers inherit the mask and so take no signals, which are for the threads of the program. Only the signals that
-    // an instruction raises stay open: the system ends a process that blocks one of them, even if the program handles
-    // it, such as a fault at a page that the program has protected.
+    // Helpers inherit this mask, so signals go to the threads of the program. Signals that an instruction raises stay
+    // unblocked. If a thread blocks such a signal and raises it, the system ends the process, even if the program has a
+    // handler for it. Programs handle SIGSEGV, for example, to track writes to protected pages.
     sigset_t blocked;
     sigset_t before;
     sigfillset(&blocked);

@@ -362,7 +362,7 @@ TEST_CASE("a kernel with AVX is refused where there is no AVX", "[arguments][avx
             CHECK(make_plan(ordinary(), &p) != nullptr);
         } else {
             check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, '"' + name + "\": expected a kernel that serves", &p);
-            check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, "on this machine, which has no AVX", &p);
+            check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, "on this machine; this machine has no AVX", &p);
         }
     }
     CHECK(make_plan(ordinary()) != nullptr);
@@ -380,11 +380,11 @@ TEST_CASE("an unknown or unfit kernel is refused", "[arguments]") {
     p.kernel_name = cuda ? "host_dense" : "cuda_dense_b16";
     check_creation(ordinary(), KVAPPEND_ERROR_KERNEL,
                    "preference.kernel_name is \"" + std::string(p.kernel_name) +
-                       "\": expected a kernel of the descriptor's backend",
+                       "\": expected the name of a kernel of the descriptor's backend",
                    &p);
     const std::string cut = std::string(p.kernel_name).substr(0, 9);
     p.kernel_name = cut.c_str();
-    check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, "is \"" + cut + "\": expected a kernel of", &p);
+    check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, "is \"" + cut + "\": expected the name of a kernel of", &p);
     if (cuda) {
         kvappend_descriptor d = ordinary();
         d.addressing = KVAPPEND_ADDRESSING_RING;

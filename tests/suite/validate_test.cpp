@@ -195,10 +195,10 @@ TEST_CASE("64-bit indices that are declared as 32-bit ones", "[validate]") {
         const auto slots = [](std::vector<std::int64_t> words) { return Indices{.slots = std::move(words)}; };
         Validated(d, slots({5, 0, 6, 0, 7, 0}))
             .check(wide("slots", 1, 6,
-                        "args.slots_bytes is 24 and the array looks like 64-bit numbers, of which number 1 is "
-                        "6: expected 32-bit numbers and 12 bytes, or another descriptor.offset_type"));
-        Validated(d, slots({5, 0, -1, -1, 7, 0})).check(wide("slots", 1, -1, "number 1 is -1"));
-        Validated(d, slots({0, 0, 0, 0, 1, 0})).check(wide("slots", 2, 1, "number 2 is 1"));
+                        "args.slots_bytes is 24 and the array looks like 64-bit numbers, in which element 1 "
+                        "is 6: expected 32-bit numbers and 12 bytes, or a descriptor.offset_type for 64-bit numbers"));
+        Validated(d, slots({5, 0, -1, -1, 7, 0})).check(wide("slots", 1, -1, "element 1 is -1"));
+        Validated(d, slots({0, 0, 0, 0, 1, 0})).check(wide("slots", 2, 1, "element 2 is 1"));
         // Other numbers of bytes, words that are no signs, and numbers that are the same either way.
         Validated(d, slots({5, 0, 6})).check_good();
         Validated(d, slots({5, 0, 6, 0, 7, 0, 8})).check_good();
@@ -214,7 +214,7 @@ TEST_CASE("64-bit indices that are declared as 32-bit ones", "[validate]") {
     }
     SECTION("a table of pages, before its faults") {
         Validated(paged(), {.offsets = {0, 0, 0}, .page_table = {0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 77, 0}})
-            .check(wide("page_table", 1, 1, "another descriptor.index_type"));
+            .check(wide("page_table", 1, 1, "a descriptor.index_type for 64-bit numbers"));
     }
 }
 
