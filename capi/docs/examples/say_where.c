@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Each form of indices that runtimes hold, as it is. */
+/* The forms of indices that runtimes have, each passed as it is. */
 #undef NDEBUG
 #include <assert.h>
 #include <kvappend/kvappend.h>
@@ -94,7 +94,7 @@ static void heads_with_pages(void) {
 static void shared_offset(void) {
     /* [shared_offset] */
     const float k_new[2] = {10, 20};
-    int64_t start_pos = 2; /* with CUDA in device memory, like every index */
+    int64_t start_pos = 2; /* with CUDA: in device memory, like every index */
     float k_cache[2][4] = {{0}};
     const kvappend_descriptor d = {
         .struct_size = sizeof d,
@@ -122,7 +122,7 @@ static void end_offsets(void) {
     /* [end_offsets] */
     const float k_new[3] = {10, 11, 20};
     const int32_t cu_seqlens[3] = {0, 2, 3}; /* two new tokens, one new token */
-    int32_t kv_seqlens[2] = {3, 1};          /* with the new tokens */
+    int32_t kv_seqlens[2] = {3, 1};          /* including the new tokens */
     float k_cache[2][4] = {{0}};
     const kvappend_descriptor d = {
         .struct_size = sizeof d,
