@@ -16,7 +16,7 @@ type Addressing int32
 // Lengths is how many new rows each sample has.
 type Lengths int32
 
-// Flags can be or'ed.
+// Flags are bits, combined by |.
 type Flags int32
 
 // SkipPolicy is what happens when a row has no place.
@@ -117,7 +117,7 @@ type Descriptor struct {
 	KPack, VPack               int64 // elements of each piece of a cache's row; 0: rows are contiguous
 	KPieceStride, VPieceStride int64
 
-	HostThreads int32  // so many threads share a large run
+	HostThreads int32  // the number of threads that share a large run
 	KernelName  string // to use that kernel; "": the library chooses
 }
 

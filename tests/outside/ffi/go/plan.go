@@ -21,7 +21,7 @@ static outcome outcome_of(kvappend_status status) {
 	return result;
 }
 
-// One of several layers, and the one before it.
+// One of several layers, with a link to the layer before it.
 typedef struct layer {
 	const kvappend_plan *plan;
 	const kvappend_args *args;
@@ -38,12 +38,12 @@ static outcome get_sku(const kvappend_plan *plan, kvappend_sku *sku) {
 	return outcome_of(kvappend_plan_get_sku(plan, sku));
 }
 
-// Go's pointers may be passed to C as arguments, but not inside of a struct: so the struct is put together here. They
-// come as char *, which tells Go that there are no pointers behind them: for void * it would look, and object to a
-// slice of an array that lies beside pointers in a larger struct.
+// Go's pointers may be passed to C as arguments, but not inside a struct. Therefore the struct is filled here. They
+// come as char *, which tells Go that the memory holds no pointers. For void *, Go would look, and would refuse a slice
+// of an array that lies beside pointers in a larger struct.
 //
-// C may keep them only until its function returns. So where they belong to one of several layers, the struct stays in
-// this function, which calls Go for the rest of the layers (kvappendGoRest).
+// C may keep them only until its function returns. Therefore, if they belong to one of several layers, this function
+// keeps the struct on its stack and calls Go for the other layers (kvappendGoRest).
 static outcome run(const kvappend_plan *plan, kvappend_args sizes, const char *k_new, const char *v_new, char *k_cache,
                    char *v_cache, char *cache_offsets, const char *slots, const char *lengths, const char *left_pads,
                    const char *batch_index, const char *page_table, const char *page_indptr, const char *token_samples,
@@ -74,7 +74,7 @@ static outcome run(const kvappend_plan *plan, kvappend_args sizes, const char *k
 }
 
 static outcome run_layers(const layer *last, size_t count, struct CUstream_st *stream) {
-	const kvappend_plan *plans[count + 1]; // an array of C has at least one element
+	const kvappend_plan *plans[count + 1]; // an array in C has at least one element
 	const kvappend_args *args[count + 1];
 	for (size_t i = count; i-- > 0; last = last->before) {
 		plans[i] = last->plan;
@@ -96,7 +96,7 @@ type Plan[T Element, O Offset, I Index] struct {
 	backend Backend
 }
 
-// Append holds the buffers of one run in Go's memory. What the plan does not ask for may be nil.
+// Append holds the buffers of one run in Go's memory. Buffers that the plan does not use may be nil.
 //
 // A slice begins at element [0, 0, 0, 0] of its tensor and may be longer than that. K and V may lie in one pool.
 type Append[T Element, O Offset, I Index] struct {
@@ -115,7 +115,7 @@ type Append[T Element, O Offset, I Index] struct {
 	Report         *Report // written by a plan with SkipReport
 }
 
-// Buffer is memory for RawAppend. Without bytes it is none.
+// Buffer is memory for RawAppend. With 0 bytes it is passed as NULL.
 type Buffer struct {
 	Pointer unsafe.Pointer
 	Bytes   int
@@ -200,25 +200,25 @@ func (p *Plan[T, O, I]) Run(a *Append[T, O, I]) error {
 	return p.RunRaw(a.raw(), nil)
 }
 
-// RunRaw appends in the order of a cudaStream_t; with the host backend the stream must be nil. A CUDA run may still be
-// under way when this returns, which is no time to give Go's memory to it: use the device's.
+// RunRaw appends in the order of a cudaStream_t; with the host backend the stream must be nil. A CUDA run may not have
+// finished when this returns, so use device memory, never Go's memory.
 func (p *Plan[T, O, I]) RunRaw(a *RawAppend, stream unsafe.Pointer) error {
 	return failure(p.run(a, stream, nil, 0))
 }
 
-// Layer is one of several appends that are done as one.
+// Layer is one append of a call of RunLayers.
 type Layer[T Element, O Offset, I Index] struct {
 	Plan   *Plan[T, O, I]
 	Append *Append[T, O, I]
 }
 
-// RawLayer is the same in memory that the plan's backend can reach.
+// RawLayer is one append of a call of RunLayersRaw, in memory that the plan's backend can reach.
 type RawLayer[T Element, O Offset, I Index] struct {
 	Plan   *Plan[T, O, I]
 	Append *RawAppend
 }
 
-// RunLayers does several appends in Go's memory as one, such as those of all layers: if one of them is refused, nothing
+// RunLayers does several appends in Go's memory as one, such as those of all layers. If one of them is refused, nothing
 // is written. All rows are placed by the offsets from before the call. CacheOffsets that several layers share advance
 // once.
 func RunLayers[T Element, O Offset, I Index](layers []Layer[T, O, I]) error {
@@ -232,7 +232,7 @@ func RunLayers[T Element, O Offset, I Index](layers []Layer[T, O, I]) error {
 	return RunLayersRaw(raw, nil)
 }
 
-// RunLayersRaw does several appends as one in the order of a cudaStream_t. What RunRaw says of memory holds here, too.
+// RunLayersRaw does several appends as one in the order of a cudaStream_t. The rules of RunRaw for memory apply.
 func RunLayersRaw[T Element, O Offset, I Index](layers []RawLayer[T, O, I], stream unsafe.Pointer) error {
 	var self cgo.Handle
 	next := 0
@@ -251,13 +251,13 @@ func RunLayersRaw[T Element, O Offset, I Index](layers []RawLayer[T, O, I], stre
 	return failure(rest(nil))
 }
 
-// Sku is what the library chose for a plan. The header says what each of these means.
+// Sku is what the library chose for a plan. The header says what each field means.
 type Sku struct {
 	Operation, Backend, ElementType, Architecture, KVectorBytes, VVectorBytes, Device int32
 	KernelName                                                                        string
 }
 
-// Sku tells what the library chose for the plan, such as its device.
+// Sku returns what the library chose for the plan, such as its device.
 func (p *Plan[T, O, I]) Sku() (Sku, error) {
 	s := C.kvappend_sku{struct_size: C.sizeof_kvappend_sku}
 	if err := failure(C.get_sku(p.plan, &s)); err != nil {
@@ -282,7 +282,7 @@ func (p *Plan[T, O, I]) needHost() error {
 	return &Error{ErrorBackend, "the plan is not of the host backend: expected RunRaw or RunLayersRaw"}
 }
 
-// With rest, the append is one of several, and rest does them all once it has the others.
+// If rest is given, the append is one of several layers, and rest continues with the layers that follow.
 func (p *Plan[T, O, I]) run(a *RawAppend, stream unsafe.Pointer, before *C.layer, rest cgo.Handle) C.outcome {
 	sizes := C.kvappend_args{
 		struct_size:           C.sizeof_kvappend_args,
@@ -329,7 +329,7 @@ func (a *Append[T, O, I]) raw() *RawAppend {
 	}
 }
 
-// To the library 0 bytes are an unknown number: a buffer without bytes has to be NULL.
+// To the library, 0 bytes mean that the size is unknown, so an empty buffer must be NULL.
 func (b Buffer) pointer() *C.char {
 	if b.Bytes <= 0 {
 		return nil

@@ -10,7 +10,7 @@ import (
 	"unsafe"
 )
 
-// In a file of its own, because C code beside an exported function may only declare.
+// This is a separate file, because the C preamble of a file with an exported function may contain declarations only.
 //
 //export kvappendGoRest
 func kvappendGoRest(rest C.uintptr_t, last, result unsafe.Pointer) {

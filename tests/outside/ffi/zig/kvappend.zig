@@ -4,7 +4,8 @@
 const std = @import("std");
 const interface = @import("c");
 
-/// The header. @cImport has a name in c.zig, and what stands for it from Zig 0.17 on is the header itself.
+/// The declarations of the header. Up to Zig 0.16 they are a member of c.zig, by @cImport. From Zig 0.17 on they are
+/// the module itself.
 pub const c = if (@hasDecl(interface, "c")) interface.c else interface;
 
 /// The bits of a bfloat16.
@@ -16,17 +17,17 @@ pub const E4m3 = enum(u8) { _ };
 /// The bits of an 8-bit float with 5 bits of exponent and 2 of mantissa.
 pub const E5m2 = enum(u8) { _ };
 
-/// A problem, checked, with the kernel chosen for it. T is the type of the elements of K and V, O that of offsets,
-/// slots and positions of tokens, and I that of all other indices. A plan never changes: any number of threads may run
-/// one plan at once.
+/// A checked problem, together with the kernel chosen for it. T is the type of the elements of K and V, O that of
+/// offsets, slots and positions of tokens, and I that of all other indices. A plan never changes, so any number of
+/// threads may run one plan at once.
 pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
     return struct {
         const Self = @This();
 
         handle: *c.kvappend_plan,
 
-        /// The buffers of one run, in memory that the plan's backend can reach. What the plan does not ask for is left
-        /// empty. The run keeps to the slices' lengths.
+        /// The buffers of one run, in memory that the plan's backend can reach. Leave empty what the plan does not use.
+        /// A run accesses nothing outside the slices.
         pub const Append = struct {
             k_new: []const T = &.{},
             v_new: []const T = &.{},
@@ -49,7 +50,8 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
             fn inC(append: Append) c.kvappend_args {
                 var args = std.mem.zeroes(c.kvappend_args);
                 args.struct_size = @sizeOf(c.kvappend_args);
-                // To the library 0 bytes are an unknown number: an empty buffer has to be null, as it is by default.
+                // To the library, 0 bytes mean that the size is unknown. An empty buffer must be null, as it is by
+                // default.
                 inline for (comptime std.meta.fieldNames(Append)) |name| {
                     const buffer = @field(append, name);
                     if (@TypeOf(buffer) == ?*c.kvappend_report) {
@@ -64,10 +66,10 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
             }
         };
 
-        /// One of several appends that are done as one.
+        /// One append of a call of runLayers.
         pub const Layer = struct { plan: Self, append: Append };
 
-        /// What the descriptor says of types and of its own size does not matter: they are filled in here.
+        /// The types and the size of the descriptor are set here, whatever the caller has set.
         pub fn init(descriptor: c.kvappend_descriptor, preference: ?*const c.kvappend_preference) !Self {
             var typed = descriptor;
             typed.struct_size = @sizeOf(c.kvappend_descriptor);
@@ -102,16 +104,16 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
             _ = c.kvappend_plan_destroy(self.handle);
         }
 
-        /// With the host backend the stream must be null, and the rows are written when this returns; with CUDA the
-        /// buffers are the device's, and must last until the stream has come past the run.
+        /// With the host backend the stream must be null, and the rows are written when this returns. With CUDA, the
+        /// buffers are in device memory, and must stay valid until the run has finished in the stream.
         pub fn run(self: Self, append: Append, stream: ?*c.struct_CUstream_st) !void {
             const args = append.inC();
             try check(c.kvappend_plan_run(self.handle, &args, null, 0, stream));
         }
 
-        /// Several appends as one, such as those of all layers: if one of them is refused, nothing is written. All rows
-        /// are placed by the offsets from before the call. cache_offsets that several layers share advance once. The
-        /// allocator's memory is used during the call only.
+        /// Does several appends as one, such as those of all layers. If one of them is refused, nothing is written. All
+        /// rows are placed by the offsets from before the call. cache_offsets that several layers share advance once.
+        /// The allocator's memory is used during the call only.
         pub fn runLayers(allocator: std.mem.Allocator, layers: []const Layer, stream: ?*c.struct_CUstream_st) !void {
             const args = try allocator.alloc(c.kvappend_args, layers.len);
             defer allocator.free(args);

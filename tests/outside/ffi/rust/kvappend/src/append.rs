@@ -26,10 +26,10 @@ impl<T> Default for Caches<'_, T> {
 }
 
 /// The position of each sample's first new row, unless the descriptor says otherwise. Several layers can have copies of
-/// one value.
+/// the same value.
 #[derive(Clone, Copy, Default)]
 pub enum Offsets<'a, O> {
-    /// Slots, tokens with positions and zero offsets have none.
+    /// For slots, tokens with positions, and zero offsets.
     #[default]
     None,
     Read(&'a [O]),
@@ -38,7 +38,7 @@ pub enum Offsets<'a, O> {
 }
 
 impl<'a, O> Offsets<'a, O> {
-    /// Offsets that are written, too. Layers that share an array share this value.
+    /// Offsets that the run also writes. To share an array of offsets among layers, give each a copy of this value.
     pub fn advance(offsets: &'a mut [O]) -> Self {
         Self::Advance(Cell::from_mut(offsets).as_slice_of_cells())
     }
@@ -54,7 +54,7 @@ impl<O> fmt::Debug for Offsets<'_, O> {
     }
 }
 
-/// Counts what happened to the rows of all runs that were given it.
+/// Counts what happened to the rows of all runs that had this report.
 #[derive(Clone, Debug, Default)]
 #[repr(transparent)]
 pub struct Report(Cell<sys::kvappend_report>);
@@ -112,8 +112,8 @@ impl<T, O, I> fmt::Debug for Append<'_, T, O, I> {
     }
 }
 
-/// The buffers of one run anywhere, as on a device: pointers with the number of elements behind them. An empty one is
-/// passed on as NULL.
+/// The buffers of one run in any memory, such as that of a device: pointers with their numbers of elements. An empty
+/// buffer is passed as NULL.
 #[derive(Clone, Copy, Debug)]
 pub struct RawAppend<T, O, I = i32> {
     pub k_new: *const [T],
@@ -142,7 +142,7 @@ impl<T, O, I> Default for RawAppend<T, O, I> {
 }
 
 impl<T, O, I> Append<'_, T, O, I> {
-    /// The same as pointers, good for as long as the borrows are.
+    /// The same as pointers, which are valid as long as the borrows.
     pub(crate) fn into_raw(self) -> RawAppend<T, O, I> {
         let (k_cache, v_cache) = match self.caches {
             Caches::Apart(k, v) => (ptr::from_mut(k.memory), ptr::from_mut(v.memory)),
@@ -179,7 +179,7 @@ impl<T, O, I> Append<'_, T, O, I> {
     }
 }
 
-/// What is behind the first elements; nothing, where there are not so many.
+/// The memory after the first elements, or nothing if there are fewer elements.
 fn from<T>(pool: *mut [T], begin: usize) -> *mut [T] {
     let length = pool.len().saturating_sub(begin);
     ptr::slice_from_raw_parts_mut(pool.cast::<T>().wrapping_add(begin), length)
@@ -237,7 +237,8 @@ impl<T, O, I> RawAppend<T, O, I> {
     }
 }
 
-/// A buffer's address and bytes. To the library 0 bytes are an unknown number: an empty buffer has to be NULL.
+/// A buffer's address and number of bytes. To the library, 0 bytes mean that the size is unknown, so an empty buffer
+/// must be NULL.
 fn part<T>(elements: *const [T]) -> (*const c_void, usize) {
     match elements.len() {
         0 => (ptr::null(), 0),

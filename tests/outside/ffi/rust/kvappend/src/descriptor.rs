@@ -39,8 +39,8 @@ pub enum Lengths {
     PerSample,
     /// Those from `lengths[b]` to `lengths[b + 1]`, of so many samples, in new tensors that are [`Layout::packed`].
     Packed { batch: usize },
-    /// Each row is a token with a sample, `token_samples[t]` of so many, and a position, `token_positions[t]`. New
-    /// tensors are [`Layout::packed`], and there are no offsets.
+    /// Each row is a token. It belongs to sample `token_samples[t]`, and has the position `token_positions[t]`. `batch`
+    /// is the number of samples. New tensors are [`Layout::packed`], and there are no offsets.
     PerToken { batch: usize },
 }
 
@@ -109,7 +109,7 @@ impl Descriptor {
         self.flag(sys::KVAPPEND_FLAG_ZERO_OFFSETS)
     }
 
-    /// All samples have the same offset, and one is given.
+    /// All samples have the same offset, and [`Offsets`](crate::Offsets) has one element.
     pub fn shared_offset(self) -> Self {
         self.flag(sys::KVAPPEND_FLAG_SHARED_OFFSET)
     }
@@ -125,7 +125,7 @@ impl Descriptor {
         self.flag(sys::KVAPPEND_FLAG_LAST_PAGE_LENGTHS)
     }
 
-    /// `token_count[0]` tokens count, with [`Addressing::Slots`] and [`Lengths::PerToken`]. Those after them are
+    /// With [`Addressing::Slots`] and [`Lengths::PerToken`], `token_count[0]` is the number of tokens. Later tokens are
     /// padding.
     pub fn token_count(self) -> Self {
         self.flag(sys::KVAPPEND_FLAG_TOKEN_COUNT)

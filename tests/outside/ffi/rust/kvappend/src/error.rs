@@ -39,7 +39,7 @@ impl Error {
         }
     }
 
-    /// The same of one layer of several, in the library's words.
+    /// The same error for one of several layers, worded as the library does.
     pub(crate) fn of_layer(self, layer: usize) -> Self {
         Self {
             message: format!("layer {layer}: {}", self.message),

@@ -5,8 +5,8 @@ use crate::{Append, Element, Index, Offset, Plan, RawAppend};
 use kvappend_sys as sys;
 use std::ptr;
 
-/// Does several appends in host memory as one, such as those of all layers: if one of them is refused, nothing is
-/// written. All rows are placed by the offsets from before the call, and [`Offsets`](crate::Offsets) that several layers
+/// Does several appends in host memory as one, such as those of all layers. If one of them is refused, nothing is
+/// written. All rows are placed by the offsets from before the call. [`Offsets`](crate::Offsets) that several layers
 /// share advance once:
 ///
 /// ```
@@ -42,9 +42,9 @@ pub fn run_layers<'a, T: Element, O: Offset, I: Index>(
         let buffers = plan.checked(append).map_err(|error| error.of_layer(i))?;
         checked.push((plan, buffers));
     }
-    // SAFETY: as in Plan::run, for each layer: 'a outlasts the call. No two layers write the same memory, because each
-    // was lent its caches for itself, except for offsets and reports. These are cells, which this thread alone writes,
-    // and nothing else is a view of them.
+    // SAFETY: as in Plan::run for each layer: 'a outlasts the call. Each layer borrows its own caches mutably, so no
+    // two layers write the same cache. They may share offsets and reports, which are cells: only this thread writes
+    // them, and no reference to their contents exists.
     unsafe { run_layers_raw(checked.iter().map(|(plan, buffers)| (*plan, buffers)), ptr::null_mut()) }
 }
 
@@ -52,8 +52,8 @@ pub fn run_layers<'a, T: Element, O: Offset, I: Index>(
 ///
 /// # Safety
 ///
-/// For each layer the same as for [`Plan::run_raw`]. No layer writes what another reads or writes, except that layers
-/// may share offsets and a report.
+/// The requirements of [`Plan::run_raw`] hold for each layer. No layer may write what another reads or writes, except
+/// that layers may share offsets and a report.
 pub unsafe fn run_layers_raw<'a, T: Element, O: Offset, I: Index>(
     layers: impl IntoIterator<Item = (&'a Plan<T, O, I>, &'a RawAppend<T, O, I>)>,
     stream: *mut sys::CUstream_st,
@@ -63,8 +63,8 @@ pub unsafe fn run_layers_raw<'a, T: Element, O: Offset, I: Index>(
         .map(|(plan, buffers)| (plan.as_ptr(), buffers.in_c()))
         .unzip();
     let each: Vec<_> = args.iter().map(ptr::from_ref).collect();
-    // SAFETY: the plans and structs are valid, and there are as many of either; the rest is the caller's promise. No
-    // workspace is needed.
+    // SAFETY: the plans and structs are valid, and their numbers are equal. The caller promises the rest. No workspace
+    // is needed.
     check(unsafe {
         sys::kvappend_plan_run_layers(plans.as_ptr(), each.as_ptr(), plans.len(), ptr::null_mut(), 0, stream)
     })
