@@ -5,12 +5,14 @@
 
     k_new = v_new = numpy.ones((2, 8, 1, 64), numpy.float32)           # [B, H, L, D]: one new row for each of 2 samples
     k_cache, v_cache = numpy.zeros((2, 2, 8, 100, 64), numpy.float32)  # each [B, H, R, D]
-    offsets = numpy.array([17, 3])                                     # where each sample stands
+    offsets = numpy.array([17, 3])                                     # the position of each sample's new row
     kvappend.append(k_new=k_new, v_new=v_new, k_cache=k_cache, v_cache=v_cache, cache_offsets=offsets)
 
-This package is ctypes and nothing else: copy it, install libkvappend where the loader finds it (or say where by
-KVAPPEND_LIBRARY), and it works. Only arrays that are read-only need NumPy 2.1: an older one does not lend them.
-kvappend.abi has the C interface as it is, for what Plan does not offer."""
+PyTorch's tensors are used in the same way, on the CPU or on a GPU. Indices of int32 and of int64 are used as they are.
+Plan describes all arguments.
+
+The package needs nothing except ctypes. Copy it, and install libkvappend where the loader finds it, or set
+KVAPPEND_LIBRARY to its path. kvappend.abi has the C interface itself, for what Plan does not offer."""
 
 from .abi import Error, Flag, Report, Status
 from .layout import Layout

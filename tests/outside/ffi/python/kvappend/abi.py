@@ -127,7 +127,7 @@ class Operation(enum.IntEnum):
 
 
 class Struct(ctypes.Structure):
-    """All fields zero but for those that are given, and struct_size as it must be."""
+    """Fields that are not given are zero, except struct_size, which is the size."""
 
     def __init__(self, **fields):
         super().__init__(struct_size=ctypes.sizeof(self), **fields)
@@ -175,7 +175,7 @@ class Preference(Struct):
                 ("reserved", ctypes.c_int32)]
 
 
-# The names of the buffers in Args, each of which has a size beside it.
+# The names of the buffers in Args. Each is followed by a size.
 BUFFERS = ("k_new", "v_new", "k_cache", "v_cache", "cache_offsets", "slots", "lengths", "left_pads", "batch_index",
            "page_table", "page_indptr", "token_samples", "token_positions", "token_count", "report")
 
@@ -213,7 +213,7 @@ class PrecisionGuarantee(Struct):
 
 
 class Result(ctypes.c_int32):
-    """kvappend_status as a result: the functions that load() gives raise Error where it is not SUCCESS."""
+    """kvappend_status as a result. The functions that load() returns raise Error unless it is SUCCESS."""
 
 
 PlanPointer = ctypes.c_void_p
@@ -259,7 +259,7 @@ class Error(Exception):
 
 
 def load(path):
-    """The library at `path`, or of that name where the loader finds it: `plan_run` is kvappend_plan_run, and so on."""
+    """The library at `path`, or that the loader finds by this name. `plan_run` is kvappend_plan_run, and so on."""
     loaded = ctypes.CDLL(path)
 
     def error(status):
@@ -277,7 +277,7 @@ def load(path):
         if result is Result:
             function.restype, function.errcheck = ctypes.c_int32, require
         api[name] = function
-    # plan_run for a kvappend_args that is bytes. `error` makes an exception of its status.
+    # plan_run with a kvappend_args that is given as bytes. It returns a status, of which `error` makes an exception.
     api["plan_run_quick"] = loaded["kvappend_plan_run"]
     api["plan_run_quick"].restype, api["plan_run_quick"].argtypes = ctypes.c_int32, QUICK
     api["get_api"](ABI_VERSION, ctypes.c_void_p())

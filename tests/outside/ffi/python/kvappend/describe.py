@@ -31,7 +31,7 @@ def _shape_text(name, layout, axes):
 
 
 class _Extents:
-    """The extents that the tensors have. Each may repeat what another has said, and must not contradict it."""
+    """The extents of the tensors. Several tensors may have the same extent, but they must agree."""
 
     def __init__(self):
         self.fields, self.sources = {}, {}
@@ -141,14 +141,14 @@ class _States:
 
     @staticmethod
     def _strides(name, layout, strides, extents):
-        # Three zeros mean contiguous. Where zeros are meant, an axis without a second entry gets another stride.
+        # Three zeros mean contiguous. If zeros are meant, an axis with only one entry gets another stride.
         if layout.is_empty or any(strides):
             return strides
         outer = extents.get("B", extents.get("N"))
         inner = next(extents[letter] for letter in "LTR" if letter in extents)
         strides = tuple(0 if extent > 1 else 1 for extent in (outer, extents["H"], inner))
         if not any(strides):
-            raise ValueError(f"{name} is one row repeated along all of its axes: that has no descriptor")
+            raise ValueError(f"{name} is one row repeated along all of its axes: a descriptor cannot express that")
         return strides
 
 
@@ -213,7 +213,8 @@ class _Indices:
             self.extents.state("B", layout.shape[0], ("page_table", layout, axes))
             fields["table_stride"] = layout.strides[0]
             if layout.strides[0] == 0 and layout.shape[0] > 1 and not layout.is_empty:
-                raise ValueError("page_table is one row repeated along its first axis: that has no descriptor")
+                raise ValueError("page_table is one row repeated along its first axis: a descriptor cannot "
+                                 "express that")
 
 
 def is_one_offset(layout):
@@ -241,7 +242,7 @@ _APART = (("slots", (*_ANY_OFFSETS, "page_table", "ring", "lengths", "left_pads"
 
 
 def _require_names(names, flags):
-    """What would otherwise be left out of the descriptor, and so be ignored silently."""
+    """Refuses arguments that the descriptor would otherwise leave out, and so ignore silently."""
     for kind in "kv":
         for one, other in (("new", "cache"), ("cache", "new")):
             if f"{kind}_{one}" in names and f"{kind}_{other}" not in names:
@@ -278,7 +279,7 @@ def _require_batch(extents, names, smaller_batch):
 
 
 def _flags_of(names, layouts):
-    """Those flags that the arguments say."""
+    """The flags that follow from the arguments."""
     flags = 0
     for flag, name in ((Flag.BATCH_INDEX, "batch_index"), (Flag.LEFT_PADS, "left_pads"),
                        (Flag.RESERVED_SLOT, "reserved_slot"), (Flag.RESERVED_PAGE, "reserved_page"),
@@ -317,7 +318,7 @@ def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0,
             states.read(kind)
     lengths = _lengths_of(names, states.by_token)
     _Indices(extents, layouts, lengths == Lengths.PACKED).read()
-    # Slots have no samples. Tokens without an array for each sample name any cache.
+    # Slots have no samples. If no array has an element for each sample, tokens may be in any cache.
     extents.fields.setdefault("batch", 1 if "slots" in names else extents.fields["cache_blocks"])
     _require_batch(extents, names, smaller_batch)
     if "report" in layouts:

@@ -39,8 +39,8 @@ def _devices(tensors):
 
 
 def _borrow_all(arguments, stream):
-    """The tensors among the arguments, borrowed; their device; and the stream. If none is given, PyTorch's tensors are
-    used in PyTorch's current one."""
+    """The tensors among the arguments, borrowed; their device; and the stream. If no stream is given, PyTorch's tensors
+    are used in PyTorch's current stream."""
     tensors = {name: tensor for name, tensor in arguments.items() if name in _FIELDS and tensor is not None}
     device = common_device(_devices(tensors))
     if device is not None and stream is None and any(is_torch(tensor) and tensor.is_cuda
@@ -51,7 +51,7 @@ def _borrow_all(arguments, stream):
 
 
 def _reworded(error, offsets):
-    """The library's messages name fields of C, most of which have the names of the arguments."""
+    """The error in terms of the arguments. Most fields in the library's messages have the same names as arguments."""
     message = re.sub(r"\b(args|descriptor|preference)\.", "", error.message)
     message = re.sub(r"\bcache_offsets\b", offsets, message)
     return abi.Error(error.status, error.name, re.sub(r"\bKVAPPEND_FLAG_", "Flag.", message))
@@ -81,12 +81,12 @@ class _Call:
         sources = {_FIELDS[name]: name if plan._expected[name].size else None for name in everything if name}
         self.order = operator.itemgetter(*[everything.index(sources[field])
                                            for field in abi.BUFFERS if field in sources])
-        # The fields of kvappend_args. The sizes are 0, hence not checked: Plan._call has checked those of this kind.
+        # The fields of kvappend_args. The sizes are 0, so a run does not check them: Plan._call has checked this kind.
         self.pack = struct.Struct("Q" + "".join("Q8x" if field in sources else "16x" for field in abi.BUFFERS)).pack
         self.offsets = _offsets_name(plan._expected)
 
     def args(self, addresses):
-        """A kvappend_args for one run alone. So any number of threads may run at once."""
+        """A kvappend_args for one run, so that any number of threads may run at once."""
         return self.pack(_ARGS_BYTES, *self.order(addresses + self.after))
 
     def __call__(self, addresses, stream):
@@ -106,13 +106,13 @@ class _Call:
 
 
 class Plan:
-    """An append for tensors like those that are given, by the names of kvappend_args:
+    """An append for tensors like the given ones. Most arguments have the names of kvappend_args:
 
         k_new, v_new      [B, H, L, D]; with slots or token_samples, or with lengths that divide them, [T, H, D]
         k_cache, v_cache  [N, H, R, D]; in pieces (pack) [N, H, D/pack, R, pack]
         cache_offsets     [B], or one number for all samples: the position of a sample's first new row; or instead
-        end_offsets       the same, but the number of rows that a sample has with the new ones (vLLM's seq_lens); or
-        last_page_lengths [B]: the number of rows that it then has on its last page, with page_indptr (FlashInfer)
+        end_offsets       the same, but the number of rows of a sample including the new ones (vLLM's seq_lens); or
+        last_page_lengths [B]: the number of rows on its last page after the append, with page_indptr (FlashInfer)
         lengths           [B], or [B + 1] for new rows [T, H, D]
         left_pads, batch_index [B]; page_table [B, entries]; page_indptr [B + 1] and page_table [entries]; slots [T]
         token_samples, token_positions [T]: the sample and the position of each token
@@ -123,27 +123,30 @@ class Plan:
     of each of them, and D of elements of a row. Without the axis H there is one head, as in the latent cache of MLA:
     k_new [B, L, D] or [T, D] and k_cache [N, R, D]. K or V may be missing.
 
-    Each tensor is one of NumPy or PyTorch, or any object with __dlpack__, or any view of these that keeps the elements
-    of a row adjacent, or a Layout if there is no tensor yet. All are on one device. The types of rows are float32,
-    float64, float16, bfloat16 (or its bits as uint16), float8_e4m3fn, float8_e5m2, int8 and uint8; those that NumPy
-    does not have by itself are those of ml_dtypes. Indices are int32 or int64, and may also be lists and numbers of
-    Python. cache_offsets, slots and token_positions have one type, and the other indices have one.
+    A tensor is one of NumPy or PyTorch, or any object with __dlpack__. It may be a view, as long as the elements of a
+    row are adjacent. If there is no tensor yet, give a Layout. All tensors are on one device. The types of rows are
+    float32, float64, float16, bfloat16 (or its bits as uint16), float8_e4m3fn, float8_e5m2, int8 and uint8. NumPy gets
+    bfloat16 and the float8 types from ml_dtypes.
+
+    Indices are tensors of int32 or int64, or lists and numbers of Python. Offsets, slots and token_positions have one
+    type. All other indices have one type, too, which may be different. One number for all samples is a number of
+    Python, or a tensor without axes: tensor.reshape(()) makes one of a tensor [1], in the same memory.
 
     A plan keeps no tensor. It may run in any number of threads at once. `close`, the end of `with`, or the end of its
-    last reference destroys it; `close` must not overlap a run. A CUDA plan makes its device current for its own calls,
-    and memory must stay as it is until the stream has passed the run.
+    last reference destroys it. `close` must not overlap a run. A CUDA plan makes its device current for its own calls.
+    Memory must stay unchanged until the run has finished in the stream.
 
         layout         the axes of the caches: "HND" (default) is [N, H, R, D], and "NHD" is [N, R, H, D], as in pages
-                       of vLLM and FlashInfer. For pages with as many rows as heads it must be given
-        new_layout     the axes of new rows: "HND" (default) is [B, H, L, D], and "NHD" is [B, L, H, D]. [T, H, D] is
-                       always that
+                       of vLLM and FlashInfer. It is required for pages with as many rows as heads
+        new_layout     the axes of new rows: "HND" (default) is [B, H, L, D], and "NHD" is [B, L, H, D]. It has no
+                       effect on [T, H, D]
         ring           positions from sink_rows on wrap around, instead of ending with the cache
         reserved_slot  a further number in slots that means padding
         reserved_page  a number in page_table that means padding
         flags          Flag.ADVANCE, RESET_REPORT, COUNT_WRITTEN, PROGRAMMATIC_LAUNCH, or ZERO_OFFSETS instead of
-                       cache_offsets; the others are set by the tensors
+                       cache_offsets; the other flags follow from the arguments
         trap           a row without a place is an error (CUDA: a trap) instead of being skipped
-        smaller_batch  a batch of fewer samples than caches uses the first caches, without batch_index
+        smaller_batch  allows a batch with fewer samples than caches, which uses the first caches
         kernel_name, host_threads   as in kvappend_preference
 
     Raises TypeError, ValueError or BufferError for what is not an append, and Error for what the library refuses."""
@@ -180,12 +183,13 @@ class Plan:
         _run(tensors, stream, self._calls, self._prepare)
 
     def bind(self, **tensors):
-        """Takes some of the tensors once and for all, such as the caches of a layer. The `run` of the result takes the
-        others, and is quicker than that of the plan. Bound tensors are kept, and must keep their shape and memory."""
+        """Binds some of the tensors, such as the caches of a layer. The `run` of the result takes the others, and is
+        quicker than that of the plan. The result keeps the bound tensors, which must keep their shape and memory."""
         return Bound(self, tensors)
 
     def validate(self, *, stream=None, **tensors):
-        """Looks for faults in the arrays of indices, writes nothing, and raises Error whose `fault` says where."""
+        """Looks for faults in the arrays of indices, and writes nothing. For the first fault, raises Error, whose `fault`
+        describes it."""
         _require_known(tensors)
         borrowed, _, stream = _borrow_all(in_memory(tensors, self._flags), stream)
         args, fault = self._checked(borrowed), abi.Fault()
@@ -239,7 +243,8 @@ class Plan:
                 raise ValueError(f"{name} is read-only, and would be written")
 
     def _checked(self, borrowed, bound=None):
-        """A kvappend_args of these tensors, if they are like those that the plan was made for. Bound ones are."""
+        """A kvappend_args of these tensors, if they are like those that the plan was made for. Bound tensors have been
+        checked before."""
         self._alive()
         everything = borrowed | (bound or {})
         missing = [name for name in self._expected if name not in everything]
@@ -248,7 +253,7 @@ class Plan:
         self._require_like(borrowed)
         args = abi.Args()
         for name, tensor in everything.items():
-            # To the library a size of 0 means that the size is unknown. So an empty tensor is NULL.
+            # To the library, a size of 0 means that the size is unknown, so an empty tensor is NULL.
             if tensor.layout.size:
                 setattr(args, _FIELDS[name], tensor.data)
                 setattr(args, _FIELDS[name] + "_bytes", tensor.layout.size)
@@ -301,7 +306,7 @@ def _run(arguments, stream, calls, prepare):
 
 def _prepare(arguments, flags, stream, calls, find):
     """The call for the arguments, the addresses, the stream, and what must be kept until the call is done. `calls` has
-    those of earlier arguments; `find(tensors, borrowed)` makes another one."""
+    those of earlier arguments; `find(tensors, borrowed)` makes a new one."""
     given, arguments = arguments, in_memory(arguments, flags)
     learn(arguments.values())
     key, addresses, kept = glance(arguments)
@@ -315,10 +320,10 @@ def _prepare(arguments, flags, stream, calls, find):
             return call, addresses, current_stream, (arguments, kept)
     borrowed, device, stream = _borrow_all(arguments, stream)
     if device is not None and arguments is not given and stream != _current_torch_stream(device):
-        raise TypeError("plain numbers and lists go to a GPU in PyTorch's current stream: expected tensors with "
-                        "another stream")
+        raise TypeError("plain numbers and lists go to a GPU in PyTorch's current stream: expected tensors, or "
+                        "no other stream")
     call = find(arguments, borrowed)
-    # On a GPU, memory of the CPU with the same key may not be pinned as this is.
+    # With a GPU, memory of the CPU must be pinned, and the key does not say whether it is.
     if key is not None and (device is None or
                             all(tensor.layout.device[0] in ON_DEVICE for tensor in borrowed.values())):
         if len(calls) >= _MOST_CALLS:
@@ -349,7 +354,8 @@ def _prepare_append(arguments, stream):
 
 
 def append(*, stream=None, **arguments):
-    """Plan(...).run(...) at once. The plan is kept for the next call with tensors of these layouts."""
+    """The same as Plan(...).run(...), with the arguments of both. The plan is kept for the next call with tensors of
+    these layouts."""
     _run(arguments, stream, _calls, _prepare_append)
 
 

@@ -110,7 +110,7 @@ _ONE_OFFSET = _numbers("cache_offsets", 0, "int64").layout
 
 def glance(arguments):
     """A key that equals another one if the arguments differ only in their memory; the addresses of the tensors; and
-    what must be kept for these to be valid. The key is None where that takes a thorough look."""
+    what must be kept for these to be valid. The key is None if this needs a thorough look."""
     key, addresses, kept, glances = [], [], None, _GLANCES
     try:
         for name, value in arguments.items():
@@ -121,7 +121,7 @@ def glance(arguments):
             elif name in _PLAIN and value is not None:
                 if name not in OFFSET_NAMES:
                     return None, None, None
-                # One position for all samples, which may be another one at each step.
+                # One position for all samples, which may differ at each step.
                 kept = array.array("q", (value,))
                 kind = _ONE_OFFSET
                 addresses.append(kept.buffer_info()[0])
@@ -159,7 +159,8 @@ def device_of(name, tensor):
 
 
 def _borrow_numpy(name, tensor):
-    """As dlpack.borrow, without DLPack, which has no word for some types and none for a memory that is read-only."""
+    """The same as dlpack.borrow, but without DLPack. By DLPack, NumPy does not export the types of ml_dtypes, nor
+    read-only arrays before version 2.1."""
     dtype, size = tensor.dtype, tensor.dtype.itemsize
     if not dtype.isnative:
         raise ValueError(f"{name} has the type {dtype.str}: expected the byte order of this machine")

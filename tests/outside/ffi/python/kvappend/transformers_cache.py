@@ -24,8 +24,8 @@ class KvappendLayer(StaticLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         try:
-            # The tensors say on which device the layer is, and PyTorch what stream is current there. After the end of
-            # the cache the static cache fails, too, and on a GPU as hard as a trap does.
+            # The append runs on the device of the tensors, in PyTorch's current stream. Beyond the end of the cache it
+            # fails, as in the static cache. On a GPU both stop the device.
             append(k_new=key_states, v_new=value_states, k_cache=self.keys, v_cache=self.values, layout="HND",
                    cache_offsets=self.cumulative_length, trap=True)
         except Error as error:
