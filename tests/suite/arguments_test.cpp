@@ -550,7 +550,7 @@ TEST_CASE("a new tensor or offsets that share memory with a cache are refused", 
             const kvappend_args good = call.args;
             const auto read_bytes = static_cast<std::int64_t>(good.*read.bytes);
             const auto written_bytes = static_cast<std::int64_t>(good.*written.bytes);
-            // Inside, over the first bytes, over the last bytes; and just before and just behind.
+            // Inside, over the first bytes, over the last bytes; and just before and just after.
             for (const std::int64_t shift : {std::int64_t{16}, 8 - read_bytes, written_bytes - 8}) {
                 call.args.*read.pointer = moved(good.*written.pointer, shift);
                 call.check(KVAPPEND_ERROR_ALIAS, words);
@@ -590,7 +590,7 @@ TEST_CASE("the least overlap there can be with a cache is refused, by one elemen
     });
 }
 
-TEST_CASE("a cache may lie in a gap of a new tensor and the other way round, but offsets in no gap of a cache",
+TEST_CASE("a cache may lie in gaps of a new tensor, and a new tensor in gaps of a cache, but offsets may not",
           "[arguments]") {
     // 300 elements from one sample to the next leave a gap of at least 180 elements, which begins at element 48.
     kvappend_descriptor d = ordinary();

@@ -57,7 +57,7 @@ void put_indices(const Scenario &scenario, std::vector<std::vector<unsigned char
         const std::size_t width = array.element_bytes(scenario.descriptor);
         std::vector<unsigned char> bytes(values.size() * width);
         for (std::size_t i = 0; i < values.size(); ++i) {
-            // Little-endian, as every machine with CUDA: the low bytes of an int64 are the int32.
+            // Every machine with CUDA is little-endian: the low bytes of an int64 are the int32.
             std::memcpy(bytes.data() + i * width, &values[i], width);
         }
         put(scenario, array.buffer, bytes.data(), bytes.size(), blocks);

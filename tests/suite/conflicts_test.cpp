@@ -241,7 +241,7 @@ TEST_CASE("flags that give the offsets different meanings are refused together",
     }
 }
 
-TEST_CASE("an offset for all samples advances only where all have as many rows", "[addressing]") {
+TEST_CASE("an offset for all samples advances only if all have the same number of rows", "[addressing]") {
     constexpr std::int32_t flags = KVAPPEND_FLAG_SHARED_OFFSET | KVAPPEND_FLAG_ADVANCE;
     for (const std::int32_t addressing : with_samples) {
         check_accepted(addressing, set_flags(flags));
@@ -278,7 +278,7 @@ TEST_CASE("a count goes with tokens only", "[addressing]") {
     }
 }
 
-TEST_CASE("the rows of all pages must fit in 63 bits where lengths count from the last", "[addressing]") {
+TEST_CASE("the rows of all pages must fit in 63 bits if offsets are lengths of last pages", "[addressing]") {
     const auto pages = [](std::int32_t flags, std::int64_t entries) {
         return [flags, entries](kvappend_descriptor &d) {
             d.flags = flags;

@@ -123,8 +123,8 @@ void append_paged(const PagedCache &paged, const Requests &requests, const std::
 constexpr std::int64_t apart = -1;
 
 enum class Way {
-    csr,       // By the requests: packed lengths, tables behind each other, and offsets.
-    last_page, // The same with kv_last_page_len as it is.
+    csr,       // By the requests: packed lengths, tables one after the other, and offsets.
+    last_page, // The same, with kv_last_page_len instead of offsets.
     per_token, // By batch_indices and positions as they are. The tokens may come in any order.
     slots      // By a slot for each token, as the tokens may come in any order.
 };
@@ -187,7 +187,7 @@ void check_append(std::mt19937_64 &random, const PagedCache &paged, const Reques
     if (by_token(way)) {
         std::ranges::shuffle(tokens, random);
     }
-    // The source: one tensor for each, or one for both, behind the queries of each token.
+    // The source: one tensor for each, or one for both, after the queries of each token.
     const bool fused = query_heads != apart;
     const std::int64_t row = paged.heads * paged.dim;
     const std::int64_t token_stride = fused ? (query_heads + 2 * paged.heads) * paged.dim : row;

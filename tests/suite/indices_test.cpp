@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The forms of indices that runtimes hold: one offset for all samples, lengths after the append, a sample and a
+// The forms of indices that runtimes have: one offset for all samples, lengths after the append, a sample and a
 // position for each token, counts of tokens, reserved pages and 64-bit arrays. The expected caches are written out by
 // hand.
 #include "every_way.hpp"
@@ -54,7 +54,7 @@ public:
         subject().synchronize();
     }
     bool cache_holds(const Bytes &expected) const { return cache_->holds(expected); }
-    // Whether the array that hold returned last holds these bytes.
+    // Whether the array that `hold` returned last has these bytes.
     template <class T>
     bool last_holds(const std::vector<T> &expected) const {
         Bytes bytes(expected.size() * sizeof(T));

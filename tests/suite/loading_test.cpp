@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A plan loads at its creation every kernel that a call with it may launch. A kernel that were loaded by its first
-// launch would break the capture of a graph.
+// The creation of a plan loads every kernel that a call with this plan may launch. If a launch had to load its kernel,
+// it would break the capture of a graph.
 #include "plan.hpp"
 
 #include "../support/emulation/emulation.hpp"
@@ -13,7 +13,7 @@
 
 namespace {
 
-// No kernel is loaded on a machine that starts anew.
+// An emulated machine that has just started: no kernel is loaded.
 struct Machine {
     Machine() { emulation::reset(); }
     ~Machine() { emulation::reset(); }
@@ -21,7 +21,7 @@ struct Machine {
     Machine &operator=(const Machine &) = delete;
 };
 
-// The problems of a table of all kinds of calls. Rows of 128 bytes.
+// A kind of problem. The table below lists all kinds of calls. Rows have 128 bytes.
 struct Kind {
     std::int32_t addressing;
     std::int32_t skip_policy;
@@ -96,7 +96,7 @@ kvappend_args arguments(std::uintptr_t off) {
     return args;
 }
 
-// Requires that the calls can be captured, and that each of them launches kernels, which had all been loaded.
+// Requires that the calls can be captured, and that each of them launches kernels, all of which were loaded before.
 template <class Calls>
 void capture(Calls calls) {
     cudaGraph_t graph = nullptr;
@@ -121,8 +121,7 @@ void run_layers(const std::vector<const kvappend_plan *> &plans, const kvappend_
 
 } // namespace
 
-TEST_CASE("every kernel that a plan's calls launch is loaded with it, by whichever kernel it was wished for",
-          "[faults]") {
+TEST_CASE("every kernel that a plan's calls launch is loaded with it, whichever kernel was requested", "[faults]") {
     std::vector<const char *> kernels{nullptr};
     for (std::size_t i = 0; kvappend_kernel_name(i) != nullptr; ++i) {
         if (std::string(kvappend_kernel_name(i)).starts_with("cuda_")) {

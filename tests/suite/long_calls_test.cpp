@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random calls that are long for a device of one multiprocessor: each thread copies several vectors, and goes on in
-// steps of the grid.
+// Random calls that are long for a device of one multiprocessor: each thread copies several vectors, which are a whole
+// grid apart.
 #include "check_scenario.hpp"
 #include "random_scenario.hpp"
 

@@ -135,8 +135,8 @@ TEST_CASE("strides too irregular to decide on are refused, and said to be that",
 }
 
 TEST_CASE("the limit of steps is one for the whole cache", "[strides]") {
-    // No rows meet. To show this takes two steps a head for rows of different samples, and one for rows of one sample.
-    // For 30000 heads, only the sum exceeds the limit.
+    // No rows meet. The check needs two steps a head for rows of different samples, and one step a head for rows of one
+    // sample. With 30000 heads, neither number of steps exceeds the limit, but their sum does.
     for (const std::int64_t heads : {20000, 30000}) {
         kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
         d.backend = subject().backend();
@@ -169,7 +169,7 @@ kvappend_args far_apart() {
 
 } // namespace
 
-TEST_CASE("two tensors with strides too irregular to decide on are refused, and said to be that", "[strides]") {
+TEST_CASE("two tensors with strides that are too irregular are refused, and the message says so", "[strides]") {
     // Multiples i and j of these primes differ by 1 only from j = 233334 on, but only trying them all would show it.
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = subject().backend();
@@ -194,7 +194,8 @@ TEST_CASE("two tensors with strides too irregular to decide on are refused, and 
     }
 }
 
-TEST_CASE("strides of pages that nearly reach the limit of a plan are accepted, those of a run refused", "[strides]") {
+TEST_CASE("strides just below the limit of a creation are accepted, and strides above the limit of a run are refused",
+          "[strides]") {
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = subject().backend();
     d.element_type = KVAPPEND_ELEMENT_F16;
@@ -396,7 +397,8 @@ TEST_CASE("real pools of K and V work: by rows, by heads and by halves of a samp
 }
 
 TEST_CASE("caches that meet at a distance of nearly 2^63 bytes overlap", "[strides]") {
-    // The last row of the one lies 2^63 - 32 bytes behind its first, and the other cache begins 8 bytes behind it.
+    // The last row of one cache lies 2^63 - 32 bytes after its first row, and the other cache begins 8 bytes after the
+    // start of that last row.
     constexpr std::int64_t far = std::numeric_limits<std::int64_t>::max() / 8 - 3;
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = subject().backend();
@@ -495,7 +497,7 @@ std::optional<Neighbours> draw_neighbours(std::mt19937_64 &random) {
     return n;
 }
 
-// What can_implement says of everything `unit` times as large.
+// The result of can_implement if everything is `unit` times as large.
 kvappend_status status_of(const Neighbours &n, std::int64_t unit) {
     kvappend_descriptor d = n.d;
     d.k_dim *= unit;
@@ -565,7 +567,7 @@ TEST_CASE("rows move within the memory of their caches", "[strides]") {
 }
 
 TEST_CASE("one element that belongs to two tensors is found at each end of them", "[strides]") {
-    // Rows of 3 elements, the strides of which have no divisor in common.
+    // Rows of 3 elements with strides that have no common divisor.
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = subject().backend();
     d.batch = d.heads = d.new_rows = d.cache_rows = 3;
@@ -600,7 +602,7 @@ TEST_CASE("one element that belongs to two tensors is found at each end of them"
 
 namespace {
 
-// K and V in one memory, as programs in use lay them out.
+// K and V in one memory, as programs lay them out.
 struct Layout {
     const char *name;
     std::int64_t strides[2][3]; // of K and V

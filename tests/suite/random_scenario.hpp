@@ -8,8 +8,8 @@
 
 #include <numeric>
 
-// What a scenario shall be like, so that it takes a special way of a backend. Unfocused scenarios seldom do, and seldom
-// have indices at the edges of that way.
+// Properties that make a scenario take a special way of a backend. Scenarios without a focus seldom take such a way,
+// and seldom have indices at its edges.
 struct Focus {
     enum class Places {
         drawn,
@@ -100,7 +100,7 @@ private:
         return narrow ? std::numeric_limits<std::int32_t>::max() : std::numeric_limits<std::int64_t>::max();
     }
     static std::int64_t least(bool narrow) { return -greatest(narrow) - 1; }
-    // An index that is legal in no array: if only its lower half were read, it would be 1.
+    // An index that is legal in no array. Its lower half is 1, so a read of that half alone would find a legal index.
     static std::int64_t beyond(bool narrow) { return narrow ? greatest(narrow) : (std::int64_t{1} << 32) + 1; }
     bool focused() const { return focus_.places != Focus::Places::drawn; }
     bool whole_vectors() const {
@@ -176,7 +176,7 @@ private:
         }
     }
 
-    // A way is for plain samples only, and its plans copy something.
+    // Special ways serve plain samples only, and plans that copy something.
     void focus_policies() {
         constexpr std::int32_t not_plain = KVAPPEND_FLAG_BATCH_INDEX | KVAPPEND_FLAG_LEFT_PADS |
                                            KVAPPEND_FLAG_ZERO_OFFSETS | KVAPPEND_FLAG_END_OFFSETS |
@@ -336,7 +336,7 @@ private:
         return values;
     }
 
-    // Focused ones are the first that is none, as a rule.
+    // With a focus, it is usually the number just before or just after the blocks.
     std::int64_t draw_no_block() {
         return focused() && !draw_.one_in(3)
                    ? draw_.template of<std::int64_t>({blocks(), -1})
@@ -450,7 +450,7 @@ private:
         const std::int64_t rows = has(d_, KVAPPEND_FLAG_LAST_PAGE_LENGTHS) ? d_.cache_rows : capacity();
         const bool edge = focused() && !draw_.one_in(4);
         std::int64_t offset = edge ? draw_edge(rows) : draw_.offset(d_.new_rows, rows, narrow_offsets());
-        // What follows rows that are there already ends later.
+        // Sometimes `offset` is taken as the number of rows before the append. The end is then new_rows later.
         if (has(d_, KVAPPEND_FLAG_END_OFFSETS) && offset >= 0 && offset <= rows && draw_.one_in(2)) {
             offset += d_.new_rows;
         }
@@ -482,7 +482,7 @@ private:
         }
     }
 
-    // An offset with which rows are on both sides of an end of the cache, or of both ends.
+    // An offset that puts rows on both sides of one end of the cache, or of both ends.
     std::int64_t draw_edge(std::int64_t capacity) {
         return draw_.one_in(2) ? draw_.between(-d_.new_rows, 0) : capacity - draw_.between(0, d_.new_rows + 1);
     }

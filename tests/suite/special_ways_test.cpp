@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whole calls that take a special way of a backend, with indices at each of its edges. The buffers have nothing around
-// them, so an access beside one is outside all memory. For ways that only one backend has, the other does the same call
-// in its own way.
+// Whole calls that take a special way of a backend, with indices at each of its edges. No other memory is next to a
+// buffer, so an access just outside a buffer is outside all memory. If only one backend has a way, the other does the
+// same call in its own way.
 #include "every_way.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -35,7 +35,7 @@ Scenario of_pages(std::int64_t pages) {
     return scenario;
 }
 
-// The widths that K and V may have beside each other: alike, unlike, K alone, V alone, and no whole vectors.
+// The widths that K and V may have together: equal, different, K alone, V alone, and no whole vectors.
 struct Widths {
     std::int64_t k;
     std::int64_t v;
@@ -49,19 +49,19 @@ void give(Scenario &scenario, const Widths &of) {
 
 } // namespace
 
-TEST_CASE("pages that are none, beside pages that there are", "[addressing]") {
+TEST_CASE("entries that are not pages, among entries that are", "[addressing]") {
     auto random = seeded_random();
     const std::int64_t pages = GENERATE(3, 4);
     Scenario scenario = of_pages(pages);
     kvappend_descriptor &d = scenario.descriptor;
-    // The last two: the rule of plain samples does not serve them.
+    // The rule of plain samples does not serve the last two.
     d.flags = GENERATE(0, +KVAPPEND_FLAG_LEFT_PADS, +KVAPPEND_FLAG_ZERO_OFFSETS);
     scenario.left_pads = {0, 1};
     const auto last = static_cast<std::int32_t>(pages - 1);
     for (const std::int32_t page : {-1, last + 1, last, 0, 1, least32, most32, -last, last + 2}) {
         for (std::size_t entry = 0; entry < 4; ++entry) {
             for (const std::int64_t first : {0, 3}) {
-                // The other entries name no page, or the same one would be written twice.
+                // The other entries name no page, because otherwise the same page would be written twice.
                 scenario.page_table = {-1, -1, -1, -1};
                 scenario.page_table[entry] = page;
                 scenario.page_table[entry ^ 1U] = page == 0 ? 1 : 0;
@@ -143,7 +143,7 @@ TEST_CASE("dense rows that begin before the cache, end after it, or both", "[den
     }
 }
 
-TEST_CASE("one dense row for each sample, at each place there is and beside them", "[dense]") {
+TEST_CASE("one dense row for each sample, at each row of its cache and just outside it", "[dense]") {
     auto random = seeded_random();
     Scenario scenario = of_vectors(KVAPPEND_ADDRESSING_DENSE, 1);
     kvappend_descriptor &d = scenario.descriptor;
@@ -189,7 +189,7 @@ TEST_CASE("rows in pieces, of every size of an access", "[addressing]") {
             for (const std::int64_t room : {0, 1, 8}) {
                 d.k_dim = d.v_dim = pack * pieces;
                 d.k_pack = pack;
-                // One piece after the other for all rows of a head, with room in between.
+                // For each head, the first piece of all rows, then the second, and so on, with gaps between them.
                 d.k_cache_strides[KVAPPEND_AXIS_ROW] = pack;
                 d.k_piece_stride = d.cache_rows * pack + room;
                 d.k_cache_strides[KVAPPEND_AXIS_HEAD] = d.k_piece_stride * pieces;

@@ -144,17 +144,17 @@ std::set<std::string> threads_of_process() {
     return numbers;
 }
 
-// The pages that a thread was the first to touch.
+// The number of pages that a thread was the first to touch.
 std::uint64_t faults_of(const std::string &thread) {
     std::ifstream file("/proc/self/task/" + thread + "/stat");
     std::string line;
     std::getline(file, line);
-    std::istringstream fields(line.substr(line.rfind(')') + 1)); // the name before may hold anything
+    std::istringstream fields(line.substr(line.rfind(')') + 1)); // the name before it may contain any character
     const std::vector<std::string> all{std::istream_iterator<std::string>(fields), {}};
     return std::stoull(all.at(7)); // minflt
 }
 
-// Memory whose pages are new again and again, none of them larger than usual.
+// Memory whose pages can be dropped, so that they are new at the next access. No page is larger than usual.
 class NewPages {
 public:
     explicit NewPages(std::size_t bytes)
@@ -254,8 +254,8 @@ TEST_CASE("each of a plan's threads copies rows, and goes on to do so", "[thread
     args.k_cache = k.data();
     args.v_cache = v.data();
     args.cache_offsets = &offset;
-    // A thread that has copied a share has touched more pages than this. One that wakes up too late finds none left, so
-    // it has many runs to come in time.
+    // A thread that has copied a share has touched more pages than this. A thread that wakes up too late finds no share
+    // left. Many runs give each thread many chances.
     constexpr std::uint64_t pages = 60;
     constexpr int most_runs = 2000;
     for (int round = 0; round < 3; ++round) {

@@ -191,7 +191,7 @@ TEST_CASE("64-bit indices that are declared as 32-bit ones", "[validate]") {
         return f;
     };
     SECTION("slots of tokens") {
-        // Each number is a word and its sign.
+        // Each number is two words: the number and its sign.
         const auto slots = [](std::vector<std::int64_t> words) { return Indices{.slots = std::move(words)}; };
         Validated(d, slots({5, 0, 6, 0, 7, 0}))
             .check(wide("slots", 1, 6,
@@ -199,7 +199,7 @@ TEST_CASE("64-bit indices that are declared as 32-bit ones", "[validate]") {
                         "is 6: expected 32-bit numbers and 12 bytes, or a descriptor.offset_type for 64-bit numbers"));
         Validated(d, slots({5, 0, -1, -1, 7, 0})).check(wide("slots", 1, -1, "element 1 is -1"));
         Validated(d, slots({0, 0, 0, 0, 1, 0})).check(wide("slots", 2, 1, "element 2 is 1"));
-        // Other numbers of bytes, words that are no signs, and numbers that are the same either way.
+        // Another number of bytes, words that are not signs, and numbers that are the same in both widths.
         Validated(d, slots({5, 0, 6})).check_good();
         Validated(d, slots({5, 0, 6, 0, 7, 0, 8})).check_good();
         Validated(d, slots({5, 0, 6, 0, 7, 1})).check_good();
@@ -218,7 +218,7 @@ TEST_CASE("64-bit indices that are declared as 32-bit ones", "[validate]") {
     }
 }
 
-TEST_CASE("a number of tokens, and a sample, that there are not", "[validate]") {
+TEST_CASE("a number of tokens and a sample that are out of range", "[validate]") {
     kvappend_descriptor d = dense();
     d.lengths = KVAPPEND_LENGTHS_PER_TOKEN;
     d.flags = KVAPPEND_FLAG_TOKEN_COUNT;
@@ -232,14 +232,14 @@ TEST_CASE("a number of tokens, and a sample, that there are not", "[validate]") 
     Validated(d, call({0, 3, 7, 0}, 4)).check(at_index(range, "token_samples", 1, 3, least32, 2));
     d.index_type = KVAPPEND_INDEX_INT64;
     Validated(d, call({0, 1, most, 0}, 4)).check(at_index(range, "token_samples", 2, most, least, 2));
-    // A row is told by its sample and its token.
+    // A row is named by its sample and its token.
     Validated(d, {.token_samples = {2, 0, 2, 0}, .token_positions = {1, 8, 1, 0}, .token_count = {4}})
         .check(without_place(0, 1, 8));
     Validated(d, {.token_samples = {2, 0, 0, 2}, .token_positions = {1, 7, 7, 1}, .token_count = {4}})
         .check(doubled({0, 2, 7}, {0, 1}, 0, 7));
 }
 
-TEST_CASE("a verdict that cannot change any more is not sought any longer", "[validate]") {
+TEST_CASE("validation stops as soon as its result is certain", "[validate]") {
     kvappend_descriptor d = dense();
     d.k_new_strides[KVAPPEND_AXIS_BATCH] = d.v_new_strides[KVAPPEND_AXIS_BATCH] = 1; // and 0 for heads and rows
     d.new_rows = std::int64_t{1} << 40; // far more rows than a test has time for

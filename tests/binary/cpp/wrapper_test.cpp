@@ -44,7 +44,7 @@ static_assert(views<ReadFloats, WriteFloats> && !views<WriteFloats, ReadFloats>)
 static_assert(!views<WriteFloats, const std::vector<float> &> && !views<WriteFloats, std::vector<double> &>);
 static_assert(views<kvappend::array_view<const std::int32_t>, std::vector<std::int32_t> &>);
 
-// What a function returns by value would be gone before the run, unless it is a view.
+// A value that a function returns would be destroyed before the run, unless it is a view.
 template <class From>
 constexpr bool refused_as_temporary =
     !std::is_constructible_v<kvappend::array_view<const std::int32_t>, From> &&

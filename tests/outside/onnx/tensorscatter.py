@@ -31,7 +31,8 @@ def tensor_scatter(attributes, past_cache, update, write_indices=None):
     present_cache = past_cache.copy(order="C")
     axis = attributes.get("axis", -2) % present_cache.ndim
     append(k_new=by_rows(update.copy(order="C"), axis), k_cache=by_rows(present_cache, axis),
-           cache_offsets=0 if write_indices is None else write_indices, ring=attributes.get("mode", "linear") == "circular")
+           cache_offsets=0 if write_indices is None else write_indices,
+           ring=attributes.get("mode", "linear") == "circular")
     return present_cache
 
 

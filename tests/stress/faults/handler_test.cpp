@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A signal handler that runs plans requests no memory, even if a run fails, once its thread has asked for its last
-// error message. The library is loaded by dlopen, which leaves a thread's message to be allocated when it is first
-// used.
+// After a thread has called kvappend_last_error_message, a signal handler in it that runs plans allocates no memory,
+// even if a run fails. The library is loaded by dlopen. The C library then allocates a thread's message when it is
+// first used.
 #include "../../support/hooks/hooks.hpp"
 #include "loaded.hpp"
 
@@ -22,7 +22,7 @@ void handle(int /*signal*/) {
     calls_in_handler = hooked_calls() - before;
 }
 
-// The requests for memory that the handler makes in a thread of its own.
+// The number of allocations that the handler makes in a new thread.
 std::uint64_t calls_in_thread(bool asks_first) {
     std::thread([asks_first] {
         if (asks_first) {
@@ -42,7 +42,7 @@ int main(int argc, char **argv) {
     struct sigaction action {};
     action.sa_handler = handle;
     REQUIRE(sigaction(SIGUSR1, &action, nullptr) == 0);
-    // Else the test would not notice a request.
+    // Otherwise the test would not notice an allocation.
     REQUIRE(calls_in_thread(false) > 0);
     REQUIRE(calls_in_thread(true) == 0);
     REQUIRE(library.api->plan_destroy(plan) == KVAPPEND_SUCCESS);

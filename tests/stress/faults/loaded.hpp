@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The library by dlopen, for programs that are not linked to it, and a plan of one row.
+// Loads the library by dlopen, for programs that are not linked to it, and makes a plan of one row.
 #pragma once
 
 #include <kvappend/kvappend.h>

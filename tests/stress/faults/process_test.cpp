@@ -209,8 +209,8 @@ TEST_CASE("a handler may run the plan whose run it interrupts", "[process]") {
 
 namespace {
 
-// Memory that cannot be written until a handler of SIGSEGV opens it, part by part, as programs do that track what is
-// written.
+// Memory that cannot be written until a handler of SIGSEGV makes it writable, part by part. Programs do this to track
+// writes.
 class Tracked {
 public:
     explicit Tracked(std::size_t bytes)
@@ -232,7 +232,7 @@ public:
 
     void protect() { REQUIRE(mprotect(begin_, bytes_, PROT_READ) == 0); }
     unsigned char *begin() const { return begin_; }
-    // The faults of threads other than the one that made this.
+    // The number of faults in threads other than the one that made this.
     int others() const { return others_; }
 
 private:

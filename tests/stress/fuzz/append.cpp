@@ -124,8 +124,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
     Input input(data, size);
     Draw draw(input);
     const std::uint8_t first = input();
-    std::mt19937_64 random(first); // for the tensors' bytes, which no decision goes by
-    // The greatest of these seeds focus on a special way as well.
+    std::mt19937_64 random(first); // for the tensors' bytes, on which no decision depends
+    // The greatest of these seeds also focus on a special way.
     constexpr std::size_t unfocused = 256 - Focus::count;
     const Focus focus = first < unfocused ? Focus{} : Focus::of(first - unfocused);
     const bool hostile = !draw.one_in(3);

@@ -28,7 +28,7 @@ bool blocks_at_end() {
     const std::string_view end = at != nullptr ? at : "";
     if (end != "begin" && end != "end") {
         std::cerr << "KVAPPEND_TEST_BLOCKS is \"" << end << "\": expected begin or end\n";
-        std::exit(EXIT_FAILURE); // main would take an exception for an absent backend
+        std::exit(EXIT_FAILURE); // main would mistake an exception for an absent backend
     }
     return end == "end";
 }
