@@ -72,6 +72,9 @@ __device__ __forceinline__ void copy_layers(const Parameters<Geometry, Layers> &
 template <unsigned Layers>
 constexpr int resident_blocks = Layers == 1 ? 8 : 7;
 
+// 64-bit indices, and those that the rule loads, take more registers than eight blocks leave.
+constexpr int resident_blocks_of_wide = 7;
+
 template <class Geometry, unsigned Layers>
 __global__ void __launch_bounds__(block_threads, resident_blocks<Layers>)
     copy_kernel(const __grid_constant__ Parameters<Geometry, Layers> p) {
@@ -80,7 +83,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks<Layers>)
 
 // The same with 64-bit indices and strides. It is a separate kernel, because an address from 31-bit indices takes a
 // fraction of the instructions.
-__global__ void __launch_bounds__(block_threads, resident_blocks<1>)
+__global__ void __launch_bounds__(block_threads, resident_blocks_of_wide)
     copy_wide_kernel(const __grid_constant__ Parameters<RowsGeometry, 1> p) {
     const RowsGeometry &g = p.geometries[0];
     const BlockWork work{p.layers[0], blockIdx.z & p.apart, blockIdx.z >> p.apart, p.batch_step, p.programmatic != 0};
