@@ -510,6 +510,11 @@ TEST_CASE("NULL, undersized and misaligned buffers are refused by name", "[argum
         call.args.*buffer.pointer = reinterpret_cast<unsigned char *>(UINTPTR_MAX - 7);
         call.check(KVAPPEND_ERROR_BUFFER_TOO_SMALL, name + " is 0xfffffffffffffff8: expected an address with " +
                                                         std::to_string(good.*buffer.bytes) + " bytes before the end");
+        // One that ends with the address space: its end has no address.
+        call.args.*buffer.pointer = reinterpret_cast<unsigned char *>(UINTPTR_MAX - good.*buffer.bytes + 1);
+        call.check(KVAPPEND_ERROR_BUFFER_TOO_SMALL, name + " is " + text(call.args.*buffer.pointer) +
+                                                        ": expected an address with " +
+                                                        std::to_string(good.*buffer.bytes) + " bytes before the end");
         // One that ends an element before it is nobody's to run with, but can_implement reads no buffer.
         call.args.*buffer.pointer = reinterpret_cast<unsigned char *>(UINTPTR_MAX - 7 - good.*buffer.bytes);
         CHECK(told(kvappend_plan_can_implement(call.plan(), &call.args)) == "KVAPPEND_SUCCESS");

@@ -595,6 +595,35 @@ TEST_CASE("what has 31 bits is told from what has not", "[layout]") {
     CHECK(fit() == std::pair(true, false));
 }
 
+TEST_CASE("one stride of more than 31 bits is enough, that of the pieces too", "[layout]") {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.batch = d.heads = d.new_rows = d.cache_rows = d.k_dim = 2;
+    d.k_pack = d.k_piece_stride = 1;
+    d.element_type = KVAPPEND_ELEMENT_F16;
+    for (std::int64_t(*const strides)[3] : {&d.k_new_strides, &d.k_cache_strides}) {
+        (*strides)[KVAPPEND_AXIS_BATCH] = 8;
+        (*strides)[KVAPPEND_AXIS_HEAD] = 4;
+        (*strides)[KVAPPEND_AXIS_ROW] = 2;
+    }
+    const auto fits = [&] {
+        Problem problem;
+        REQUIRE(Problem::create(d, problem) == KVAPPEND_SUCCESS);
+        return kvappend::fits_in_31_bits(problem);
+    };
+    CHECK(fits());
+    constexpr std::int64_t least = std::int64_t{1} << 30; // of two bytes each
+    for (std::int64_t *const stride :
+         {&d.k_new_strides[0], &d.k_new_strides[1], &d.k_new_strides[2], &d.k_cache_strides[0], &d.k_cache_strides[1],
+          &d.k_cache_strides[2], &d.k_piece_stride}) {
+        const std::int64_t before = *stride;
+        *stride = least - 1;
+        CHECK(fits());
+        *stride = least;
+        CHECK(!fits());
+        *stride = before;
+    }
+}
+
 TEST_CASE("a call with more heads or samples than a grid has blocks goes on in steps", "[layout]") {
     // So many multiprocessors that the number of vectors alone would make it a short call.
     constexpr std::int32_t multiprocessors = 1 << 20;

@@ -691,3 +691,29 @@ TEST_CASE("layouts in use are decided within the limit of a run, at any distance
         }
     }
 }
+
+TEST_CASE("two caches that share one byte overlap, and those that meet do not", "[strides]") {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.element_type = KVAPPEND_ELEMENT_INT8;
+    d.batch = d.heads = d.new_rows = d.cache_rows = 1;
+    d.k_dim = 4;
+    d.v_dim = 3;
+    const PlanPointer plan = make_plan(d);
+    // can_implement reads no buffer.
+    const auto at = [](std::uintptr_t address) { return reinterpret_cast<void *>(address); };
+    constexpr std::uintptr_t k = 0x10000;
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = at(0x20000);
+    args.v_new = at(0x30000);
+    args.cache_offsets = at(0x40000);
+    args.k_cache = at(k);
+    for (const std::uintptr_t v : {k - 4, k - 3, k + 4, k + 5}) {
+        args.v_cache = at(v);
+        CHECK(told(kvappend_plan_can_implement(plan.get(), &args)) == "KVAPPEND_SUCCESS");
+    }
+    for (const std::uintptr_t v : {k - 2, k - 1, k, k + 1, k + 2, k + 3}) {
+        args.v_cache = at(v);
+        CHECK(kvappend_plan_can_implement(plan.get(), &args) == KVAPPEND_ERROR_CACHE_OVERLAP);
+    }
+}
