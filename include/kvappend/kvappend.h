@@ -685,11 +685,12 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * pointer in args.report has KVAPPEND_FLAG_RESET_REPORT.
  *
  * CUDA backend: one launch takes up to 80 appends, if they have at most two geometries. A geometry is a pair of a plan
- * and its arrays of indices: layers with a sliding window and layers without one have two. If there are more appends
- * or more geometries, the call makes as many launches as necessary. If every plan is a plain dense one ([B, H, L, D]
- * rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise cuda_rows_layers_b16
- * copies row by row. This does not depend on the kernels of the single plans. There is one exception: an append whose
- * extents or strides need 64-bit indices has a launch of its own, by its plan's kernel.
+ * and its arrays of indices: layers with a sliding window and layers without one have two. If there are more appends or
+ * more geometries, the call makes as many launches as necessary. After the copies, each append that reports or traps
+ * costs one further launch, and so does each array of offsets that advances. If every plan is a plain dense one ([B, H,
+ * L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
+ * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. There is one
+ * exception: an append whose extents or strides need 64-bit indices has a launch of its own, by its plan's kernel.
  * KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a launch if all plans of that launch have it. In all other
  * respects the same holds as for run. Legal under stream capture.
  *

@@ -49,7 +49,8 @@ bool has_avx() {
     if ((c & needed) != needed) {
         return false;
     }
-    __asm__("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    // Volatile, so that a compiler does not move it before the test for OSXSAVE.
+    __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
     constexpr unsigned sse_and_avx = 6;
     return (a & sse_and_avx) == sse_and_avx;
 #else

@@ -35,7 +35,7 @@ std::unique_ptr<ThreadPool> ThreadPool::create(std::int32_t helpers) noexcept {
     for (const int raised : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) {
         sigdelset(&blocked, raised);
     }
-    pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    pthread_sigmask(SIG_BLOCK, &blocked, &before);
     const auto serve = [](void *self) -> void * {
         static_cast<ThreadPool *>(self)->serve();
         return nullptr;

@@ -180,6 +180,48 @@ std::vector<std::int32_t> slots_of(const Requests &requests, const std::vector<T
     return slots;
 }
 
+// All arrays of indices of a call.
+class HeldIndices {
+public:
+    HeldIndices(const Requests &requests, const std::vector<Token> &tokens, std::int64_t page_size)
+        : offsets_(offsets_of(requests, page_size)), slots_(slots_of(requests, tokens, page_size)),
+          batch_indices_(of_tokens(tokens, [](const Token &token) { return token.batch_index; })),
+          positions_(of_tokens(tokens, [](const Token &token) { return token.position; })),
+          kv_last_page_len_(requests.kv_last_page_len), append_indptr_(requests.append_indptr),
+          kv_indptr_(requests.kv_indptr), kv_indices_(requests.kv_indices) {}
+
+    // Gives a run all of them. It ignores those that its plan does not use.
+    void fill(kvappend_args &args, Way way) const {
+        const Held<std::int32_t> &offsets = way == Way::last_page ? kv_last_page_len_ : offsets_;
+        args.cache_offsets = offsets.data(), args.cache_offsets_bytes = offsets.bytes();
+        args.lengths = append_indptr_.data(), args.lengths_bytes = append_indptr_.bytes();
+        args.page_indptr = kv_indptr_.data(), args.page_indptr_bytes = kv_indptr_.bytes();
+        args.page_table = kv_indices_.data(), args.page_table_bytes = kv_indices_.bytes();
+        args.token_samples = batch_indices_.data(), args.token_samples_bytes = batch_indices_.bytes();
+        args.token_positions = positions_.data(), args.token_positions_bytes = positions_.bytes();
+        args.slots = slots_.data(), args.slots_bytes = slots_.bytes();
+    }
+
+private:
+    template <class Get>
+    static std::vector<std::int32_t> of_tokens(const std::vector<Token> &tokens, Get get) {
+        std::vector<std::int32_t> values;
+        for (const Token &token : tokens) {
+            values.push_back(static_cast<std::int32_t>(get(token)));
+        }
+        return values;
+    }
+
+    Held<std::int32_t> offsets_;
+    Held<std::int32_t> slots_;
+    Held<std::int32_t> batch_indices_;
+    Held<std::int32_t> positions_;
+    Held<std::int32_t> kv_last_page_len_;
+    Held<std::int32_t> append_indptr_;
+    Held<std::int32_t> kv_indptr_;
+    Held<std::int32_t> kv_indices_;
+};
+
 template <class T>
 void check_append(std::mt19937_64 &random, const PagedCache &paged, const Requests &requests, std::vector<Token> tokens,
                   Way way, std::int64_t query_heads) {
@@ -217,29 +259,8 @@ void check_append(std::mt19937_64 &random, const PagedCache &paged, const Reques
     args.k_cache = held_first.data();
     args.v_cache = v_cache + paged.v_start();
 
-    const Held<std::int32_t> held_offsets(offsets_of(requests, paged.page_size));
-    const Held<std::int32_t> held_slots(slots_of(requests, tokens, paged.page_size));
-    std::vector<std::int32_t> batch_indices;
-    std::vector<std::int32_t> positions;
-    for (const Token &token : tokens) {
-        batch_indices.push_back(static_cast<std::int32_t>(token.batch_index));
-        positions.push_back(static_cast<std::int32_t>(token.position));
-    }
-    const Held<std::int32_t> held_batch_indices(batch_indices);
-    const Held<std::int32_t> held_positions(positions);
-    const Held<std::int32_t> kv_last_page_len(requests.kv_last_page_len);
-    const Held<std::int32_t> append_indptr(requests.append_indptr);
-    const Held<std::int32_t> kv_indptr(requests.kv_indptr);
-    const Held<std::int32_t> kv_indices(requests.kv_indices);
-    // A plan ignores the arrays that it does not use.
-    const Held<std::int32_t> &offsets = way == Way::last_page ? kv_last_page_len : held_offsets;
-    args.cache_offsets = offsets.data(), args.cache_offsets_bytes = offsets.bytes();
-    args.lengths = append_indptr.data(), args.lengths_bytes = append_indptr.bytes();
-    args.page_indptr = kv_indptr.data(), args.page_indptr_bytes = kv_indptr.bytes();
-    args.page_table = kv_indices.data(), args.page_table_bytes = kv_indices.bytes();
-    args.token_samples = held_batch_indices.data(), args.token_samples_bytes = held_batch_indices.bytes();
-    args.token_positions = held_positions.data(), args.token_positions_bytes = held_positions.bytes();
-    args.slots = held_slots.data(), args.slots_bytes = held_slots.bytes();
+    const HeldIndices indices(requests, tokens, paged.page_size);
+    indices.fill(args, way);
     const PlanPointer plan = make_plan(d);
     CHECK(told(kvappend_plan_validate(plan.get(), &args, nullptr, 0, subject().stream(), nullptr)) ==
           "KVAPPEND_SUCCESS");

@@ -214,7 +214,7 @@ private:
         if (d_.addressing == KVAPPEND_ADDRESSING_RING && draw_.one_in(2)) {
             d_.sink_rows = draw_.between(0, d_.cache_rows);
         }
-        // The header leaves open what is counted and advanced where there is nothing to copy.
+        // With nothing to copy, no row is counted and no offset advances, which the reference does not know.
         const bool copies_alone = d_.skip_policy == KVAPPEND_SKIP_SILENTLY && !has(d_, KVAPPEND_FLAG_ADVANCE);
         if (!copies_alone && d_.k_dim == 0 && d_.v_dim == 0) {
             d_.v_dim = 4;

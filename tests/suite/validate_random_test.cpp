@@ -54,6 +54,9 @@ struct Call {
         }
         return offset + l;
     }
+    bool of_samples() const {
+        return d.addressing == KVAPPEND_ADDRESSING_DENSE || d.addressing == KVAPPEND_ADDRESSING_RING;
+    }
     bool by_position() const { return d.lengths == KVAPPEND_LENGTHS_PER_TOKEN; }
     std::int64_t tokens() const { return has(KVAPPEND_FLAG_TOKEN_COUNT) ? indices.token_count[0] : d.new_rows; }
     std::int64_t blocks() const { return d.cache_blocks == 0 ? d.batch : d.cache_blocks; }
@@ -307,6 +310,9 @@ public:
 
 private:
     void add_count(Call &c);
+    void add_slots(Call &c);
+    void add_flags(Call &c);
+    std::int64_t add_tables(Call &c);
     void add_tokens(Call &c, std::int64_t reach);
 
     std::mt19937_64 &random_;
@@ -331,33 +337,24 @@ void Draw::add_tokens(Call &c, std::int64_t reach) {
     }
 }
 
-Call Draw::call() {
-    Call c;
+void Draw::add_slots(Call &c) {
     kvappend_descriptor &d = c.d;
-    d.backend = subject().backend();
-    d.addressing = static_cast<std::int32_t>(between(KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_SLOTS));
-    d.offset_type = static_cast<std::int32_t>(between(KVAPPEND_OFFSET_INT64, KVAPPEND_OFFSET_INT32));
     const bool narrow = d.offset_type == KVAPPEND_OFFSET_INT32;
-    d.index_type = static_cast<std::int32_t>(between(KVAPPEND_INDEX_INT32, KVAPPEND_INDEX_INT64));
-    d.heads = d.k_dim = 1;
-    d.cache_rows = between(1, 8);
-    d.new_rows = between(1, 6);
-    if (d.addressing == KVAPPEND_ADDRESSING_SLOTS) {
-        d.batch = 1;
-        d.cache_blocks = between(1, 12);
-        if (one_in(2)) {
-            d.flags = KVAPPEND_FLAG_RESERVED_SLOT;
-            d.reserved_slot = between(-1, d.cache_blocks * d.cache_rows);
-        }
-        for (std::int64_t l = 0; l < d.new_rows; ++l) {
-            c.indices.slots.push_back(wide(-1, d.cache_blocks * d.cache_rows - 1, narrow));
-        }
-        add_count(c);
-        return c;
+    d.batch = 1;
+    d.cache_blocks = between(1, 12);
+    if (one_in(2)) {
+        d.flags = KVAPPEND_FLAG_RESERVED_SLOT;
+        d.reserved_slot = between(-1, d.cache_blocks * d.cache_rows);
     }
-    const bool of_samples = d.addressing == KVAPPEND_ADDRESSING_DENSE || d.addressing == KVAPPEND_ADDRESSING_RING;
-    d.batch = between(1, 4);
-    d.lengths = static_cast<std::int32_t>(between(KVAPPEND_LENGTHS_FIXED, KVAPPEND_LENGTHS_PER_TOKEN));
+    for (std::int64_t l = 0; l < d.new_rows; ++l) {
+        c.indices.slots.push_back(wide(-1, d.cache_blocks * d.cache_rows - 1, narrow));
+    }
+    add_count(c);
+}
+
+// Flags, most of which say how the offsets give positions.
+void Draw::add_flags(Call &c) {
+    kvappend_descriptor &d = c.d;
     if (!c.by_position()) {
         d.flags |= one_in(3) ? KVAPPEND_FLAG_LEFT_PADS : 0;
         switch (between(0, 9)) {
@@ -376,13 +373,16 @@ Call Draw::call() {
             break;
         }
     }
-    if (!of_samples && one_in(3)) {
+    if (!c.of_samples() && one_in(3)) {
         d.flags |= KVAPPEND_FLAG_RESERVED_PAGE;
         d.reserved_page = between(-1, 12);
     }
-    d.flags |= of_samples && one_in(2) ? KVAPPEND_FLAG_BATCH_INDEX : 0;
-    d.sink_rows = d.addressing == KVAPPEND_ADDRESSING_RING ? between(0, d.cache_rows) : 0;
-    d.cache_blocks = of_samples ? d.batch + between(0, 2) : between(1, 12);
+    d.flags |= c.of_samples() && one_in(2) ? KVAPPEND_FLAG_BATCH_INDEX : 0;
+}
+
+// Adds the pages of samples, and returns how many rows a sample may have.
+std::int64_t Draw::add_tables(Call &c) {
+    kvappend_descriptor &d = c.d;
     std::int64_t reach = d.cache_rows;
     if (d.addressing == KVAPPEND_ADDRESSING_PAGED) {
         d.table_entries = between(0, 4);
@@ -396,6 +396,31 @@ Call Draw::call() {
     } else if (d.addressing == KVAPPEND_ADDRESSING_RING) {
         reach = 40;
     }
+    return reach;
+}
+
+Call Draw::call() {
+    Call c;
+    kvappend_descriptor &d = c.d;
+    d.backend = subject().backend();
+    d.addressing = static_cast<std::int32_t>(between(KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_SLOTS));
+    d.offset_type = static_cast<std::int32_t>(between(KVAPPEND_OFFSET_INT64, KVAPPEND_OFFSET_INT32));
+    const bool narrow = d.offset_type == KVAPPEND_OFFSET_INT32;
+    d.index_type = static_cast<std::int32_t>(between(KVAPPEND_INDEX_INT32, KVAPPEND_INDEX_INT64));
+    d.heads = d.k_dim = 1;
+    d.cache_rows = between(1, 8);
+    d.new_rows = between(1, 6);
+    if (d.addressing == KVAPPEND_ADDRESSING_SLOTS) {
+        add_slots(c);
+        return c;
+    }
+    const bool of_samples = c.of_samples();
+    d.batch = between(1, 4);
+    d.lengths = static_cast<std::int32_t>(between(KVAPPEND_LENGTHS_FIXED, KVAPPEND_LENGTHS_PER_TOKEN));
+    add_flags(c);
+    d.sink_rows = d.addressing == KVAPPEND_ADDRESSING_RING ? between(0, d.cache_rows) : 0;
+    d.cache_blocks = of_samples ? d.batch + between(0, 2) : between(1, 12);
+    std::int64_t reach = add_tables(c);
     if (c.has(KVAPPEND_FLAG_BATCH_INDEX)) {
         c.indices.batch_index = ids(d.batch, d.cache_blocks);
     }
