@@ -291,6 +291,31 @@ TEST_CASE("a program handles the faults of a plan's threads at pages that it has
     CHECK(cache.others() > 0);
 }
 
+TEST_CASE("signals of faults that a program has blocked stay blocked while a plan starts threads", "[process]") {
+    if (subject().backend() != KVAPPEND_BACKEND_HOST) {
+        SKIP("only plans of the host backend have threads");
+    }
+    sigset_t bus;
+    sigset_t before;
+    sigemptyset(&bus);
+    sigaddset(&bus, SIGBUS);
+    REQUIRE(pthread_sigmask(SIG_BLOCK, &bus, &before) == 0);
+    // A signal that is pending would end the program as soon as it is not blocked.
+    REQUIRE(raise(SIGBUS) == 0);
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.batch = d.heads = d.new_rows = d.cache_rows = d.k_dim = 1;
+    kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
+    p.host_threads = 2;
+    CHECK(make_plan(d, &p) != nullptr);
+    sigset_t pending;
+    REQUIRE(sigpending(&pending) == 0);
+    CHECK(sigismember(&pending, SIGBUS) == 1);
+    int taken = 0;
+    REQUIRE(sigwait(&bus, &taken) == 0);
+    CHECK(taken == SIGBUS);
+    REQUIRE(pthread_sigmask(SIG_SETMASK, &before, nullptr) == 0);
+}
+
 TEST_CASE("in a child process a plan can be asked and destroyed, and on the host run", "[process]") {
     Filling filling(64);
     CHECK(child_says_well([&] {
