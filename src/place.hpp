@@ -541,7 +541,7 @@ KVAPPEND_HOST_DEVICE std::int64_t rows_alike(const Rule<Facts> &rule, const Plac
         const std::int64_t rows = stretch_of(rule, place);
         return rows > 1 ? rows : 1;
     }
-    if (rule.packed() || rule.by_slot() || rule.by_position()) {
+    if (rule.packed()) {
         return 1; // the next row may belong to another sample
     }
     // Rows before a sample's first one, or after its last one.
@@ -556,7 +556,7 @@ KVAPPEND_HOST_DEVICE std::int64_t stretch_of_tokens(const Rule<Facts> &rule, con
     const Addressing &a = rule.a;
     const bool by_slot = rule.by_slot();
     const void *const positions = by_slot ? rule.indices.slots : rule.indices.token_positions;
-    const std::int64_t room = (rule.has_pages() || place.row >= a.sink_rows ? a.cache_rows : a.sink_rows) - place.row;
+    const std::int64_t room = a.cache_rows - place.row; // In a ring, the rows after the sinks follow them.
     const auto position = static_cast<std::int64_t>(place.position);
     const std::int64_t after = INT64_MAX - position; // the number of greater positions; a ring may have more room
     std::int64_t most = end - row < room ? end - row : room;

@@ -126,6 +126,8 @@ TEST_CASE("a shared offset serves samples with blocks, pages and lengths of thei
     scenario.offsets = {GENERATE(0, 4, -1, -3, 6)};
     scenario.batch_index = {4, -1, 0, 7};
     check_every_way(scenario, random);
+    scenario.batch_index = {-1, 4, 0, 7}; // The offset advances although its first sample is left out.
+    check_every_way(scenario, random);
 }
 
 TEST_CASE("offsets may be the lengths after the append, as lmdeploy's kv_seqlens are", "[semantics]") {

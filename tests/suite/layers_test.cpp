@@ -170,11 +170,14 @@ TEST_CASE("a report that layers share is reset once, before any of them counts",
     Layer e(4);
     Layer f(5);
     b.offset.set({2}); // above the cache
+    Layer silent(6);   // Its plan does not count, whatever its arguments name.
+    const PlanPointer not_counting = make_plan(Layer::descriptor());
+    silent.args.report = own.data();
     a.args.report = b.args.report = c.args.report = shared.data();
     e.args.report = own.data();
     f.args.report = kept.data();
-    CHECK(told(run({adding.get(), resetting.get(), resetting.get(), resetting.get(), adding.get()},
-                   {&a.args, &b.args, &c.args, &e.args, &f.args})) == "KVAPPEND_SUCCESS");
+    CHECK(told(run({adding.get(), resetting.get(), resetting.get(), not_counting.get(), resetting.get(), adding.get()},
+                   {&a.args, &b.args, &c.args, &silent.args, &e.args, &f.args})) == "KVAPPEND_SUCCESS");
     subject().synchronize();
     const auto check = [](const Held<kvappend_report> &report, std::int64_t written, std::int64_t above) {
         kvappend_report found;
@@ -202,6 +205,20 @@ TEST_CASE("a row that the policy forbids stops all layers before anything is wri
     CHECK(run({silent.get(), strict.get()}, {&first.args, &second.args}) == KVAPPEND_ERROR_SKIPPED);
     CHECK(std::string(kvappend_last_error_message()).find("layer 1: row 0 of sample 0") == 0);
     CHECK(first.untouched());
+}
+
+TEST_CASE("a layer with nothing to copy needs no buffer, whatever its policy", "[layers]") {
+    kvappend_descriptor d = Layer::descriptor();
+    d.lengths = KVAPPEND_LENGTHS_PER_SAMPLE;
+    d.skip_policy = KVAPPEND_SKIP_TRAP;
+    d.k_dim = 0;
+    const PlanPointer empty = make_plan(d);
+    const PlanPointer plan = make_plan(Layer::descriptor());
+    const Layer layer(1);
+    const kvappend_args none = KVAPPEND_ARGS_INIT;
+    CHECK(told(run({empty.get(), plan.get()}, {&none, &layer.args})) == "KVAPPEND_SUCCESS");
+    subject().synchronize();
+    CHECK(layer.written());
 }
 
 TEST_CASE("more layers and samples than a grid has room for", "[layers]") {

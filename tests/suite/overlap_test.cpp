@@ -44,9 +44,10 @@ bool mark(const Shape &s, std::size_t start, std::vector<bool> &marks) {
 }
 
 // The descriptor of one cache, the strides and the dimension of which are `unit` times those of the shape.
-kvappend_descriptor describe(const Shape &s, bool is_k, std::int64_t unit) {
+kvappend_descriptor describe(const Shape &s, bool is_k, std::int64_t unit, std::int32_t element_type) {
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = subject().backend();
+    d.element_type = element_type;
     d.batch = s.extents[0];
     d.heads = s.extents[1];
     d.cache_rows = s.extents[2];
@@ -79,6 +80,13 @@ void check_creation(const kvappend_descriptor &d, bool is_k, bool apart) {
     }
 }
 
+std::int64_t draw(std::mt19937_64 &random, std::int64_t low, std::int64_t high);
+
+// An element of 4 bytes or of 1.
+std::int32_t draw_element(std::mt19937_64 &random) {
+    return draw(random, 0, 1) == 0 ? KVAPPEND_ELEMENT_F32 : KVAPPEND_ELEMENT_INT8;
+}
+
 std::int64_t draw(std::mt19937_64 &random, std::int64_t low, std::int64_t high) {
     return std::uniform_int_distribution<std::int64_t>(low, high)(random);
 }
@@ -102,9 +110,12 @@ TEST_CASE("a cache is refused if and only if two of its rows overlap", "[strides
                       draw(random, 1, 5)};
         std::vector<bool> marks(room);
         const bool apart = mark(s, 0, marks);
-        check_creation(describe(s, is_k, 1), is_k, apart);
-        // Everything 2^50 times as large lies in the same way, and needs no memory to ask for.
-        check_creation(describe(s, is_k, std::int64_t{1} << 50), is_k, apart);
+        // Rows of single bytes may share one byte alone.
+        for (const std::int32_t type : {KVAPPEND_ELEMENT_F32, KVAPPEND_ELEMENT_INT8}) {
+            check_creation(describe(s, is_k, 1, type), is_k, apart);
+            // Everything 2^50 times as large lies in the same way, and needs no memory to ask for.
+            check_creation(describe(s, is_k, std::int64_t{1} << 50, type), is_k, apart);
+        }
         refused += apart ? 0 : 1;
     }
     CHECK(refused > all / 10);
@@ -114,9 +125,9 @@ TEST_CASE("a cache is refused if and only if two of its rows overlap", "[strides
 TEST_CASE("strides of a cache without rows may be any", "[strides]") {
     for (int axis = 0; axis < 3; ++axis) {
         Shape s{{2, 2, 2}, {1, 1, 1}, 4};
-        check_creation(describe(s, true, 1), true, false);
+        check_creation(describe(s, true, 1, KVAPPEND_ELEMENT_F32), true, false);
         s.extents[axis] = 0;
-        check_creation(describe(s, true, 1), true, true);
+        check_creation(describe(s, true, 1, KVAPPEND_ELEMENT_F32), true, true);
     }
 }
 
@@ -245,6 +256,7 @@ std::optional<Pool> draw_pool(std::mt19937_64 &random) {
     Pool pool{};
     kvappend_descriptor &d = pool.d;
     d.backend = subject().backend();
+    d.element_type = draw_element(random);
     d.batch = draw(random, 1, 3);
     d.heads = draw(random, 1, 3);
     d.cache_rows = draw(random, 1, 4);
@@ -291,8 +303,8 @@ kvappend_status status_when_large(const Pool &pool) {
     }
     d.k_new_strides[KVAPPEND_AXIS_ROW] = d.v_new_strides[KVAPPEND_AXIS_ROW] = 1;
     const PlanPointer plan = make_plan(d);
-    const auto place = [](std::size_t at) {
-        return reinterpret_cast<void *>((std::uintptr_t{1} << 62) + at * 4 * unit);
+    const auto place = [&d](std::size_t at) {
+        return reinterpret_cast<void *>((std::uintptr_t{1} << 62) + at * element_bytes(d.element_type) * unit);
     };
     kvappend_args args = KVAPPEND_ARGS_INIT;
     args.k_new = args.v_new = args.cache_offsets = reinterpret_cast<void *>(std::uintptr_t{64});
@@ -318,8 +330,8 @@ TEST_CASE("two caches in one pool are refused if and only if an element belongs 
         const PlanPointer plan = make_plan(d);
         kvappend_args args = KVAPPEND_ARGS_INIT;
         args.k_new = args.v_new = args.cache_offsets = other;
-        args.k_cache = memory + pool->k_at * 4;
-        args.v_cache = memory + pool->v_at * 4;
+        args.k_cache = memory + pool->k_at * element_bytes(d.element_type);
+        args.v_cache = memory + pool->v_at * element_bytes(d.element_type);
         INFO("extents " << d.batch << ' ' << d.heads << ' ' << d.cache_rows << ", k at " << pool->k_at << ", strides "
                         << d.k_cache_strides[0] << ' ' << d.k_cache_strides[1] << ' ' << d.k_cache_strides[2]
                         << ", dimension " << d.k_dim << ", v at " << pool->v_at << ", strides " << d.v_cache_strides[0]
@@ -464,6 +476,7 @@ std::optional<Neighbours> draw_neighbours(std::mt19937_64 &random) {
     Neighbours n{};
     kvappend_descriptor &d = n.d;
     d.backend = subject().backend();
+    d.element_type = draw_element(random);
     d.batch = draw(random, 1, 3);
     d.heads = draw(random, 1, 3);
     d.new_rows = draw(random, 1, 3);
@@ -510,7 +523,8 @@ kvappend_status status_of(const Neighbours &n, std::int64_t unit) {
     const PlanPointer plan = make_plan(d);
     kvappend_args args = far_apart();
     const auto at = [&](std::size_t elements) {
-        return place((std::uintptr_t{5} << 58) + elements * 4 * static_cast<std::uintptr_t>(unit));
+        return place((std::uintptr_t{5} << 58) +
+                     elements * element_bytes(d.element_type) * static_cast<std::uintptr_t>(unit));
     };
     (n.k_rows ? args.k_new : args.v_new) = at(n.rows_at);
     (n.k_cache ? args.k_cache : args.v_cache) = at(n.cache_at);

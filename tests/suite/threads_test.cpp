@@ -231,6 +231,19 @@ TEST_CASE("plans with threads of their own come and go at once, used or not", "[
           }) == 0);
 }
 
+TEST_CASE("a plan with nothing to copy starts no threads", "[threads]") {
+    if (subject().backend() != KVAPPEND_BACKEND_HOST) {
+        SKIP("only plans of the host backend have threads");
+    }
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = KVAPPEND_BACKEND_HOST;
+    kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
+    preference.host_threads = 3;
+    const std::set<std::string> before = threads_of_process();
+    const PlanPointer plan = make_plan(d, &preference);
+    CHECK(threads_of_process() == before);
+}
+
 TEST_CASE("each of a plan's threads copies rows, and goes on to do so", "[threads]") {
     if (!on_host()) {
         SKIP("only plans of the host backend have threads");

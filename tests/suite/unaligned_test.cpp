@@ -62,8 +62,9 @@ TEST_CASE("layers of several alignments", "[unaligned]") {
     auto random = seeded_random();
     for (const std::int32_t addressing : {KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_RING}) {
         std::vector<ScenarioLayer> layers;
-        for (std::size_t way = 0; way < ways_off; ++way) {
-            ScenarioLayer layer{rows(addressing), way == 0 ? -1 : 0};
+        for (std::size_t n = 0; n <= ways_off; ++n) {
+            const std::size_t way = n % ways_off; // The last layer is aligned, as the first one is.
+            ScenarioLayer layer{rows(addressing), n == 0 ? -1 : 0};
             // As rows of a run are adjacent, heads apart make lines of rows.
             layer.scenario.descriptor.k_new_strides[KVAPPEND_AXIS_HEAD] = 192;
             layer.scenario.descriptor.k_new_strides[KVAPPEND_AXIS_ROW] = std::int64_t{2} * 192;
