@@ -17,14 +17,16 @@ namespace kvappend {
 struct Kernel {
     // How rows are found.
     enum class Family : std::uint8_t {
-        dense, // plain dense appends (Problem::plain_dense), whose rows are copied in runs
-        rows   // every problem, row by row
+        dense,  // plain dense appends (Problem::plain_dense), whose rows are copied in runs
+        rows,   // every problem that copies bits, row by row
+        convert // every problem that stores rows in another format
     };
     // What distinguishes it from the plain kernel of its family. On CUDA a plain kernel copies one append with 31-bit
     // indices.
     enum class Variant : std::uint8_t {
         plain,
         avx,    // host: moves of 32 bytes, by AVX
+        avx2,   // host: conversions by AVX2
         layers, // CUDA: several appends in one launch
         wide    // CUDA: indices and strides of 64 bits
     };
@@ -50,8 +52,9 @@ struct NamedKernel : Kernel {
             }
         };
         append(backend == KVAPPEND_BACKEND_HOST ? "host" : "cuda");
-        append(family == Family::dense ? "_dense" : "_rows");
+        append(family == Family::dense ? "_dense" : family == Family::rows ? "_rows" : "_convert");
         append(variant == Variant::avx      ? "_avx"
+               : variant == Variant::avx2   ? "_avx2"
                : variant == Variant::layers ? "_layers"
                : variant == Variant::wide   ? "_wide"
                                             : "");
@@ -98,7 +101,17 @@ protected:
 
 // Memory for a LayeredRun on the caller's stack, because a run allocates nothing.
 struct LayeredRunStorage {
-    alignas(16) std::byte bytes[6144];
+    struct Part {
+        alignas(16) std::byte bytes[6144];
+    };
+    Part copies;
+    Part conversions; // which is used only if one of the appends converts
+};
+
+// What is known of all problems of a run of several appends.
+struct LayersKind {
+    bool all_dense;    // all are plain dense ones
+    bool some_convert; // some store rows in another format
 };
 
 class Backend {
@@ -131,8 +144,8 @@ public:
         bool advances; // advances the offsets
     };
     virtual Status after(const Append &append, After work, CUstream_st *stream) const = 0;
-    // Begins a run of several appends. `all_dense`: all problems are plain dense ones.
-    virtual LayeredRun *begin(LayeredRunStorage &storage, bool all_dense, CUstream_st *stream) const = 0;
+    // Begins a run of several appends.
+    virtual LayeredRun *begin(LayeredRunStorage &storage, LayersKind kind, CUstream_st *stream) const = 0;
 
     // Copies memory that the backend can read to the host. The copy is ordered in the stream, and the call waits for
     // it.

@@ -79,9 +79,10 @@ Status caches_error(const kvappend_args &args, Reach reach) {
 
 const char *text(BufferName name) {
     static constexpr std::array<const char *, buffer_count> names = {
-        "k_new",       "v_new",         "k_cache",         "v_cache",     "cache_offsets",
-        "slots",       "lengths",       "left_pads",       "batch_index", "page_table",
-        "page_indptr", "token_samples", "token_positions", "token_count", "report"};
+        "k_new",       "v_new",          "k_cache",         "v_cache",     "cache_offsets",
+        "slots",       "lengths",        "left_pads",       "batch_index", "page_table",
+        "page_indptr", "token_samples",  "token_positions", "token_count", "k_scales",
+        "v_scales",    "k_global_scale", "v_global_scale",  "report"};
     return names[static_cast<std::size_t>(name)];
 }
 
@@ -133,9 +134,11 @@ Status NeededBuffers::check(const kvappend_args &args) const {
 
 Reach NeededBuffers::share(BufferName a, BufferName b, const kvappend_args &args) const {
     const auto end = pairs_.begin() + pair_count_;
-    const auto pair = std::find_if(pairs_.begin(), end, [=](const Pair &p) { return p.a == a && p.b == b; });
+    const auto pair = std::find_if(pairs_.begin(), end,
+                                   [=](const Pair &p) { return (p.a == a && p.b == b) || (p.a == b && p.b == a); });
     const auto begin = [&](BufferName name) { return reinterpret_cast<std::uintptr_t>(given(args, name).pointer); };
-    return pair == end ? Reach::yes : pair->interleaving.overlap(static_cast<std::int64_t>(begin(b) - begin(a)));
+    return pair == end ? Reach::yes
+                       : pair->interleaving.overlap(static_cast<std::int64_t>(begin(pair->b) - begin(pair->a)));
 }
 
 Status NeededBuffers::check_apart(const kvappend_args &args) const {

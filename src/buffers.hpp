@@ -29,9 +29,17 @@ enum class BufferName : std::uint8_t {
     token_samples,
     token_positions,
     token_count,
+    k_scales,
+    v_scales,
+    k_global_scale,
+    v_global_scale,
     report,
 };
-inline constexpr std::size_t buffer_count = 15;
+inline constexpr std::size_t buffer_count = 19;
+
+constexpr bool is_index(BufferName name) {
+    return name >= BufferName::cache_offsets && name <= BufferName::token_count;
+}
 
 // The name of a buffer as text, such as "page_table".
 const char *text(BufferName name);
@@ -92,8 +100,8 @@ private:
     // Whether two buffers whose ranges meet share memory.
     Reach share(BufferName a, BufferName b, const kvappend_args &args) const;
 
-    // New rows of K and of V with both caches, and the caches with each other.
-    std::array<Pair, 5> pairs_{};
+    // New rows, caches and scales of K and of V, apart from the pair of both new rows.
+    std::array<Pair, 14> pairs_{};
     std::size_t pair_count_ = 0;
     // The caches come first, then the other buffers that are written.
     std::array<NeededBuffer, buffer_count> buffers_{};

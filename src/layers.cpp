@@ -12,7 +12,8 @@ Status Layers::check(const Plan &plan, const kvappend_args &args) {
                     plan.problem().backend, first_.problem().backend);
     }
     TRY(plan.check(args, context_));
-    all_dense_ = all_dense_ && plan.problem().plain_dense();
+    kind_.all_dense = kind_.all_dense && plan.problem().plain_dense();
+    kind_.some_convert = kind_.some_convert || plan.problem().converts();
     if (plan.problem().empty() || !plan.problem().addressing.has_more_than_copies()) {
         return KVAPPEND_SUCCESS;
     }

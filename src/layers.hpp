@@ -16,7 +16,7 @@ public:
     // Refuses what a run of one plan refuses, and plans of different backends.
     Status check(const Plan &plan, const kvappend_args &args);
 
-    void begin() { run_ = first_.backend().begin(storage_, all_dense_, context_.stream); }
+    void begin() { run_ = first_.backend().begin(storage_, kind_, context_.stream); }
     Status add(const Plan &plan, const kvappend_args &args);
     Status finish() { return run_->finish(); }
 
@@ -28,7 +28,7 @@ public:
 private:
     const Plan &first_;
     const RunContext &context_;
-    bool all_dense_ = true;
+    LayersKind kind_{.all_dense = true, .some_convert = false};
     bool has_more_than_copies_ = false;
     LayeredRun *run_ = nullptr;
     LayeredRunStorage storage_; // of *run_

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "plan.hpp"
 
+#include "storage.hpp"
 #include "validate.hpp"
 
 #include <algorithm>
@@ -43,10 +44,16 @@ Status check_architecture(std::span<const NamedKernel> kernels, const BackendSta
 
 // Why a kernel does not serve a problem on this machine, as the end of a message.
 const char *lack_of(const NamedKernel &kernel, const Problem &problem) {
+    if ((kernel.family == Kernel::Family::convert) != problem.converts()) {
+        return problem.converts() ? "; this problem stores rows in another format"
+                                  : "; this problem stores the bits of its rows";
+    }
     if (kernel.family == Kernel::Family::dense && !problem.plain_dense()) {
         return "; this problem is not a plain dense append";
     }
-    return kernel.variant == Kernel::Variant::avx ? "; this machine has no AVX" : "";
+    return kernel.variant == Kernel::Variant::avx    ? "; this machine has no AVX"
+           : kernel.variant == Kernel::Variant::avx2 ? "; this machine has no AVX2"
+                                                     : "";
 }
 
 Status choose_named(const Backend &backend, const BackendState &state, const Problem &problem, const char *wanted,
@@ -149,6 +156,15 @@ void Plan::describe(kvappend_sku &sku) const {
     sku.k_vector_bytes = vector_bytes(problem_.k);
     sku.v_vector_bytes = vector_bytes(problem_.v);
     sku.kernel_name = kernel_->name.data();
+}
+
+void Plan::guarantee(kvappend_precision_guarantee &g) const {
+    g.k_bit_exact = problem_.k.converts() ? 0 : 1;
+    g.v_bit_exact = problem_.v.converts() ? 0 : 1;
+    g.deterministic = 1;
+    g.same_on_all_backends = 1;
+    g.k_error = problem_.k.converts() ? error_of(problem_.k.format.type) : 0;
+    g.v_error = problem_.v.converts() ? error_of(problem_.v.format.type) : 0;
 }
 
 const char *Plan::kernel_name(std::size_t index) {

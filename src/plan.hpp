@@ -45,6 +45,7 @@ public:
     const Backend &backend() const { return *backend_; }
 
     void describe(kvappend_sku &sku) const;
+    void guarantee(kvappend_precision_guarantee &guarantee) const;
     // The name of an entry of the table of all backends' kernels; NULL past its end.
     static const char *kernel_name(std::size_t index);
 

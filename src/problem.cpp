@@ -2,10 +2,11 @@
 #include "problem.hpp"
 
 #include "overlap.hpp"
+#include "storage.hpp"
 
 #include <algorithm>
 #include <cinttypes>
-#include <utility>
+#include <iterator>
 
 namespace kvappend {
 
@@ -68,6 +69,17 @@ Status check_extents(const kvappend_descriptor &d) {
     return KVAPPEND_SUCCESS;
 }
 
+// Refuses a tensor of computed scales in which two scales share memory.
+Status check_scales(const char *storage, const Tensor &scales) {
+    const Reach overlap = pieces_overlap(Pieces(scales));
+    return overlap == Reach::no
+               ? KVAPPEND_SUCCESS
+               : fail(KVAPPEND_ERROR_CACHE_OVERLAP,
+                      "descriptor.%s->scale_strides: %s; expected computed scales that share no byte", storage,
+                      overlap == Reach::yes ? "two scales share memory"
+                                            : "these strides are too irregular to tell whether scales share memory");
+}
+
 Status check_cache(const TensorDescription &d, const Tensor &cache) {
     const Reach overlap = pieces_overlap(Pieces(cache));
     if (overlap == Reach::no) {
@@ -83,39 +95,85 @@ Status check_cache(const TensorDescription &d, const Tensor &cache) {
                                         "its piece stride");
 }
 
-Status create_copy(const TensorDescription &rows, const TensorDescription &cache, std::uint32_t element_bytes,
-                   Copy &copy) {
-    TRY(Tensor::create(rows, element_bytes, copy.rows));
-    TRY(Tensor::create(cache, element_bytes, copy.cache));
+// The tensors of K, or those of V.
+struct CopyInput {
+    const char *name; // "k_new", "k_cache" and so on
+    const char *cache_name;
+    const char *storage_name;
+    const char *rows_strides_name;
+    const char *cache_strides_name;
+    std::int64_t dim;
+    const std::int64_t (&rows_strides)[3];
+    const std::int64_t (&cache_strides)[3];
+    std::int64_t pack;
+    std::int64_t piece_stride;
+    const kvappend_storage *storage;
+};
+
+Status create_tensors(const kvappend_descriptor &d, const Problem &problem, const CopyInput &input, Copy &copy) {
+    const StorageInput storage{d, input.storage, input.storage_name, input.dim, input.pack};
+    TRY(check_storage(storage, copy.format));
+    const std::uint32_t bits = 8 * problem.element_bytes;
+    const bool in_bytes = input.storage != nullptr && input.storage->type != KVAPPEND_STORED_AS_IS;
+    const TensorDescription rows{input.name,
+                                 input.rows_strides_name,
+                                 problem.source_samples,
+                                 d.heads,
+                                 d.new_rows,
+                                 input.dim,
+                                 input.rows_strides,
+                                 bits,
+                                 problem.element_bytes,
+                                 problem.addressing.by_token()};
+    TensorDescription cache{input.cache_name,
+                            input.cache_strides_name,
+                            problem.addressing.cache_blocks,
+                            d.heads,
+                            d.cache_rows,
+                            input.dim,
+                            input.cache_strides,
+                            copy.converts() ? bits_of_stored_type(copy.format.type) : bits,
+                            in_bytes ? 1 : problem.element_bytes};
+    cache.pack = input.pack;
+    cache.piece_stride = input.piece_stride;
+    TRY(Tensor::create(rows, copy.rows));
+    TRY(Tensor::create(cache, copy.cache));
+    TRY(create_scales(storage, copy.format, cache, copy.scales));
     if (copy.empty()) {
         copy = {};
         return KVAPPEND_SUCCESS;
     }
+    copy.cache_alignment = cache.element_alignment();
     TRY(check_cache(cache, copy.cache));
+    return copy.format.computed() ? check_scales(input.storage_name, copy.scales) : KVAPPEND_SUCCESS;
+}
+
+Status create_copy(const kvappend_descriptor &d, const Problem &problem, const CopyInput &input, Copy &copy) {
+    TRY(create_tensors(d, problem, input, copy));
+    if (copy.empty()) {
+        return KVAPPEND_SUCCESS;
+    }
+    copy.alignment = std::min(copy.rows.alignment(), copy.cache.alignment());
+    if (copy.converts()) {
+        return KVAPPEND_SUCCESS;
+    }
     if (copy.rows.adjacent_heads() && copy.cache.adjacent_heads()) {
         copy.rows.merge_heads();
         copy.cache.merge_heads();
+        copy.alignment = std::min(copy.rows.alignment(), copy.cache.alignment());
     }
     copy.adjacent_rows = copy.rows.rows == 1 || (copy.rows.adjacent_rows() && copy.cache.adjacent_rows());
-    copy.alignment = std::min(copy.rows.alignment(), copy.cache.alignment());
     return KVAPPEND_SUCCESS;
 }
 
 Status create_copies(const kvappend_descriptor &d, Problem &problem) {
-    const auto rows = [&](const char *name, std::int64_t dim, const std::int64_t(&strides)[3]) {
-        return TensorDescription{name,    problem.source_samples,       d.heads, d.new_rows, dim,
-                                 strides, problem.addressing.by_token()};
-    };
-    const auto cache = [&](const char *name, std::int64_t dim, const std::int64_t(&strides)[3], std::int64_t pack,
-                           std::int64_t piece_stride) {
-        return TensorDescription{
-            name, problem.addressing.cache_blocks, d.heads, d.cache_rows, dim, strides, false, pack, piece_stride};
-    };
-    TRY(create_copy(rows("k_new", d.k_dim, d.k_new_strides),
-                    cache("k_cache", d.k_dim, d.k_cache_strides, d.k_pack, d.k_piece_stride), problem.element_bytes,
+    TRY(create_copy(d, problem,
+                    {"k_new", "k_cache", "k_storage", "k_new_strides", "k_cache_strides", d.k_dim, d.k_new_strides,
+                     d.k_cache_strides, d.k_pack, d.k_piece_stride, d.k_storage},
                     problem.k));
-    return create_copy(rows("v_new", d.v_dim, d.v_new_strides),
-                       cache("v_cache", d.v_dim, d.v_cache_strides, d.v_pack, d.v_piece_stride), problem.element_bytes,
+    return create_copy(d, problem,
+                       {"v_new", "v_cache", "v_storage", "v_new_strides", "v_cache_strides", d.v_dim, d.v_new_strides,
+                        d.v_cache_strides, d.v_pack, d.v_piece_stride, d.v_storage},
                        problem.v);
 }
 
@@ -128,24 +186,56 @@ std::int64_t bytes_of(const Problem &problem, const Copy &copy) {
     return copy.empty() ? 0 : problem.source_samples * rows * copy.heads() * copy.row_bytes();
 }
 
-void add_buffers(Problem &problem) {
-    const std::uint32_t alignment = problem.element_bytes;
-    problem.buffers.add({BufferName::k_new, false, alignment, problem.k.rows.bytes});
-    problem.buffers.add({BufferName::v_new, false, alignment, problem.v.rows.bytes});
-    problem.buffers.add({BufferName::k_cache, true, alignment, problem.k.cache.bytes});
-    problem.buffers.add({BufferName::v_cache, true, alignment, problem.v.cache.bytes});
-    add_index_buffers(problem.addressing, problem.buffers);
-    const auto add_interleaving = [&](BufferName a, const Tensor &tensor_a, BufferName b, const Tensor &tensor_b) {
-        if (!tensor_a.empty() && !tensor_b.empty()) {
-            problem.buffers.add_interleaving(a, b, Interleaving(tensor_a, tensor_b));
-        }
-    };
-    for (const auto &[name, cache] :
-         {std::pair(BufferName::k_cache, &problem.k.cache), std::pair(BufferName::v_cache, &problem.v.cache)}) {
-        add_interleaving(BufferName::k_new, problem.k.rows, name, *cache);
-        add_interleaving(BufferName::v_new, problem.v.rows, name, *cache);
+// Adds the buffers of K or of V.
+struct CopyBuffers {
+    BufferName rows;
+    BufferName cache;
+    BufferName scales;
+    BufferName global_scale;
+};
+constexpr CopyBuffers k_buffers{BufferName::k_new, BufferName::k_cache, BufferName::k_scales,
+                                BufferName::k_global_scale};
+constexpr CopyBuffers v_buffers{BufferName::v_new, BufferName::v_cache, BufferName::v_scales,
+                                BufferName::v_global_scale};
+
+void add_copy_buffers(const CopyBuffers &names, const Copy &copy, Problem &problem) {
+    if (copy.empty()) {
+        return;
     }
-    add_interleaving(BufferName::k_cache, problem.k.cache, BufferName::v_cache, problem.v.cache);
+    problem.buffers.add({names.rows, false, problem.element_bytes, copy.rows.bytes});
+    problem.buffers.add({names.cache, true, copy.cache_alignment, copy.cache.bytes});
+    problem.buffers.add(
+        {names.scales, copy.format.computed(), bytes_of_scale(copy.format.scale_type), copy.scales.bytes});
+    constexpr std::int64_t one_float = 4;
+    problem.buffers.add({names.global_scale, false, one_float, copy.format.has_global_scale ? one_float : 0});
+}
+
+// Adds the pairs of strided tensors of which a run writes one.
+void add_interleavings(Problem &problem) {
+    const struct {
+        const Tensor *tensor;
+        BufferName name;
+        bool written;
+    } tensors[] = {{&problem.k.rows, BufferName::k_new, false},
+                   {&problem.v.rows, BufferName::v_new, false},
+                   {&problem.k.cache, BufferName::k_cache, true},
+                   {&problem.v.cache, BufferName::v_cache, true},
+                   {&problem.k.scales, BufferName::k_scales, problem.k.format.computed()},
+                   {&problem.v.scales, BufferName::v_scales, problem.v.format.computed()}};
+    for (const auto &a : tensors) {
+        for (const auto *b = &a + 1; b != std::end(tensors); ++b) {
+            if ((a.written || b->written) && !a.tensor->empty() && !b->tensor->empty()) {
+                problem.buffers.add_interleaving(a.name, b->name, Interleaving(*a.tensor, *b->tensor));
+            }
+        }
+    }
+}
+
+void add_buffers(Problem &problem) {
+    add_copy_buffers(k_buffers, problem.k, problem);
+    add_copy_buffers(v_buffers, problem.v, problem);
+    add_index_buffers(problem.addressing, problem.buffers);
+    add_interleavings(problem);
 }
 
 } // namespace

@@ -4,6 +4,7 @@
 
 #include "addressing.hpp"
 #include "buffers.hpp"
+#include "format.hpp"
 #include "status.hpp"
 #include "tensor.hpp"
 
@@ -15,14 +16,23 @@ namespace kvappend {
 struct Copy {
     Tensor rows;
     Tensor cache;
+    Format format;
+    Tensor scales; // empty if the format has none
     // The rows of one head are adjacent in both tensors, so that they can be copied as one piece of memory.
     bool adjacent_rows;
     // The widest power of two, 16 at most, that divides the rows, the pieces and the strides of both tensors.
     std::uint32_t alignment;
+    std::uint32_t cache_alignment; // that an address of the cache needs
 
     bool empty() const { return rows.empty() || cache.empty(); }
+    bool converts() const { return format.type != KVAPPEND_STORED_AS_IS; }
     std::int64_t heads() const { return rows.heads; }
     std::int64_t row_bytes() const { return rows.row_bytes; }
+    // The bytes from the tensor of scales to the first one of a row. With BY_FOUR_ROWS, four rows are one row of it.
+    std::int64_t scale_byte(std::int64_t block, std::int64_t head, std::int64_t row) const {
+        const Strides &s = scales.strides;
+        return block * s.outer + head * s.head + (format.by_four_rows ? row / 4 * s.row + row % 4 : row * s.row);
+    }
 };
 
 struct Problem {
@@ -39,8 +49,12 @@ struct Problem {
     NeededBuffers buffers; // none if there is nothing to copy
 
     bool empty() const { return k.empty() && v.empty(); }
-    // A dense append that needs one offset for each sample and no other index.
-    bool plain_dense() const { return addressing.plain_dense() && k.cache.whole_rows() && v.cache.whole_rows(); }
+    // Whether rows of K or of V are stored in another format.
+    bool converts() const { return k.converts() || v.converts(); }
+    // A dense append that copies bits, and needs one offset for each sample and no other index.
+    bool plain_dense() const {
+        return addressing.plain_dense() && !converts() && k.cache.whole_rows() && v.cache.whole_rows();
+    }
 
     // Checks the descriptor and fills the problem.
     static Status create(const kvappend_descriptor &descriptor, Problem &problem);

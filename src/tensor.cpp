@@ -10,13 +10,28 @@ namespace kvappend {
 
 namespace {
 
+const char *unit_of(const TensorDescription &d) {
+    return d.stride_bytes == 1 && d.element_bits != 8 ? "bytes" : "elements";
+}
+
+// Whether elements are aligned at every multiple of the stride.
+bool is_aligned(const TensorDescription &d, std::int64_t stride) {
+    return d.stride_bytes != 1 || stride % d.element_alignment() == 0;
+}
+
 Status check_strides(const TensorDescription &d) {
     static constexpr const char *axis_names[] = {"BATCH", "HEAD", "ROW"};
     for (int axis = 0; axis < 3; ++axis) {
-        if (d.strides[axis] < 0) {
+        const std::int64_t stride = d.strides[axis];
+        if (stride < 0) {
+            return fail(KVAPPEND_ERROR_STRIDE, "descriptor.%s[KVAPPEND_AXIS_%s] is %" PRId64 ": expected 0 or more %s",
+                        d.strides_name, axis_names[axis], stride, unit_of(d));
+        }
+        if (!is_aligned(d, stride)) {
             return fail(KVAPPEND_ERROR_STRIDE,
-                        "descriptor.%s_strides[KVAPPEND_AXIS_%s] is %" PRId64 ": expected 0 or more elements", d.name,
-                        axis_names[axis], d.strides[axis]);
+                        "descriptor.%s[KVAPPEND_AXIS_%s] is %" PRId64 ": expected a multiple of %" PRIu32
+                        " bytes, because it counts bytes",
+                        d.strides_name, axis_names[axis], stride, d.element_alignment());
         }
     }
     return KVAPPEND_SUCCESS;
@@ -36,9 +51,16 @@ Status check_pack(const TensorDescription &d) {
                     ": expected 0, or a power of two that divides the dimension",
                     letter_of(d), d.pack, letter_of(d), d.dim);
     }
-    if (d.piece_stride < 0) {
-        return fail(KVAPPEND_ERROR_STRIDE, "descriptor.%c_piece_stride is %" PRId64 ": expected 0 or more elements",
-                    letter_of(d), d.piece_stride);
+    if (d.pack % 8 * d.element_bits % 8 != 0) {
+        return fail(KVAPPEND_ERROR_PACK,
+                    "descriptor.%c_pack is %" PRId64 " and an element has %" PRIu32
+                    " bits: expected pieces of whole bytes",
+                    letter_of(d), d.pack, d.element_bits);
+    }
+    if (d.piece_stride < 0 || !is_aligned(d, d.piece_stride)) {
+        return fail(KVAPPEND_ERROR_STRIDE,
+                    "descriptor.%c_piece_stride is %" PRId64 ": expected 0 or more %s, and a multiple of %" PRIu32,
+                    letter_of(d), d.piece_stride, unit_of(d), d.stride_bytes == 1 ? d.element_alignment() : 1);
     }
     if (d.pack == 0 && d.piece_stride != 0) {
         return fail(KVAPPEND_ERROR_CONFLICT,
@@ -65,16 +87,21 @@ Status overflow_error(const TensorDescription &d) {
 constexpr int pieces = 3;
 constexpr int axes = 4;
 
+// The bytes of adjacent elements. Returns true if they do not fit in 63 bits.
+bool bytes_overflow(std::int64_t elements, std::uint32_t element_bits, std::int64_t &bytes) {
+    const bool overflow = __builtin_mul_overflow(elements / 8, std::int64_t{element_bits}, &bytes);
+    return __builtin_add_overflow(bytes, (elements % 8 * element_bits + 7) / 8, &bytes) || overflow;
+}
+
 // Measures a tensor that has elements. Returns false where a number of bytes overflows.
-bool measure(const TensorDescription &d, std::uint32_t element_bytes, Tensor &tensor) {
+bool measure(const TensorDescription &d, Tensor &tensor) {
     const std::int64_t extents[axes] = {d.outer, d.heads, d.rows, d.pack == 0 ? 1 : d.dim / d.pack};
-    const std::int64_t elements[axes] = {d.strides[0], d.strides[1], d.strides[2], d.piece_stride};
+    const std::int64_t given[axes] = {d.strides[0], d.strides[1], d.strides[2], d.piece_stride};
     std::int64_t strides[axes] = {0, 0, 0, 0};
-    bool overflow =
-        __builtin_mul_overflow(d.pack == 0 ? d.dim : d.pack, std::int64_t{element_bytes}, &tensor.piece_bytes);
+    bool overflow = bytes_overflow(d.pack == 0 ? d.dim : d.pack, d.element_bits, tensor.piece_bytes);
     std::int64_t contiguous_bytes = tensor.piece_bytes; // of the axes so far
     tensor.bytes = tensor.piece_bytes;
-    const bool contiguous = std::ranges::all_of(d.strides, [](std::int64_t s) { return s == 0; });
+    const bool contiguous = !d.repeats && std::ranges::all_of(d.strides, [](std::int64_t s) { return s == 0; });
     // Innermost axis first, in the order in memory of the contiguous tensor.
     constexpr int by_sample_order[] = {KVAPPEND_AXIS_ROW, pieces, KVAPPEND_AXIS_HEAD, KVAPPEND_AXIS_BATCH};
     constexpr int by_token_order[] = {KVAPPEND_AXIS_HEAD, KVAPPEND_AXIS_ROW, KVAPPEND_AXIS_BATCH, pieces};
@@ -83,7 +110,7 @@ bool measure(const TensorDescription &d, std::uint32_t element_bytes, Tensor &te
         if (extents[axis] > 1 && contiguous) {
             strides[axis] = contiguous_bytes;
         } else if (extents[axis] > 1) {
-            overflow |= __builtin_mul_overflow(elements[axis], std::int64_t{element_bytes}, &strides[axis]);
+            overflow |= __builtin_mul_overflow(given[axis], std::int64_t{d.stride_bytes}, &strides[axis]);
         }
         std::int64_t reach = 0;
         overflow |= __builtin_mul_overflow(strides[axis], extents[axis] - 1, &reach);
@@ -101,7 +128,7 @@ bool measure(const TensorDescription &d, std::uint32_t element_bytes, Tensor &te
 
 } // namespace
 
-Status Tensor::create(const TensorDescription &d, std::uint32_t element_bytes, Tensor &tensor) {
+Status Tensor::create(const TensorDescription &d, Tensor &tensor) {
     tensor = {};
     TRY(check_pack(d));
     TRY(check_strides(d));
@@ -111,7 +138,7 @@ Status Tensor::create(const TensorDescription &d, std::uint32_t element_bytes, T
     if (d.outer == 0 || d.heads == 0 || d.rows == 0 || d.dim == 0) {
         return KVAPPEND_SUCCESS;
     }
-    return measure(d, element_bytes, tensor) ? KVAPPEND_SUCCESS : overflow_error(d);
+    return measure(d, tensor) ? KVAPPEND_SUCCESS : overflow_error(d);
 }
 
 void Tensor::merge_heads() {

@@ -11,16 +11,23 @@ namespace kvappend {
 // What the descriptor says of one tensor [outer, heads, rows, dim]. The outer axis counts samples of new rows, and
 // blocks of a cache.
 struct TensorDescription {
-    const char *name; // "k_cache"
+    const char *name;         // "k_cache"
+    const char *strides_name; // "k_cache_strides", a field of the descriptor
     std::int64_t outer;
     std::int64_t heads;
     std::int64_t rows;
     std::int64_t dim;
-    const std::int64_t (&strides)[3]; // in elements; all zero: contiguous
-    bool by_token = false;            // contiguous means [rows, heads, dim]
+    const std::int64_t (&strides)[3]; // all zero: contiguous, unless `repeats`
+    std::uint32_t element_bits;
+    std::uint32_t stride_bytes; // of a unit in which strides count: an element, or 1
+    bool by_token = false;      // contiguous means [rows, heads, dim]
+    bool repeats = false;       // strides of zero are taken as they are
     // A row in pieces of `pack` elements; contiguous means [outer, heads, dim / pack, rows, pack]. 0: a row is whole.
     std::int64_t pack = 0;
-    std::int64_t piece_stride = 0; // in elements
+    std::int64_t piece_stride = 0;
+
+    // The alignment that an address of an element needs.
+    std::uint32_t element_alignment() const { return element_bits < 8 ? 1 : element_bits / 8; }
 };
 
 // Bytes from one entry of an axis to the next.
@@ -43,7 +50,7 @@ struct Tensor {
     std::int64_t bytes;
 
     // Checks the description and measures the tensor.
-    static Status create(const TensorDescription &description, std::uint32_t element_bytes, Tensor &tensor);
+    static Status create(const TensorDescription &description, Tensor &tensor);
 
     bool empty() const { return bytes == 0; }
     bool whole_rows() const { return piece_bytes == row_bytes; }

@@ -2,10 +2,13 @@
 #include "validate.hpp"
 
 #include "places.hpp"
+#include "storage.hpp"
 
 #include <algorithm>
+#include <cfloat>
 #include <cinttypes>
 #include <compare>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <span>
@@ -25,7 +28,7 @@ bool is_offset(BufferName name) {
 
 // Whether an array of 32-bit indices has the size of one with as many 64-bit indices.
 bool may_be_wide(const NeededBuffer &needed, const GivenBuffer &buffer) {
-    return needed.alignment == 4 && buffer.bytes == 2 * static_cast<std::size_t>(needed.bytes);
+    return is_index(needed.name) && needed.alignment == 4 && buffer.bytes == 2 * static_cast<std::size_t>(needed.bytes);
 }
 
 std::int64_t least_index(const Addressing &a) {
@@ -57,14 +60,20 @@ Status check_width(const NeededBuffer &needed, const std::byte *array, kvappend_
                 is_offset(needed.name) ? "offset_type" : "index_type");
 }
 
-// The arrays of indices, copied to host memory.
+// Whether the values in a buffer are checked: indices, given scales and global scales.
+bool is_checked(const NeededBuffer &needed) {
+    return is_index(needed.name) ||
+           (needed.name >= BufferName::k_scales && needed.name <= BufferName::v_global_scale && !needed.written);
+}
+
+// What is checked, copied to host memory.
 class Copies {
 public:
     Status fetch(const Problem &problem, const Backend &backend, const kvappend_args &args, CUstream_st *stream,
                  kvappend_fault &fault) {
-        kvappend_args copied = args;
+        args_ = args;
         for (const NeededBuffer &needed : problem.buffers.all()) {
-            if (needed.name < BufferName::cache_offsets || needed.name == BufferName::report) {
+            if (!is_checked(needed)) {
                 continue;
             }
             const GivenBuffer buffer = given(args, needed.name);
@@ -78,15 +87,18 @@ public:
             }
             TRY(backend.fetch(memory.get(), buffer.pointer, bytes, stream));
             TRY(twice ? check_width(needed, memory.get(), fault) : KVAPPEND_SUCCESS);
-            give(copied, needed.name, memory.get());
+            give(args_, needed.name, memory.get());
         }
-        indices = indices_of(problem.buffers, copied);
+        indices = indices_of(problem.buffers, args_);
         return KVAPPEND_SUCCESS;
     }
+
+    const kvappend_args &args() const { return args_; }
 
     Indices indices{};
 
 private:
+    kvappend_args args_;
     std::unique_ptr<std::byte[]> memory_[buffer_count];
 };
 
@@ -263,6 +275,73 @@ Status check_duplicates(const Problem &problem, const Indices &indices, kvappend
     return later == nullptr ? KVAPPEND_SUCCESS : duplicate_error(problem, indices, later[-1], *later, fault);
 }
 
+Status scale_fault(kvappend_fault &fault, const char *array, std::int64_t index, std::uint32_t bits, float value) {
+    fault.array = array;
+    fault.index = index;
+    fault.value = bits;
+    return fail(KVAPPEND_ERROR_SCALE, "args.%s[%" PRId64 "] is %g: expected a finite number that is more than 0", array,
+                index, static_cast<double>(value));
+}
+
+bool is_usable(float scale) {
+    return scale > 0 && scale <= FLT_MAX;
+}
+
+// The given scales of K or of V, in host memory.
+struct GivenScales {
+    const Copy &copy;
+    std::int64_t element_bytes;
+    const char *name;
+    const void *scales;
+
+    // Checks the scales of a row.
+    Status check(std::int64_t block, std::int64_t row, kvappend_fault &fault) const {
+        const std::int64_t groups = copy.row_bytes() / element_bytes / copy.format.group;
+        for (std::int64_t head = 0; head < copy.heads(); ++head) {
+            for (std::int64_t group = 0; group < groups; ++group) {
+                TRY(check_at(copy.scale_byte(block, head, row) + group * copy.scales.piece_stride, fault));
+            }
+        }
+        return KVAPPEND_SUCCESS;
+    }
+
+private:
+    Status check_at(std::int64_t byte, kvappend_fault &fault) const {
+        const std::uint32_t bytes = bytes_of_scale(copy.format.scale_type);
+        std::uint32_t code = 0;
+        std::memcpy(&code, static_cast<const std::byte *>(scales) + byte, bytes);
+        const float value = decode_scale(copy.format.scale_type, code);
+        return is_usable(value) ? KVAPPEND_SUCCESS : scale_fault(fault, name, byte / bytes, code, value);
+    }
+};
+
+Status check_global_scale(const Copy &copy, const char *name, const float *scale, kvappend_fault &fault) {
+    return copy.empty() || !copy.format.has_global_scale || is_usable(*scale)
+               ? KVAPPEND_SUCCESS
+               : scale_fault(fault, name, 0, bits_of(*scale), *scale);
+}
+
+// Checks the global scales, and those given scales that the rows of the call use.
+Status check_scales(const Problem &problem, const Indices &indices, const kvappend_args &args, kvappend_fault &fault) {
+    TRY(check_global_scale(problem.k, "k_global_scale", args.k_global_scale, fault));
+    TRY(check_global_scale(problem.v, "v_global_scale", args.v_global_scale, fault));
+    for (const GivenScales &given : {GivenScales{problem.k, problem.element_bytes, "k_scales", args.k_scales},
+                                     GivenScales{problem.v, problem.element_bytes, "v_scales", args.v_scales}}) {
+        if (given.copy.empty() || given.copy.format.scaling != KVAPPEND_SCALING_GIVEN) {
+            continue;
+        }
+        Status status = KVAPPEND_SUCCESS;
+        for_each_stretch(problem, indices, [&](const Place &place, std::int64_t rows) {
+            for (std::int64_t i = 0; place.placed() && i < rows && status == KVAPPEND_SUCCESS; ++i) {
+                status = given.check(place.block, place.row + i, fault);
+            }
+            return status == KVAPPEND_SUCCESS;
+        });
+        TRY(status);
+    }
+    return KVAPPEND_SUCCESS;
+}
+
 } // namespace
 
 Status validate(const Problem &problem, const Backend &backend, const kvappend_args &args, CUstream_st *stream,
@@ -277,7 +356,8 @@ Status validate(const Problem &problem, const Backend &backend, const kvappend_a
     TRY(check_tokens(a, indices, fault));
     TRY(check_samples(a, indices, fault));
     TRY(check_places(problem, indices, fault));
-    return check_duplicates(problem, indices, fault);
+    TRY(check_duplicates(problem, indices, fault));
+    return check_scales(problem, indices, copies.args(), fault);
 }
 
 } // namespace kvappend

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The init functions: the _INIT macros for callers that cannot use macros.
+#include "../../src/presets.hpp"
 #include "structs.hpp"
 
 namespace {
@@ -28,6 +29,10 @@ KVAPPEND_API kvappend_status kvappend_args_init(kvappend_args *s, size_t struct_
     return init("args", s, struct_size);
 }
 
+KVAPPEND_API kvappend_status kvappend_storage_init(kvappend_storage *s, size_t struct_size) {
+    return init("storage", s, struct_size);
+}
+
 KVAPPEND_API kvappend_status kvappend_sku_init(kvappend_sku *s, size_t struct_size) {
     return init("sku", s, struct_size);
 }
@@ -42,4 +47,12 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
 
 KVAPPEND_API kvappend_status kvappend_report_init(kvappend_report *s, size_t struct_size) {
     return init("report", s, struct_size);
+}
+
+KVAPPEND_API kvappend_status kvappend_storage_preset(int32_t preset, kvappend_storage *storage, size_t struct_size) {
+    TRY(kvappend_storage_init(storage, struct_size));
+    kvappend_storage filled{};
+    TRY(kvappend::fill_preset(preset, filled));
+    kvappend::write_struct(filled, storage);
+    return KVAPPEND_SUCCESS;
 }

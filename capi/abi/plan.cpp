@@ -34,6 +34,16 @@ Status answer(const char *name, const kvappend_plan *plan, Struct *result, Fill 
     return KVAPPEND_SUCCESS;
 }
 
+// Reads the storage that the descriptor names, unless it names none, and replaces the pointer.
+Status read_storage(const char *name, const kvappend_storage *&storage, kvappend_storage &copy) {
+    if (storage == nullptr) {
+        return KVAPPEND_SUCCESS;
+    }
+    TRY(kvappend::read_struct(name, storage, copy));
+    storage = &copy;
+    return KVAPPEND_SUCCESS;
+}
+
 // The plans and arguments of kvappend_plan_run_layers.
 struct LayerArrays {
     const kvappend_plan *const *plans;
@@ -142,6 +152,10 @@ KVAPPEND_API kvappend_status kvappend_plan_create(const kvappend_descriptor *des
     *plan = nullptr;
     kvappend_descriptor d;
     TRY(kvappend::read_struct("descriptor", descriptor, d));
+    kvappend_storage k_storage;
+    kvappend_storage v_storage;
+    TRY(read_storage("descriptor.k_storage", d.k_storage, k_storage));
+    TRY(read_storage("descriptor.v_storage", d.v_storage, v_storage));
     kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
     if (preference != nullptr) {
         TRY(kvappend::read_struct("preference", preference, p));
@@ -214,10 +228,7 @@ KVAPPEND_API kvappend_status kvappend_plan_get_sku(const kvappend_plan *plan, kv
 
 KVAPPEND_API kvappend_status kvappend_plan_get_precision_guarantee(const kvappend_plan *plan,
                                                                    kvappend_precision_guarantee *guarantee) {
-    return answer("guarantee", plan, guarantee, [](kvappend_precision_guarantee &g) {
-        g.bit_exact = 1;
-        g.deterministic = 1;
-    });
+    return answer("guarantee", plan, guarantee, [plan](kvappend_precision_guarantee &g) { plan->plan.guarantee(g); });
 }
 
 KVAPPEND_API const char *kvappend_kernel_name(size_t index) {

@@ -44,6 +44,8 @@ KVAPPEND_API const char *kvappend_status_name(kvappend_status status) {
         NAME(KVAPPEND_ERROR_HOST_THREADS);
         NAME(KVAPPEND_ERROR_INDEX_WIDTH);
         NAME(KVAPPEND_ERROR_INDEX_TYPE);
+        NAME(KVAPPEND_ERROR_STORAGE);
+        NAME(KVAPPEND_ERROR_SCALE);
 #undef NAME
     default:
         return "unknown kvappend_status";

@@ -27,16 +27,18 @@
  *         k_cache[b, h, pos, :] = k_new[b, h, l, :]
  *         v_cache[b, h, pos, :] = v_new[b, h, l, :]
  *
- * This is the dense append. A descriptor that is zero apart from its extents means this. Three things can vary
+ * This is the dense append. A descriptor that is zero apart from its extents means this. Four things can vary
  * independently of each other:
  *
  * - where a row comes from: strides, and with KVAPPEND_LENGTHS_PACKED or _PER_TOKEN one tensor with all tokens;
  * - how many rows a sample has: see enum kvappend_lengths and KVAPPEND_FLAG_LEFT_PADS;
- * - where a row goes: see enum kvappend_addressing and KVAPPEND_FLAG_BATCH_INDEX.
+ * - where a row goes: see enum kvappend_addressing and KVAPPEND_FLAG_BATCH_INDEX;
+ * - how a row is stored: with its bits, or in another format such as FP8, INT8 or NVFP4. See kvappend_storage.
  *
  * A row without a place in the cache is skipped, and every other row of the call is still written.
- * descriptor.skip_policy says whether a run reports the rows that it skipped. No other byte of the caches changes. The
- * copy preserves all bits, including the payload of a NaN and the sign of a zero.
+ * descriptor.skip_policy says whether a run reports the rows that it skipped. No other byte of the caches changes. If
+ * rows are not stored in another format, the copy preserves all bits, including the payload of a NaN and the sign of a
+ * zero.
  *
  * The backend reads the arrays of indices during each run. The host does not read them before the run. They may hold
  * any values: no value makes a run read or write outside the tensors and arrays. This holds even if a value changes
@@ -159,15 +161,16 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_ADDRESSING = 13,
     /* An extent is negative. [plan_create] */
     KVAPPEND_ERROR_EXTENT = 14,
-    /* A stride is negative. [plan_create] */
+    /* A stride is negative, or a stride in bytes is not a multiple of an element's size. [plan_create] */
     KVAPPEND_ERROR_STRIDE = 15,
     /* One of these does not fit in 63 bits: the number of bytes of a tensor, the distance between its first and its
      * last byte, or the number of bytes of an array of indices. [plan_create] */
     KVAPPEND_ERROR_OVERFLOW = 16,
-    /* Two rows of one cache share memory because of its strides [plan_create], or k_cache and v_cache share memory
-     * [can_implement, run]. The check is exact for all strides that occur in practice. It gives up after 65536 steps
-     * for each cache in plan_create (about a millisecond), and after 256 steps for each pair of tensors in a run (a few
-     * microseconds). If it gives up, the strides are refused as well, and the message says so. */
+    /* Two rows of one cache, or two of its computed scales, share memory because of their strides [plan_create], or
+     * k_cache and v_cache share memory [can_implement, run]. The check is exact for all strides that occur in practice.
+     * It gives up after 65536 steps for each cache in plan_create (about a millisecond), and after 256 steps for each
+     * pair of tensors in a run (a few microseconds). If it gives up, the strides are refused as well, and the message
+     * says so. */
     KVAPPEND_ERROR_CACHE_OVERLAP = 17,
     /* preference.kernel_name does not name a kernel of the backend, or that kernel does not support this problem.
      * [plan_create] */
@@ -194,12 +197,12 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_BUFFER_TOO_SMALL = 31,
     /* A buffer is not aligned to the size of its elements. [can_implement, run] */
     KVAPPEND_ERROR_MISALIGNED = 32,
-    /* A new tensor, an array of indices or the report shares memory with a cache, or with another buffer that the run
-     * writes. A new tensor may lie in the gaps of a cache, and a cache in the gaps of a new tensor: they share memory
-     * only if an element belongs to both. This is checked as for KVAPPEND_ERROR_CACHE_OVERLAP. An array of indices or a
-     * report may not lie in a gap: it and the buffer that it is compared with both count as the whole range from their
-     * first to their last element. The check compares addresses, so it does not notice two virtual addresses of the
-     * same memory. [can_implement, run] */
+    /* A new tensor, a tensor of scales, an array of indices or the report shares memory with a cache, or with another
+     * buffer that the run writes. A new tensor may lie in the gaps of a cache, and a cache in the gaps of a new tensor:
+     * they share memory only if an element belongs to both. The same holds for scales. This is checked as for
+     * KVAPPEND_ERROR_CACHE_OVERLAP. An array of indices or a report may not lie in a gap: it and the buffer that it is
+     * compared with both count as the whole range from their first to their last element. The check compares addresses,
+     * so it does not notice two virtual addresses of the same memory. [can_implement, run] */
     KVAPPEND_ERROR_ALIAS = 33,
     /* workspace is NULL although workspace_bytes is not 0. [run] */
     KVAPPEND_ERROR_WORKSPACE = 34,
@@ -213,7 +216,8 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_CONFLICT = 41,
     /* descriptor.skip_policy is not a KVAPPEND_SKIP_* value. [plan_create] */
     KVAPPEND_ERROR_SKIP_POLICY = 42,
-    /* descriptor.k_pack or v_pack is not a power of two, or it does not divide its dimension. [plan_create] */
+    /* descriptor.k_pack or v_pack is not a power of two, or it does not divide its dimension, or a piece is not a
+     * number of whole bytes. [plan_create] */
     KVAPPEND_ERROR_PACK = 43,
     /* A row has a position but no place. run of the host backend returns this with KVAPPEND_SKIP_TRAP, validate with
      * every policy. [run, validate] */
@@ -231,7 +235,13 @@ enum kvappend_status_code {
     /* An array of indices seems to have 64-bit elements, and the descriptor says 32 bits. [validate] */
     KVAPPEND_ERROR_INDEX_WIDTH = 49,
     /* descriptor.index_type is not a KVAPPEND_INDEX_* value. [plan_create] */
-    KVAPPEND_ERROR_INDEX_TYPE = 50
+    KVAPPEND_ERROR_INDEX_TYPE = 50,
+
+    /* A field of descriptor.k_storage or v_storage is not one of its constants or is out of its range [plan_create],
+     * or a preset is not a KVAPPEND_PRESET_* value [storage_preset]. */
+    KVAPPEND_ERROR_STORAGE = 51,
+    /* A given scale or a global scale is NaN, infinite, zero or negative. [validate] */
+    KVAPPEND_ERROR_SCALE = 52
 };
 
 /* Returns the name of the constant as text, such as "KVAPPEND_ERROR_ALIAS". For a number that is not a status, it
@@ -252,7 +262,7 @@ enum kvappend_backend {
     KVAPPEND_BACKEND_CUDA = 1  /* On a CUDA device, in the order of a stream. run returns when the work is enqueued. */
 };
 
-/* The type of one element of K and V. Only its width matters to the copy. */
+/* The type of one element of K and V. Only its width matters, unless the rows are stored in another format. */
 enum kvappend_element_type {
     KVAPPEND_ELEMENT_F32 = 0,  /* 4 bytes, IEEE 754 binary32 */
     KVAPPEND_ELEMENT_F64 = 1,  /* 8 bytes, IEEE 754 binary64 */
@@ -422,6 +432,127 @@ enum kvappend_axis {
     KVAPPEND_AXIS_ROW = 2    /* of a new tensor: l, or the token; of a cache: the row in its block */
 };
 
+/* ---- storage formats ---- */
+
+/* The type of one element in a cache: its code. The element types of the new rows are those of enum
+ * kvappend_element_type. Codes of 8 bits and less are as in OCP OFP8 (E4M3, E5M2) and OCP Microscaling Formats (E2M1,
+ * and UE8M0 for scales, which is called E8M0 there). */
+enum kvappend_stored_type {
+    KVAPPEND_STORED_AS_IS = 0, /* the bits of the new rows; the cache has strides in elements */
+    KVAPPEND_STORED_F32 = 1,   /* 4 bytes */
+    KVAPPEND_STORED_F16 = 2,   /* 2 bytes */
+    KVAPPEND_STORED_BF16 = 3,  /* 2 bytes */
+    KVAPPEND_STORED_E4M3 = 4,  /* 1 byte, up to 448 */
+    KVAPPEND_STORED_E5M2 = 5,  /* 1 byte, up to 57344 */
+    KVAPPEND_STORED_INT8 = 6,  /* 1 byte, -128 to 127 */
+    KVAPPEND_STORED_INT4 = 7,  /* half a byte, -8 to 7, stored as the number plus 8 */
+    KVAPPEND_STORED_E2M1 = 8   /* half a byte: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives */
+};
+
+/* Where scales come from. */
+enum kvappend_scaling {
+    KVAPPEND_SCALING_NONE = 0,    /* There are none. */
+    KVAPPEND_SCALING_GIVEN = 1,   /* A run reads them from args.k_scales or v_scales. */
+    KVAPPEND_SCALING_COMPUTED = 2 /* A run computes them and writes them to args.k_scales or v_scales. */
+};
+
+/* What becomes of an element x, if s is the scale of its group (with a global scale g: s * g). */
+enum kvappend_scale_use {
+    KVAPPEND_SCALE_DIVIDE = 0,     /* x / s */
+    KVAPPEND_SCALE_RECIPROCAL = 1, /* x * (1 / s) */
+    KVAPPEND_SCALE_MULTIPLY = 2,   /* x * s. With GIVEN only: the caller passes the reciprocals of the scales. */
+    /* As RECIPROCAL, but of the scale before it was rounded to its type. With COMPUTED only. */
+    KVAPPEND_SCALE_UNROUNDED_RECIPROCAL = 3
+};
+
+/* The type of a scale in memory. */
+enum kvappend_scale_type {
+    KVAPPEND_SCALE_F32 = 0,  /* 4 bytes */
+    KVAPPEND_SCALE_F16 = 1,  /* 2 bytes */
+    KVAPPEND_SCALE_E4M3 = 2, /* 1 byte */
+    KVAPPEND_SCALE_UE8M0 = 3 /* 1 byte: the code e stands for 2^(e - 127), and 255 for NaN */
+};
+
+/* How a computed scale is rounded to its type. */
+enum kvappend_scale_rounding {
+    KVAPPEND_SCALE_NEAREST = 0,     /* to the nearest number, ties to even; not with UE8M0 */
+    KVAPPEND_SCALE_POWER_OF_TWO = 1 /* up to a power of two from 2^-127 to 2^127; with F32 and UE8M0 */
+};
+
+/* The order of the scales in memory. */
+enum kvappend_scale_order {
+    /* By scale_strides. */
+    KVAPPEND_SCALE_LINEAR = 0,
+    /* The scales of four rows are interleaved, as the V scales of NVFP4 for the kernels of TensorRT-LLM. The rows of a
+     * block and a head form a tile. With S groups in a row, the scale of group g of row r is (r / 4) * 4 * S + g * 4 +
+     * r % 4 bytes after the begin of the tile. scale_strides has the strides of blocks and of heads, and 0 for rows
+     * and groups. The scales have 1 byte, and 4 divides cache_rows. */
+    KVAPPEND_SCALE_BY_FOUR_ROWS = 1
+};
+
+/* How numbers halfway between two codes of INT8 and INT4 are rounded. Floating-point codes are rounded to even. */
+enum kvappend_rounding {
+    KVAPPEND_ROUNDING_HALF_EVEN = 0, /* to the even one: rint of C */
+    KVAPPEND_ROUNDING_HALF_AWAY = 1  /* away from zero: round of C */
+};
+
+/* Which elements share a byte in INT4 and E2M1. */
+enum kvappend_nibbles {
+    KVAPPEND_NIBBLES_PAIRS = 0, /* elements 2j (the low half) and 2j + 1 (the high half) */
+    KVAPPEND_NIBBLES_HALVES = 1 /* elements j (low) and j + group / 2 (high) of a group, as in ggml's Q4_0 */
+};
+
+/* How the rows of K, or of V, are stored in their cache. K and V are independent of each other. All zero is AS_IS.
+ *
+ * UNITS. With a type other than AS_IS, the strides of the cache and its piece stride are in BYTES, because an element
+ * may be smaller than a byte. A row of D elements has ceil(D * bits / 8) bytes, and rows share no byte. All zero still
+ * means contiguous. A pack still counts elements. The strides of new rows stay in elements.
+ *
+ * THE ARITHMETIC is that of IEEE 754 binary32, rounded to nearest even after each operation. No multiplication is fused
+ * with an addition, and no reciprocal is approximate. Every backend and every device stores the same bytes.
+ *
+ * 1. x is the new element (F32, F16 or BF16), as a binary32.
+ * 2. COMPUTED: a is the largest |x| of the group; NaN is ignored. Q is the greatest number of the type (E4M3 448, E5M2
+ *    57344, INT8 127, INT4 7, E2M1 6), times the global scale if there is one. The scale is
+ *    s = max(max(a, amax_floor) / Q, scale_floor), in which NaN counts as less than any number. It is rounded to the
+ *    type of scales, at most to the greatest finite number of that type. The rounded scale is stored, and it is used
+ *    from here on, except by UNROUNDED_RECIPROCAL.
+ * 3. y is x / s, x * (1 / s) or x * s, or x without scales. With a global scale g, s is s * g here. A product or scale
+ *    of zero gives y = 0 for every x.
+ * 4. y is rounded to the nearest code, and at most to the greatest finite one. Only F16 and BF16 overflow to infinity.
+ *    NaN becomes the NaN of the type, with all its bits set but the sign; in a type without NaN it becomes 0. -0 stays
+ *    -0 in floating-point types.
+ *
+ * If the stored type is that of the new rows, all bits stay as they are: this is AS_IS with strides in bytes.
+ *
+ * SCALES. args.k_scales has a scale for each block, head, row and group [N, H, R, D / group], by scale_strides. The
+ * scales of a place lie next to each other or anywhere else: in a tensor of their own, at the end of each row, at the
+ * end of each page. They may be interleaved with the caches and with each other, as long as no byte belongs to two of
+ * them. Given scales may be repeated by strides of 0; all zero is one scale for everything. Computed scales are written
+ * together with the row, and must not overlap. A scale is never taken to be 1: a missing buffer is an error.
+ *
+ * The arithmetic needs the default floating-point environment: the host backend must not be called by a thread that
+ * rounds in another direction or flushes subnormal numbers to zero. */
+typedef struct kvappend_storage {
+    size_t struct_size;
+    int32_t type;           /* KVAPPEND_STORED_* */
+    int32_t scaling;        /* KVAPPEND_SCALING_*. F32, F16 and BF16: NONE */
+    int32_t scale_use;      /* KVAPPEND_SCALE_DIVIDE, ... */
+    int32_t scale_type;     /* KVAPPEND_SCALE_F32, ... */
+    int32_t scale_rounding; /* COMPUTED: KVAPPEND_SCALE_NEAREST or _POWER_OF_TWO */
+    int32_t scale_order;    /* KVAPPEND_SCALE_LINEAR or _BY_FOUR_ROWS */
+    int32_t rounding;       /* INT8 and INT4: KVAPPEND_ROUNDING_* */
+    int32_t nibbles;        /* INT4 and E2M1: KVAPPEND_NIBBLES_* */
+    int32_t global_scale;   /* 1: args.k_global_scale or v_global_scale is a factor of all scales; 0: there is none */
+    float amax_floor;       /* COMPUTED: the least value for the largest magnitude of a group; finite, not negative */
+    float scale_floor;      /* COMPUTED: the least scale; finite, not negative */
+    int32_t reserved;       /* must be 0 */
+    /* The number of adjacent elements of a row that share a scale. It divides the dimension. 0: the whole row. COMPUTED
+     * needs an even number or the whole row. */
+    int64_t group;
+    int64_t scale_strides[4]; /* of the scales [N, H, R, D / group], in bytes; each is taken as it is */
+} kvappend_storage;
+
 /* What is the same at every run of a plan. All zero is legal: this is a plan of the host backend with nothing to copy.
  *
  * Extents are counts and may be 0. In that case the tensors concerned are empty, there is nothing to do for them, and
@@ -455,7 +586,7 @@ enum kvappend_axis {
 typedef struct kvappend_descriptor {
     size_t struct_size;
     int32_t backend;      /* KVAPPEND_BACKEND_* */
-    int32_t element_type; /* KVAPPEND_ELEMENT_*, of all four tensors */
+    int32_t element_type; /* KVAPPEND_ELEMENT_*, of all four tensors; of the new rows, if a cache has a storage */
     int32_t offset_type;  /* KVAPPEND_OFFSET_*, of cache_offsets, slots and token_positions */
     int32_t addressing;   /* KVAPPEND_ADDRESSING_* */
 
@@ -492,6 +623,11 @@ typedef struct kvappend_descriptor {
 
     int32_t skip_policy; /* KVAPPEND_SKIP_* */
     int32_t index_type;  /* KVAPPEND_INDEX_*, of all other arrays of indices */
+
+    /* How the caches store their rows. NULL: with the bits of the new rows. They are read by kvappend_plan_create
+     * only. */
+    const struct kvappend_storage *k_storage;
+    const struct kvappend_storage *v_storage;
 } kvappend_descriptor;
 
 /* Preferences for how a plan does its work. None of them changes what is copied. */
@@ -520,10 +656,11 @@ typedef struct kvappend_preference {
  * to its last element. A pointer must be aligned to the size of an element. The buffer of a tensor without elements may
  * be NULL. If there is nothing to do, every buffer may be NULL.
  *
- * A run writes the caches, the report, and the offsets that it advances. None of these may overlap another buffer of
- * the call. There is one exception: a cache may be interleaved with the other cache or with a new tensor, as long as no
- * element belongs to both. Examples are one pool for K and V, and rows that move within the memory of their cache. In
- * all other cases, each buffer counts as the whole range from its first to its last element. */
+ * A run writes the caches, the scales that it computes, the report, and the offsets that it advances. None of these may
+ * overlap another buffer of the call. There is one exception: caches, scales and new tensors may be interleaved with
+ * each other, as long as no element belongs to two of them. Examples are one pool for K and V, scales at the end of
+ * each row, and rows that move within the memory of their cache. In all other cases, each buffer counts as the whole
+ * range from its first to its last element. */
 typedef struct kvappend_args {
     size_t struct_size;
     const void *k_new; /* [B, H, L_new, D_k], read */
@@ -559,6 +696,16 @@ typedef struct kvappend_args {
     size_t token_positions_bytes;
     const void *token_count; /* [1]: FLAG_TOKEN_COUNT */
     size_t token_count_bytes;
+    /* [N, H, R, D / group], by storage.scale_strides. A run reads them with SCALING_GIVEN, and writes them with
+     * SCALING_COMPUTED. */
+    void *k_scales;
+    size_t k_scales_bytes;
+    void *v_scales;
+    size_t v_scales_bytes;
+    const float *k_global_scale; /* [1], read: storage.global_scale */
+    size_t k_global_scale_bytes;
+    const float *v_global_scale;
+    size_t v_global_scale_bytes;
     struct kvappend_report *report; /* read and written: SKIP_REPORT */
     size_t report_bytes;
 } kvappend_args;
@@ -590,12 +737,15 @@ typedef struct kvappend_report {
 /* clang-format off */
 #define KVAPPEND_DESCRIPTOR_INIT                                                                                       \
     { sizeof(kvappend_descriptor), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0},           \
-      0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+      0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL }
+#define KVAPPEND_STORAGE_INIT                                                                                          \
+    { sizeof(kvappend_storage), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0} }
 #define KVAPPEND_PREFERENCE_INIT                                                                                       \
     { sizeof(kvappend_preference), NULL, 0, 0 }
 #define KVAPPEND_ARGS_INIT                                                                                             \
     { sizeof(kvappend_args), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,                                              \
-      NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0 }
+      NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,                        \
+      NULL, 0, NULL, 0, NULL, 0, NULL, 0 }
 #define KVAPPEND_REPORT_INIT                                                                                           \
     { sizeof(kvappend_report), 0, 0, 0, 0, 0, 0, 0, 0, {0, 0} }
 /* clang-format on */
@@ -605,9 +755,47 @@ typedef struct kvappend_report {
  * the caller knows it. They fail with KVAPPEND_ERROR_NULL_ARGUMENT, or with KVAPPEND_ERROR_STRUCT_SIZE if the size is
  * not legal. On failure *s does not change. Legal under stream capture. */
 KVAPPEND_API kvappend_status kvappend_descriptor_init(kvappend_descriptor *s, size_t struct_size);
+KVAPPEND_API kvappend_status kvappend_storage_init(kvappend_storage *s, size_t struct_size);
 KVAPPEND_API kvappend_status kvappend_preference_init(kvappend_preference *s, size_t struct_size);
 KVAPPEND_API kvappend_status kvappend_args_init(kvappend_args *s, size_t struct_size);
 KVAPPEND_API kvappend_status kvappend_report_init(kvappend_report *s, size_t struct_size); /* s in host memory */
+
+/* Storages of known caches. A preset sets all numeric fields but the strides. Change any of them afterwards. The guide
+ * "Quantised caches" shows the layout of each. */
+enum kvappend_preset {
+    KVAPPEND_PRESET_F16 = 1, /* casts, such as llama.cpp's default cache of F32 rows */
+    KVAPPEND_PRESET_BF16 = 2,
+    /* E4M3 with given scales: x / s, as in vLLM's reshape_and_cache, reshape_and_cache_flash and
+     * concat_and_cache_mla. For E5M2, change the type. */
+    KVAPPEND_PRESET_E4M3_DIVIDE = 3,
+    KVAPPEND_PRESET_E4M3_RECIPROCAL = 4, /* x * (1 / s), as in ONNX Runtime */
+    KVAPPEND_PRESET_E4M3_MULTIPLY = 5,   /* x * s, as in FlashInfer's rope_quantize_fp8_append_paged_kv_cache */
+    KVAPPEND_PRESET_INT8_MULTIPLY = 6,   /* x * s, as in TensorRT-LLM's kv_scale_orig_quant */
+    /* One given scale for each head and element of a row, as in ONNX Runtime's GroupQueryAttention. scale_strides is
+     * {0, D * 4, 0, 4}. */
+    KVAPPEND_PRESET_INT8_CHANNEL = 7,
+    KVAPPEND_PRESET_INT4_CHANNEL = 8,
+    /* One computed F32 scale for each row of a head, as in vLLM's int8_per_token_head and fp8_per_token_head. */
+    KVAPPEND_PRESET_INT8_ROW = 9,
+    KVAPPEND_PRESET_E4M3_ROW = 10,
+    /* DeepSeek V3.2: groups of 128 with F32 scales in the same row of 656 bytes, as vLLM writes it (fp8_ds_mla). */
+    KVAPPEND_PRESET_DEEPSEEK_V3 = 11,
+    KVAPPEND_PRESET_DEEPSEEK_V3_POWER_OF_TWO = 12, /* the same with powers of two, as in FlashMLA's tests */
+    KVAPPEND_PRESET_DEEPSEEK_V4 = 13, /* groups of 64 with UE8M0 scales at the end of the page: 584 bytes a row */
+    /* The keys of DeepSeek V3.2's indexer: an F32 scale for each row, at the end of the page: 132 bytes a row. */
+    KVAPPEND_PRESET_INDEXER = 14,
+    KVAPPEND_PRESET_INDEXER_POWER_OF_TWO = 15,
+    /* NVFP4: E2M1 in groups of 16, with E4M3 scales and a global scale. V scales BY_FOUR_ROWS for the kernels of
+     * TensorRT-LLM, and LINEAR otherwise. */
+    KVAPPEND_PRESET_NVFP4 = 16,
+    KVAPPEND_PRESET_NVFP4_BY_FOUR_ROWS = 17,
+    KVAPPEND_PRESET_Q8_0 = 18, /* ggml's blocks of 32 elements with an F16 scale */
+    KVAPPEND_PRESET_Q4_0 = 19  /* ggml's layout. The codes differ from ggml's: ggml scales by a signed maximum. */
+};
+
+/* Fills the first struct_size bytes of *storage: struct_size, the fields of the preset, and zeros. It fails with
+ * KVAPPEND_ERROR_STORAGE for an unknown preset, and as the init functions do. Legal under stream capture. */
+KVAPPEND_API kvappend_status kvappend_storage_preset(int32_t preset, kvappend_storage *storage, size_t struct_size);
 
 /* ---- plans ---- */
 
@@ -689,8 +877,9 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * more geometries, the call makes as many launches as necessary. After the copies, each append that reports or traps
  * costs one further launch, and so does each array of offsets that advances. If every plan is a plain dense one ([B, H,
  * L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
- * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. There is one
- * exception: an append whose extents or strides need 64-bit indices has a launch of its own, by its plan's kernel.
+ * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. Appends that store
+ * rows in another format have launches of their own, with up to 36 appends in each: cuda_convert_layers_b16. There is
+ * one exception: an append whose extents or strides need 64-bit indices has a launch of its own, by its plan's kernel.
  * KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a launch if all plans of that launch have it. In all other
  * respects the same holds as for run. Legal under stream capture.
  *
@@ -703,10 +892,11 @@ KVAPPEND_API kvappend_status kvappend_plan_run_layers(const kvappend_plan *const
  * every field except struct_size is zero. */
 typedef struct kvappend_fault {
     size_t struct_size;
-    const char *array; /* INDEX_*: the name of the faulty argument, such as "page_table", a static string; else NULL */
-    int64_t index;     /* INDEX_*: the index of the faulty element in that array */
-    int64_t value;     /* INDEX_*: the value of that element */
-    int64_t sample;    /* SKIPPED, DUPLICATE: the faulty row */
+    /* INDEX_*, SCALE: the name of the faulty argument, such as "page_table", a static string; else NULL */
+    const char *array;
+    int64_t index;  /* INDEX_*, SCALE: the index of the faulty element in that array */
+    int64_t value;  /* INDEX_*: the value of that element; SCALE: its bits */
+    int64_t sample; /* SKIPPED, DUPLICATE: the faulty row */
     int64_t row;
     int64_t position;
     int64_t other_sample; /* DUPLICATE: the earlier row with the same place */
@@ -731,15 +921,17 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
  *   below cache_blocks; an entry of page_table that a row needs is not a page of the cache;
  * - KVAPPEND_ERROR_SKIPPED: a row has a position below or above its cache (see enum kvappend_skip). This includes the
  *   rows of samples that an offset leaves out. To avoid this, leave samples out by their length;
- * - KVAPPEND_ERROR_DUPLICATE: two rows have the same place, and it is not a ring that replaces one of them.
+ * - KVAPPEND_ERROR_DUPLICATE: two rows have the same place, and it is not a ring that replaces one of them;
+ * - KVAPPEND_ERROR_SCALE: a global scale, or a given scale that a row of the call uses, is NaN, infinite, zero or
+ *   negative.
  *
  * It returns the first of these statuses that applies, and describes the fault in *fault. fault may be NULL. Before
  * these checks, it fails for everything that can_implement refuses, and for a wrong stream or device. If there is
  * nothing to copy, there is no fault. It writes to no cache, offset or report.
  *
- * workspace is the same as for run: none is needed. CUDA backend: the call copies the arrays to host memory in the
- * stream, and waits for the stream. Therefore it is not legal under stream capture. It needs host memory for that copy
- * and 24 bytes for each row (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be current. */
+ * workspace is the same as for run: none is needed. CUDA backend: the call copies the arrays and the given scales to
+ * host memory in the stream, and waits for the stream. Therefore it is not legal under stream capture. It needs host
+ * memory for that copy and 24 bytes for each row (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be current. */
 KVAPPEND_API kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend_args *args,
                                                     void *workspace, size_t workspace_bytes, struct CUstream_st *stream,
                                                     kvappend_fault *fault);
@@ -780,15 +972,23 @@ typedef struct kvappend_sku {
 typedef struct kvappend_precision_guarantee {
     size_t struct_size;
     /* 1: every written element has the bits of its source, including NaN payloads and -0. */
-    int32_t bit_exact;
+    int32_t k_bit_exact;
+    int32_t v_bit_exact;
     /* 1: the same call on the same memory leaves the same bytes, unless two rows have the same place. */
     int32_t deterministic;
+    /* 1: these bytes do not depend on the backend, the device or the kernel. */
+    int32_t same_on_all_backends;
+    /* The largest error of a code, if y is the number that it is the nearest code of (see kvappend_storage) and |y| is
+     * at most the greatest number of the type. For floating-point types it is relative to |y|, which must be at least
+     * the least normal number. For INT8 and INT4 it is 0.5. 0 if all bits are kept. */
+    float k_error;
+    float v_error;
 } kvappend_precision_guarantee;
 
 #define KVAPPEND_SKU_INIT                                                                                              \
     { sizeof(kvappend_sku), 0, 0, 0, 0, 0, 0, NULL, 0, 0 }
 #define KVAPPEND_PRECISION_GUARANTEE_INIT                                                                              \
-    { sizeof(kvappend_precision_guarantee), 0, 0 }
+    { sizeof(kvappend_precision_guarantee), 0, 0, 0, 0, 0, 0 }
 
 KVAPPEND_API kvappend_status kvappend_sku_init(kvappend_sku *s, size_t struct_size);
 KVAPPEND_API kvappend_status kvappend_precision_guarantee_init(kvappend_precision_guarantee *s, size_t struct_size);
@@ -842,6 +1042,8 @@ typedef struct kvappend_api {
     kvappend_status (*plan_run_layers)(const kvappend_plan *const *plans, const kvappend_args *const *args,
                                        size_t layers, void *workspace, size_t workspace_bytes,
                                        struct CUstream_st *stream);
+    kvappend_status (*storage_init)(kvappend_storage *s, size_t struct_size);
+    kvappend_status (*storage_preset)(int32_t preset, kvappend_storage *storage, size_t struct_size);
 } kvappend_api;
 
 /* Puts a pointer to the library's table in *api. The table is static memory, valid while the library is loaded.

@@ -31,7 +31,7 @@ public:
     Status after(const Append & /*append*/, After /*work*/, CUstream_st * /*stream*/) const override {
         return absent();
     }
-    LayeredRun *begin(LayeredRunStorage & /*storage*/, bool /*all_dense*/, CUstream_st * /*stream*/) const override {
+    LayeredRun *begin(LayeredRunStorage & /*storage*/, LayersKind /*kind*/, CUstream_st * /*stream*/) const override {
         return nullptr;
     }
     Status fetch(void * /*to*/, const void * /*from*/, std::size_t /*bytes*/, CUstream_st * /*stream*/) const override {

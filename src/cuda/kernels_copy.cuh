@@ -2,44 +2,37 @@
 // The copy kernels, and the parameters of their launches.
 #pragma once
 
+#include "parameters.cuh"
 #include "place_dense.cuh"
 #include "place_rows.cuh"
-
-#include <type_traits>
 
 namespace kvappend {
 
 inline constexpr unsigned most_layers = 80;
 
 struct DenseGeometry : GeometryLayout {
+    using Layer = kvappend::Layer;
+    static constexpr bool joins_rows = true;
+    static constexpr bool converts = false;
+
     DensePlacing placing;
 };
 
 struct RowsGeometry : GeometryLayout {
+    using Layer = kvappend::Layer;
+    static constexpr bool joins_rows = false;
+    static constexpr bool converts = false;
+
     RuleKind rule;
     Addressing addressing;
     Indices indices;
 };
 
-// Kernel parameters are 4096 bytes at most, for every driver. That is enough for two geometries, such as those of
-// layers with a sliding window and of layers without, and 80 layers.
-template <class Geometry, unsigned Layers>
-struct Parameters {
-    static constexpr unsigned most_geometries = Layers == 1 ? 1 : 2;
-
-    Geometry geometries[most_geometries];
-    std::uint32_t batch_step; // as in Grid
-    std::uint32_t apart;
-    std::uint32_t programmatic; // 1: wait for the launch before this one
-    Layer layers[Layers];
-    std::uint8_t geometry_of[Layers];
-};
-
-__device__ __forceinline__ void copy_geometry(const DenseGeometry &g, BlockWork &work, unsigned own_tensor) {
+__device__ __forceinline__ void copy_geometry(const DenseGeometry &g, BlockWork<Layer> &work, unsigned own_tensor) {
     copy_by_loop<true>(g, work, own_tensor, g.placing);
 }
 
-__device__ __forceinline__ void copy_geometry(const RowsGeometry &g, BlockWork &work, unsigned own_tensor) {
+__device__ __forceinline__ void copy_geometry(const RowsGeometry &g, BlockWork<Layer> &work, unsigned own_tensor) {
     if (g.rule == RuleKind::pages) {
         return copy_by_loop<false>(g, work, own_tensor, RowPlacing<known_pages>{{g.addressing, g.indices}});
     }
@@ -56,7 +49,7 @@ __device__ __forceinline__ void copy_layers(const Parameters<Geometry, Layers> &
     const unsigned layer = Layers == 1 ? 0 : part / p.batch_step;
     const Geometry &g = p.geometries[Layers == 1 ? 0 : p.geometry_of[layer]];
     const unsigned own_tensor = blockIdx.z & p.apart;
-    BlockWork work{p.layers[layer], 0, part - layer * p.batch_step, p.batch_step, p.programmatic != 0};
+    BlockWork<Layer> work{p.layers[layer], 0, part - layer * p.batch_step, p.batch_step, p.programmatic != 0};
     if constexpr (Layers > 1) {
         // One of two geometries may have fewer samples, may have K or V alone, or may copy K and V by the same blocks.
         const unsigned last_tensor = g.loop == Loop::pair ? 0 : g.both;
@@ -86,7 +79,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks<Layers>)
 __global__ void __launch_bounds__(block_threads, resident_blocks_of_wide)
     copy_wide_kernel(const __grid_constant__ Parameters<RowsGeometry, 1> p) {
     const RowsGeometry &g = p.geometries[0];
-    const BlockWork work{p.layers[0], blockIdx.z & p.apart, blockIdx.z >> p.apart, p.batch_step, p.programmatic != 0};
+    const BlockWork<Layer> work{p.layers[0], blockIdx.z & p.apart, blockIdx.z >> p.apart, p.batch_step,
+                                p.programmatic != 0};
     copy_runs<1, loads_in_flight, AnyAccess, std::int64_t>(g, work, RowPlacing<Known{}>{{g.addressing, g.indices}});
 }
 

@@ -23,15 +23,20 @@ public:
     int code_architecture = 0;
 };
 
-// The kernels of kernels_copy.cu.
-std::span<const NamedKernel> copy_kernels();
-bool supports(const NamedKernel &kernel, const Problem &problem);
-// Loads what a plan with this kernel may launch, and determines the architecture of its code.
+// Load what a plan with this kernel may launch, and determine the architecture of its code.
 Status load_copy_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
+Status load_convert_kernels(const NamedKernel &kernel, CudaState &state);
 
-// Launches the copy of one append, by its kernel.
+// Launch one append, by its kernel.
 Status launch_copy(const Append &append, CUstream_st *stream);
-// Begins a run of several appends.
-LayeredRun *begin_layers(LayeredRunStorage &storage, bool all_dense, CUstream_st *stream);
+Status launch_convert(const Append &append, CUstream_st *stream);
+inline Status launch_append(const Append &append, CUstream_st *stream) {
+    return append.kernel.family == Kernel::Family::convert ? launch_convert(append, stream)
+                                                           : launch_copy(append, stream);
+}
+
+// Begin a run of several appends, which copy bits, or some of which store rows in another format.
+LayeredRun *begin_copies(LayeredRunStorage::Part &storage, bool all_dense, CUstream_st *stream);
+LayeredRun *begin_conversions(LayeredRunStorage::Part &storage, LayeredRun *copies, CUstream_st *stream);
 
 } // namespace kvappend

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "layout.hpp"
 
+#include "../storage.hpp"
+
 #include <algorithm>
 #include <bit>
 #include <tuple>
@@ -28,6 +30,9 @@ constexpr std::int64_t blocks_per_multiprocessor = 4;
 // threads of a run's last block are idle (bench/cuda, prefill: 4 % fewer cycles).
 constexpr unsigned long_block_threads_log2 = block_threads_log2 - 1;
 
+// A team of threads is within a warp.
+constexpr unsigned warp_lanes_log2 = 5;
+
 // ceil(a / 2^bits), for a >= 1.
 constexpr std::int64_t shares(std::int64_t a, unsigned bits) {
     return ((a - 1) >> bits) + 1;
@@ -38,8 +43,9 @@ unsigned bits_for(std::int64_t n) {
     return static_cast<unsigned>(std::bit_width(static_cast<std::uint64_t>(n) - 1));
 }
 
-void describe_copy(const Problem &problem, const Copy &copy, std::uintptr_t addresses, bool join_rows, CopyLayout &c) {
-    c.access_log2 = static_cast<std::uint32_t>(std::countr_zero(addresses | copy.alignment));
+void describe_copy(const Problem &problem, const Copy &copy, const Addresses &addresses, bool join_rows,
+                   CopyLayout &c) {
+    c.access_log2 = static_cast<std::uint32_t>(std::countr_zero(addresses.rows | addresses.cache | copy.alignment));
     c.rows = copy.rows.strides;
     c.cache = copy.cache.strides;
     c.heads = copy.heads();
@@ -52,15 +58,61 @@ void describe_copy(const Problem &problem, const Copy &copy, std::uintptr_t addr
     c.piece_log2 = bits_for(copy.cache.whole_rows() ? c.run_vectors : copy.cache.piece_bytes >> c.access_log2);
 }
 
-void describe_geometry(const GeometryInput &input, bool join_rows, GeometryLayout &g) {
+std::uint32_t code_bits_of(const Copy &copy, std::uint32_t element_bytes) {
+    return copy.converts() ? bits_of_stored_type(copy.format.type) : 8 * element_bytes;
+}
+
+// Whether a thread can load and store wide_chunk elements together.
+bool has_wide_chunks(const Copy &copy, std::uint32_t element_bytes, std::uintptr_t addresses) {
+    const Format &f = copy.format;
+    const std::int64_t pack =
+        copy.cache.whole_rows() ? wide_chunk : copy.cache.piece_bytes * 8 / code_bits_of(copy, element_bytes);
+    const bool is_aligned = (addresses & 15) == 0 && copy.rows.alignment() == 16;
+    const bool one_scale = !f.scaled() || copy.scales.piece_stride == 0 || f.group % wide_chunk == 0;
+    return is_aligned && copy.row_bytes() / element_bytes % wide_chunk == 0 && one_scale &&
+           (!f.computed() || f.group % wide_chunk == 0) && !f.halves && pack % wide_chunk == 0;
+}
+
+void describe_conversion(const Problem &problem, const Copy &copy, const Addresses &addresses, CopyLayout &c,
+                         ConvertLayout &f) {
+    const Format &format = copy.format;
+    f.format = format;
+    f.element_type = problem.element_type;
+    f.element_bytes = problem.element_bytes;
+    f.code_bits = code_bits_of(copy, problem.element_bytes);
+    f.scale_bytes = bytes_of_scale(format.scale_type);
+    f.is_wide = has_wide_chunks(copy, problem.element_bytes, addresses.rows) ? 1 : 0;
+    f.access_log2 = static_cast<std::uint32_t>(std::countr_zero(addresses.cache | copy.cache.alignment()));
+    f.dim = copy.row_bytes() / problem.element_bytes;
+    const std::int64_t chunk = f.is_wide != 0 ? wide_chunk : 2;
+    const bool by_team = format.computed() || format.halves;
+    f.unit = by_team ? format.group : chunk;
+    f.team_log2 = std::min(warp_lanes_log2, bits_for((f.unit - 1) / chunk + 1));
+    f.pack_log2 = bits_for(copy.cache.whole_rows() ? f.dim : copy.cache.piece_bytes * 8 / f.code_bits);
+    f.piece_stride = copy.cache.piece_stride;
+    f.scales = copy.scales.strides;
+    f.group_stride = copy.scales.piece_stride;
+    c.rows = copy.rows.strides;
+    c.cache = copy.cache.strides;
+    c.heads = copy.heads();
+    c.runs = problem.new_rows;
+    c.row_vectors = c.run_vectors = ((f.dim - 1) / f.unit + 1) << f.team_log2;
+}
+
+void describe_geometry(const GeometryInput &input, bool join_rows, ConvertLayout *formats, GeometryLayout &g) {
     const Problem &problem = *input.problem;
     g.samples = problem.source_samples;
     unsigned count = 0;
     for (const Copy *const copy : {&problem.k, &problem.v}) {
-        if (!copy->empty()) {
-            describe_copy(problem, *copy, input.addresses[count], join_rows, g.copies[count]);
-            ++count;
+        if (copy->empty()) {
+            continue;
         }
+        if (formats != nullptr) {
+            describe_conversion(problem, *copy, input.addresses[count], g.copies[count], formats[count]);
+        } else {
+            describe_copy(problem, *copy, input.addresses[count], join_rows, g.copies[count]);
+        }
+        ++count;
     }
     g.both = count - 1;
 }
@@ -103,6 +155,9 @@ Loop choose_loop(const LayoutInput &input, const GeometryInput &geometry, const 
     const Problem &problem = *geometry.problem;
     const bool widest =
         g.copies[0].access_log2 == widest_access_log2 && (g.both == 0 || g.copies[1].access_log2 == widest_access_log2);
+    if (input.formats != nullptr) {
+        return Loop::convert;
+    }
     if (input.wide || !widest || !problem.k.cache.whole_rows() || !problem.v.cache.whole_rows()) {
         return Loop::any;
     }
@@ -113,7 +168,7 @@ Loop choose_loop(const LayoutInput &input, const GeometryInput &geometry, const 
 }
 
 unsigned loads_log2_of(Loop loop) {
-    return loop == Loop::pair || loop == Loop::single ? 0 : loads_in_flight_log2;
+    return loop == Loop::deep || loop == Loop::any ? loads_in_flight_log2 : 0;
 }
 
 struct BlockCounts {
@@ -176,7 +231,8 @@ unsigned choose_block(const Work &work, bool is_long, bool all_pairs) {
 
 Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts) {
     for (unsigned i = 0; i < input.count; ++i) {
-        describe_geometry(input.geometries[i], input.join_rows, *layouts[i]);
+        ConvertLayout *const formats = input.formats != nullptr ? input.formats[i] : nullptr;
+        describe_geometry(input.geometries[i], input.join_rows, formats, *layouts[i]);
     }
     const Work work = measure(input, layouts);
     // A short call has a grid that covers all of it.
@@ -209,9 +265,10 @@ Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts) {
 bool fits_in_31_bits(const Problem &problem) {
     const Addressing &a = problem.addressing;
     const auto copy_fits = [&](const Copy &copy) {
-        const std::int64_t strides[] = {copy.rows.strides.outer,  copy.rows.strides.head,  copy.rows.strides.row,
-                                        copy.cache.strides.outer, copy.cache.strides.head, copy.cache.strides.row,
-                                        copy.cache.piece_stride};
+        const std::int64_t strides[] = {copy.rows.strides.outer,  copy.rows.strides.head,    copy.rows.strides.row,
+                                        copy.cache.strides.outer, copy.cache.strides.head,   copy.cache.strides.row,
+                                        copy.cache.piece_stride,  copy.scales.strides.outer, copy.scales.strides.head,
+                                        copy.scales.strides.row,  copy.scales.piece_stride};
         return copy.heads() <= most_index && copy.row_bytes() / problem.element_bytes <= most_index &&
                std::ranges::max(strides) <= INT32_MAX;
     };

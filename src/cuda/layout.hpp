@@ -52,7 +52,33 @@ enum class Loop : std::uint32_t {
     pair,   // short call: a thread copies one vector of 16 bytes of K and the same one of V
     single, // short call: one vector of 16 bytes of K or of V
     deep,   // long call: loads_in_flight vectors of 16 bytes
-    any     // accesses of any width, rows in pieces
+    any,    // accesses of any width, rows in pieces
+    convert // a thread converts one chunk, or its part of a unit: see ConvertLayout
+};
+
+// The number of elements of a chunk that a thread loads by accesses of 16 bytes.
+inline constexpr int wide_chunk = 8;
+
+// How the rows of a tensor are converted. A chunk is what a thread converts at once: wide_chunk elements if all of them
+// can be loaded and stored together, or a pair of elements. A unit is what a team of threads converts together: a group
+// if its threads have to find the scale or the elements of a byte lie apart, else a chunk. The team's threads are
+// neighbours in a warp, and each takes every 2^team_log2-th chunk of the unit. In a CopyLayout for conversions, a
+// vector is the part of one thread: each unit has 2^team_log2 of them.
+struct ConvertLayout {
+    Format format;
+    std::int32_t element_type;
+    std::uint32_t is_wide; // 1: chunks of wide_chunk elements; 0: pairs
+    std::uint32_t team_log2;
+    std::uint32_t element_bytes;
+    std::uint32_t code_bits;
+    std::uint32_t scale_bytes;
+    std::uint32_t access_log2; // of stores of chunks
+    std::uint32_t pack_log2;   // of the elements of a piece; if the row is whole, a piece is at least a row
+    std::int64_t dim;          // elements of a row
+    std::int64_t unit;         // elements of a unit
+    std::int64_t piece_stride;
+    Strides scales;
+    std::int64_t group_stride;
 };
 
 // What all or some of the layers of a call have in common.
@@ -63,11 +89,16 @@ struct GeometryLayout {
     std::int64_t samples; // of the source
 };
 
-// What is known of a geometry before its layout: the problem, and the addresses of K and of V, combined by OR over its
-// layers.
+// The addresses of the new rows and of the cache, combined by OR over the layers of a geometry.
+struct Addresses {
+    std::uintptr_t rows;
+    std::uintptr_t cache;
+};
+
+// What is known of a geometry before its layout.
 struct GeometryInput {
     const Problem *problem;
-    std::uintptr_t addresses[2];
+    Addresses addresses[2]; // of K and of V
     unsigned layers;
 };
 
@@ -88,6 +119,9 @@ struct LayoutInput {
     std::int32_t multiprocessors;
     bool join_rows; // the kernel places adjacent rows as one run
     bool wide;      // the kernel has 64-bit indices, and no loop but `any`
+    // NULL unless the kernel converts; then formats[i] points to the layouts of K and V, or of one of them, of geometry
+    // i, and lay_out fills them.
+    ConvertLayout *const *formats = nullptr;
 };
 
 // Fills *layouts[i], which is zero, for each geometry, and returns the grid for all of them.

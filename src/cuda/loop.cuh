@@ -29,12 +29,31 @@ struct Spot {
 // spot(layout, sample, run, loaded): the spot of a run, for which it may have to wait.
 
 // What a block copies: one or two tensors of a layer, and the samples from `sample` on, in steps of batch_step.
+template <class Layer>
 struct BlockWork {
     const Layer &layer;
     unsigned tensor;
     std::uint32_t sample;
     std::uint32_t batch_step;
     bool programmatic;
+};
+
+// The vector, run and head with which a thread begins.
+template <class Index>
+struct Start {
+    Index vector;
+    Index run;
+    Index head;
+
+    __device__ __forceinline__ explicit Start(const CopyLayout &c)
+        : vector(first(blockIdx.x & c.part_mask, c.vectors_per_block, threadIdx.x & c.lane_mask)),
+          run(first(blockIdx.x >> c.part_bits, c.runs_per_block, threadIdx.x >> c.run_shift & c.run_mask)),
+          head(first(blockIdx.y, c.heads_per_block, threadIdx.x >> c.head_shift)) {}
+
+private:
+    static __device__ __forceinline__ Index first(unsigned block, unsigned per_block, unsigned in_block) {
+        return static_cast<Index>(block) * static_cast<Index>(per_block) + static_cast<Index>(in_block);
+    }
 };
 
 // With programmatic dependent launch, a kernel may start while the one before it in the stream runs. It must not touch
@@ -63,16 +82,15 @@ __device__ __forceinline__ std::uint64_t byte_of(const Strides &strides, const S
 }
 
 template <unsigned Tensors, int Loads, class Access, class Index, class Placing>
-__device__ __forceinline__ void copy_runs(const GeometryLayout &g, const BlockWork &work, const Placing &placing) {
+__device__ __forceinline__ void copy_runs(const GeometryLayout &g, const BlockWork<Layer> &work,
+                                          const Placing &placing) {
     const CopyLayout &c = g.copies[work.tensor];
     // The grid of a short call covers all of it.
     constexpr bool once = Loads == 1;
-    const auto first = [](unsigned block, unsigned per_block, unsigned in_block) {
-        return static_cast<Index>(block) * static_cast<Index>(per_block) + static_cast<Index>(in_block);
-    };
-    const Index first_vector = first(blockIdx.x & c.part_mask, c.vectors_per_block, threadIdx.x & c.lane_mask);
-    const Index first_run = first(blockIdx.x >> c.part_bits, c.runs_per_block, threadIdx.x >> c.run_shift & c.run_mask);
-    const Index first_head = first(blockIdx.y, c.heads_per_block, threadIdx.x >> c.head_shift);
+    const Start<Index> start(c);
+    const Index first_vector = start.vector;
+    const Index first_run = start.run;
+    const Index first_head = start.head;
     const auto run_vectors = static_cast<Index>(c.run_vectors);
     const auto runs = static_cast<Index>(c.runs);
     const auto heads = static_cast<Index>(c.heads);
@@ -123,7 +141,7 @@ __device__ __forceinline__ void copy_runs(const GeometryLayout &g, const BlockWo
 
 // The loops of a placing, the hot one first. Loop::any is compiled only for placings that are used with it.
 template <bool HasAny, class Placing>
-__device__ __forceinline__ void copy_by_loop(const GeometryLayout &g, BlockWork &work, unsigned own_tensor,
+__device__ __forceinline__ void copy_by_loop(const GeometryLayout &g, BlockWork<Layer> &work, unsigned own_tensor,
                                              const Placing &placing) {
     if (g.loop == Loop::pair) [[likely]] {
         return copy_runs<2, 1, WidestAccess, std::int32_t>(g, work, placing);

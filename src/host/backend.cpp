@@ -25,20 +25,27 @@ constexpr NamedKernel kernels[] = {
 #if defined(__x86_64__)
     NamedKernel({KVAPPEND_BACKEND_HOST, rows, avx, 0, 0}),
 #endif
-    NamedKernel({KVAPPEND_BACKEND_HOST, rows, plain, 0, 0})};
+    NamedKernel({KVAPPEND_BACKEND_HOST, rows, plain, 0, 0}),
+#if defined(__x86_64__)
+    NamedKernel({KVAPPEND_BACKEND_HOST, convert, avx2, 0, 0}),
+#endif
+    NamedKernel({KVAPPEND_BACKEND_HOST, convert, plain, 0, 0})};
 
 const CopyRows &copy_of(const NamedKernel &kernel) {
 #if defined(__x86_64__)
+    if (kernel.variant == avx2) {
+        return avx2_convert;
+    }
     if (kernel.variant == avx) {
         return kernel.family == dense ? avx_dense : avx_rows;
     }
 #endif
-    return kernel.family == dense ? plain_dense : plain_rows;
+    return kernel.family == convert ? plain_convert : kernel.family == dense ? plain_dense : plain_rows;
 }
 
-// Whether the processor has AVX and the system saves its registers. __builtin_cpu_supports tells this, too, but it
+// What the processor has, if the system saves the registers of AVX. __builtin_cpu_supports tells this, too, but it
 // needs libgcc, and not every program is linked with libgcc.
-bool has_avx() {
+Extensions find_extensions() {
 #if defined(__x86_64__)
     unsigned a = 0;
     unsigned b = 0;
@@ -47,14 +54,18 @@ bool has_avx() {
     __cpuid(1, a, b, c, d);
     constexpr unsigned needed = bit_OSXSAVE | bit_AVX;
     if ((c & needed) != needed) {
-        return false;
+        return {};
     }
     // Volatile, so that a compiler does not move it before the test for OSXSAVE.
     __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
     constexpr unsigned sse_and_avx = 6;
-    return (a & sse_and_avx) == sse_and_avx;
+    if ((a & sse_and_avx) != sse_and_avx) {
+        return {};
+    }
+    const bool has_avx2 = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & bit_AVX2) != 0;
+    return {true, has_avx2};
 #else
-    return false;
+    return {};
 #endif
 }
 
@@ -92,15 +103,16 @@ public:
     std::span<const NamedKernel> kernels() const override { return kvappend::kernels; }
 
     Status open(std::unique_ptr<BackendState> &state) const override {
-        state.reset(new (std::nothrow) HostState(has_avx()));
+        state.reset(new (std::nothrow) HostState(find_extensions()));
         return state != nullptr ? KVAPPEND_SUCCESS
                                 : fail(KVAPPEND_ERROR_OUT_OF_MEMORY, "plan: there is no memory for its %zu bytes",
                                        sizeof(HostState));
     }
 
     bool supports(const NamedKernel &kernel, const BackendState &state, const Problem &problem) const override {
-        return (kernel.family == rows || problem.plain_dense()) &&
-               (kernel.variant != avx || static_cast<const HostState &>(state).has_avx);
+        const Extensions &extensions = static_cast<const HostState &>(state).extensions;
+        return (kernel.family == convert) == problem.converts() && (kernel.family != dense || problem.plain_dense()) &&
+               (kernel.variant != avx || extensions.avx) && (kernel.variant != avx2 || extensions.avx2);
     }
 
     Status prepare(const Problem &problem, const NamedKernel &kernel, std::int32_t host_threads,
@@ -134,8 +146,8 @@ public:
         return KVAPPEND_SUCCESS;
     }
 
-    LayeredRun *begin(LayeredRunStorage &storage, bool /*plain_dense*/, CUstream_st * /*stream*/) const override {
-        return new (storage.bytes) HostLayeredRun;
+    LayeredRun *begin(LayeredRunStorage &storage, LayersKind /*kind*/, CUstream_st * /*stream*/) const override {
+        return new (storage.copies.bytes) HostLayeredRun;
     }
 
     Status fetch(void *to, const void *from, std::size_t bytes, CUstream_st * /*stream*/) const override {

@@ -20,7 +20,7 @@ template <class CopySpan>
 inline void for_each_head(const Move &move, Span span, CopySpan copy) {
     const std::int64_t source_stride = move.source.strides.head;
     const std::int64_t target_stride = move.target.strides.head;
-    for (std::int64_t heads = move.heads(); heads > 0; --heads) {
+    for (std::int64_t heads = move.heads; heads > 0; --heads) {
         copy(span.to, span.from);
         span.from += source_stride;
         span.to += target_stride;
@@ -34,7 +34,7 @@ inline void for_each_head(const Move &k, const Move &v, Span k_span, Span v_span
     const std::int64_t k_target_stride = k.target.strides.head;
     const std::int64_t v_source_stride = v.source.strides.head;
     const std::int64_t v_target_stride = v.target.strides.head;
-    for (std::int64_t heads = k.heads(); heads > 0; --heads) {
+    for (std::int64_t heads = k.heads; heads > 0; --heads) {
         copy(k_span.to, k_span.from, v_span.to, v_span.from);
         k_span.from += k_source_stride;
         k_span.to += k_target_stride;

@@ -13,29 +13,43 @@ struct RowRange {
     std::int64_t end;
 };
 
-// A copy of a range of rows, in two ways: one leaves what it writes in the processor's caches, and one bypasses them
+// A part of a run: a range of rows, of all heads or of one.
+struct Part {
+    RowRange rows;
+    std::int64_t head = -1; // all heads
+};
+
+// A copy of a part of the rows, in two ways: one leaves what it writes in the processor's caches, and one bypasses them
 // with non-temporal stores.
 struct CopyRows {
-    using Rows = void (*)(const Problem &problem, const kvappend_args &args, RowRange range);
+    using Rows = void (*)(const Problem &problem, const kvappend_args &args, const Part &part);
     Rows cached;
     Rows non_temporal;
+};
+
+// Which vector instructions a program may use.
+struct Extensions {
+    bool avx;
+    bool avx2;
 };
 
 // What the host backend keeps for a plan.
 class HostState final : public BackendState {
 public:
-    explicit HostState(bool avx) : has_avx(avx) {}
+    explicit HostState(Extensions of_processor) : extensions(of_processor) {}
 
-    const bool has_avx; // found once for a plan, because it takes microseconds on a virtual machine
+    const Extensions extensions; // found once for a plan, because it takes microseconds on a virtual machine
     CopyRows copy{};
     std::unique_ptr<ThreadPool> threads; // NULL if the plan has none
 };
 
 extern const CopyRows plain_dense;
 extern const CopyRows plain_rows;
+extern const CopyRows plain_convert;
 #if defined(__x86_64__)
 extern const CopyRows avx_dense;
 extern const CopyRows avx_rows;
+extern const CopyRows avx2_convert;
 #endif
 
 // Copies all rows. The plan's threads share the copy if there are enough bytes.

@@ -31,25 +31,7 @@ struct Job {
         const Job &j = *static_cast<const Job *>(job);
         const std::int64_t first = share % j.parts * j.rows_in_share;
         const RowRange range{first, first + std::min(j.rows_in_share, j.rows - first)};
-        if (!j.by_head) {
-            j.copy(j.problem, j.args, range);
-            return;
-        }
-        const std::int64_t head = share / j.parts;
-        Problem problem = j.problem;
-        kvappend_args args = j.args;
-        keep_head(problem.k, head, args.k_new, args.k_cache);
-        keep_head(problem.v, head, args.v_new, args.v_cache);
-        j.copy(problem, args, range);
-    }
-
-private:
-    static void keep_head(Copy &copy, std::int64_t head, const void *&from, void *&to) {
-        if (!copy.empty()) {
-            from = static_cast<const std::byte *>(from) + head * copy.rows.strides.head;
-            to = static_cast<std::byte *>(to) + head * copy.cache.strides.head;
-            copy.rows.heads = copy.cache.heads = 1;
-        }
+        j.copy(j.problem, j.args, {range, j.by_head ? share / j.parts : -1});
     }
 };
 
@@ -87,7 +69,7 @@ void copy_all_rows(const HostState &state, const Problem &problem, const kvappen
             return;
         }
     }
-    copy_rows(problem, args, {0, rows});
+    copy_rows(problem, args, {{0, rows}});
 }
 
 } // namespace kvappend

@@ -28,11 +28,11 @@ struct Move {
     const void *source_base;
     const Tensor &target;
     void *target_base;
+    std::int64_t heads; // that are moved
     bool adjacent_rows; // the rows of one head are adjacent in both tensors
 
     bool empty() const { return source.empty() || target.empty(); }
     bool whole_rows() const { return source.whole_rows() && target.whole_rows(); }
-    std::int64_t heads() const { return source.heads; }
     std::int64_t row_bytes() const { return source.row_bytes; }
 
     // A row's first head.
@@ -68,7 +68,7 @@ struct Moves {
 
     Moves(const Move &k_move, const Move &v_move)
         : k(k_move), v(v_move),
-          paired(!k.empty() && !v.empty() && k.whole_rows() && v.whole_rows() && k.heads() == v.heads()) {}
+          paired(!k.empty() && !v.empty() && k.whole_rows() && v.whole_rows() && k.heads == v.heads) {}
 
     bool alike() const { return paired && k.row_bytes() == v.row_bytes(); }
 };

@@ -51,6 +51,9 @@ TEST_CASE("every kernel that serves a random problem agrees with the reference, 
             if (!kernel_serves(scenario)) {
                 continue;
             }
+            if (subject().backend() == KVAPPEND_BACKEND_CUDA && i % 2 == 0) {
+                scenario.descriptor.flags |= KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH;
+            }
             check_scenario(scenario, random, runs);
             ++served;
         }

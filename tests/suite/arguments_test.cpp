@@ -448,7 +448,7 @@ TEST_CASE("NULL for a struct, plan or result is refused by name", "[arguments]")
     std::size_t bytes = 77;
     kvappend_plan *plan = reinterpret_cast<kvappend_plan *>(&bytes);
     kvappend_sku sku = {sizeof(kvappend_sku), 9, 9, 9, 9, 9, 9, "garbage", 9, 9};
-    kvappend_precision_guarantee guarantee = {sizeof(kvappend_precision_guarantee), 9, 9};
+    kvappend_precision_guarantee guarantee = {sizeof(kvappend_precision_guarantee), 9, 9, 9, 9, 9, 9};
     constexpr auto null = KVAPPEND_ERROR_NULL_ARGUMENT;
     check_refused(kvappend_plan_create(nullptr, nullptr, &plan), null, "descriptor is NULL");
     CHECK(plan == nullptr);

@@ -3,6 +3,8 @@
 
 #include "plan.hpp"
 #include "reference.hpp"
+#include "reference_format.hpp"
+#include "tame.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
@@ -64,18 +66,30 @@ void put_indices(const Scenario &scenario, std::vector<std::vector<unsigned char
     }
 }
 
-void take_tensor(const Scenario &scenario, TensorIndex tensor, const std::vector<unsigned char> &from,
-                 std::vector<unsigned char> &to) {
-    const Extents e = reference_extents(scenario.descriptor, tensor);
-    const std::size_t width = element_bytes(scenario.descriptor.element_type);
-    for (std::int64_t b = 0; b < e.batch; ++b) {
+// Takes the rows of a cache, and its computed scales.
+void take_cache(const Scenario &scenario, TensorIndex cache, const std::vector<std::vector<unsigned char>> &from,
+                std::vector<std::vector<unsigned char>> &to) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    const Extents e = reference_extents(d, cache);
+    const kvappend_storage *const storage = storage_of(d, cache);
+    const bool keeps_bits = reference_keeps_bits(storage, d.element_type);
+    const std::size_t width = keeps_bits ? element_bytes(d.element_type) : (reference_code_bits(storage->type) + 7) / 8;
+    const auto take_bytes = [&](std::size_t buffer, std::int64_t byte, std::size_t count) {
+        const BufferLocation &location = scenario.locations[buffer];
+        std::memcpy(&to[location.block][location.start + static_cast<std::size_t>(byte)],
+                    &from[location.block][location.start + static_cast<std::size_t>(byte)], count);
+    };
+    const bool computed = storage != nullptr && storage->scaling == KVAPPEND_SCALING_COMPUTED;
+    for (std::int64_t n = 0; n < e.batch; ++n) {
         for (std::int64_t h = 0; h < e.heads; ++h) {
-            for (std::int64_t l = 0; l < e.rows; ++l) {
+            for (std::int64_t r = 0; r < e.rows; ++r) {
                 for (std::int64_t i = 0; i < e.dim; ++i) {
-                    const auto at =
-                        scenario.locations[tensor].start +
-                        static_cast<std::size_t>(reference_index(scenario.descriptor, tensor, b, h, l, i)) * width;
-                    std::memcpy(&to[at], &from[at], width);
+                    take_bytes(cache, reference_code(d, cache, n, h, r, i).byte, width);
+                    if (computed) {
+                        take_bytes(cache == k_cache ? k_scales_index : v_scales_index,
+                                   reference_scale(d, cache, n, h, r, i / reference_group(*storage, e.dim)),
+                                   reference_scale_bytes(storage->scale_type));
+                    }
                 }
             }
         }
@@ -133,6 +147,10 @@ public:
         index_owner.give(token_samples_index, args_.token_samples, args_.token_samples_bytes);
         index_owner.give(token_positions_index, args_.token_positions, args_.token_positions_bytes);
         index_owner.give(token_count_index, args_.token_count, args_.token_count_bytes);
+        give(k_scales_index, args_.k_scales, args_.k_scales_bytes);
+        give(v_scales_index, args_.v_scales, args_.v_scales_bytes);
+        give(k_global_scale_index, args_.k_global_scale, args_.k_global_scale_bytes);
+        give(v_global_scale_index, args_.v_global_scale, args_.v_global_scale_bytes);
         give(report_index, args_.report, args_.report_bytes);
     }
 
@@ -151,7 +169,12 @@ public:
         for (const std::size_t bytes : scenario_.block_bytes) {
             fill(expected_.emplace_back(bytes), random);
         }
+        if (scenario_.tame) {
+            put_tame_numbers(scenario_, random, expected_);
+        }
         put_indices(now_, expected_);
+        put(now_, k_global_scale_index, &scenario_.k_global_scale, sizeof(float), expected_);
+        put(now_, v_global_scale_index, &scenario_.v_global_scale, sizeof(float), expected_);
         put(now_, report_index, &report_, sizeof report_, expected_);
         for (std::size_t i = 0; i < memory_.size(); ++i) {
             subject().upload(memory_[i].data(), expected_[i].data(), expected_[i].size());
@@ -166,10 +189,8 @@ public:
         INFO(scenario_.text());
         const std::vector<std::vector<unsigned char>> found = download();
         if (scenario_.caches_open || scenario_.rows_open) {
-            take_tensor(scenario_, k_cache, found[scenario_.locations[k_cache].block],
-                        expected_[scenario_.locations[k_cache].block]);
-            take_tensor(scenario_, v_cache, found[scenario_.locations[v_cache].block],
-                        expected_[scenario_.locations[v_cache].block]);
+            take_cache(scenario_, k_cache, found, expected_);
+            take_cache(scenario_, v_cache, found, expected_);
         } else {
             reference_append(now_, expected_);
         }

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -26,7 +27,8 @@ struct Kind {
     std::int32_t addressing;
     std::int32_t skip_policy;
     std::int32_t flags;
-    bool wide; // has strides of more than 31 bits
+    bool wide;     // has strides of more than 31 bits
+    bool converts; // stores K as BF16
 
     kvappend_descriptor descriptor() const {
         kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
@@ -43,18 +45,24 @@ struct Kind {
         d.table_entries =
             addressing == KVAPPEND_ADDRESSING_PAGED || addressing == KVAPPEND_ADDRESSING_PAGED_CSR ? 4 : 0;
         d.k_dim = d.v_dim = 64;
+        static const kvappend_storage bf16 = [] {
+            kvappend_storage storage = KVAPPEND_STORAGE_INIT;
+            storage.type = KVAPPEND_STORED_BF16;
+            return storage;
+        }();
+        d.k_storage = converts ? &bf16 : nullptr;
         if (wide) {
             for (std::int64_t(*const strides)[3] : {&d.k_cache_strides, &d.v_cache_strides}) {
                 (*strides)[0] = std::int64_t{1} << 33;
                 (*strides)[1] = std::int64_t{1} << 32;
-                (*strides)[2] = 64;
+                (*strides)[2] = 128;
             }
         }
         return d;
     }
     std::string text() const {
         return "addressing " + std::to_string(addressing) + ", policy " + std::to_string(skip_policy) + ", flags " +
-               std::to_string(flags) + (wide ? ", wide" : "");
+               std::to_string(flags) + (wide ? ", wide" : "") + (converts ? ", converts" : "");
     }
 };
 
@@ -63,12 +71,12 @@ std::vector<Kind> kinds() {
     for (const std::int32_t addressing :
          {KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_RING, KVAPPEND_ADDRESSING_PAGED, KVAPPEND_ADDRESSING_PAGED_CSR,
           KVAPPEND_ADDRESSING_SLOTS}) {
-        for (const bool wide : {false, true}) {
+        for (const auto &[wide, converts] : {std::pair(false, false), {true, false}, {false, true}, {true, true}}) {
             for (const std::int32_t policy : {KVAPPEND_SKIP_SILENTLY, KVAPPEND_SKIP_REPORT, KVAPPEND_SKIP_TRAP}) {
-                all.push_back({addressing, policy, 0, wide});
+                all.push_back({addressing, policy, 0, wide, converts});
             }
             if (addressing != KVAPPEND_ADDRESSING_SLOTS) {
-                all.push_back({addressing, KVAPPEND_SKIP_SILENTLY, KVAPPEND_FLAG_ADVANCE, wide});
+                all.push_back({addressing, KVAPPEND_SKIP_SILENTLY, KVAPPEND_FLAG_ADVANCE, wide, converts});
             }
         }
     }

@@ -68,7 +68,9 @@ TEST_CASE("a plan tells what it is made of", "[plan]") {
 
         kvappend_precision_guarantee guarantee = KVAPPEND_PRECISION_GUARANTEE_INIT;
         CHECK(told(kvappend_plan_get_precision_guarantee(plan.get(), &guarantee)) == "KVAPPEND_SUCCESS");
-        CHECK(guarantee.bit_exact == 1);
+        CHECK(guarantee.k_bit_exact == 1);
+        CHECK(guarantee.v_bit_exact == 1);
+        CHECK(guarantee.same_on_all_backends == 1);
         CHECK(guarantee.deterministic == 1);
         std::size_t bytes = 1;
         CHECK(told(kvappend_plan_workspace_size(plan.get(), &bytes)) == "KVAPPEND_SUCCESS");
@@ -146,6 +148,8 @@ TEST_CASE("the kernel table names each kernel once, and each can be wished for",
     CHECK(std::ranges::count(names, "host_rows") == 1);
     CHECK(kvappend_kernel_name(SIZE_MAX) == nullptr);
     const std::string prefix = subject().backend() == KVAPPEND_BACKEND_CUDA ? "cuda_" : "host_";
+    kvappend_storage e4m3 = KVAPPEND_STORAGE_INIT;
+    e4m3.type = KVAPPEND_STORED_E4M3;
     int served = 0;
     for (const std::string &name : names) {
         if (!name.starts_with(prefix)) {
@@ -153,17 +157,18 @@ TEST_CASE("the kernel table names each kernel once, and each can be wished for",
         }
         kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
         p.kernel_name = name.c_str();
-        const kvappend_descriptor d = with_rows(KVAPPEND_ELEMENT_F16, 64, 64);
+        kvappend_descriptor d = with_rows(KVAPPEND_ELEMENT_F16, 64, 64);
+        d.k_storage = d.v_storage = name.find("convert") != std::string::npos ? &e4m3 : nullptr;
         kvappend_plan *wished = nullptr;
         const kvappend_status status = kvappend_plan_create(&d, &p, &wished);
         const PlanPointer plan(wished);
-        if (status == KVAPPEND_ERROR_KERNEL && name.ends_with("_avx")) {
+        if (status == KVAPPEND_ERROR_KERNEL && (name.ends_with("_avx") || name.ends_with("_avx2"))) {
             continue; // This processor does not have it.
         }
         REQUIRE(status == KVAPPEND_SUCCESS);
         const kvappend_sku sku = sku_of(plan);
         CHECK(sku.kernel_name == name);
-        if (prefix == "cuda_") {
+        if (prefix == "cuda_" && d.k_storage == nullptr) {
             CHECK(name.ends_with("_b16"));
             CHECK(sku.k_vector_bytes == 16);
             CHECK(sku.v_vector_bytes == 16);
@@ -174,7 +179,7 @@ TEST_CASE("the kernel table names each kernel once, and each can be wished for",
         }
         ++served;
     }
-    CHECK((prefix == "cuda_" ? served == 5 : served == 2 || served == 4));
+    CHECK((prefix == "cuda_" ? served == 8 : served == 3 || served == 6));
 }
 
 TEST_CASE("a plan keeps nothing of what it was made from, and a run nothing of its arguments", "[plan]") {
@@ -269,7 +274,9 @@ TEST_CASE("every status has its name", "[plan]") {
                     {47, "KVAPPEND_ERROR_DUPLICATE"},
                     {48, "KVAPPEND_ERROR_HOST_THREADS"},
                     {49, "KVAPPEND_ERROR_INDEX_WIDTH"},
-                    {50, "KVAPPEND_ERROR_INDEX_TYPE"}};
+                    {50, "KVAPPEND_ERROR_INDEX_TYPE"},
+                    {51, "KVAPPEND_ERROR_STORAGE"},
+                    {52, "KVAPPEND_ERROR_SCALE"}};
     for (std::int32_t value = -5; value < 60; ++value) {
         const auto *const known =
             std::ranges::find(statuses, value, &std::remove_reference_t<decltype(*statuses)>::status);
@@ -307,6 +314,8 @@ TEST_CASE("the function table is the library's functions", "[plan]") {
     CHECK(api->report_init == kvappend_report_init);
     CHECK(api->fault_init == kvappend_fault_init);
     CHECK(api->plan_validate == kvappend_plan_validate);
+    CHECK(api->storage_init == kvappend_storage_init);
+    CHECK(api->storage_preset == kvappend_storage_preset);
     for (const std::uint32_t other : {0U, 2U, UINT32_MAX}) {
         const kvappend_api *refused = api;
         CHECK(kvappend_get_api(other, &refused) == KVAPPEND_ERROR_ABI_VERSION);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "draw.hpp"
+#include "random_storage.hpp"
 #include "reference.hpp"
 
 #include <numeric>
@@ -27,6 +28,7 @@ struct Focus {
     Places places = Places::drawn;
     Widths widths = Widths::drawn;
     std::int64_t least_bytes = 0; // of the new rows
+    bool converts = false;        // K or V is stored in another format
 
     static constexpr std::size_t count = 12;
     static constexpr Focus of(std::size_t number) {
@@ -56,8 +58,13 @@ public:
         focus_extents();
         draw_policies();
         draw_layouts();
+        RandomStorage<Random> storage(random_, scenario_);
+        const bool converts = draw_storages(storage);
         draw_indices();
         draw_locations();
+        if (converts) {
+            storage.place();
+        }
         return scenario_;
     }
 
@@ -109,7 +116,9 @@ private:
     std::int64_t vector() const { return static_cast<std::int64_t>(16 / element_bytes(d_.element_type)); }
 
     void draw_extents() {
-        d_.element_type = draw_.element_type();
+        d_.element_type = focus_.converts
+                              ? draw_.of({KVAPPEND_ELEMENT_F32, KVAPPEND_ELEMENT_F16, KVAPPEND_ELEMENT_BF16})
+                              : draw_.element_type();
         d_.offset_type = draw_.of({KVAPPEND_OFFSET_INT64, KVAPPEND_OFFSET_INT32});
         d_.index_type = draw_.of({KVAPPEND_INDEX_INT64, KVAPPEND_INDEX_INT32, KVAPPEND_INDEX_INT32});
         d_.addressing = draw_.of({KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_RING, KVAPPEND_ADDRESSING_RING,
@@ -327,6 +336,18 @@ private:
                 draw_pieces(d_.v_dim, d_.v_pack, d_.v_piece_stride, d_.v_cache_strides);
             }
         }
+    }
+
+    bool draw_storages(RandomStorage<Random> &storage) {
+        if (!focus_.converts && (focused() || draw_.one_in(2))) {
+            return false;
+        }
+        if (!RandomStorage<Random>::serves(d_.element_type) || (d_.k_dim == 0 && d_.v_dim == 0)) {
+            return false;
+        }
+        pool_ = false;
+        storage.draw();
+        return true;
     }
 
     std::vector<std::int64_t> shuffled(std::int64_t count) {

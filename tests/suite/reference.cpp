@@ -2,6 +2,8 @@
 // The tensors, and what is copied, advanced and counted by the outcome of each row.
 #include "reference.hpp"
 
+#include "reference_format.hpp"
+
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -33,24 +35,98 @@ const std::int64_t *strides_of(const kvappend_descriptor &d, TensorIndex tensor)
     }
 }
 
+// The memory of a scenario's tensors while a run changes it.
+class Memory {
+public:
+    Memory(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks)
+        : scenario_(scenario), blocks_(blocks) {}
+
+    unsigned char *at(std::size_t buffer, std::int64_t byte) const {
+        return blocks_[scenario_.locations[buffer].block].data() + scenario_.locations[buffer].start + byte;
+    }
+    unsigned char *element(TensorIndex tensor, std::int64_t b, std::int64_t h, std::int64_t l, std::int64_t i) const {
+        const kvappend_descriptor &d = scenario_.descriptor;
+        return at(tensor,
+                  reference_index(d, tensor, b, h, l, i) * static_cast<std::int64_t>(element_bytes(d.element_type)));
+    }
+
+private:
+    const Scenario &scenario_;
+    std::vector<std::vector<unsigned char>> &blocks_;
+};
+
+// A row of one head in another format.
+void store_row(const Scenario &scenario, const Memory &memory, const Row &row, std::int64_t h, TensorIndex from,
+               TensorIndex to) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    const kvappend_storage &storage = *storage_of(d, to);
+    const std::size_t scales = to == k_cache ? k_scales_index : v_scales_index;
+    const std::int64_t dim = reference_extents(d, from).dim;
+    const std::size_t scale_bytes = reference_scale_bytes(storage.scale_type);
+    const auto scale_at = [&](std::int64_t group) {
+        return memory.at(scales, reference_scale(d, to, row.block, h, row.cache_row, group));
+    };
+    const std::int64_t groups = storage.scaling == KVAPPEND_SCALING_NONE ? 0 : dim / reference_group(storage, dim);
+    std::vector<std::uint32_t> elements(static_cast<std::size_t>(dim));
+    std::vector<std::uint32_t> given;
+    for (std::int64_t i = 0; i < dim; ++i) {
+        std::memcpy(&elements[static_cast<std::size_t>(i)], memory.element(from, row.batch, h, row.source, i),
+                    element_bytes(d.element_type));
+    }
+    if (storage.scaling == KVAPPEND_SCALING_GIVEN) {
+        for (std::int64_t group = 0; group < groups; ++group) {
+            std::memcpy(&given.emplace_back(0), scale_at(group), scale_bytes);
+        }
+    }
+    const StoredRow stored = reference_store(storage, d.element_type, elements, given,
+                                             to == k_cache ? scenario.k_global_scale : scenario.v_global_scale);
+    for (std::int64_t group = 0; storage.scaling == KVAPPEND_SCALING_COMPUTED && group < groups; ++group) {
+        std::memcpy(scale_at(group), &stored.scales[static_cast<std::size_t>(group)], scale_bytes);
+    }
+    const unsigned bits = reference_code_bits(storage.type);
+    for (std::int64_t i = 0; i < dim; ++i) {
+        const std::uint32_t code = stored.codes[static_cast<std::size_t>(i)];
+        const CodePlace place = reference_code(d, to, row.block, h, row.cache_row, i);
+        unsigned char *const byte = memory.at(to, place.byte);
+        if (bits >= 8) {
+            std::memcpy(byte, &code, bits / 8);
+        } else if (place.shift != 0) {
+            *byte = static_cast<unsigned char>((*byte & 0x0f) | code << 4);
+        } else {
+            // The other half of the last byte of an odd row is a zero.
+            const std::uint32_t zero = storage.type == KVAPPEND_STORED_INT4 ? 8 : 0;
+            *byte = static_cast<unsigned char>(code | zero << 4);
+        }
+    }
+}
+
 void append_one_tensor(const Scenario &scenario, const std::vector<Row> &rows, TensorIndex from, TensorIndex to,
                        std::vector<std::vector<unsigned char>> &blocks) {
     const kvappend_descriptor &d = scenario.descriptor;
-    const auto bytes = element_bytes(d.element_type);
-    const auto at = [&](TensorIndex tensor, std::int64_t b, std::int64_t h, std::int64_t l, std::int64_t i) {
-        return blocks[scenario.locations[tensor].block].data() + scenario.locations[tensor].start +
-               static_cast<std::size_t>(reference_index(d, tensor, b, h, l, i)) * bytes;
-    };
+    const Memory memory(scenario, blocks);
+    const bool converts = !reference_keeps_bits(storage_of(d, to), d.element_type);
     for (const Row &row : rows) {
-        if (row.outcome != Outcome::written) {
+        if (row.outcome != Outcome::written || reference_extents(d, from).dim == 0) {
             continue;
         }
         for (std::int64_t h = 0; h < d.heads; ++h) {
+            if (converts) {
+                store_row(scenario, memory, row, h, from, to);
+                continue;
+            }
             for (std::int64_t i = 0; i < reference_extents(d, from).dim; ++i) {
-                std::memcpy(at(to, row.block, h, row.cache_row, i), at(from, row.batch, h, row.source, i), bytes);
+                std::memcpy(memory.at(to, reference_code(d, to, row.block, h, row.cache_row, i).byte),
+                            memory.element(from, row.batch, h, row.source, i), element_bytes(d.element_type));
             }
         }
     }
+}
+
+// The bits of an element of a cache.
+std::int64_t code_bits_of(const kvappend_descriptor &d, TensorIndex cache) {
+    const kvappend_storage *const storage = storage_of(d, cache);
+    return reference_keeps_bits(storage, d.element_type) ? 8 * static_cast<std::int64_t>(element_bytes(d.element_type))
+                                                         : reference_code_bits(storage->type);
 }
 
 } // namespace
@@ -102,10 +178,75 @@ std::int64_t reference_index(const kvappend_descriptor &d, TensorIndex tensor, s
     return b * s[0] + h * s[1] + l * s[2] + piece * piece_stride + within;
 }
 
+const kvappend_storage *storage_of(const kvappend_descriptor &d, TensorIndex cache) {
+    return cache == k_cache ? d.k_storage : d.v_storage;
+}
+
+std::int64_t reference_row_bytes(const kvappend_descriptor &d, TensorIndex cache) {
+    return (reference_extents(d, cache).dim * code_bits_of(d, cache) + 7) / 8;
+}
+
+CodePlace reference_code(const kvappend_descriptor &d, TensorIndex cache, std::int64_t n, std::int64_t h,
+                         std::int64_t r, std::int64_t i) {
+    const kvappend_storage *const storage = storage_of(d, cache);
+    if (storage == nullptr || storage->type == KVAPPEND_STORED_AS_IS) {
+        return {reference_index(d, cache, n, h, r, i) * static_cast<std::int64_t>(element_bytes(d.element_type)), 0};
+    }
+    const Extents e = reference_extents(d, cache);
+    const std::int64_t bits = code_bits_of(d, cache);
+    // The element whose code would be here if codes that share a byte were adjacent.
+    if (storage->nibbles == KVAPPEND_NIBBLES_HALVES) {
+        const std::int64_t group = reference_group(*storage, e.dim);
+        const std::int64_t in_group = i % group;
+        i = i - in_group + (in_group < group / 2 ? 2 * in_group : 2 * (in_group - group / 2) + 1);
+    }
+    const std::int64_t *const s = strides_of(d, cache);
+    const bool contiguous = s[0] == 0 && s[1] == 0 && s[2] == 0;
+    const std::int64_t given_pack = cache == k_cache ? d.k_pack : d.v_pack;
+    const std::int64_t pack = given_pack == 0 ? e.dim : given_pack;
+    const std::int64_t piece_bytes = (pack * bits + 7) / 8;
+    const std::int64_t in_piece = i % pack * bits;
+    std::int64_t byte = 0;
+    if (contiguous) { // [N, H, D/pack, R, pack]
+        byte = (((n * e.heads + h) * (e.dim / pack) + i / pack) * e.rows + r) * piece_bytes;
+    } else {
+        byte = n * s[0] + h * s[1] + r * s[2] + i / pack * (cache == k_cache ? d.k_piece_stride : d.v_piece_stride);
+    }
+    return {byte + in_piece / 8, static_cast<unsigned>(in_piece % 8)};
+}
+
+std::int64_t reference_scale(const kvappend_descriptor &d, TensorIndex cache, std::int64_t n, std::int64_t h,
+                             std::int64_t r, std::int64_t group) {
+    const kvappend_storage &storage = *storage_of(d, cache);
+    const std::int64_t(&s)[4] = storage.scale_strides;
+    if (storage.scale_order == KVAPPEND_SCALE_BY_FOUR_ROWS) {
+        const std::int64_t groups =
+            reference_extents(d, cache).dim / reference_group(storage, reference_extents(d, cache).dim);
+        return n * s[0] + h * s[1] + r / 4 * 4 * groups + group * 4 + r % 4;
+    }
+    return n * s[0] + h * s[1] + r * s[2] + group * s[3];
+}
+
+std::size_t scales_bytes(const kvappend_descriptor &d, TensorIndex cache) {
+    const Extents e = reference_extents(d, cache);
+    if (e.batch == 0 || e.heads == 0 || e.rows == 0 || e.dim == 0) {
+        return 0;
+    }
+    const kvappend_storage &storage = *storage_of(d, cache);
+    return static_cast<std::size_t>(reference_scale(d, cache, e.batch - 1, e.heads - 1, e.rows - 1,
+                                                    e.dim / reference_group(storage, e.dim) - 1)) +
+           reference_scale_bytes(storage.scale_type);
+}
+
 std::size_t tensor_bytes(const kvappend_descriptor &d, TensorIndex tensor) {
     const Extents e = reference_extents(d, tensor);
     if (e.batch == 0 || e.heads == 0 || e.rows == 0 || e.dim == 0) {
         return 0;
+    }
+    if (!is_new(tensor)) {
+        return static_cast<std::size_t>(
+            reference_code(d, tensor, e.batch - 1, e.heads - 1, e.rows - 1, e.dim - 1).byte +
+            (code_bits_of(d, tensor) + 7) / 8);
     }
     return static_cast<std::size_t>(reference_index(d, tensor, e.batch - 1, e.heads - 1, e.rows - 1, e.dim - 1) + 1) *
            element_bytes(d.element_type);

@@ -46,6 +46,23 @@ std::vector<std::int64_t> reference_advance(const Scenario &scenario);
 // library's own state.
 void reference_report(const Scenario &scenario, kvappend_report &report);
 
+// How many bytes into a cache with its own format the code of [n, h, r, i] is, and which half of the byte: 0 for a
+// whole byte or the low half, 4 for the high half.
+struct CodePlace {
+    std::int64_t byte;
+    unsigned shift;
+};
+CodePlace reference_code(const kvappend_descriptor &d, TensorIndex cache, std::int64_t n, std::int64_t h,
+                         std::int64_t r, std::int64_t i);
+// The bytes of a row's codes, from the one of the first element, if they lie in one piece.
+std::int64_t reference_row_bytes(const kvappend_descriptor &d, TensorIndex cache);
+
+// How many bytes into the scales of a cache that of [n, h, r, group] is.
+std::int64_t reference_scale(const kvappend_descriptor &d, TensorIndex cache, std::int64_t n, std::int64_t h,
+                             std::int64_t r, std::int64_t group);
+
+const kvappend_storage *storage_of(const kvappend_descriptor &d, TensorIndex cache);
+
 // How many elements into its tensor [b, h, l, i] is; of packed tensors [l, h, i].
 std::int64_t reference_index(const kvappend_descriptor &d, TensorIndex tensor, std::int64_t b, std::int64_t h,
                              std::int64_t l, std::int64_t i);

@@ -2,6 +2,7 @@
 #include "scenario.hpp"
 
 #include "reference.hpp"
+#include "reference_format.hpp"
 
 #include <catch2/catch_get_random_seed.hpp>
 #include <catch2/catch_test_macros.hpp>
@@ -46,6 +47,17 @@ void write(std::ostream &out, const char *name, const std::vector<T> &values) {
     }
 }
 
+void write(std::ostream &out, const char *name, const kvappend_storage *s) {
+    if (s != nullptr) {
+        out << ", " << name << " type " << s->type << ", scaling " << s->scaling << ", use " << s->scale_use
+            << ", scale type " << s->scale_type << ", scale rounding " << s->scale_rounding << ", order "
+            << s->scale_order << ", rounding " << s->rounding << ", nibbles " << s->nibbles << ", global "
+            << s->global_scale << ", floors " << s->amax_floor << ' ' << s->scale_floor << ", group " << s->group
+            << ", scale strides {" << s->scale_strides[0] << ", " << s->scale_strides[1] << ", " << s->scale_strides[2]
+            << ", " << s->scale_strides[3] << '}';
+    }
+}
+
 std::string list(const std::int64_t (&values)[3]) {
     std::ostringstream out;
     out << '{' << values[0] << ", " << values[1] << ", " << values[2] << '}';
@@ -76,6 +88,9 @@ std::string Scenario::text() const {
     for (const IndexArray &array : index_arrays) {
         write(out, array.name, this->*array.values);
     }
+    write(out, "k_storage", d.k_storage);
+    write(out, "v_storage", d.v_storage);
+    out << ", global scales " << k_global_scale << ' ' << v_global_scale << ", tame " << tame;
     return out.str();
 }
 
@@ -105,6 +120,14 @@ bool asks_for(const kvappend_descriptor &d, std::size_t buffer) {
         return (d.flags & KVAPPEND_FLAG_TOKEN_COUNT) != 0;
     case report_index:
         return d.skip_policy == KVAPPEND_SKIP_REPORT;
+    case k_scales_index:
+        return d.k_storage != nullptr && d.k_storage->scaling != KVAPPEND_SCALING_NONE;
+    case v_scales_index:
+        return d.v_storage != nullptr && d.v_storage->scaling != KVAPPEND_SCALING_NONE;
+    case k_global_scale_index:
+        return d.k_storage != nullptr && d.k_storage->global_scale != 0;
+    case v_global_scale_index:
+        return d.v_storage != nullptr && d.v_storage->global_scale != 0;
     default:
         return true;
     }
@@ -120,6 +143,12 @@ std::size_t buffer_bytes(const Scenario &scenario, std::size_t buffer) {
     }
     if (buffer == report_index) {
         return sizeof(kvappend_report);
+    }
+    if (buffer == k_scales_index || buffer == v_scales_index) {
+        return scales_bytes(d, buffer == k_scales_index ? k_cache : v_cache);
+    }
+    if (buffer == k_global_scale_index || buffer == v_global_scale_index) {
+        return sizeof(float);
     }
     const IndexArray &array = *std::ranges::find(index_arrays, buffer, &IndexArray::buffer);
     return static_cast<std::size_t>(entries_of(d, buffer)) * array.element_bytes(d);

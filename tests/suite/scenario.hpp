@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -29,8 +30,12 @@ constexpr std::size_t page_indptr_index = offsets_index + 6;
 constexpr std::size_t token_samples_index = offsets_index + 7;
 constexpr std::size_t token_positions_index = offsets_index + 8;
 constexpr std::size_t token_count_index = offsets_index + 9;
-constexpr std::size_t report_index = offsets_index + 10;
-constexpr std::size_t buffer_count = offsets_index + 11;
+constexpr std::size_t k_scales_index = offsets_index + 10;
+constexpr std::size_t v_scales_index = offsets_index + 11;
+constexpr std::size_t k_global_scale_index = offsets_index + 12;
+constexpr std::size_t v_global_scale_index = offsets_index + 13;
+constexpr std::size_t report_index = offsets_index + 14;
+constexpr std::size_t buffer_count = offsets_index + 15;
 
 // Where a buffer lies: its first element is `start` bytes into a block of memory.
 struct BufferLocation {
@@ -53,6 +58,13 @@ struct Scenario {
     std::vector<std::int64_t> token_samples;
     std::vector<std::int64_t> token_positions;
     std::vector<std::int64_t> token_count;
+    // How K and V are stored: what the pointers of the descriptor point to. Set by `store`.
+    std::shared_ptr<const kvappend_storage> k_storage;
+    std::shared_ptr<const kvappend_storage> v_storage;
+    float k_global_scale = 1;
+    float v_global_scale = 1;
+    // New rows and given scales are moderate numbers, and not random bits.
+    bool tame = false;
     std::vector<std::size_t> block_bytes;
     BufferLocation locations[buffer_count]{};
     bool pass_sizes = true;
@@ -62,6 +74,14 @@ struct Scenario {
     bool rows_open = false;
 
     std::string text() const;
+    void store_k(const kvappend_storage &storage) {
+        k_storage = std::make_shared<kvappend_storage>(storage);
+        descriptor.k_storage = k_storage.get();
+    }
+    void store_v(const kvappend_storage &storage) {
+        v_storage = std::make_shared<kvappend_storage>(storage);
+        descriptor.v_storage = v_storage.get();
+    }
 };
 
 std::size_t element_bytes(std::int32_t element_type);
@@ -71,6 +91,9 @@ bool asks_for(const kvappend_descriptor &descriptor, std::size_t buffer);
 
 // Bytes from the first to the last element of a tensor; 0 if it has no elements.
 std::size_t tensor_bytes(const kvappend_descriptor &descriptor, TensorIndex tensor);
+
+// Bytes from the first to the last scale of a cache; 0 if it has none.
+std::size_t scales_bytes(const kvappend_descriptor &descriptor, TensorIndex cache);
 
 // Bytes of a buffer; 0 if the descriptor does not ask for it.
 std::size_t buffer_bytes(const Scenario &scenario, std::size_t buffer);

@@ -104,6 +104,12 @@ TEST_CASE("large dense appends", "[shared]") {
         scenario.offsets = {3, rows - 5};
         check_shared(scenario);
     }
+    SECTION("of many heads") {
+        Scenario scenario = large(KVAPPEND_ADDRESSING_DENSE, 1, rows / 16, rows / 16 + 9);
+        scenario.descriptor.heads = 64;
+        scenario.offsets = {5};
+        check_shared(scenario);
+    }
     SECTION("of many samples with a row each") {
         Scenario scenario = large(KVAPPEND_ADDRESSING_DENSE, rows, 1, 3);
         for (std::int64_t b = 0; b < rows; ++b) {
@@ -223,6 +229,16 @@ TEST_CASE("random large appends", "[shared]") {
         }
         focus.least_bytes = std::int64_t{9} << 20;
         Scenario scenario = RandomScenario(random, focus).draw();
+        scenario.host_threads = 3;
+        check_scenario(scenario, random);
+    }
+}
+
+TEST_CASE("random large appends in other formats", "[shared]") {
+    auto random = seeded_random();
+    for (const Focus::Places places : {Focus::Places::pages, Focus::Places::slots, Focus::Places::dense_runs}) {
+        Scenario scenario =
+            RandomScenario(random, {.places = places, .least_bytes = std::int64_t{9} << 20, .converts = true}).draw();
         scenario.host_threads = 3;
         check_scenario(scenario, random);
     }

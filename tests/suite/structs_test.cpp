@@ -460,7 +460,7 @@ TEST_CASE("structs that are written may be older or newer", "[structs]") {
     REQUIRE(told(kvappend_plan_get_sku(plan.get(), &sku)) == "KVAPPEND_SUCCESS");
     REQUIRE(sku.kernel_name != nullptr);
     check_written_struct("sku", sku, kvappend_plan_get_sku, plan.get());
-    const kvappend_precision_guarantee guarantee = {sizeof(kvappend_precision_guarantee), 1, 1};
+    const kvappend_precision_guarantee guarantee = {sizeof(kvappend_precision_guarantee), 1, 1, 1, 1, 0, 0};
     check_written_struct("guarantee", guarantee, kvappend_plan_get_precision_guarantee, plan.get());
 }
 

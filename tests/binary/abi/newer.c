@@ -11,6 +11,7 @@
         int64_t wish;                                                                                                  \
     }
 GROWN(descriptor);
+GROWN(storage);
 GROWN(preference);
 GROWN(args);
 GROWN(fault);
@@ -53,11 +54,13 @@ static void check_table(void) {
 
 static void check_read(void) {
     struct newer_descriptor *const d = NEW(descriptor);
+    struct newer_storage *const s = NEW(storage);
     struct newer_preference *const p = NEW(preference);
     struct newer_args *const a = NEW(args);
     kvappend_plan *plan = NULL;
 
     REQUIRE(kvappend_descriptor_init(&d->known, sizeof *d) == KVAPPEND_SUCCESS && d->wish == 0);
+    REQUIRE(kvappend_storage_init(&s->known, sizeof *s) == KVAPPEND_SUCCESS && s->wish == 0);
     REQUIRE(kvappend_preference_init(&p->known, sizeof *p) == KVAPPEND_SUCCESS && p->wish == 0);
     REQUIRE(kvappend_args_init(&a->known, sizeof *a) == KVAPPEND_SUCCESS && a->wish == 0);
     d->known.element_type = KVAPPEND_ELEMENT_F64;
@@ -69,9 +72,14 @@ static void check_read(void) {
     a->known.cache_offsets = &offset, a->known.cache_offsets_bytes = sizeof offset;
 
     d->wish = 1;
-    REFUSED(kvappend_plan_create(&d->known, NULL, &plan), "descriptor.struct_size is 272 and byte 264");
+    REFUSED(kvappend_plan_create(&d->known, NULL, &plan), "descriptor.struct_size is 288 and byte 280");
     REQUIRE(plan == NULL);
     d->wish = 0;
+    d->known.k_storage = &s->known;
+    s->wish = 1;
+    REFUSED(kvappend_plan_create(&d->known, NULL, &plan), "descriptor.k_storage.struct_size is 104 and byte 96");
+    REQUIRE(plan == NULL);
+    s->wish = 0;
     p->wish = INT64_MIN; /* its last byte alone */
     REFUSED(kvappend_plan_create(&d->known, &p->known, &plan), "preference.struct_size is 32 and byte 31");
     REQUIRE(plan == NULL);
@@ -83,8 +91,8 @@ static void check_read(void) {
     check_cache(10);
     fill(20);
     a->wish = 7;
-    REFUSED(kvappend_plan_can_implement(plan, &a->known), "args.struct_size is 256 and byte 248");
-    REFUSED(kvappend_plan_run(plan, &a->known, NULL, 0, NULL), "args.struct_size is 256 and byte 248");
+    REFUSED(kvappend_plan_can_implement(plan, &a->known), "args.struct_size is 320 and byte 312");
+    REFUSED(kvappend_plan_run(plan, &a->known, NULL, 0, NULL), "args.struct_size is 320 and byte 312");
     REQUIRE(k_cache[1] == -1 && k_cache[2] == -1);
     a->wish = 0;
     REQUIRE(kvappend_plan_run(plan, &a->known, NULL, 0, NULL) == KVAPPEND_SUCCESS);
@@ -97,6 +105,7 @@ static void check_written(void) {
     struct newer_sku *const sku = NEW(sku);
     struct newer_precision_guarantee *const guarantee = NEW(precision_guarantee);
     struct newer_fault *const fault = NEW(fault);
+    struct newer_storage *const storage = NEW(storage);
     struct newer_report *const report = NEW(report);
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     kvappend_args a = KVAPPEND_ARGS_INIT;
@@ -115,7 +124,10 @@ static void check_written(void) {
     REQUIRE(sku->wish == 0 && sku->known.struct_size == sizeof *sku);
     guarantee->known.struct_size = sizeof *guarantee;
     REQUIRE(kvappend_plan_get_precision_guarantee(plan, &guarantee->known) == KVAPPEND_SUCCESS);
-    REQUIRE(guarantee->known.bit_exact == 1 && guarantee->wish == 0);
+    REQUIRE(guarantee->known.k_bit_exact == 1 && guarantee->wish == 0);
+
+    REQUIRE(kvappend_storage_preset(KVAPPEND_PRESET_NVFP4, &storage->known, sizeof *storage) == KVAPPEND_SUCCESS);
+    REQUIRE(storage->known.struct_size == sizeof *storage && storage->known.group == 16 && storage->wish == 0);
 
     a.k_new = k_new;
     a.k_cache = k_cache;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A program of an older header, which is all that it sees: frozen/ holds the first public header, of 0.1.0 in the
  * making, 24 November 2026, when there was nothing but the dense append. Since then the descriptor, the preference, the
- * arguments and the function table have grown. It must append, be refused and be answered as on its own day. */
+ * arguments, the guarantee and the function table have grown. It must append, be refused and be answered as on its own
+ * day. Of the guarantee, it reads the fields for K and for V as bit_exact and deterministic. */
 #include "guarded.h"
 
 /* A header that is not the old one would prove nothing. */

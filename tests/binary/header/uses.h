@@ -8,6 +8,7 @@ kvappend_status uses(const kvappend_plan *plan, cudaStream_t stream);
 
 kvappend_status uses(const kvappend_plan *plan, cudaStream_t stream) {
     kvappend_descriptor descriptor = KVAPPEND_DESCRIPTOR_INIT;
+    kvappend_storage storage = KVAPPEND_STORAGE_INIT;
     kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
     kvappend_args args = KVAPPEND_ARGS_INIT;
     kvappend_sku sku = KVAPPEND_SKU_INIT;
@@ -16,6 +17,6 @@ kvappend_status uses(const kvappend_plan *plan, cudaStream_t stream) {
     kvappend_fault fault = KVAPPEND_FAULT_INIT;
     kvappend_status status = kvappend_plan_run(plan, &args, NULL, 0, stream);
     status += (int32_t)(descriptor.struct_size + preference.struct_size + sku.struct_size + guarantee.struct_size);
-    status += (int32_t)(report.struct_size + fault.struct_size);
+    status += (int32_t)(report.struct_size + fault.struct_size + storage.struct_size);
     return status + KVAPPEND_VERSION + KVAPPEND_ABI_VERSION;
 }

@@ -34,6 +34,7 @@ PROGRAMS = {
     "layout": (["tests/suite/layout_test"], {}, r"src/(cuda/layout|problem|tensor)"),
     "place": (["tests/suite/place_test"], {}, r"src/(cuda/(place|load)|[a-z]+\.)"),
     "status": (["tests/suite/status_test"], {}, r"src/status"),
+    "format": (["tests/suite/format_test"], {}, r"src/format"),
     "codes": (["tests/stress/faults/cuda_codes"], {}, CUDA_ONLY),
     "memory": (["tests/stress/faults/memory_faults"], {}, HOST_ONLY),
     "memory CUDA": (["tests/stress/faults/memory_faults_cuda"], {}, CUDA_ONLY),
@@ -48,6 +49,7 @@ PROGRAMS = {
 # The likeliest killers of the mutations of a file.
 FIRST = {
     r"src/cuda/layout": ["layout"],
+    r"src/format": ["format"],
     r"src/place": ["place"],
     r"src/status": ["status"],
     r"src/host/thread": ["threads"],

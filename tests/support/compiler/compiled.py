@@ -22,7 +22,7 @@ def kernel_names(library):
 
 def compile_kernels(nvcc, include, source, folder, architecture, kind):
     out = os.path.join(folder, f"{os.path.basename(source)}.{architecture}.{kind}")
-    command = [*nvcc, f"-{kind}", "-std=c++20", "-O2", "-Xptxas=-v", f"-arch=sm_{architecture}", "-I", include]
+    command = [*nvcc, f"-{kind}", "-std=c++20", "-O2", "--fmad=false", "-Xptxas=-v", f"-arch=sm_{architecture}", "-I", include]
     done = subprocess.run([*command, source, "-o", out], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out, done.stderr
@@ -30,15 +30,17 @@ def compile_kernels(nvcc, include, source, folder, architecture, kind):
 
 def name_of(entry):
     """The name in the kernel table. copy_kernel<DenseGeometry, 1> is cuda_dense_b16, with more layers it is
-    cuda_dense_layers_b16; that of RowsGeometry is cuda_rows_b16, and copy_wide_kernel is cuda_rows_wide_b16. A kernel
-    that copies no rows, such as after_copy, is not in the table and keeps its own name."""
-    found = re.match(r"\W*_ZN8kvappend\d+([a-z_]+?)(?:INS_\d+(Dense|Rows)GeometryELj(\d+)E|E)", entry)
+    cuda_dense_layers_b16; that of RowsGeometry is cuda_rows_b16, and copy_wide_kernel is cuda_rows_wide_b16. The same
+    goes for convert_kernel<1>, which is cuda_convert_b16. A kernel that copies no rows, such as after_copy, is not in the
+    table and keeps its own name."""
+    found = re.match(r"\W*_ZN8kvappend\d+([a-z_]+?)(?:I(?:NS_\d+(Dense|Rows)GeometryE)?Lj(\d+)E|E)", entry)
     assert found, f"a kernel with an unknown name: {entry[:80]}"
     function, geometry, layers = found.groups()
-    if function == "copy_wide_kernel":
-        return "cuda_rows_wide_b16"
-    if function != "copy_kernel":
+    if function in ("copy_wide_kernel", "convert_wide_kernel"):
+        return "cuda_rows_wide_b16" if function == "copy_wide_kernel" else "cuda_convert_wide_b16"
+    if function not in ("copy_kernel", "convert_kernel"):
         return function
+    geometry = geometry or "convert"
     return f"cuda_{geometry.lower()}_{'layers_' if layers != '1' else ''}b16"
 
 

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// How appends become the parameters and the grid of a launch.
+//
+// A geometry is what some layers of a launch have in common. For each type of geometry there are these functions:
+// fill_layer(append, tensor, is_k, layer) fills the pointers of K or of V;
+// finish_geometry(problem, indices, geometry) fills what lay_out does not;
+// kernel_of(parameters, wide) returns the kernel that takes these parameters.
+#pragma once
+
+#include "device.hpp"
+#include "parameters.cuh"
+
+#include <algorithm>
+#include <array>
+#include <new>
+#include <type_traits>
+
+namespace kvappend {
+
+// A launch to which appends are added one by one.
+template <class Geometry, unsigned Layers>
+class Launch {
+    using P = Parameters<Geometry, Layers>;
+    static_assert(sizeof(P) <= 4096);
+
+public:
+    // Returns false if there is no room for the append, or for its geometry.
+    bool add(const Append &append) {
+        const unsigned geometry = find_geometry(append);
+        if (layers_ == Layers || geometry == P::most_geometries) {
+            return false;
+        }
+        geometries_ = std::max(geometries_, geometry + 1);
+        add_layer(append, inputs_[geometry]);
+        p_.geometry_of[layers_++] = static_cast<std::uint8_t>(geometry);
+        return true;
+    }
+
+    bool empty() const { return layers_ == 0; }
+
+    // `wide`: for the kernel with 64-bit indices.
+    Status perform(const CudaState &state, bool wide, CUstream_st *stream) {
+        const Grid grid = lay_out_geometries(state, wide);
+        p_.batch_step = grid.batch_step;
+        p_.apart = grid.apart;
+        p_.programmatic = programmatic_ && state.code_architecture >= 90 ? 1 : 0;
+        return launch(grid, wide, stream);
+    }
+
+private:
+    unsigned find_geometry(const Append &append) {
+        // Constructed in place. A copy would load two pointers at once that were stored one by one. Store forwarding
+        // fails for such a load: it waits until both stores have left the store buffer.
+        Indices &tried = *new (&indices_[geometries_]) Indices{indices_of(append.problem.buffers, append.args)};
+        unsigned geometry = 0;
+        while (geometry < geometries_ &&
+               (inputs_[geometry].problem != &append.problem || indices_[geometry] != tried)) {
+            ++geometry;
+        }
+        if (geometry == geometries_) {
+            inputs_[geometry] = {&append.problem, {}, 0};
+        }
+        return geometry;
+    }
+
+    void add_layer(const Append &append, GeometryInput &input) {
+        unsigned tensor = 0;
+        const auto add = [&](const Copy &copy, bool is_k, const void *from, const void *to) {
+            if (!copy.empty()) {
+                fill_layer(append, tensor, is_k, p_.layers[layers_]);
+                input.addresses[tensor].rows |= reinterpret_cast<std::uintptr_t>(from);
+                input.addresses[tensor].cache |= reinterpret_cast<std::uintptr_t>(to);
+                ++tensor;
+            }
+        };
+        add(append.problem.k, true, append.args.k_new, append.args.k_cache);
+        add(append.problem.v, false, append.args.v_new, append.args.v_cache);
+        ++input.layers;
+        programmatic_ = programmatic_ && append.problem.addressing.has(KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH);
+    }
+
+    Grid lay_out_geometries(const CudaState &state, bool wide) {
+        std::array<GeometryLayout *, P::most_geometries> layouts;
+        std::ranges::transform(p_.geometries, layouts.begin(), [](Geometry &g) { return &g; });
+        LayoutInput input{inputs_.data(), geometries_, layers_, state.multiprocessors, Geometry::joins_rows, wide};
+        std::array<ConvertLayout *, P::most_geometries> formats;
+        if constexpr (Geometry::converts) {
+            std::ranges::transform(p_.geometries, formats.begin(), [](Geometry &g) { return g.formats; });
+            input.formats = formats.data();
+        }
+        const Grid grid = lay_out(input, layouts.data());
+        for (unsigned i = 0; i < geometries_; ++i) {
+            finish_geometry(*inputs_[i].problem, indices_[i], p_.geometries[i]);
+        }
+        return grid;
+    }
+
+    Status launch(const Grid &grid, bool wide, CUstream_st *stream) const {
+        cudaLaunchAttribute attribute{};
+        attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attribute.val.programmaticStreamSerializationAllowed = 1;
+        cudaLaunchConfig_t config{};
+        config.gridDim = dim3(grid.x, grid.y, grid.z);
+        config.blockDim = dim3(grid.threads);
+        config.stream = stream;
+        config.attrs = &attribute;
+        config.numAttrs = p_.programmatic;
+        return launched(cudaLaunchKernelEx(&config, kernel_of(p_, wide), p_));
+    }
+
+    P p_{};
+    // The last entry is for a geometry for which there is no room.
+    std::array<GeometryInput, P::most_geometries + 1> inputs_{};
+    std::array<Indices, P::most_geometries + 1> indices_{};
+    unsigned geometries_ = 0;
+    unsigned layers_ = 0;
+    bool programmatic_ = true;
+};
+
+inline const CudaState &cuda_state(const Append &append) {
+    return static_cast<const CudaState &>(append.state);
+}
+
+template <class Geometry, unsigned Layers>
+Status launch_one(const Append &append, CUstream_st *stream) {
+    Launch<Geometry, Layers> launch;
+    launch.add(append);
+    return launch.perform(cuda_state(append), append.kernel.variant == Kernel::Variant::wide, stream);
+}
+
+// Up to `Layers` appends in a launch. An append whose problem does not fit in 31 bits has a launch of its own.
+template <class Geometry, unsigned Layers>
+class CudaLayeredRun final : public LayeredRun {
+public:
+    explicit CudaLayeredRun(CUstream_st *stream) : stream_(stream) {}
+
+    Status add(const Append &append) override {
+        state_ = &cuda_state(append);
+        if (Geometry::joins_rows ? !state_->runs_fit_in_31_bits : !state_->fits_in_31_bits) {
+            return launch_append(append, stream_);
+        }
+        if (launch_.add(append)) {
+            return KVAPPEND_SUCCESS;
+        }
+        TRY(finish());
+        new (&launch_) Launch<Geometry, Layers>;
+        launch_.add(append);
+        return KVAPPEND_SUCCESS;
+    }
+
+    Status finish() override { return launch_.empty() ? KVAPPEND_SUCCESS : launch_.perform(*state_, false, stream_); }
+
+private:
+    CUstream_st *stream_;
+    const CudaState *state_ = nullptr;
+    Launch<Geometry, Layers> launch_;
+};
+
+template <class Function>
+const void *address_of(Function *function) {
+    return reinterpret_cast<const void *>(function);
+}
+
+} // namespace kvappend

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+// The arithmetic of storage formats, for the host and for devices: how elements become codes, and how groups get their
+// scales. The header defines it at kvappend_storage.
+//
+// Every operation is one of IEEE 754 binary32, rounded to nearest even, or one of integers. Functions for elements have
+// no branches, so that compilers vectorise the loops around them.
+#pragma once
+
+#include "host_device.hpp"
+
+#include <kvappend/kvappend.h>
+
+#include <cfloat>
+#include <cstdint>
+
+namespace kvappend {
+
+KVAPPEND_HOST_DEVICE inline std::uint32_t bits_of(float value) {
+    return __builtin_bit_cast(std::uint32_t, value);
+}
+KVAPPEND_HOST_DEVICE inline float float_of(std::uint32_t bits) {
+    return __builtin_bit_cast(float, bits);
+}
+
+inline constexpr std::uint32_t float_sign = 0x80000000;
+inline constexpr std::uint32_t float_infinity = 0x7f800000;
+inline constexpr std::uint32_t float_nan = 0x7fffffff; // the only NaN that a conversion gives, as on a GPU
+
+KVAPPEND_HOST_DEVICE inline std::uint32_t magnitude_of(float value) {
+    return bits_of(value) & ~float_sign;
+}
+
+// ---- types of elements and codes ----
+
+// A floating-point type of 16 bits at most, with a sign. The greatest code is infinity in types that overflow to it,
+// else the greatest finite number. NanCode is 0 if the type has no NaN.
+template <unsigned Exponent, unsigned Mantissa, std::uint32_t GreatestCode, std::uint32_t NanCode, bool HasInfinity>
+struct SmallFloat {
+    static constexpr unsigned bits = 1 + Exponent + Mantissa;
+    static constexpr std::uint32_t sign = 1U << (bits - 1);
+    static constexpr unsigned shift = 23 - Mantissa; // between the mantissas
+    // What the exponent of a binary32 is greater by.
+    static constexpr std::uint32_t more = 127 - ((1U << (Exponent - 1)) - 1);
+
+    static KVAPPEND_HOST_DEVICE std::uint32_t encode(float value) {
+        const std::uint32_t magnitude = magnitude_of(value);
+        const std::uint32_t is_odd = magnitude >> shift & 1;
+        const std::uint32_t normal = ((magnitude + (1U << (shift - 1)) - 1 + is_odd) >> shift) - (more << Mantissa);
+        // The last bit of this number is worth the least subnormal number, so the sum is rounded to a multiple of it.
+        constexpr std::uint32_t rounds = (more + 1 + shift) << 23;
+        const std::uint32_t subnormal = bits_of(float_of(magnitude) + float_of(rounds)) - rounds;
+        const std::uint32_t code = magnitude < (more + 1) << 23 ? subnormal : normal;
+        const std::uint32_t limited = code < GreatestCode ? code : GreatestCode;
+        const std::uint32_t with_sign = limited | (bits_of(value) >> (32 - bits) & sign);
+        return magnitude > float_infinity ? NanCode : with_sign;
+    }
+
+    static KVAPPEND_HOST_DEVICE float decode(std::uint32_t code) {
+        const std::uint32_t magnitude = code & (sign - 1);
+        std::uint32_t result = (magnitude << shift) + (more << 23);
+        if constexpr (more > 0) {
+            const float least = float_of((more + 1 - Mantissa) << 23);
+            const float subnormal = static_cast<float>(static_cast<std::int32_t>(magnitude)) * least;
+            result = magnitude >> Mantissa == 0 ? bits_of(subnormal) : result;
+        }
+        if constexpr (HasInfinity) {
+            constexpr std::uint32_t infinity = ((1U << Exponent) - 1) << Mantissa;
+            result = magnitude == infinity ? float_infinity : result;
+            result = magnitude > infinity ? float_nan : result;
+        } else if constexpr (NanCode != 0) {
+            result = magnitude == NanCode ? float_nan : result;
+        }
+        const std::uint32_t code_sign = (code & sign) << (32 - bits);
+        return float_of(result == float_nan ? float_nan : result | code_sign);
+    }
+};
+
+using F16 = SmallFloat<5, 10, 0x7c00, 0x7fff, true>;
+using BF16 = SmallFloat<8, 7, 0x7f80, 0x7fff, true>;
+using E4M3 = SmallFloat<4, 3, 0x7e, 0x7f, false>;
+using E5M2 = SmallFloat<5, 2, 0x7b, 0x7f, true>;
+using E2M1 = SmallFloat<2, 1, 0x7, 0, false>;
+
+struct F32 {
+    static constexpr unsigned bits = 32;
+
+    static KVAPPEND_HOST_DEVICE std::uint32_t encode(float value) {
+        return magnitude_of(value) > float_infinity ? float_nan : bits_of(value);
+    }
+    static KVAPPEND_HOST_DEVICE float decode(std::uint32_t code) { return float_of(code); }
+};
+
+// An integer, stored as a number without a sign that is `Zero` for 0.
+template <unsigned Bits, std::int32_t Zero, bool HalfAway>
+struct Integer {
+    static constexpr unsigned bits = Bits;
+    static constexpr float least = -static_cast<float>(1 << (Bits - 1));
+    static constexpr float greatest = static_cast<float>((1 << (Bits - 1)) - 1);
+
+    static KVAPPEND_HOST_DEVICE std::uint32_t encode(float value) {
+        const float number = magnitude_of(value) > float_infinity ? 0.0F : value;
+        const float at_least = number > least ? number : least;
+        const float limited = at_least < greatest ? at_least : greatest;
+        return static_cast<std::uint32_t>(round(limited) + Zero) & ((1U << Bits) - 1);
+    }
+
+private:
+    static KVAPPEND_HOST_DEVICE std::int32_t round(float value) {
+        if constexpr (HalfAway) {
+            // Twice the magnitude is exact, and half of the integer after it is the magnitude rounded half up.
+            const auto halves = static_cast<std::int32_t>(2 * float_of(magnitude_of(value)));
+            const auto negative = static_cast<std::int32_t>(bits_of(value) >> 31);
+            return (((halves + 1) >> 1) ^ -negative) + negative;
+        } else {
+            // The last bit of this number is worth 1, so the sum is rounded to an integer.
+            constexpr float rounds = 0x1.8p23F;
+            return static_cast<std::int32_t>(bits_of(value + rounds)) - static_cast<std::int32_t>(bits_of(rounds));
+        }
+    }
+};
+
+// The greatest number that a code of COMPUTED scales stands for.
+KVAPPEND_HOST_DEVICE constexpr float greatest_of(std::int32_t stored_type) {
+    switch (stored_type) {
+    case KVAPPEND_STORED_E4M3:
+        return 448;
+    case KVAPPEND_STORED_E5M2:
+        return 57344;
+    case KVAPPEND_STORED_INT8:
+        return 127;
+    case KVAPPEND_STORED_INT4:
+        return 7;
+    default:
+        return 6; // E2M1
+    }
+}
+
+// ---- scales ----
+
+// How the elements of K or of V are stored: a checked kvappend_storage, apart from strides.
+struct Format {
+    std::int32_t type; // KVAPPEND_STORED_*
+    std::int32_t scaling;
+    std::int32_t scale_use;
+    std::int32_t scale_type;
+    bool power_of_two;
+    bool by_four_rows;
+    bool half_away;
+    bool halves;
+    bool has_global_scale;
+    float amax_floor;
+    float scale_floor;
+    std::int64_t group; // the number of elements that share a scale; 0 without scales
+
+    KVAPPEND_HOST_DEVICE bool scaled() const { return scaling != KVAPPEND_SCALING_NONE; }
+    KVAPPEND_HOST_DEVICE bool computed() const { return scaling == KVAPPEND_SCALING_COMPUTED; }
+};
+
+// A scale as it is stored, and the number that it stands for.
+struct Scale {
+    float value;
+    std::uint32_t code;
+};
+
+// What becomes of an element before it is rounded to the stored type.
+struct Factor {
+    float value;
+    bool divides;
+    bool is_zero;
+
+    KVAPPEND_HOST_DEVICE float apply(float element) const {
+        const float result = divides ? element / value : element * value;
+        return is_zero ? 0.0F : result;
+    }
+};
+
+// The least power of two that is at least `scale`, from 2^-127 to 2^127, as an exponent with the bias 127.
+KVAPPEND_HOST_DEVICE inline std::uint32_t exponent_up(float scale) {
+    const std::uint32_t bits = bits_of(scale);
+    constexpr std::uint32_t two_to_minus_127 = 0x00400000;
+    if (bits <= two_to_minus_127) {
+        return 0;
+    }
+    const std::uint32_t exponent = (bits + 0x7fffff) >> 23;
+    return exponent < 254 ? exponent : 254;
+}
+
+KVAPPEND_HOST_DEVICE inline float power_of_two(std::uint32_t exponent) {
+    return float_of(exponent == 0 ? 0x00400000 : exponent << 23);
+}
+
+KVAPPEND_HOST_DEVICE inline float decode_scale(std::int32_t scale_type, std::uint32_t code) {
+    switch (scale_type) {
+    case KVAPPEND_SCALE_F16:
+        return F16::decode(code);
+    case KVAPPEND_SCALE_E4M3:
+        return E4M3::decode(code);
+    case KVAPPEND_SCALE_UE8M0:
+        return code == 255 ? float_of(float_nan) : power_of_two(code);
+    default:
+        return float_of(code);
+    }
+}
+
+// Rounds a scale that is neither negative nor NaN to its stored type, at most to the greatest finite number.
+KVAPPEND_HOST_DEVICE inline Scale round_scale(const Format &f, float scale) {
+    if (f.power_of_two) {
+        const std::uint32_t exponent = exponent_up(scale);
+        const float value = power_of_two(exponent);
+        return {value, f.scale_type == KVAPPEND_SCALE_UE8M0 ? exponent : bits_of(value)};
+    }
+    std::uint32_t code = bits_of(scale < FLT_MAX ? scale : FLT_MAX);
+    if (f.scale_type == KVAPPEND_SCALE_F16) {
+        constexpr std::uint32_t greatest = 0x7bff;
+        code = F16::encode(scale);
+        code = code < greatest ? code : greatest;
+    } else if (f.scale_type == KVAPPEND_SCALE_E4M3) {
+        code = E4M3::encode(scale);
+    }
+    return {decode_scale(f.scale_type, code), code};
+}
+
+// The scale that the largest magnitude of a group asks for. NaN counts as less than any number.
+KVAPPEND_HOST_DEVICE inline float scale_of_group(const Format &f, float largest, float global) {
+    const auto larger = [](float a, float b) { return a > b ? a : b; };
+    const float greatest = f.has_global_scale ? greatest_of(f.type) * global : greatest_of(f.type);
+    // The sum is 0 where the floor is -0, because a scale has no sign.
+    return larger(larger(largest, f.amax_floor) / greatest, f.scale_floor) + 0.0F;
+}
+
+KVAPPEND_HOST_DEVICE inline Factor factor_of(const Format &f, float scale, float global) {
+    const float product = f.has_global_scale ? scale * global : scale;
+    const bool reciprocal =
+        f.scale_use == KVAPPEND_SCALE_RECIPROCAL || f.scale_use == KVAPPEND_SCALE_UNROUNDED_RECIPROCAL;
+    return {reciprocal ? 1 / product : product, f.scale_use == KVAPPEND_SCALE_DIVIDE, product == 0 || scale == 0};
+}
+
+// The factor of a group whose elements have at most the magnitude `largest`, and the scale to store.
+KVAPPEND_HOST_DEVICE inline Factor compute_factor(const Format &f, float largest, float global, Scale &scale) {
+    const float unrounded = scale_of_group(f, largest, global);
+    scale = round_scale(f, unrounded);
+    return factor_of(f, f.scale_use == KVAPPEND_SCALE_UNROUNDED_RECIPROCAL ? unrounded : scale.value, global);
+}
+
+// The magnitude that counts for the largest one of a group, as bits: 0 for NaN. As numbers with a sign, the bits have
+// the order of the magnitudes, and a loop that looks for the largest one can be vectorised.
+KVAPPEND_HOST_DEVICE inline std::int32_t counted_magnitude(float element) {
+    const auto magnitude = static_cast<std::int32_t>(magnitude_of(element));
+    return magnitude > static_cast<std::int32_t>(float_infinity) ? 0 : magnitude;
+}
+
+// ---- choosing a type ----
+
+// Calls use(type) with the type of codes of a format.
+template <class Use>
+KVAPPEND_HOST_DEVICE void with_stored_type(const Format &f, Use use) {
+    switch (f.type) {
+    case KVAPPEND_STORED_F32:
+        return use(F32{});
+    case KVAPPEND_STORED_F16:
+        return use(F16{});
+    case KVAPPEND_STORED_BF16:
+        return use(BF16{});
+    case KVAPPEND_STORED_E4M3:
+        return use(E4M3{});
+    case KVAPPEND_STORED_E5M2:
+        return use(E5M2{});
+    case KVAPPEND_STORED_INT8:
+        return f.half_away ? use(Integer<8, 0, true>{}) : use(Integer<8, 0, false>{});
+    case KVAPPEND_STORED_INT4:
+        return f.half_away ? use(Integer<4, 8, true>{}) : use(Integer<4, 8, false>{});
+    default:
+        return use(E2M1{});
+    }
+}
+
+} // namespace kvappend

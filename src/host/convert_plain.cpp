@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// Conversions for any processor.
+#if !defined(__clang__)
+#pragma GCC optimize("O3") // At -O2, GCC vectorises hardly any loop.
+#endif
+
+#include "convert.hpp"
+
+namespace kvappend {
+
+namespace {
+
+struct AnyProcessor {};
+
+} // namespace
+
+constexpr CopyRows plain_convert{convert_append<AnyProcessor>, convert_append<AnyProcessor>};
+
+} // namespace kvappend

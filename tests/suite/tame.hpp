@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// Moderate numbers for new rows and given scales. Random bits are mostly numbers that overflow or vanish.
+#pragma once
+
+#include "reference.hpp"
+#include "reference_format.hpp"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <random>
+
+// The bits of a number in an element type. It has few bits of mantissa, so it is exact in all of them.
+inline std::uint32_t bits_of_number(std::int32_t element_type, float number) {
+    const auto bits = std::bit_cast<std::uint32_t>(number);
+    switch (element_type) {
+    case KVAPPEND_ELEMENT_F32:
+        return bits;
+    case KVAPPEND_ELEMENT_BF16:
+        return bits >> 16;
+    default: { // F16; the number is 0 or normal
+        const std::uint32_t magnitude = bits & 0x7fffffff;
+        return (bits >> 16 & 0x8000) | (magnitude == 0 ? 0 : (magnitude >> 13) - (112U << 10));
+    }
+    }
+}
+
+// A number of seven bits of mantissa, from 2^-6 to 2^6, or 0, or rarely one that is not moderate.
+template <class Random>
+std::uint32_t tame_bits(std::int32_t element_type, Random &random) {
+    const auto draw = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
+    switch (draw(0, 40)) {
+    case 0:
+        return 0;
+    case 1:
+        return static_cast<std::uint32_t>(random()); // any bits
+    default: {
+        const float number = std::ldexp(1 + static_cast<float>(draw(0, 127)) / 128, draw(-6, 5));
+        return bits_of_number(element_type, draw(0, 1) != 0 ? -number : number);
+    }
+    }
+}
+
+template <class Random>
+std::uint32_t tame_scale(std::int32_t scale_type, Random &random) {
+    const auto draw = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
+    switch (scale_type) {
+    case KVAPPEND_SCALE_F32:
+        return bits_of_number(KVAPPEND_ELEMENT_F32,
+                              std::ldexp(1 + static_cast<float>(draw(0, 1 << 20)) / (1 << 20), draw(-9, 2)));
+    case KVAPPEND_SCALE_F16:
+        return bits_of_number(KVAPPEND_ELEMENT_F16,
+                              std::ldexp(1 + static_cast<float>(draw(0, 127)) / 128, draw(-9, 2)));
+    case KVAPPEND_SCALE_E4M3:
+        return static_cast<std::uint32_t>(draw(1, 0x7e));
+    default:
+        return static_cast<std::uint32_t>(draw(118, 129));
+    }
+}
+
+// The new rows of floating-point elements, and the given scales.
+template <class Random>
+void put_tame_numbers(const Scenario &scenario, Random &random, std::vector<std::vector<unsigned char>> &blocks) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    const auto at = [&](std::size_t buffer, std::int64_t byte) {
+        const BufferLocation &location = scenario.locations[buffer];
+        return &blocks[location.block][location.start + static_cast<std::size_t>(byte)];
+    };
+    const std::size_t width = element_bytes(d.element_type);
+    const auto for_each = [](const Extents &e, auto act) {
+        for (std::int64_t b = 0; b < e.batch; ++b) {
+            for (std::int64_t h = 0; h < e.heads; ++h) {
+                for (std::int64_t l = 0; l < e.rows; ++l) {
+                    for (std::int64_t i = 0; i < e.dim; ++i) {
+                        act(b, h, l, i);
+                    }
+                }
+            }
+        }
+    };
+    for (const TensorIndex tensor : {k_new, v_new}) {
+        for_each(reference_extents(d, tensor), [&](auto b, auto h, auto l, auto i) {
+            const std::uint32_t bits = tame_bits(d.element_type, random);
+            std::memcpy(at(tensor, reference_index(d, tensor, b, h, l, i) * static_cast<std::int64_t>(width)), &bits,
+                        width);
+        });
+    }
+    for (const TensorIndex cache : {k_cache, v_cache}) {
+        const kvappend_storage *const storage = storage_of(d, cache);
+        if (storage == nullptr || storage->scaling != KVAPPEND_SCALING_GIVEN) {
+            continue;
+        }
+        Extents e = reference_extents(d, cache);
+        e.dim = e.dim == 0 ? 0 : e.dim / reference_group(*storage, e.dim);
+        for_each(e, [&](auto n, auto h, auto r, auto group) {
+            const std::uint32_t bits = tame_scale(storage->scale_type, random);
+            std::memcpy(
+                at(cache == k_cache ? k_scales_index : v_scales_index, reference_scale(d, cache, n, h, r, group)),
+                &bits, reference_scale_bytes(storage->scale_type));
+        });
+    }
+}
