@@ -33,9 +33,18 @@
 // COST. The header adds no cost. Every function is one call of the C function with the same arguments. A result<void>
 // is the status of that call, and a plan is its pointer.
 //
-// STRUCTS. descriptor, preference, args, report, fault, sku and precision_guarantee derive from the structs of C. Their
-// constructors do what the init functions do. All functions take the structs of C, too. The constants are those of C,
-// such as KVAPPEND_ADDRESSING_RING.
+// STRUCTS. descriptor, storage, preference, args, report, fault, sku and precision_guarantee derive from the structs of
+// C. Their constructors do what the init functions do. All functions take the structs of C, too. The constants are
+// those of C, such as KVAPPEND_ADDRESSING_RING.
+//
+// STORAGE FORMATS. A storage is a value. The descriptor points to it, so it must exist until plan::create returns:
+//
+//     const kvappend::storage e4m3 = kvappend::storage_preset(KVAPPEND_PRESET_E4M3_DIVIDE).value();
+//     kvappend::buffers<float, std::int64_t, std::int32_t, std::uint8_t> b;     floats, stored in caches of bytes
+//     b.k_scales = k_scale, b.v_scales = v_scale;                               float k_scale[1], v_scale[1]
+//     ...
+//     d.k_storage = d.v_storage = &e4m3;
+//     b.fill(d);
 //
 // LOADING BY HAND. These functions call the library with which the program is linked. A program that loads the library
 // by dlopen calls through the table kvappend_api. It can use the views, buffers and structs of this header.
@@ -166,6 +175,9 @@ private:
 struct descriptor : kvappend_descriptor {
     constexpr descriptor() noexcept : kvappend_descriptor() { struct_size = sizeof(kvappend_descriptor); }
 };
+struct storage : kvappend_storage {
+    constexpr storage() noexcept : kvappend_storage() { struct_size = sizeof(kvappend_storage); }
+};
 struct preference : kvappend_preference {
     constexpr preference() noexcept : kvappend_preference() { struct_size = sizeof(kvappend_preference); }
 };
@@ -186,6 +198,13 @@ struct precision_guarantee : kvappend_precision_guarantee {
         struct_size = sizeof(kvappend_precision_guarantee);
     }
 };
+
+// kvappend_storage_preset.
+inline result<storage> storage_preset(std::int32_t preset) noexcept {
+    storage filled;
+    const kvappend_status status = kvappend_storage_preset(preset, &filled, sizeof(kvappend_storage));
+    return {status, filled};
+}
 
 // ---- views ----
 
@@ -277,6 +296,29 @@ private:
     std::size_t bytes_ = 0;
 };
 
+// The scales of a cache, as floats or as any type of 16 or 8 bits. They are a view like an array_view. They may be
+// const if a run only reads them (KVAPPEND_SCALING_GIVEN).
+class scales_view {
+public:
+    constexpr scales_view() noexcept = default;
+    template <class T>
+    constexpr scales_view(array_view<T> scales) noexcept : data_(scales.pointer()), bytes_(scales.bytes()) {
+        static_assert(std::is_same_v<std::remove_cv_t<T>, float> || sizeof(T) <= 2,
+                      "a scale is a float or a type of 16 or 8 bits");
+    }
+    template <class T>
+    constexpr scales_view(T *data, std::size_t size) noexcept : scales_view(array_view<T>(data, size)) {}
+    template <class Range, class T = detail::element_of<Range>, class = std::enable_if_t<detail::lasts<Range>>>
+    constexpr scales_view(Range &&range) noexcept : scales_view(array_view<T>(range)) {}
+
+    constexpr const void *pointer() const noexcept { return data_; }
+    constexpr std::size_t bytes() const noexcept { return bytes_; }
+
+private:
+    const void *data_ = nullptr;
+    std::size_t bytes_ = 0;
+};
+
 // Strides in elements, by KVAPPEND_AXIS_*. All zero means contiguous.
 struct strides {
     std::int64_t batch = 0; // of a cache: of the block, which is a sample's cache or a page
@@ -313,17 +355,25 @@ private:
 // The buffers of an append. All tensors have elements of type T; offsets, slots and positions are of type Offset, and
 // all other indices of type Index. Both are std::int64_t or std::int32_t. Offset may be const if no run advances the
 // offsets (KVAPPEND_FLAG_ADVANCE).
-template <class T, class Offset = std::int64_t, class Index = std::int32_t>
+//
+// A cache with a storage consists of KCache or VCache instead. This is the type of its codes, or a type of bytes if
+// codes are smaller than a byte or share their memory with scales. The strides of the view count elements of that type.
+template <class T, class Offset = std::int64_t, class Index = std::int32_t, class KCache = T, class VCache = KCache>
 struct buffers {
     static_assert(sizeof(Offset) == 8 || sizeof(Offset) == 4, "offsets are of 64 or 32 bits");
     static_assert(std::is_signed_v<Offset> && std::is_integral_v<Offset>, "offsets are signed integers");
     static_assert(sizeof(Index) == 8 || sizeof(Index) == 4, "indices are of 64 or 32 bits");
     static_assert(std::is_signed_v<Index> && std::is_integral_v<Index>, "indices are signed integers");
+    static_assert(!std::is_const_v<KCache> && !std::is_const_v<VCache>, "a run writes the caches");
+    static_assert(std::is_same_v<KCache, T> || std::is_same_v<KCache, float> || sizeof(KCache) <= 2,
+                  "a code is a float or a type of 16 or 8 bits");
+    static_assert(std::is_same_v<VCache, T> || std::is_same_v<VCache, float> || sizeof(VCache) <= 2,
+                  "a code is a float or a type of 16 or 8 bits");
 
     tensor_view<const T> k_new;
     tensor_view<const T> v_new;
-    tensor_view<T> k_cache;
-    tensor_view<T> v_cache;
+    tensor_view<KCache> k_cache;
+    tensor_view<VCache> v_cache;
     array_view<Offset> cache_offsets;
     array_view<const Offset> slots;
     array_view<const Index> lengths;
@@ -334,18 +384,23 @@ struct buffers {
     array_view<const Index> token_samples;
     array_view<const Offset> token_positions;
     array_view<const Index> token_count;
+    scales_view k_scales;
+    scales_view v_scales;
+    array_view<const float> k_global_scale; // one element
+    array_view<const float> v_global_scale;
     kvappend_report *report = nullptr;
 
     // Sets the fields of a descriptor that the buffers determine: the types of elements, offsets and indices, and all
-    // strides except the piece strides.
+    // strides except the piece strides. The descriptor must have its storages already, because with a storage it has
+    // the strides of a cache in bytes. The strides of scales are those of the storage.
     void fill(kvappend_descriptor &d) const noexcept {
         d.element_type = element_type<std::remove_cv_t<T>>;
         d.offset_type = sizeof(Offset) == 8 ? KVAPPEND_OFFSET_INT64 : KVAPPEND_OFFSET_INT32;
         d.index_type = sizeof(Index) == 8 ? KVAPPEND_INDEX_INT64 : KVAPPEND_INDEX_INT32;
         put(k_new.strides(), d.k_new_strides);
         put(v_new.strides(), d.v_new_strides);
-        put(k_cache.strides(), d.k_cache_strides);
-        put(v_cache.strides(), d.v_cache_strides);
+        put(k_cache.strides(), d.k_cache_strides, unit<KCache>(d.k_storage));
+        put(v_cache.strides(), d.v_cache_strides, unit<VCache>(d.v_storage));
     }
 
     // Sets every field of the arguments of a run except struct_size.
@@ -366,14 +421,24 @@ struct buffers {
         a.token_samples = token_samples.pointer(), a.token_samples_bytes = token_samples.bytes();
         a.token_positions = token_positions.pointer(), a.token_positions_bytes = token_positions.bytes();
         a.token_count = token_count.pointer(), a.token_count_bytes = token_count.bytes();
+        // A run writes the scales only with KVAPPEND_SCALING_COMPUTED.
+        a.k_scales = const_cast<void *>(k_scales.pointer()), a.k_scales_bytes = k_scales.bytes();
+        a.v_scales = const_cast<void *>(v_scales.pointer()), a.v_scales_bytes = v_scales.bytes();
+        a.k_global_scale = k_global_scale.pointer(), a.k_global_scale_bytes = k_global_scale.bytes();
+        a.v_global_scale = v_global_scale.pointer(), a.v_global_scale_bytes = v_global_scale.bytes();
         a.report = report, a.report_bytes = report == nullptr ? 0 : sizeof *report;
     }
 
 private:
-    static void put(strides from, std::int64_t (&to)[3]) noexcept {
-        to[KVAPPEND_AXIS_BATCH] = from.batch;
-        to[KVAPPEND_AXIS_HEAD] = from.head;
-        to[KVAPPEND_AXIS_ROW] = from.row;
+    // What one element of a view of Ts counts in the descriptor.
+    template <class Element>
+    static std::int64_t unit(const kvappend_storage *storage) noexcept {
+        return storage == nullptr || storage->type == KVAPPEND_STORED_AS_IS ? 1 : std::int64_t{sizeof(Element)};
+    }
+    static void put(strides from, std::int64_t (&to)[3], std::int64_t unit = 1) noexcept {
+        to[KVAPPEND_AXIS_BATCH] = from.batch * unit;
+        to[KVAPPEND_AXIS_HEAD] = from.head * unit;
+        to[KVAPPEND_AXIS_ROW] = from.row * unit;
     }
 };
 

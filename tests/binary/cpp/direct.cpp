@@ -17,8 +17,10 @@ extern "C" kvappend_status validate(kvappend_plan *const &plan, const kvappend_a
 }
 
 extern "C" bool step(kvappend_plan *const &plan, const float *rows, std::size_t count, CUstream_st *stream) {
+    const void *const k_new = count == 0 ? nullptr : rows;
+    const std::size_t k_new_bytes = count * sizeof *rows;
     kvappend_args args = KVAPPEND_ARGS_INIT;
-    args.k_new = count == 0 ? nullptr : rows;
-    args.k_new_bytes = count * sizeof *rows;
+    args.k_new = k_new;
+    args.k_new_bytes = k_new_bytes;
     return kvappend_plan_run(plan, &args, nullptr, 0, stream) == KVAPPEND_SUCCESS;
 }

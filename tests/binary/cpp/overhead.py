@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Calls through the C++ header compile to the instructions of the same calls through the C header, which a compiler
-may have put in another order."""
+may have put in another order, or to fewer instructions with the same calls."""
 
 import re
 import subprocess
@@ -23,14 +23,22 @@ def instructions(compiler, include, source):
     return functions
 
 
+def calls(code):
+    return sorted(line for line in code if line.startswith("call"))
+
+
+def is_no_more(got, expected):
+    return sorted(got) == sorted(expected) or len(got) < len(expected) and calls(got) == calls(expected)
+
+
 def main():
     include, direct, wrapped, *compiler = sys.argv[1:]
     expected = instructions(compiler, include, direct)
     got = instructions(compiler, include, wrapped)
     assert {"run", "can_implement", "validate", "step"} <= expected.keys(), expected.keys()
     for name, code in expected.items():
-        assert sorted(got[name]) == sorted(code), "\n".join([f"{name}: direct", *code, "wrapped", *got[name]])
-        print(f"{name}: {len(code)} lines of assembly, the same")
+        assert is_no_more(got[name], code), "\n".join([f"{name}: direct", *code, "wrapped", *got[name]])
+        print(f"{name}: {len(code)} lines of assembly, and {len(got[name])} with the C++ header")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The calls of direct.cpp, written against the C++ header: they compile to the same instructions.
+// The calls of direct.cpp, written against the C++ header: they compile to the same instructions, or to fewer.
 #include <kvappend/kvappend.hpp>
 
 extern "C" kvappend_status run(const kvappend::plan &plan, const kvappend::args &args, CUstream_st *stream) {

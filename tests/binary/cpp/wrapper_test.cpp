@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <initializer_list>
@@ -58,6 +59,20 @@ static_assert(refused_as_temporary<std::initializer_list<std::int32_t>>);
 static_assert(std::is_constructible_v<ReadInts, std::span<std::int32_t>>);
 static_assert(std::is_constructible_v<ReadInts, const std::span<const std::int32_t, 2>>);
 static_assert(std::is_constructible_v<ReadInts, kvappend::array_view<std::int32_t>>);
+// Scales may be of several types, and const.
+static_assert(views<kvappend::scales_view, std::vector<float> &> && views<kvappend::scales_view, const float (&)[1]>);
+static_assert(views<kvappend::scales_view, std::span<std::uint8_t>>);
+static_assert(views<kvappend::scales_view, kvappend::array_view<std::uint16_t>>);
+static_assert(!views<kvappend::scales_view, std::vector<float>> && !views<kvappend::scales_view, std::array<float, 1>>);
+
+// Nor may a descriptor keep a storage that is about to end.
+template <class Result>
+constexpr bool has_address = requires(Result result) {
+    &static_cast<Result &&>(result).value();
+};
+static_assert(!has_address<kvappend::result<kvappend::storage>>);
+static_assert(has_address<kvappend::result<kvappend::storage> &>);
+
 template <class Plan, class Args>
 constexpr bool layer = requires(kvappend::layers &layers, Plan plan, Args args) {
     layers.add(static_cast<Plan>(plan), static_cast<Args>(args));
@@ -158,7 +173,7 @@ inline constexpr std::int32_t kvappend::element_type<E5m2> = KVAPPEND_ELEMENT_E5
 
 TEST_CASE("structs are made as the init functions make them",
           "[kvappend_descriptor_init][kvappend_preference_init][kvappend_args_init][kvappend_report_init]"
-          "[kvappend_fault_init][kvappend_sku_init][kvappend_precision_guarantee_init]") {
+          "[kvappend_fault_init][kvappend_sku_init][kvappend_precision_guarantee_init][kvappend_storage_init]") {
     CHECK(made_as_by<kvappend::descriptor>(kvappend_descriptor_init));
     CHECK(made_as_by<kvappend::preference>(kvappend_preference_init));
     CHECK(made_as_by<kvappend::args>(kvappend_args_init));
@@ -166,6 +181,7 @@ TEST_CASE("structs are made as the init functions make them",
     CHECK(made_as_by<kvappend::fault>(kvappend_fault_init));
     CHECK(made_as_by<kvappend::sku>(kvappend_sku_init));
     CHECK(made_as_by<kvappend::precision_guarantee>(kvappend_precision_guarantee_init));
+    CHECK(made_as_by<kvappend::storage>(kvappend_storage_init));
 }
 
 TEST_CASE("buffers fill what a plan knows of them, and nothing else") {
@@ -196,6 +212,27 @@ TEST_CASE("buffers fill what a plan knows of them, and nothing else") {
     CHECK(std::memcmp(&d, &expected, sizeof d) == 0);
 }
 
+TEST_CASE("buffers fill the strides of a cache in bytes if it has a storage") {
+    std::array<std::uint16_t, 6> elements{};
+    kvappend::buffers<std::uint16_t, std::int64_t, std::int32_t, float, std::uint8_t> b;
+    b.k_new = {elements, {1, 2, 3}};
+    b.k_cache = {kvappend::array_view<float>(), {4, 5, 6}};
+    b.v_cache = {kvappend::array_view<std::uint8_t>(), {7, 8, 9}};
+    kvappend::storage storage;
+    kvappend::descriptor d;
+    d.k_storage = d.v_storage = &storage;
+    const auto strides = [&d] {
+        return std::vector<std::int64_t>{d.k_new_strides[0],   d.k_cache_strides[0], d.k_cache_strides[1],
+                                         d.k_cache_strides[2], d.v_cache_strides[0], d.v_cache_strides[2]};
+    };
+    b.fill(d);
+    CHECK(strides() == std::vector<std::int64_t>{1, 4, 5, 6, 7, 9});
+    storage.type = KVAPPEND_STORED_F32;
+    b.fill(d);
+    CHECK(strides() == std::vector<std::int64_t>{1, 16, 20, 24, 7, 9});
+    CHECK(d.k_storage == &storage);
+}
+
 TEST_CASE("buffers fill the types of their indices and 8-bit elements") {
     kvappend::descriptor d;
     kvappend::buffers<std::int8_t>{}.fill(d);
@@ -213,6 +250,7 @@ TEST_CASE("buffers fill the arguments of a run") {
     std::array<double, 3> v{};
     std::array<std::int64_t, 5> offsets{};
     std::array<std::int32_t, 6> indices{};
+    std::array<std::uint8_t, 3> bytes{};
     kvappend::report report;
     kvappend::buffers<double> b;
     b.k_new = k;
@@ -229,6 +267,11 @@ TEST_CASE("buffers fill the arguments of a run") {
     b.token_samples = std::span(indices).first(5);
     b.token_positions = std::span(offsets).first(3);
     b.token_count = std::span(indices).first(1);
+    const std::array<float, 2> floats{};
+    b.k_scales = floats;
+    b.v_scales = std::span(bytes);
+    b.k_global_scale = floats;
+    b.v_global_scale = std::span(floats).first(1);
     b.report = &report;
     kvappend_args expected = KVAPPEND_ARGS_INIT;
     expected.k_new = expected.k_cache = k.data();
@@ -251,6 +294,13 @@ TEST_CASE("buffers fill the arguments of a run") {
     expected.token_count_bytes = 4;
     expected.token_positions = offsets.data();
     expected.token_positions_bytes = 24;
+    expected.k_scales = const_cast<float *>(floats.data());
+    expected.k_scales_bytes = 8;
+    expected.v_scales = bytes.data();
+    expected.v_scales_bytes = 3;
+    expected.k_global_scale = expected.v_global_scale = floats.data();
+    expected.k_global_scale_bytes = 8;
+    expected.v_global_scale_bytes = 4;
     expected.report = &report;
     expected.report_bytes = sizeof report;
     kvappend::args a;
@@ -470,6 +520,122 @@ TEST_CASE("tokens with positions of their own, by indices of 64 bits", "[kvappen
     CHECK(k_cache == std::array<std::uint8_t, samples * rows>{2, 0, 0, 0, 0, 1});
 }
 
+namespace {
+
+// Two caches of two rows. The new row of sample 0 goes to row 1, that of sample 1 to row 0.
+constexpr std::array<std::int64_t, 2> stored_at{1, 0};
+
+kvappend::descriptor stored_extents(std::int64_t k_dim, std::int64_t v_dim) {
+    kvappend::descriptor d;
+    d.batch = d.cache_rows = 2;
+    d.heads = d.new_rows = 1;
+    d.k_dim = k_dim;
+    d.v_dim = v_dim;
+    return d;
+}
+
+template <class Cache>
+using StoredBuffers = kvappend::buffers<float, const std::int64_t, std::int32_t, Cache>;
+
+template <class Buffers>
+void append_stored(const kvappend::descriptor &d, const Buffers &b) {
+    kvappend::args a;
+    b.fill(a);
+    const auto done = kvappend::plan::create(d).value().run(a);
+    INFO(done.message());
+    CHECK(done);
+}
+
+using Bytes = std::vector<std::uint8_t>;
+
+} // namespace
+
+TEST_CASE("rows are stored in E4M3 with given scales", "[kvappend_storage_preset][kvappend_plan_run]") {
+    const std::array<float, 8> k_new{2, -3, 896, 0.5F, 1000, 0, -0.0F, 2.125F};
+    const std::array<float, 4> v_new{4, -6, 2, 1};
+    const std::array<float, 1> k_scale{2};
+    const std::array<float, 2> v_scales{4, 2}; // of the two samples
+    Bytes k_cache(16, 0xee);
+    Bytes v_cache(8, 0xee);
+    const kvappend::storage k_storage = kvappend::storage_preset(KVAPPEND_PRESET_E4M3_DIVIDE).value();
+    kvappend::storage v_storage = k_storage;
+    v_storage.scale_strides[KVAPPEND_AXIS_BATCH] = sizeof(float);
+    StoredBuffers<std::uint8_t> b;
+    b.k_new = k_new;
+    b.v_new = v_new;
+    b.k_cache = k_cache;
+    b.v_cache = v_cache;
+    b.k_scales = k_scale;
+    b.v_scales = v_scales;
+    b.cache_offsets = stored_at;
+    kvappend::descriptor d = stored_extents(4, 2);
+    d.k_storage = &k_storage;
+    d.v_storage = &v_storage;
+    b.fill(d);
+    append_stored(d, b);
+    CHECK(k_cache == Bytes{0xee, 0xee, 0xee, 0xee, 0x38, 0xbc, 0x7e, 0x28,   // 1, -1.5, 448, 0.25
+                           0x7e, 0x00, 0x80, 0x38, 0xee, 0xee, 0xee, 0xee}); // 500, 0, -0, 1.0625
+    CHECK(v_cache == Bytes{0xee, 0xee, 0x38, 0xbc, 0x38, 0x30, 0xee, 0xee}); // 1, -1.5; 1, 0.5
+
+    const auto guarantee = kvappend::plan::create(d)->get_precision_guarantee();
+    CHECK(guarantee->k_bit_exact == 0);
+    CHECK(guarantee->same_on_all_backends == 1);
+    CHECK(guarantee->v_error == 0.0625F);
+}
+
+TEST_CASE("rows are stored in INT8, each with its scale after it", "[kvappend_storage_preset][kvappend_plan_run]") {
+    const std::array<float, 8> k_new{127, -63.5F, 1, 0.5F, 254, 1, -3, 5};
+    Bytes k_cache(32, 0xee); // rows of four codes and a float
+    kvappend::storage storage = kvappend::storage_preset(KVAPPEND_PRESET_INT8_ROW).value();
+    storage.scale_strides[KVAPPEND_AXIS_BATCH] = 16;
+    storage.scale_strides[KVAPPEND_AXIS_ROW] = 8;
+    StoredBuffers<std::uint8_t> b;
+    b.k_new = k_new;
+    b.k_cache = {k_cache, kvappend::strides{16, 0, 8}};
+    b.k_scales = {k_cache.data() + 4, k_cache.size() - 4};
+    b.cache_offsets = stored_at;
+    kvappend::descriptor d = stored_extents(4, 0);
+    d.k_storage = &storage;
+    b.fill(d);
+    append_stored(d, b);
+    CHECK(k_cache == Bytes{0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee,   // row 0 of sample 0
+                           0x7f, 0xc0, 0x01, 0x01, 0x00, 0x00, 0x80, 0x3f,   // 127, -64, 1, 1; 1.0F
+                           0x7f, 0x01, 0xfe, 0x03, 0x00, 0x00, 0x00, 0x40,   // 127, 1, -2, 3; 2.0F
+                           0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee}); // row 1 of sample 1
+}
+
+TEST_CASE("rows are stored in NVFP4", "[kvappend_storage_preset][kvappend_plan_run]") {
+    const std::array<float, 32> k_new{0,  1,  2,      3,    4,     6,     8,     12,
+                                      -1, -2, -3,     -4,   -6,    -8,    -12,   0.5F, // by 4 * 0.5
+                                      6,  5,  -0.25F, 2.5F, 1.75F, -3.5F, 0.75F, NAN}; // by 2 * 0.5
+    const std::array<float, 1> global_scale{0.5F};
+    Bytes k_cache(32, 0xee);
+    Bytes k_scales(4, 0xee);
+    kvappend::storage storage = kvappend::storage_preset(KVAPPEND_PRESET_NVFP4).value();
+    storage.scale_strides[KVAPPEND_AXIS_BATCH] = 2;
+    storage.scale_strides[KVAPPEND_AXIS_ROW] = 1;
+    StoredBuffers<std::uint8_t> b;
+    b.k_new = k_new;
+    b.k_cache = k_cache;
+    b.k_scales = k_scales;
+    b.k_global_scale = global_scale;
+    b.cache_offsets = stored_at;
+    kvappend::descriptor d = stored_extents(16, 0);
+    d.k_storage = &storage;
+    b.fill(d);
+    append_stored(d, b);
+    CHECK(k_cache == Bytes{0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0x10, 0x32, 0x54,
+                           0x76, 0xa9, 0xcb, 0xed, 0x0f, 0x67, 0x48, 0xe4, 0x02, 0x00, 0x00,
+                           0x00, 0x00, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee});
+    CHECK(k_scales == Bytes{0xee, 0x48, 0x40, 0xee}); // 4 and 2
+}
+
+TEST_CASE("a preset that does not exist is refused", "[kvappend_storage_preset]") {
+    const auto none = kvappend::storage_preset(0);
+    CHECK(none.status() == KVAPPEND_ERROR_STORAGE);
+    CHECK(none->struct_size == sizeof(kvappend_storage));
+}
+
 TEST_CASE("what was chosen", "[kvappend_plan_get_sku][kvappend_plan_get_precision_guarantee][kvappend_kernel_name]") {
     Step step;
     const kvappend::plan plan = kvappend::plan::create(step.descriptor()).value();
@@ -478,8 +644,11 @@ TEST_CASE("what was chosen", "[kvappend_plan_get_sku][kvappend_plan_get_precisio
     CHECK(sku.element_type == KVAPPEND_ELEMENT_F32);
     CHECK(sku.device == 0);
     const auto guarantee = plan.get_precision_guarantee();
-    CHECK(guarantee->bit_exact == 1);
+    CHECK(guarantee->k_bit_exact == 1);
+    CHECK(guarantee->v_bit_exact == 1);
     CHECK(guarantee->deterministic == 1);
+    CHECK(guarantee->same_on_all_backends == 1);
+    CHECK(guarantee->k_error == 0);
     std::vector<std::string> names;
     while (const char *const name = kvappend::kernel_name(names.size())) {
         names.emplace_back(name);
