@@ -117,6 +117,10 @@ type Descriptor struct {
 	KPack, VPack               int64 // elements of each piece of a cache's row; 0: rows are contiguous
 	KPieceStride, VPieceStride int64
 
+	// How the caches store their rows; nil: with the bits of the new rows. With a storage, the strides of a cache and
+	// its piece stride are in bytes.
+	KStorage, VStorage *Storage
+
 	HostThreads int32  // the number of threads that share a large run
 	KernelName  string // to use that kernel; "": the library chooses
 }

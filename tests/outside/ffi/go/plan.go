@@ -30,8 +30,19 @@ typedef struct layer {
 
 extern void kvappendGoRest(uintptr_t rest, void *last, void *result);
 
-static outcome create(kvappend_descriptor descriptor, kvappend_preference preference, kvappend_plan **plan) {
+static outcome create(kvappend_descriptor descriptor, kvappend_preference preference, const kvappend_storage *k_storage,
+                      const kvappend_storage *v_storage, kvappend_plan **plan) {
+	descriptor.k_storage = k_storage;
+	descriptor.v_storage = v_storage;
 	return outcome_of(kvappend_plan_create(&descriptor, &preference, plan));
+}
+
+static outcome get_preset(int32_t preset, kvappend_storage *storage) {
+	return outcome_of(kvappend_storage_preset(preset, storage, sizeof *storage));
+}
+
+static outcome get_precision_guarantee(const kvappend_plan *plan, kvappend_precision_guarantee *guarantee) {
+	return outcome_of(kvappend_plan_get_precision_guarantee(plan, guarantee));
 }
 
 static outcome get_sku(const kvappend_plan *plan, kvappend_sku *sku) {
@@ -47,7 +58,8 @@ static outcome get_sku(const kvappend_plan *plan, kvappend_sku *sku) {
 static outcome run(const kvappend_plan *plan, kvappend_args sizes, const char *k_new, const char *v_new, char *k_cache,
                    char *v_cache, char *cache_offsets, const char *slots, const char *lengths, const char *left_pads,
                    const char *batch_index, const char *page_table, const char *page_indptr, const char *token_samples,
-                   const char *token_positions, const char *token_count, kvappend_report *report,
+                   const char *token_positions, const char *token_count, char *k_scales, char *v_scales,
+                   const char *k_global_scale, const char *v_global_scale, kvappend_report *report,
                    struct CUstream_st *stream, const layer *before, uintptr_t rest) {
 	sizes.k_new = k_new;
 	sizes.v_new = v_new;
@@ -63,6 +75,10 @@ static outcome run(const kvappend_plan *plan, kvappend_args sizes, const char *k
 	sizes.token_samples = token_samples;
 	sizes.token_positions = token_positions;
 	sizes.token_count = token_count;
+	sizes.k_scales = k_scales;
+	sizes.v_scales = v_scales;
+	sizes.k_global_scale = (const float *)k_global_scale;
+	sizes.v_global_scale = (const float *)v_global_scale;
 	sizes.report = report;
 	if (rest == 0) {
 		return outcome_of(kvappend_plan_run(plan, &sizes, NULL, 0, stream));
@@ -111,8 +127,15 @@ type Append[T Element, O Offset, I Index] struct {
 	PageIndptr     []I
 	TokenSamples   []I
 	TokenPositions []O
-	TokenCount     []I     // one element
-	Report         *Report // written by a plan with SkipReport
+	TokenCount     []I // one element
+
+	// The caches with a storage, in bytes, instead of KCache and VCache. Bytes gives the bytes of other slices.
+	KStored, VStored []uint8
+	KScales, VScales []uint8 // written by a plan that computes them
+	KGlobalScale     []float32
+	VGlobalScale     []float32
+
+	Report *Report // written by a plan with SkipReport
 }
 
 // Buffer is memory for RawAppend. With 0 bytes it is passed as NULL.
@@ -135,6 +158,10 @@ type RawAppend struct {
 	TokenSamples   Buffer
 	TokenPositions Buffer
 	TokenCount     Buffer
+	KScales        Buffer // written by a plan that computes them
+	VScales        Buffer
+	KGlobalScale   Buffer
+	VGlobalScale   Buffer
 	Report         unsafe.Pointer // to a kvappend_report
 }
 
@@ -178,7 +205,7 @@ func NewPlan[T Element, O Offset, I Index](d Descriptor) (*Plan[T, O, I], error)
 		defer C.free(unsafe.Pointer(preference.kernel_name))
 	}
 	plan := &Plan[T, O, I]{backend: d.Backend}
-	if err := failure(C.create(descriptor, preference, &plan.plan)); err != nil {
+	if err := failure(C.create(descriptor, preference, d.KStorage.inC(), d.VStorage.inC(), &plan.plan)); err != nil {
 		return nil, err
 	}
 	return plan, nil
@@ -275,6 +302,28 @@ func (p *Plan[T, O, I]) Sku() (Sku, error) {
 	}, nil
 }
 
+// PrecisionGuarantee is what a plan guarantees for the values that it writes. The header says what each field means.
+type PrecisionGuarantee struct {
+	KBitExact, VBitExact, Deterministic, SameOnAllBackends bool
+	KError, VError                                         float32
+}
+
+// PrecisionGuarantee returns what the plan guarantees.
+func (p *Plan[T, O, I]) PrecisionGuarantee() (PrecisionGuarantee, error) {
+	g := C.kvappend_precision_guarantee{struct_size: C.sizeof_kvappend_precision_guarantee}
+	if err := failure(C.get_precision_guarantee(p.plan, &g)); err != nil {
+		return PrecisionGuarantee{}, err
+	}
+	return PrecisionGuarantee{
+		KBitExact:         g.k_bit_exact != 0,
+		VBitExact:         g.v_bit_exact != 0,
+		Deterministic:     g.deterministic != 0,
+		SameOnAllBackends: g.same_on_all_backends != 0,
+		KError:            float32(g.k_error),
+		VError:            float32(g.v_error),
+	}, nil
+}
+
 func (p *Plan[T, O, I]) needHost() error {
 	if p.backend == Host {
 		return nil
@@ -300,12 +349,17 @@ func (p *Plan[T, O, I]) run(a *RawAppend, stream unsafe.Pointer, before *C.layer
 		token_samples_bytes:   a.TokenSamples.bytes(),
 		token_positions_bytes: a.TokenPositions.bytes(),
 		token_count_bytes:     a.TokenCount.bytes(),
+		k_scales_bytes:        a.KScales.bytes(),
+		v_scales_bytes:        a.VScales.bytes(),
+		k_global_scale_bytes:  a.KGlobalScale.bytes(),
+		v_global_scale_bytes:  a.VGlobalScale.bytes(),
 		report_bytes:          C.sizeof_kvappend_report,
 	}
 	return C.run(p.plan, sizes, a.KNew.pointer(), a.VNew.pointer(), a.KCache.pointer(), a.VCache.pointer(),
 		a.CacheOffsets.pointer(), a.Slots.pointer(), a.Lengths.pointer(), a.LeftPads.pointer(), a.BatchIndex.pointer(),
 		a.PageTable.pointer(), a.PageIndptr.pointer(), a.TokenSamples.pointer(), a.TokenPositions.pointer(),
-		a.TokenCount.pointer(), (*C.kvappend_report)(a.Report), (*C.struct_CUstream_st)(stream), before,
+		a.TokenCount.pointer(), a.KScales.pointer(), a.VScales.pointer(), a.KGlobalScale.pointer(),
+		a.VGlobalScale.pointer(), (*C.kvappend_report)(a.Report), (*C.struct_CUstream_st)(stream), before,
 		C.uintptr_t(rest))
 }
 
@@ -313,8 +367,8 @@ func (a *Append[T, O, I]) raw() *RawAppend {
 	return &RawAppend{
 		KNew:           buffer(a.KNew),
 		VNew:           buffer(a.VNew),
-		KCache:         buffer(a.KCache),
-		VCache:         buffer(a.VCache),
+		KCache:         cache(a.KCache, a.KStored),
+		VCache:         cache(a.VCache, a.VStored),
 		CacheOffsets:   buffer(a.CacheOffsets),
 		Slots:          buffer(a.Slots),
 		Lengths:        buffer(a.Lengths),
@@ -325,6 +379,10 @@ func (a *Append[T, O, I]) raw() *RawAppend {
 		TokenSamples:   buffer(a.TokenSamples),
 		TokenPositions: buffer(a.TokenPositions),
 		TokenCount:     buffer(a.TokenCount),
+		KScales:        buffer(a.KScales),
+		VScales:        buffer(a.VScales),
+		KGlobalScale:   buffer(a.KGlobalScale),
+		VGlobalScale:   buffer(a.VGlobalScale),
 		Report:         unsafe.Pointer(a.Report),
 	}
 }
@@ -349,6 +407,17 @@ func buffer[E Element | Offset | Index](s []E) Buffer {
 		return Buffer{}
 	}
 	return Buffer{unsafe.Pointer(&s[0]), len(s) * int(unsafe.Sizeof(s[0]))}
+}
+
+func fillPreset(p Preset, s *C.kvappend_storage) error {
+	return failure(C.get_preset(C.int32_t(p), s))
+}
+
+func cache[T Element](as []T, stored []uint8) Buffer {
+	if len(stored) != 0 {
+		return buffer(stored)
+	}
+	return buffer(as)
 }
 
 func failure(o C.outcome) error {

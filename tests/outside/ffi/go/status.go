@@ -46,6 +46,8 @@ const (
 	ErrorHostThreads    Status = C.KVAPPEND_ERROR_HOST_THREADS
 	ErrorIndexWidth     Status = C.KVAPPEND_ERROR_INDEX_WIDTH
 	ErrorIndexType      Status = C.KVAPPEND_ERROR_INDEX_TYPE
+	ErrorStorage        Status = C.KVAPPEND_ERROR_STORAGE
+	ErrorScale          Status = C.KVAPPEND_ERROR_SCALE
 )
 
 // String is the constant's name in C, such as "KVAPPEND_ERROR_ALIAS".

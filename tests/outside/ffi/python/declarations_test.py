@@ -12,17 +12,19 @@ from unittest import mock
 
 from kvappend import abi
 
-STRUCTS = {"kvappend_descriptor": abi.Descriptor, "kvappend_preference": abi.Preference, "kvappend_args": abi.Args,
+STRUCTS = {"kvappend_descriptor": abi.Descriptor, "kvappend_storage": abi.Storage,
+           "kvappend_preference": abi.Preference, "kvappend_args": abi.Args,
            "kvappend_report": abi.Report, "kvappend_fault": abi.Fault, "kvappend_sku": abi.Sku,
            "kvappend_precision_guarantee": abi.PrecisionGuarantee}
 # The table of functions is for programs that look up one symbol only; ctypes looks up all.
 NOT_DECLARED = {"kvappend_api"}
-ENUMERATIONS = {"KVAPPEND_": abi.Status} | {
-    f"KVAPPEND_{kind.__name__.upper()}_": kind
+ENUMERATIONS = [("KVAPPEND_", abi.Status)] + [
+    (f"KVAPPEND_{kind.__name__.upper()}_", kind)
     for kind in (abi.Backend, abi.Element, abi.Offset, abi.Index, abi.Addressing, abi.Lengths, abi.Flag, abi.Skip,
-                 abi.Axis, abi.Operation)}
+                 abi.Axis, abi.Stored, abi.Scaling, abi.Rounding, abi.Nibbles, abi.Preset, abi.Operation)] + [
+    ("KVAPPEND_SCALE_", kind) for kind in (abi.ScaleUse, abi.ScaleType, abi.ScaleRounding, abi.ScaleOrder)]
 NUMBERS = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "uint32_t": ctypes.c_uint32,
-           "size_t": ctypes.c_size_t}
+           "size_t": ctypes.c_size_t, "float": ctypes.c_float}
 
 
 def run(*command, **options):
@@ -37,7 +39,8 @@ def installed_include():
 
 
 def ctype(declared, is_result=False, is_field=False):
-    """What stands in ctypes for a type of C. A buffer, as a field of a struct, may be of anything."""
+    """What stands in ctypes for a type of C. A pointer as a field of a struct is a buffer, which may be of anything,
+    unless it points to a storage."""
     words = re.sub(r"\b(const|struct)\b", "", declared).replace("*", " * ").split()
     base, stars = words[0], words.count("*")
     if base == "kvappend_status":
@@ -46,7 +49,8 @@ def ctype(declared, is_result=False, is_field=False):
         return NUMBERS[base]
     if base == "char":
         return ctypes.c_char_p
-    kind = ctypes.c_void_p if is_field or base not in STRUCTS and base not in NUMBERS else (
+    is_buffer = is_field and base != "kvappend_storage"
+    kind = ctypes.c_void_p if is_buffer or base not in STRUCTS and base not in NUMBERS else (
         ctypes.POINTER((STRUCTS | NUMBERS)[base]))
     for _ in range(stars - 1):
         kind = ctypes.POINTER(kind)
@@ -90,7 +94,7 @@ def by_header(include):
 def by_package():
     types = {"kvappend_" + name: signature for name, signature in abi.FUNCTIONS.items()}
     values = {"KVAPPEND_ABI_VERSION": abi.ABI_VERSION}
-    for prefix, enumeration in ENUMERATIONS.items():
+    for prefix, enumeration in ENUMERATIONS:
         values |= {prefix + member.name: member.value for member in enumeration}
     for name, struct in STRUCTS.items():
         values[f"sizeof({name})"] = ctypes.sizeof(struct)
@@ -114,7 +118,10 @@ class Declarations(unittest.TestCase):
     def test_are_not_those_of_another_header(self):
         changes = [
             ("KVAPPEND_ERROR_ALIAS = 33", "KVAPPEND_ERROR_ALIAS = 39"),
-            ("KVAPPEND_ERROR_INDEX_TYPE = 50", "KVAPPEND_ERROR_INDEX_TYPE = 50, KVAPPEND_ERROR_NEW = 51"),
+            ("KVAPPEND_ERROR_SCALE = 52", "KVAPPEND_ERROR_SCALE = 52, KVAPPEND_ERROR_NEW = 53"),
+            ("KVAPPEND_SCALE_UE8M0 = 3", "KVAPPEND_SCALE_UE8M0 = 3, KVAPPEND_SCALE_NEW = 4"),
+            ("float scale_floor;", "int32_t scale_floor;"),
+            ("const struct kvappend_storage *v_storage;", "const void *v_storage;"),
             ("KVAPPEND_SKIP_TRAP = 2", "KVAPPEND_SKIP_TRAP = 2, KVAPPEND_SKIP_NEW = 3"),
             ("int64_t batch;", "int64_t new_field; int64_t batch;"),
             ("int64_t k_pack;", "uint32_t k_pack; int32_t new_field;"),

@@ -7,7 +7,7 @@ from unittest import mock
 
 import numpy
 import torch
-from kvappend import Error, Plan, append
+from kvappend import Error, Plan, Preset, ScaleRounding, ScaleType, Scaling, Storage, Stored, append
 
 B, H, L, R, K_DIM, V_DIM = 3, 2, 4, 11, 8, 6
 TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
@@ -78,6 +78,33 @@ class Appends(unittest.TestCase):
                 k_new = k_new.as_strided(k_new.shape, (H * K_DIM, K_DIM, 1000 * position, 1))
                 plan.run(k_new=k_new, k_cache=k_cache, cache_offsets=torch.full((B,), position))
         self.assertTrue(torch.equal(bits(k_cache), bits(torch.cat(steps, dim=2))))
+
+
+class Storages(unittest.TestCase):
+    def test_of_pages_in_e4m3_and_int8(self):
+        """vLLM's pages [N, R, H, D]: K in E4M3 with one scale, V in int8 with a scale for each head."""
+        k_new, v_new = (torch.arange(2 * H * K_DIM, dtype=torch.bfloat16).view(2, H, K_DIM) for _ in range(2))
+        k_cache = torch.zeros(3, R, H, K_DIM, dtype=torch.float8_e4m3fn)
+        v_cache = torch.zeros(3, R, H, K_DIM, dtype=torch.int8)
+        k_scale, v_scales = torch.tensor(4.0), torch.tensor([0.5, 0.25])
+        append(k_new=k_new, v_new=v_new, k_cache=k_cache, v_cache=v_cache, slots=torch.tensor([R + 1, 0]), layout="NHD",
+               k_storage=Storage.preset(Preset.E4M3_DIVIDE), k_scales=k_scale,
+               v_storage=Storage.preset(Preset.INT8_MULTIPLY), v_scales=v_scales[:, None])
+        k_codes = bits((k_new.float() / 4).to(torch.float8_e4m3fn))
+        v_codes = (v_new.float() * v_scales[:, None]).round().to(torch.int8)
+        for cache, codes in ((bits(k_cache), k_codes), (v_cache, v_codes)):
+            self.assertTrue(torch.equal(cache[1, 1], codes[0]) and torch.equal(cache[0, 0], codes[1]))
+            self.assertEqual(cache.count_nonzero(), codes.count_nonzero())
+
+    def test_with_scales_of_eight_bits(self):
+        ue8m0 = Storage(type=Stored.E5M2, scaling=Scaling.COMPUTED, scale_type=ScaleType.UE8M0,
+                        scale_rounding=ScaleRounding.POWER_OF_TWO, group=2)
+        k_new = torch.tensor([57344.0, -1, 3, 57345 * 2]).view(1, 1, 1, 4)
+        cache = torch.zeros(1, 1, 1, 4, dtype=torch.float8_e5m2)
+        scales = torch.zeros(1, 1, 1, 2, dtype=torch.float8_e8m0fnu)
+        append(k_new=k_new, k_cache=cache, k_scales=scales, k_storage=ue8m0, cache_offsets=0)
+        self.assertEqual(bits(scales).flatten().tolist(), [127, 129])  # 1 and 4
+        self.assertEqual(bits(cache).flatten().tolist(), [0x7b, 0xbc, 0x3a, 0x77])  # 57344, -1, 0.75, 28672
 
 
 class RepeatedCalls(unittest.TestCase):

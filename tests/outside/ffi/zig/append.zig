@@ -352,3 +352,117 @@ test "slots are counted in a report" {
     try std.testing.expectEqual(1, report.rows_above);
     try std.testing.expectEqual(2, report.first_row);
 }
+
+/// K caches of two rows for each of two samples. The new row of sample 0 goes to row 1, that of sample 1 to row 0.
+fn storedRows(dim: i64, storage: *const c.kvappend_storage) c.kvappend_descriptor {
+    return std.mem.zeroInit(c.kvappend_descriptor, .{
+        .batch = 2,
+        .heads = 1,
+        .new_rows = 1,
+        .cache_rows = 2,
+        .k_dim = dim,
+        .k_storage = storage,
+    });
+}
+
+const stored_at = [2]i64{ 1, 0 };
+
+test "E4M3 with given scales" {
+    const k_storage = try kvappend.storagePreset(c.KVAPPEND_PRESET_E4M3_DIVIDE);
+    var v_storage = k_storage;
+    v_storage.scale_strides[c.KVAPPEND_AXIS_BATCH] = @sizeOf(f32); // a scale for each sample
+    var descriptor = storedRows(4, &k_storage);
+    descriptor.v_dim = 2;
+    descriptor.v_storage = &v_storage;
+    const plan = try kvappend.Plan(f32, i64, i32).init(descriptor, null);
+    defer plan.deinit();
+    var cache_offsets = stored_at;
+    var k_scales = [1]f32{2};
+    var v_scales = [2]f32{ 4, 2 };
+    var k_cache: [16]u8 = @splat(0xee);
+    var v_cache: [8]u8 = @splat(0xee);
+    try plan.run(.{
+        .k_new = &.{ 2, -3, 896, 0.5, 1000, 0, -0.0, 2.125 },
+        .v_new = &.{ 4, -6, 2, 1 },
+        .k_stored = &k_cache,
+        .v_stored = &v_cache,
+        .k_scales = std.mem.sliceAsBytes(&k_scales),
+        .v_scales = std.mem.sliceAsBytes(&v_scales),
+        .cache_offsets = &cache_offsets,
+    }, null);
+    try std.testing.expectEqual([16]u8{
+        0xee, 0xee, 0xee, 0xee, 0x38, 0xbc, 0x7e, 0x28, // 1, -1.5, 448, 0.25
+        0x7e, 0x00, 0x80, 0x38, 0xee, 0xee, 0xee, 0xee, // 500, 0, -0, 1.0625
+    }, k_cache);
+    try std.testing.expectEqual([8]u8{ 0xee, 0xee, 0x38, 0xbc, 0x38, 0x30, 0xee, 0xee }, v_cache); // 1, -1.5; 1, 0.5
+
+    const guarantee = try plan.precisionGuarantee();
+    try std.testing.expectEqual(0, guarantee.k_bit_exact);
+    try std.testing.expectEqual(1, guarantee.same_on_all_backends);
+    try std.testing.expectEqual(0.0625, guarantee.v_error);
+}
+
+// Rows of four codes and the scale of the row.
+test "INT8 with scales in the same rows" {
+    var storage = try kvappend.storagePreset(c.KVAPPEND_PRESET_INT8_ROW);
+    storage.scale_strides = .{ 16, 0, 8, 0 };
+    var descriptor = storedRows(4, &storage);
+    descriptor.k_cache_strides = .{ 16, 0, 8 };
+    const plan = try kvappend.Plan(f32, i64, i32).init(descriptor, null);
+    defer plan.deinit();
+    var cache_offsets = stored_at;
+    var cache: [32]u8 align(@alignOf(f32)) = @splat(0xee);
+    try plan.run(.{
+        .k_new = &.{ 127, -63.5, 1, 0.5, 254, 1, -3, 5 },
+        .k_stored = &cache,
+        .k_scales = cache[4..],
+        .cache_offsets = &cache_offsets,
+    }, null);
+    var expected: [32]u8 = @splat(0xee);
+    expected[8..16].* = .{ 0x7f, 0xc0, 0x01, 0x01, 0x00, 0x00, 0x80, 0x3f }; // 127, -64, 1, 1; 1.0
+    expected[16..24].* = .{ 0x7f, 0x01, 0xfe, 0x03, 0x00, 0x00, 0x00, 0x40 }; // 127, 1, -2, 3; 2.0
+    try std.testing.expectEqual(expected, cache);
+}
+
+test "NVFP4 with a global scale" {
+    var storage = try kvappend.storagePreset(c.KVAPPEND_PRESET_NVFP4);
+    storage.scale_strides = .{ 2, 0, 1, 0 };
+    const plan = try kvappend.Plan(f32, i64, i32).init(storedRows(16, &storage), null);
+    defer plan.deinit();
+    var cache_offsets = stored_at;
+    var cache: [32]u8 = @splat(0xee);
+    var scales: [4]u8 = @splat(0xee);
+    var k_new: [32]f32 = @splat(0);
+    k_new[0..16].* = .{ 0, 1, 2, 3, 4, 6, 8, 12, -1, -2, -3, -4, -6, -8, -12, 0.5 }; // by 4 * 0.5
+    k_new[16..24].* = .{ 6, 5, -0.25, 2.5, 1.75, -3.5, 0.75, std.math.nan(f32) }; // by 2 * 0.5
+    try plan.run(.{
+        .k_new = &k_new,
+        .k_stored = &cache,
+        .k_scales = &scales,
+        .k_global_scale = &.{0.5},
+        .cache_offsets = &cache_offsets,
+    }, null);
+    var expected: [32]u8 = @splat(0xee);
+    expected[8..16].* = .{ 0x10, 0x32, 0x54, 0x76, 0xa9, 0xcb, 0xed, 0x0f };
+    expected[16..24].* = .{ 0x67, 0x48, 0xe4, 0x02, 0x00, 0x00, 0x00, 0x00 };
+    try std.testing.expectEqual(expected, cache);
+    try std.testing.expectEqual([4]u8{ 0xee, 0x48, 0x40, 0xee }, scales); // 4 and 2
+}
+
+test "storages that are refused" {
+    try std.testing.expectError(error.Storage, kvappend.storagePreset(99));
+    try expectMessage("preset is 99");
+    const storage = try kvappend.storagePreset(c.KVAPPEND_PRESET_E4M3_DIVIDE);
+    const plan = try kvappend.Plan(f32, i64, i32).init(storedRows(4, &storage), null);
+    defer plan.deinit();
+    var cache_offsets = stored_at;
+    var cache: [16]u8 = @splat(0xee);
+    const append: kvappend.Plan(f32, i64, i32).Append = .{
+        .k_new = &@as([8]f32, @splat(1)),
+        .k_stored = &cache,
+        .cache_offsets = &cache_offsets,
+    };
+    try std.testing.expectError(error.NullBuffer, plan.run(append, null));
+    try expectMessage("args.k_scales is NULL");
+    try std.testing.expectEqual(@as([16]u8, @splat(0xee)), cache);
+}

@@ -45,6 +45,16 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
             token_positions: []const O = &.{},
             /// One element.
             token_count: []const I = &.{},
+            /// The caches with a storage, in bytes, instead of k_cache and v_cache.
+            k_stored: []u8 = &.{},
+            v_stored: []u8 = &.{},
+            /// Scales in bytes: std.mem.sliceAsBytes has those of other types. Written by a plan with
+            /// KVAPPEND_SCALING_COMPUTED, else read.
+            k_scales: []u8 = &.{},
+            v_scales: []u8 = &.{},
+            /// One element.
+            k_global_scale: []const f32 = &.{},
+            v_global_scale: []const f32 = &.{},
             report: ?*c.kvappend_report = null,
 
             fn inC(append: Append) c.kvappend_args {
@@ -58,8 +68,10 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
                         args.report = buffer;
                         args.report_bytes = @sizeOf(c.kvappend_report);
                     } else if (buffer.len != 0) {
-                        @field(args, name) = buffer.ptr;
-                        @field(args, name ++ "_bytes") = std.mem.sliceAsBytes(buffer).len;
+                        const is_stored = comptime std.mem.endsWith(u8, name, "_stored");
+                        const in_c = if (is_stored) name[0..2] ++ "cache" else name;
+                        @field(args, in_c) = buffer.ptr;
+                        @field(args, in_c ++ "_bytes") = std.mem.sliceAsBytes(buffer).len;
                     }
                 }
                 return args;
@@ -69,7 +81,8 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
         /// One append of a call of runLayers.
         pub const Layer = struct { plan: Self, append: Append };
 
-        /// The types and the size of the descriptor are set here, whatever the caller has set.
+        /// The types and the size of the descriptor are set here, whatever the caller has set. Its storages are read
+        /// here only.
         pub fn init(descriptor: c.kvappend_descriptor, preference: ?*const c.kvappend_preference) !Self {
             var typed = descriptor;
             typed.struct_size = @sizeOf(c.kvappend_descriptor);
@@ -129,6 +142,14 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
             try check(c.kvappend_plan_run_layers(plans.ptr, each.ptr, layers.len, null, 0, stream));
         }
 
+        /// What the plan guarantees for the values that it writes.
+        pub fn precisionGuarantee(self: Self) !c.kvappend_precision_guarantee {
+            var filled = std.mem.zeroes(c.kvappend_precision_guarantee);
+            filled.struct_size = @sizeOf(c.kvappend_precision_guarantee);
+            try check(c.kvappend_plan_get_precision_guarantee(self.handle, &filled));
+            return filled;
+        }
+
         /// What the library chose for the plan, such as its device.
         pub fn sku(self: Self) !c.kvappend_sku {
             var filled = std.mem.zeroes(c.kvappend_sku);
@@ -137,6 +158,14 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
             return filled;
         }
     };
+}
+
+/// The storage of a known cache, one of KVAPPEND_PRESET_*, for a descriptor's k_storage or v_storage. Change any of its
+/// fields, above all scale_strides.
+pub fn storagePreset(preset: i32) !c.kvappend_storage {
+    var storage = std.mem.zeroes(c.kvappend_storage);
+    try check(c.kvappend_storage_preset(preset, &storage, @sizeOf(c.kvappend_storage)));
+    return storage;
 }
 
 /// Why this thread's latest failing call failed: one sentence that names the argument, its value and what was expected.
@@ -184,6 +213,8 @@ fn check(status: c.kvappend_status) !void {
         c.KVAPPEND_ERROR_HOST_THREADS => error.HostThreads,
         c.KVAPPEND_ERROR_INDEX_WIDTH => error.IndexWidth,
         c.KVAPPEND_ERROR_INDEX_TYPE => error.IndexType,
+        c.KVAPPEND_ERROR_STORAGE => error.Storage,
+        c.KVAPPEND_ERROR_SCALE => error.Scale,
         else => error.Unknown,
     };
 }

@@ -11,11 +11,20 @@
 PyTorch's tensors are used in the same way, on the CPU or on a GPU. Indices of int32 and of int64 are used as they are.
 Plan describes all arguments.
 
+A cache may store its rows in another type, such as E4M3 with a scale for the whole cache:
+
+    e4m3 = kvappend.Storage.preset(kvappend.Preset.E4M3_DIVIDE)
+    k_cache, v_cache = numpy.zeros((2, 2, 8, 100, 64), numpy.uint8)
+    kvappend.append(..., k_storage=e4m3, v_storage=e4m3, k_scales=numpy.float32([2]), v_scales=numpy.float32([2]))
+
 The package needs nothing except ctypes. Copy it, and install libkvappend where the loader finds it, or set
 KVAPPEND_LIBRARY to its path. kvappend.abi has the C interface itself, for what Plan does not offer."""
 
-from .abi import Error, Flag, Report, Status
+from .abi import (Error, Flag, Nibbles, Preset, Report, Rounding, ScaleOrder, ScaleRounding, ScaleType, ScaleUse,
+                  Scaling, Status, Stored)
 from .layout import Layout
 from .plan import Plan, append, append_layers
+from .storage import Storage
 
-__all__ = ["Error", "Flag", "Layout", "Plan", "Report", "Status", "append", "append_layers"]
+__all__ = ["Error", "Flag", "Layout", "Nibbles", "Plan", "Preset", "Report", "Rounding", "ScaleOrder", "ScaleRounding",
+           "ScaleType", "ScaleUse", "Scaling", "Status", "Storage", "Stored", "append", "append_layers"]

@@ -48,6 +48,8 @@ class Status(enum.IntEnum):
     ERROR_HOST_THREADS = 48
     ERROR_INDEX_WIDTH = 49
     ERROR_INDEX_TYPE = 50
+    ERROR_STORAGE = 51
+    ERROR_SCALE = 52
 
 
 class Backend(enum.IntEnum):
@@ -119,6 +121,80 @@ class Axis(enum.IntEnum):
     ROW = 2
 
 
+class Stored(enum.IntEnum):
+    AS_IS = 0
+    F32 = 1
+    F16 = 2
+    BF16 = 3
+    E4M3 = 4
+    E5M2 = 5
+    INT8 = 6
+    INT4 = 7
+    E2M1 = 8
+
+
+class Scaling(enum.IntEnum):
+    NONE = 0
+    GIVEN = 1
+    COMPUTED = 2
+
+
+class ScaleUse(enum.IntEnum):
+    DIVIDE = 0
+    RECIPROCAL = 1
+    MULTIPLY = 2
+    UNROUNDED_RECIPROCAL = 3
+
+
+class ScaleType(enum.IntEnum):
+    F32 = 0
+    F16 = 1
+    E4M3 = 2
+    UE8M0 = 3
+
+
+class ScaleRounding(enum.IntEnum):
+    NEAREST = 0
+    POWER_OF_TWO = 1
+
+
+class ScaleOrder(enum.IntEnum):
+    LINEAR = 0
+    BY_FOUR_ROWS = 1
+
+
+class Rounding(enum.IntEnum):
+    HALF_EVEN = 0
+    HALF_AWAY = 1
+
+
+class Nibbles(enum.IntEnum):
+    PAIRS = 0
+    HALVES = 1
+
+
+class Preset(enum.IntEnum):
+    F16 = 1
+    BF16 = 2
+    E4M3_DIVIDE = 3
+    E4M3_RECIPROCAL = 4
+    E4M3_MULTIPLY = 5
+    INT8_MULTIPLY = 6
+    INT8_CHANNEL = 7
+    INT4_CHANNEL = 8
+    INT8_ROW = 9
+    E4M3_ROW = 10
+    DEEPSEEK_V3 = 11
+    DEEPSEEK_V3_POWER_OF_TWO = 12
+    DEEPSEEK_V4 = 13
+    INDEXER = 14
+    INDEXER_POWER_OF_TWO = 15
+    NVFP4 = 16
+    NVFP4_BY_FOUR_ROWS = 17
+    Q8_0 = 18
+    Q4_0 = 19
+
+
 class Operation(enum.IntEnum):
     DENSE_APPEND = 1
     RING_APPEND = 2
@@ -134,6 +210,16 @@ class Struct(ctypes.Structure):
 
 
 Strides = ctypes.c_int64 * 3
+ScaleStrides = ctypes.c_int64 * 4
+
+
+class Storage(Struct):
+    _fields_ = [("struct_size", ctypes.c_size_t)]
+    _fields_ += [(_name, ctypes.c_int32)
+                 for _name in ("type", "scaling", "scale_use", "scale_type", "scale_rounding", "scale_order",
+                               "rounding", "nibbles", "global_scale")]
+    _fields_ += [("amax_floor", ctypes.c_float), ("scale_floor", ctypes.c_float), ("reserved", ctypes.c_int32),
+                 ("group", ctypes.c_int64), ("scale_strides", ScaleStrides)]
 
 
 class Descriptor(Struct):
@@ -167,6 +253,8 @@ class Descriptor(Struct):
         ("v_piece_stride", ctypes.c_int64),
         ("skip_policy", ctypes.c_int32),
         ("index_type", ctypes.c_int32),
+        ("k_storage", ctypes.POINTER(Storage)),
+        ("v_storage", ctypes.POINTER(Storage)),
     ]
 
 
@@ -177,7 +265,8 @@ class Preference(Struct):
 
 # The names of the buffers in Args. Each is followed by a size.
 BUFFERS = ("k_new", "v_new", "k_cache", "v_cache", "cache_offsets", "slots", "lengths", "left_pads", "batch_index",
-           "page_table", "page_indptr", "token_samples", "token_positions", "token_count", "report")
+           "page_table", "page_indptr", "token_samples", "token_positions", "token_count", "k_scales", "v_scales",
+           "k_global_scale", "v_global_scale", "report")
 
 
 class Args(Struct):
@@ -209,7 +298,9 @@ class Sku(Struct):
 
 
 class PrecisionGuarantee(Struct):
-    _fields_ = [("struct_size", ctypes.c_size_t), ("bit_exact", ctypes.c_int32), ("deterministic", ctypes.c_int32)]
+    _fields_ = [("struct_size", ctypes.c_size_t), ("k_bit_exact", ctypes.c_int32), ("v_bit_exact", ctypes.c_int32),
+                ("deterministic", ctypes.c_int32), ("same_on_all_backends", ctypes.c_int32),
+                ("k_error", ctypes.c_float), ("v_error", ctypes.c_float)]
 
 
 class Result(ctypes.c_int32):
@@ -225,6 +316,8 @@ FUNCTIONS = {
     "status_name": (ctypes.c_char_p, [ctypes.c_int32]),
     "last_error_message": (ctypes.c_char_p, []),
     "descriptor_init": (Result, [ctypes.POINTER(Descriptor), ctypes.c_size_t]),
+    "storage_init": (Result, [ctypes.POINTER(Storage), ctypes.c_size_t]),
+    "storage_preset": (Result, [ctypes.c_int32, ctypes.POINTER(Storage), ctypes.c_size_t]),
     "preference_init": (Result, [ctypes.POINTER(Preference), ctypes.c_size_t]),
     "args_init": (Result, [ctypes.POINTER(Args), ctypes.c_size_t]),
     "report_init": (Result, [ctypes.POINTER(Report), ctypes.c_size_t]),

@@ -2,9 +2,12 @@
 """From the layouts of tensors to the descriptor of the append that they describe. What cannot be an append is refused
 here, in terms of the arguments. The library checks the rest."""
 
-from .abi import Addressing, Backend, Descriptor, Element, Flag, Index, Lengths, Offset, Skip
+import ctypes
+
+from .abi import (Addressing, Backend, Descriptor, Element, Flag, Index, Lengths, Offset, ScaleOrder, ScaleType,
+                  Scaling, Skip, Stored)
 from .devices import common_device
-from .layout import OFFSET_NAMES
+from .layout import ELEMENT_BYTES, OFFSET_NAMES
 
 ELEMENTS = {"float32": Element.F32, "float64": Element.F64, "float16": Element.F16, "bfloat16": Element.BF16,
             # Only the width matters to a copy. NumPy has no bfloat16 of its own, so callers may view one as uint16.
@@ -12,6 +15,12 @@ ELEMENTS = {"float32": Element.F32, "float64": Element.F64, "float16": Element.F
             "uint8": Element.UINT8}
 OFFSETS = {"int64": Offset.INT64, "int32": Offset.INT32}
 INDICES = {"int32": Index.INT32, "int64": Index.INT64}
+# The types that the tensor of a cache with a storage may have. An entry of uint8 has two elements of 4 bits.
+CODES = {Stored.F32: ("float32",), Stored.F16: ("float16",), Stored.BF16: ("bfloat16", "uint16"),
+         Stored.E4M3: ("uint8", "float8_e4m3fn"), Stored.E5M2: ("uint8", "float8_e5m2"), Stored.INT8: ("int8", "uint8"),
+         Stored.INT4: ("uint8",), Stored.E2M1: ("uint8",)}
+SCALES = {ScaleType.F32: ("float32",), ScaleType.F16: ("float16",), ScaleType.E4M3: ("uint8", "float8_e4m3fn"),
+          ScaleType.UE8M0: ("uint8", "float8_e8m0fnu")}
 REPORT_FIELDS = 11
 LAYOUTS = ("HND", "NHD")
 # The axes by their letters. N is a cache's block (a sample's cache, or a page), R a row of a block, T a token.
@@ -86,10 +95,12 @@ def _require_type(name, layout, types):
 class _States:
     """Describes k_new, v_new, k_cache and v_cache."""
 
-    def __init__(self, extents, layouts, layout, new_layout):
-        self.extents, self.layouts, self.layout, self.new_layout = extents, layouts, layout, new_layout
+    def __init__(self, extents, layouts, storages, layout, new_layout):
+        self.extents, self.layouts, self.storages = extents, layouts, storages
+        self.layout, self.new_layout = layout, new_layout
         self.first = None
         self.by_token = False
+        self.cache_axes = {}
 
     def read(self, kind):
         new, cache = self.layouts[kind + "_new"], self.layouts[kind + "_cache"]
@@ -102,6 +113,7 @@ class _States:
         forms = [tokens] if by_token else [padded, tokens] if "lengths" in self.layouts else [padded]
         new_axes = _require_form(kind + "_new", new, *forms)
         self.by_token = new_axes == tokens
+        self.cache_axes[kind] = cache_axes
         self._read(kind, kind + "_new", new_axes)
         self._read(kind, kind + "_cache", cache_axes)
 
@@ -119,17 +131,20 @@ class _States:
 
     def _read(self, kind, name, axes):
         layout, fields = self.layouts[name], self.extents.fields
-        _require_type(name, layout, ELEMENTS)
-        first = self.first = self.first or name
-        if ELEMENTS[layout.type] != ELEMENTS[self.layouts[first].type]:
-            raise ValueError(f"{first} has the type {self.layouts[first].type}, and {name} {layout.type}: expected one "
-                             "type")
+        stored = self._stored_type(kind, name)
+        self._require_element_type(name, layout, stored)
         _require_strides(name, layout, axes)
         extents = dict(zip(axes.split(", "), layout.shape))
         strides = dict(zip(axes.split(", "), layout.strides))
+        # The strides of a cache with a storage are in bytes, and an entry of it may be two elements.
+        unit = ELEMENT_BYTES[layout.type] if stored else 1
+        elements = 2 if stored in (Stored.INT4, Stored.E2M1) else 1
         if axes == _PIECES:
-            fields[kind + "_pack"], fields[kind + "_piece_stride"] = extents["pack"], strides["D/pack"]
-            extents["D"] = extents.pop("D/pack") * extents.pop("pack")
+            fields[kind + "_pack"] = elements * extents["pack"]
+            fields[kind + "_piece_stride"] = unit * strides["D/pack"]
+            extents["D"] = elements * extents.pop("D/pack") * extents.pop("pack")
+        elif elements == 2:
+            extents["D"] = self._row_of_pairs(kind, name, extents["D"])
         extents.setdefault("H", 1)
         for letter, extent in extents.items():
             field = kind + "_dim" if letter == "D" else None
@@ -137,7 +152,31 @@ class _States:
         # The stride of the batch is not used for tokens. It is not 0, so the others are taken as they are.
         outer = strides.get("B", strides.get("N", 1))
         inner = next(strides[letter] for letter in "LTR" if letter in strides)
-        fields[name + "_strides"] = self._strides(name, layout, (outer, strides.get("H", 0), inner), extents)
+        strides = self._strides(name, layout, (outer, strides.get("H", 0), inner), extents)
+        fields[name + "_strides"] = tuple(unit * stride for stride in strides)
+
+    def _stored_type(self, kind, name):
+        """The stored type of a cache with a storage, else 0."""
+        storage = self.storages[kind] if name.endswith("_cache") else None
+        return Stored(storage.type) if storage else Stored.AS_IS
+
+    def _require_element_type(self, name, layout, stored):
+        if stored:
+            _require_type(name, layout, CODES[stored])
+            return
+        _require_type(name, layout, ELEMENTS)
+        first = self.first = self.first or name
+        if ELEMENTS[layout.type] != ELEMENTS[self.layouts[first].type]:
+            raise ValueError(f"{first} has the type {self.layouts[first].type}, and {name} {layout.type}: expected one "
+                             "type")
+
+    def _row_of_pairs(self, kind, name, entries):
+        """The elements of a row with two elements in each entry."""
+        dim = self.extents.fields[kind + "_dim"]
+        if entries != (dim + 1) // 2:
+            raise ValueError(f"{name} has {entries} entries in a row: expected {(dim + 1) // 2}, with two elements of "
+                             "4 bits in each")
+        return dim
 
     @staticmethod
     def _strides(name, layout, strides, extents):
@@ -215,6 +254,68 @@ class _Indices:
             if layout.strides[0] == 0 and layout.shape[0] > 1 and not layout.is_empty:
                 raise ValueError("page_table is one row repeated along its first axis: a descriptor cannot "
                                  "express that")
+
+
+class _Scales:
+    """Describes the scales of K or of V, and thereby completes the storage."""
+
+    def __init__(self, kind, storage, layouts, extents, cache_axes):
+        self.kind, self.storage, self.layouts = kind, storage, layouts
+        self.by_four_rows = storage.scale_order == ScaleOrder.BY_FOUR_ROWS
+        axes = _CACHE["HND"] if cache_axes == _PIECES or self.by_four_rows and "H" in cache_axes else cache_axes
+        self.axes = axes.replace("D", "D/group").split(", ")
+        fields = extents.fields
+        groups = fields[kind + "_dim"] // storage.group if storage.group > 0 else 1
+        extents = {"N": fields["cache_blocks"], "H": fields["heads"], "R": fields["cache_rows"], "D/group": groups}
+        self.expected = [extents[axis] for axis in self.axes]
+
+    def strides(self):
+        """kvappend_storage.scale_strides."""
+        self._require_global_scale()
+        layout = self._require(self.kind + "_scales", self.storage.scaling != Scaling.NONE)
+        if layout is None:
+            return 0, 0, 0, 0
+        name = self.kind + "_scales"
+        _require_type(name, layout, SCALES[ScaleType(self.storage.scale_type)])
+        self._require_shape(name, layout)
+        unit = ELEMENT_BYTES[layout.type]
+        strides = dict(zip(self.axes[::-1], [unit * stride for stride in layout.strides[::-1]]))
+        if self.by_four_rows:
+            self._require_tiles(name, layout)
+            strides |= {"R": 0, "D/group": 0}
+        return tuple(strides.get(axis, 0) for axis in ("N", "H", "R", "D/group"))
+
+    def _require(self, name, is_used):
+        if is_used and name not in self.layouts:
+            raise TypeError(f"{name} is missing, and {self.kind}_storage has it")
+        if not is_used and name in self.layouts:
+            raise TypeError(f"{name} is given, and {self.kind}_storage does not have it")
+        return self.layouts.get(name)
+
+    def _require_global_scale(self):
+        name = self.kind + "_global_scale"
+        layout = self._require(name, self.storage.global_scale)
+        if layout is not None:
+            _require_type(name, layout, ("float32",))
+            if layout.shape not in ((), (1,)):
+                raise ValueError(f"{name} has the shape {list(layout.shape)}: expected [1]")
+
+    def _require_shape(self, name, layout):
+        repeats = self.storage.scaling == Scaling.GIVEN and not self.by_four_rows
+        shape, expected = list(layout.shape), self.expected
+        if repeats and len(shape) <= len(expected):
+            # Missing axes and those of extent 1 are repeated, as NumPy broadcasts.
+            shape = [1] * (len(expected) - len(shape)) + shape
+            shape = [whole if extent == 1 else extent for extent, whole in zip(shape, expected)]
+        if shape != expected:
+            raise ValueError(f"{name} has the shape {list(layout.shape)}: expected {_form(', '.join(self.axes))} "
+                             f"{expected}{', or a shape that NumPy broadcasts to it' if repeats else ''}")
+
+    def _require_tiles(self, name, layout):
+        rows, groups = layout.shape[-2:]
+        if layout.strides[-2:] != (groups if rows > 1 else 0, 1 if groups > 1 else 0) and not layout.is_empty:
+            raise ValueError(f"{name} has the strides {list(layout.strides)}: expected its last two axes to be "
+                             "contiguous")
 
 
 def is_one_offset(layout):
@@ -299,8 +400,17 @@ def _lengths_of(names, by_token):
     return Lengths.FIXED
 
 
+def _describe_storage(kind, storage, layouts, extents, cache_axes):
+    for name in (kind + "_scales", kind + "_global_scale"):
+        if name in layouts and (storage is None or kind not in cache_axes):
+            raise TypeError(f"{name} is given: expected it with {kind}_storage and {kind}_cache")
+    if storage is not None and kind in cache_axes:
+        strides = _Scales(kind, storage, layouts, extents, cache_axes[kind]).strides()
+        extents.fields[kind + "_storage"] = ctypes.pointer(storage.in_c(strides))
+
+
 def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
-             reserved_page=None, flags=0, trap=False, smaller_batch=False):
+             reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None):
     """The descriptor of an append with tensors of these layouts, by the names of the arguments."""
     for option, value, values in (("layout", layout, (None, *LAYOUTS)), ("new_layout", new_layout, LAYOUTS)):
         if value not in values:
@@ -312,7 +422,8 @@ def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0,
     _require_names(names, flags)
     is_on_device = common_device({name: layout.device for name, layout in layouts.items()}) is not None
     extents = _Extents()
-    states = _States(extents, layouts, layout, new_layout)
+    storages = {"k": k_storage, "v": v_storage}
+    states = _States(extents, layouts, storages, layout, new_layout)
     for kind in "kv":
         if kind + "_new" in layouts:
             states.read(kind)
@@ -325,6 +436,8 @@ def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0,
         _require_type("report", layouts["report"], ("int64",))
         if layouts["report"].shape != (REPORT_FIELDS,):
             raise ValueError(f"report has the shape {list(layouts['report'].shape)}: expected [{REPORT_FIELDS}]")
+    for kind in "kv":
+        _describe_storage(kind, storages[kind], layouts, extents, states.cache_axes)
     skip_policy = Skip.TRAP if trap else Skip.REPORT if "report" in names else Skip.SILENTLY
     return Descriptor(backend=Backend.CUDA if is_on_device else Backend.HOST, addressing=_addressing(names),
                       element_type=ELEMENTS[layouts[states.first].type], flags=flags | _flags_of(names, layouts),

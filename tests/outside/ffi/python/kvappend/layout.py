@@ -18,7 +18,7 @@ HOST = (Device.CPU, 0)
 
 # The bytes of an element of each type that some argument can have, by the name that NumPy and PyTorch have for it.
 ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "uint16": 2, "float8_e4m3fn": 1,
-                 "float8_e5m2": 1, "int8": 1, "uint8": 1, "int64": 8, "int32": 4}
+                 "float8_e5m2": 1, "float8_e8m0fnu": 1, "int8": 1, "uint8": 1, "int64": 8, "int32": 4}
 # The names of args.cache_offsets, one for each meaning: where the new rows of a sample begin, how many rows the sample
 # has including these, or how many rows it then has on its last page.
 OFFSET_NAMES = ("cache_offsets", "end_offsets", "last_page_lengths")

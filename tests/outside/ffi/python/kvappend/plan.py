@@ -118,6 +118,10 @@ class Plan:
         token_samples, token_positions [T]: the sample and the position of each token
         token_count       [1]: how many of the tokens are not padding, with slots or token_samples
         report            eleven int64, zero at first (see Report)
+        k_scales, v_scales [N, H, R, D/group] in the order of the cache's axes, with a storage that has scales. Given
+                          scales may have any shape that NumPy broadcasts to it, such as [1], or [H, 1, 1] for a scale
+                          of each head. BY_FOUR_ROWS: [N, H, R, D/group] with any cache, the last two axes contiguous
+        k_global_scale, v_global_scale [1]: float32, with a storage that has it
 
     B is the number of samples, H of heads, L of new rows of each sample, T of tokens, N of caches or pages, R of rows
     of each of them, and D of elements of a row. Without the axis H there is one head, as in the latent cache of MLA:
@@ -131,6 +135,12 @@ class Plan:
     Indices are tensors of int32 or int64, or lists and numbers of Python. Offsets, slots and token_positions have one
     type. All other indices have one type, too, which may be different. One number for all samples is a number of
     Python, or a tensor without axes: tensor.reshape(()) makes one of a tensor [1], in the same memory.
+
+    With a storage, new rows are float32, float16 or bfloat16. The cache is a tensor of the stored type, or of uint8 if
+    codes have 8 bits or less. An entry of uint8 has two elements of 4 bits, so a row of D elements has D/2 entries,
+    rounded up. Scales are float32, float16, float8_e4m3fn or float8_e8m0fnu, and the last two may also be uint8. They
+    are written if they are computed. Caches and scales may be views of one memory, such as pool[..., :64] and
+    pool[..., 64:68].view(float32).
 
     A plan keeps no tensor. It may run in any number of threads at once. `close`, the end of `with`, or the end of its
     last reference destroys it. `close` must not overlap a run. A CUDA plan makes its device current for its own calls.
@@ -146,14 +156,15 @@ class Plan:
         flags          Flag.ADVANCE, RESET_REPORT, COUNT_WRITTEN, PROGRAMMATIC_LAUNCH, or ZERO_OFFSETS instead of
                        cache_offsets; the other flags follow from the arguments
         trap           a row without a place is an error (CUDA: a trap) instead of being skipped
+        k_storage, v_storage   how the caches store their rows: a Storage. None keeps their bits
         smaller_batch  allows a batch with fewer samples than caches, which uses the first caches
         kernel_name, host_threads   as in kvappend_preference
 
     Raises TypeError, ValueError or BufferError for what is not an append, and Error for what the library refuses."""
 
     def __init__(self, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
-                 reserved_page=None, flags=0, trap=False, smaller_batch=False, kernel_name=None, host_threads=0,
-                 **tensors):
+                 reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None,
+                 kernel_name=None, host_threads=0, **tensors):
         _require_known(tensors)
         tensors = {name: tensor for name, tensor in in_memory(tensors, flags).items() if tensor is not None}
         layouts = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Layout)}
@@ -163,7 +174,7 @@ class Plan:
         layouts |= {name: tensor.layout for name, tensor in _borrow_all(others, None)[0].items()}
         descriptor = describe(layouts, layout=layout, new_layout=new_layout, ring=ring, sink_rows=sink_rows,
                               reserved_slot=reserved_slot, reserved_page=reserved_page, flags=flags, trap=trap,
-                              smaller_batch=smaller_batch)
+                              smaller_batch=smaller_batch, k_storage=k_storage, v_storage=v_storage)
         preference = abi.Preference(kernel_name=kernel_name and kernel_name.encode(), host_threads=host_threads)
         pointer = abi.PlanPointer()
         self._library = abi.library()
@@ -173,6 +184,8 @@ class Plan:
         self._destroy = weakref.finalize(self, self._library.plan_destroy, pointer)
         self._expected = layouts
         self._written = _WRITTEN + (OFFSET_NAMES if flags & abi.Flag.ADVANCE else ())
+        self._written += tuple(name for name, storage in (("k_scales", k_storage), ("v_scales", v_storage))
+                               if storage and storage.scaling == abi.Scaling.COMPUTED)
         self.device = self.sku().device if descriptor.backend == abi.Backend.CUDA else None
         self._flags, self._calls = flags, {}
 
@@ -205,6 +218,12 @@ class Plan:
         sku = abi.Sku()
         self._library.plan_get_sku(self._alive(), sku)
         return sku
+
+    def precision_guarantee(self):
+        """What the plan guarantees for the values that it writes."""
+        guarantee = abi.PrecisionGuarantee()
+        self._library.plan_get_precision_guarantee(self._alive(), guarantee)
+        return guarantee
 
     def close(self):
         self._destroy()

@@ -12,6 +12,7 @@ import sys
 
 from . import abi, dlpack
 from .layout import HOST, OFFSET_NAMES, Layout, Tensor, make_layout
+from .storage import Storage
 
 # The arguments that may be plain numbers of Python, in the two groups that have one type each, and the type that plain
 # numbers get if no tensor of the group has another.
@@ -50,7 +51,7 @@ def _glance_numbers(numbers):
 
 
 # How to glance at an argument of a type. None: the value itself is all that matters.
-_GLANCES = {Numbers: _glance_numbers} | dict.fromkeys((bool, int, str, type(None), abi.Flag))
+_GLANCES = {Numbers: _glance_numbers} | dict.fromkeys((bool, int, str, type(None), abi.Flag, Storage))
 
 
 def is_torch(tensor):

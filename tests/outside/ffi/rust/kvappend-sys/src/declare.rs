@@ -51,7 +51,7 @@ macro_rules! declare_structs {
             /// What the header's `_INIT` macro gives: all zero but for `struct_size`.
             impl Default for $name {
                 fn default() -> Self {
-                    // SAFETY: every field is an integer, an array of integers, a raw pointer or an optional function.
+                    // SAFETY: every field is a number, an array of numbers, a raw pointer or an optional function.
                     Self { struct_size: size_of::<Self>(), ..unsafe { std::mem::zeroed() } }
                 }
             }

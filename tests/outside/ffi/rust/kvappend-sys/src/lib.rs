@@ -68,6 +68,8 @@ declare_constants! {
     KVAPPEND_ERROR_HOST_THREADS: kvappend_status = 48;
     KVAPPEND_ERROR_INDEX_WIDTH: kvappend_status = 49;
     KVAPPEND_ERROR_INDEX_TYPE: kvappend_status = 50;
+    KVAPPEND_ERROR_STORAGE: kvappend_status = 51;
+    KVAPPEND_ERROR_SCALE: kvappend_status = 52;
 
     KVAPPEND_BACKEND_HOST: i32 = 0;
     KVAPPEND_BACKEND_CUDA: i32 = 1;
@@ -120,6 +122,62 @@ declare_constants! {
     KVAPPEND_AXIS_HEAD: i32 = 1;
     KVAPPEND_AXIS_ROW: i32 = 2;
 
+    KVAPPEND_STORED_AS_IS: i32 = 0;
+    KVAPPEND_STORED_F32: i32 = 1;
+    KVAPPEND_STORED_F16: i32 = 2;
+    KVAPPEND_STORED_BF16: i32 = 3;
+    KVAPPEND_STORED_E4M3: i32 = 4;
+    KVAPPEND_STORED_E5M2: i32 = 5;
+    KVAPPEND_STORED_INT8: i32 = 6;
+    KVAPPEND_STORED_INT4: i32 = 7;
+    KVAPPEND_STORED_E2M1: i32 = 8;
+
+    KVAPPEND_SCALING_NONE: i32 = 0;
+    KVAPPEND_SCALING_GIVEN: i32 = 1;
+    KVAPPEND_SCALING_COMPUTED: i32 = 2;
+
+    KVAPPEND_SCALE_DIVIDE: i32 = 0;
+    KVAPPEND_SCALE_RECIPROCAL: i32 = 1;
+    KVAPPEND_SCALE_MULTIPLY: i32 = 2;
+    KVAPPEND_SCALE_UNROUNDED_RECIPROCAL: i32 = 3;
+
+    KVAPPEND_SCALE_F32: i32 = 0;
+    KVAPPEND_SCALE_F16: i32 = 1;
+    KVAPPEND_SCALE_E4M3: i32 = 2;
+    KVAPPEND_SCALE_UE8M0: i32 = 3;
+
+    KVAPPEND_SCALE_NEAREST: i32 = 0;
+    KVAPPEND_SCALE_POWER_OF_TWO: i32 = 1;
+
+    KVAPPEND_SCALE_LINEAR: i32 = 0;
+    KVAPPEND_SCALE_BY_FOUR_ROWS: i32 = 1;
+
+    KVAPPEND_ROUNDING_HALF_EVEN: i32 = 0;
+    KVAPPEND_ROUNDING_HALF_AWAY: i32 = 1;
+
+    KVAPPEND_NIBBLES_PAIRS: i32 = 0;
+    KVAPPEND_NIBBLES_HALVES: i32 = 1;
+
+    KVAPPEND_PRESET_F16: i32 = 1;
+    KVAPPEND_PRESET_BF16: i32 = 2;
+    KVAPPEND_PRESET_E4M3_DIVIDE: i32 = 3;
+    KVAPPEND_PRESET_E4M3_RECIPROCAL: i32 = 4;
+    KVAPPEND_PRESET_E4M3_MULTIPLY: i32 = 5;
+    KVAPPEND_PRESET_INT8_MULTIPLY: i32 = 6;
+    KVAPPEND_PRESET_INT8_CHANNEL: i32 = 7;
+    KVAPPEND_PRESET_INT4_CHANNEL: i32 = 8;
+    KVAPPEND_PRESET_INT8_ROW: i32 = 9;
+    KVAPPEND_PRESET_E4M3_ROW: i32 = 10;
+    KVAPPEND_PRESET_DEEPSEEK_V3: i32 = 11;
+    KVAPPEND_PRESET_DEEPSEEK_V3_POWER_OF_TWO: i32 = 12;
+    KVAPPEND_PRESET_DEEPSEEK_V4: i32 = 13;
+    KVAPPEND_PRESET_INDEXER: i32 = 14;
+    KVAPPEND_PRESET_INDEXER_POWER_OF_TWO: i32 = 15;
+    KVAPPEND_PRESET_NVFP4: i32 = 16;
+    KVAPPEND_PRESET_NVFP4_BY_FOUR_ROWS: i32 = 17;
+    KVAPPEND_PRESET_Q8_0: i32 = 18;
+    KVAPPEND_PRESET_Q4_0: i32 = 19;
+
     KVAPPEND_OPERATION_DENSE_APPEND: i32 = 1;
     KVAPPEND_OPERATION_RING_APPEND: i32 = 2;
     KVAPPEND_OPERATION_PAGED_APPEND: i32 = 3;
@@ -158,6 +216,27 @@ declare_structs! {
         pub v_piece_stride: i64,
         pub skip_policy: i32,
         pub index_type: i32,
+        pub k_storage: *const kvappend_storage,
+        pub v_storage: *const kvappend_storage,
+    }
+
+    /// How the rows of K, or of V, are stored in their cache.
+    pub struct kvappend_storage {
+        pub struct_size: usize,
+        pub r#type: i32,
+        pub scaling: i32,
+        pub scale_use: i32,
+        pub scale_type: i32,
+        pub scale_rounding: i32,
+        pub scale_order: i32,
+        pub rounding: i32,
+        pub nibbles: i32,
+        pub global_scale: i32,
+        pub amax_floor: f32,
+        pub scale_floor: f32,
+        pub reserved: i32,
+        pub group: i64,
+        pub scale_strides: [i64; 4],
     }
 
     /// Wishes about how a plan does its work.
@@ -199,6 +278,14 @@ declare_structs! {
         pub token_positions_bytes: usize,
         pub token_count: *const c_void,
         pub token_count_bytes: usize,
+        pub k_scales: *mut c_void,
+        pub k_scales_bytes: usize,
+        pub v_scales: *mut c_void,
+        pub v_scales_bytes: usize,
+        pub k_global_scale: *const f32,
+        pub k_global_scale_bytes: usize,
+        pub v_global_scale: *const f32,
+        pub v_global_scale_bytes: usize,
         pub report: *mut kvappend_report,
         pub report_bytes: usize,
     }
@@ -247,8 +334,12 @@ declare_structs! {
     /// What a plan promises of the values that it writes.
     pub struct kvappend_precision_guarantee {
         pub struct_size: usize,
-        pub bit_exact: i32,
+        pub k_bit_exact: i32,
+        pub v_bit_exact: i32,
         pub deterministic: i32,
+        pub same_on_all_backends: i32,
+        pub k_error: f32,
+        pub v_error: f32,
     }
 
     /// All functions, for programs that load the library themselves.
@@ -283,6 +374,8 @@ declare_structs! {
         pub plan_run_layers: Option<unsafe extern "C" fn(*const *const kvappend_plan, *const *const kvappend_args,
                                                          usize, *mut c_void, usize, *mut CUstream_st)
                                                          -> kvappend_status>,
+        pub storage_init: Option<unsafe extern "C" fn(*mut kvappend_storage, usize) -> kvappend_status>,
+        pub storage_preset: Option<unsafe extern "C" fn(i32, *mut kvappend_storage, usize) -> kvappend_status>,
     }
 }
 
@@ -290,6 +383,9 @@ declare_functions! {
     pub fn kvappend_status_name(status: kvappend_status) -> *const c_char;
     pub fn kvappend_last_error_message() -> *const c_char;
     pub fn kvappend_descriptor_init(s: *mut kvappend_descriptor, struct_size: usize) -> kvappend_status;
+    pub fn kvappend_storage_init(s: *mut kvappend_storage, struct_size: usize) -> kvappend_status;
+    pub fn kvappend_storage_preset(preset: i32, storage: *mut kvappend_storage,
+                                   struct_size: usize) -> kvappend_status;
     pub fn kvappend_preference_init(s: *mut kvappend_preference, struct_size: usize) -> kvappend_status;
     pub fn kvappend_args_init(s: *mut kvappend_args, struct_size: usize) -> kvappend_status;
     pub fn kvappend_report_init(s: *mut kvappend_report, struct_size: usize) -> kvappend_status;

@@ -55,6 +55,7 @@ fn in_c(rust: &str) -> String {
         "i64" => "int64_t",
         "u32" => "uint32_t",
         "usize" => "size_t",
+        "f32" => "float",
         "c_char" => "char",
         "c_void" => "void",
         "CUstream_st" => "struct CUstream_st",
@@ -85,9 +86,11 @@ fn declarations_are_the_headers() {
         let name = structure.name;
         assert(format!("sizeof({name}) == {}", structure.size), name);
         for field in structure.fields {
-            let access = format!("(({name} *)0)->{}", field.name);
-            let what = format!("{name}.{}", field.name);
-            assert(format!("offsetof({name}, {}) == {}", field.name, field.offset), &what);
+            // `type` is a keyword of Rust.
+            let field_name = field.name.strip_prefix("r#").unwrap_or(field.name);
+            let access = format!("(({name} *)0)->{field_name}");
+            let what = format!("{name}.{field_name}");
+            assert(format!("offsetof({name}, {field_name}) == {}", field.offset), &what);
             assert(format!("sizeof({access}) == {}", field.size), &what);
             assert(
                 format!(
@@ -184,5 +187,7 @@ fn the_table_holds_the_functions() {
         fault_init: kvappend_fault_init,
         plan_validate: kvappend_plan_validate,
         plan_run_layers: kvappend_plan_run_layers,
+        storage_init: kvappend_storage_init,
+        storage_preset: kvappend_storage_preset,
     }
 }

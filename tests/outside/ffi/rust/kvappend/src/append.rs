@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-use crate::{Tensor, TensorMut};
+use crate::{Layout, Scales, Tensor, TensorMut};
 use kvappend_sys as sys;
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -14,9 +14,38 @@ pub enum Caches<'a, T> {
     /// K and V in one pool, each beginning at an element of it. The library checks that no element belongs to both.
     Pool {
         memory: &'a mut [T],
-        k: (usize, crate::Layout),
-        v: (usize, crate::Layout),
+        k: (usize, Layout),
+        v: (usize, Layout),
     },
+}
+
+impl<T> Caches<'_, T> {
+    pub(crate) fn layouts(&self) -> [Layout; 2] {
+        match self {
+            Self::Apart(k, v) => [k.layout, v.layout],
+            Self::Pool {
+                k: (_, k), v: (_, v), ..
+            } => [*k, *v],
+        }
+    }
+
+    /// Of K and of V: the memory, and the part of it that begins with the cache.
+    fn into_raw(self) -> [(*mut [T], *mut [T]); 2] {
+        match self {
+            Self::Apart(k, v) => [k, v].map(|cache| {
+                let memory = ptr::from_mut(cache.memory);
+                (memory, memory)
+            }),
+            Self::Pool {
+                memory,
+                k: (k_begin, _),
+                v: (v_begin, _),
+            } => {
+                let pool = ptr::from_mut(memory);
+                [(pool, from(pool, k_begin)), (pool, from(pool, v_begin))]
+            }
+        }
+    }
 }
 
 impl<T> Default for Caches<'_, T> {
@@ -71,6 +100,13 @@ pub struct Append<'a, T, O, I = i32> {
     pub k_new: Tensor<'a, T>,
     pub v_new: Tensor<'a, T>,
     pub caches: Caches<'a, T>,
+    /// The caches of a plan with [`storage`](crate::Descriptor::storage), in bytes, instead of `caches`.
+    pub stored: Caches<'a, u8>,
+    pub k_scales: Scales<'a>,
+    pub v_scales: Scales<'a>,
+    /// One element.
+    pub k_global_scale: &'a [f32],
+    pub v_global_scale: &'a [f32],
     pub offsets: Offsets<'a, O>,
     pub slots: &'a [O],
     pub lengths: &'a [I],
@@ -91,6 +127,11 @@ impl<T, O, I> Default for Append<'_, T, O, I> {
             k_new: Tensor::default(),
             v_new: Tensor::default(),
             caches: Caches::default(),
+            stored: Caches::default(),
+            k_scales: Scales::None,
+            v_scales: Scales::None,
+            k_global_scale: &[],
+            v_global_scale: &[],
             offsets: Offsets::None,
             slots: &[],
             lengths: &[],
@@ -120,6 +161,14 @@ pub struct RawAppend<T, O, I = i32> {
     pub v_new: *const [T],
     pub k_cache: *mut [T],
     pub v_cache: *mut [T],
+    /// The caches of a plan with a storage, in bytes, instead of `k_cache` and `v_cache`.
+    pub k_stored: *mut [u8],
+    pub v_stored: *mut [u8],
+    /// Written only by a plan that computes them.
+    pub k_scales: *mut [u8],
+    pub v_scales: *mut [u8],
+    pub k_global_scale: *const [f32],
+    pub v_global_scale: *const [f32],
     /// Written only by a plan that advances them.
     pub offsets: *mut [O],
     pub slots: *const [O],
@@ -137,29 +186,32 @@ pub struct RawAppend<T, O, I = i32> {
 
 impl<T, O, I> Default for RawAppend<T, O, I> {
     fn default() -> Self {
-        Append::default().into_raw()
+        Append::default().into_raw(false)
     }
 }
 
 impl<T, O, I> Append<'_, T, O, I> {
-    /// The same as pointers, which are valid as long as the borrows.
-    pub(crate) fn into_raw(self) -> RawAppend<T, O, I> {
-        let (k_cache, v_cache) = match self.caches {
-            Caches::Apart(k, v) => (ptr::from_mut(k.memory), ptr::from_mut(v.memory)),
-            Caches::Pool {
-                memory,
-                k: (k_begin, _),
-                v: (v_begin, _),
-            } => {
-                let pool = ptr::from_mut(memory);
-                (from(pool, k_begin), from(pool, v_begin))
-            }
+    /// The same as pointers, which are valid as long as the borrows. The caches are those of a plan with a storage or
+    /// of one without it.
+    pub(crate) fn into_raw(self, is_stored: bool) -> RawAppend<T, O, I> {
+        let (caches, stored) = if is_stored {
+            (Caches::default(), self.stored)
+        } else {
+            (self.caches, Caches::default())
         };
+        let [(_, k_cache), (_, v_cache)] = caches.into_raw();
+        let [(k_memory, k_stored), (v_memory, v_stored)] = stored.into_raw();
         RawAppend {
             k_new: self.k_new.memory,
             v_new: self.v_new.memory,
             k_cache,
             v_cache,
+            k_stored,
+            v_stored,
+            k_scales: scales(self.k_scales, k_memory),
+            v_scales: scales(self.v_scales, v_memory),
+            k_global_scale: self.k_global_scale,
+            v_global_scale: self.v_global_scale,
             offsets: match self.offsets {
                 Offsets::None => ptr::from_mut(&mut []),
                 Offsets::Read(offsets) => ptr::from_ref(offsets).cast_mut(),
@@ -179,6 +231,15 @@ impl<T, O, I> Append<'_, T, O, I> {
     }
 }
 
+fn scales(scales: Scales<'_>, memory: *mut [u8]) -> *mut [u8] {
+    match scales {
+        Scales::None => ptr::from_mut(&mut []),
+        Scales::Given(scales) => ptr::from_ref(scales).cast_mut(),
+        Scales::Computed(scales) => ptr::from_mut(scales),
+        Scales::Inside(begin) => from(memory, begin),
+    }
+}
+
 /// The memory after the first elements, or nothing if there are fewer elements.
 fn from<T>(pool: *mut [T], begin: usize) -> *mut [T] {
     let length = pool.len().saturating_sub(begin);
@@ -189,8 +250,12 @@ impl<T, O, I> RawAppend<T, O, I> {
     pub(crate) fn in_c(&self) -> sys::kvappend_args {
         let (k_new, k_new_bytes) = part(self.k_new);
         let (v_new, v_new_bytes) = part(self.v_new);
-        let (k_cache, k_cache_bytes) = part(self.k_cache);
-        let (v_cache, v_cache_bytes) = part(self.v_cache);
+        let (k_cache, k_cache_bytes) = cache(self.k_cache, self.k_stored);
+        let (v_cache, v_cache_bytes) = cache(self.v_cache, self.v_stored);
+        let (k_scales, k_scales_bytes) = part(self.k_scales);
+        let (v_scales, v_scales_bytes) = part(self.v_scales);
+        let (k_global_scale, k_global_scale_bytes) = part(self.k_global_scale);
+        let (v_global_scale, v_global_scale_bytes) = part(self.v_global_scale);
         let (cache_offsets, cache_offsets_bytes) = part(self.offsets);
         let (slots, slots_bytes) = part(self.slots);
         let (lengths, lengths_bytes) = part(self.lengths);
@@ -230,10 +295,26 @@ impl<T, O, I> RawAppend<T, O, I> {
             token_positions_bytes,
             token_count,
             token_count_bytes,
+            k_scales: k_scales.cast_mut(),
+            k_scales_bytes,
+            v_scales: v_scales.cast_mut(),
+            v_scales_bytes,
+            k_global_scale: k_global_scale.cast(),
+            k_global_scale_bytes,
+            v_global_scale: v_global_scale.cast(),
+            v_global_scale_bytes,
             report: self.report,
             report_bytes: size_of::<sys::kvappend_report>(),
             ..Default::default()
         }
+    }
+}
+
+fn cache<T>(cache: *const [T], stored: *const [u8]) -> (*const c_void, usize) {
+    if stored.is_empty() {
+        part(cache)
+    } else {
+        part(stored)
     }
 }
 

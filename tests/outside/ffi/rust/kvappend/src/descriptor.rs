@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use crate::error::{check, Error, Result};
-use crate::{Element, Index, Layout, Offset, Plan};
+use crate::storage::bits;
+use crate::{Element, Index, Layout, Offset, Plan, Storage};
 use kvappend_sys as sys;
 use std::ffi::CString;
 use std::ptr;
@@ -60,6 +61,8 @@ pub enum Skip {
 pub struct Descriptor {
     /// Of `k_new`, `v_new`, `k_cache` and `v_cache`.
     layouts: [Layout; 4],
+    /// Of K and of V.
+    storages: Option<[Storage; 2]>,
     addressing: Addressing,
     lengths: Lengths,
     skip: Skip,
@@ -73,6 +76,7 @@ impl Descriptor {
     pub fn new(k_new: Layout, v_new: Layout, k_cache: Layout, v_cache: Layout) -> Self {
         Self {
             layouts: [k_new, v_new, k_cache, v_cache],
+            storages: None,
             addressing: Addressing::default(),
             lengths: Lengths::default(),
             skip: Skip::default(),
@@ -92,6 +96,16 @@ impl Descriptor {
 
     pub fn skip(self, skip: Skip) -> Self {
         Self { skip, ..self }
+    }
+
+    /// How the caches store their rows. Runs take them as [`Append::stored`](crate::Append::stored), in bytes, and their
+    /// layouts count bytes: a row of D elements has D * bits / 8 bytes, rounded up. Rows that keep their bits have the
+    /// stored type of the elements, such as `KVAPPEND_STORED_F16`. If there is no V, `v` has no effect.
+    pub fn storage(self, k: Storage, v: Storage) -> Self {
+        Self {
+            storages: Some([k, v]),
+            ..self
+        }
     }
 
     /// `batch_index[b]` says which block of the cache is a sample's.
@@ -174,11 +188,19 @@ impl Descriptor {
     }
 
     fn plan<T: Element, O: Offset, I: Index>(&self, backend: i32) -> Result<Plan<T, O, I>> {
+        // The library must not read more than the struct has.
+        let struct_size = size_of::<Storage>();
+        let storages = self
+            .storages
+            .map(|both| both.map(|storage| Storage { struct_size, ..storage }));
+        let storage = |i: usize| storages.as_ref().map_or(ptr::null(), |both| ptr::from_ref(&both[i]));
         let descriptor = sys::kvappend_descriptor {
             backend,
             element_type: T::TYPE,
             offset_type: O::TYPE,
             index_type: I::TYPE,
+            k_storage: storage(0),
+            v_storage: storage(1),
             ..self.in_c()?
         };
         let kernel_name = self
@@ -196,20 +218,27 @@ impl Descriptor {
         // SAFETY: all pointers are valid, and none is kept.
         check(unsafe { sys::kvappend_plan_create(&descriptor, &preference, &mut plan) })?;
         let advances = self.flags & sys::KVAPPEND_FLAG_ADVANCE != 0;
-        // SAFETY: the plan is new, and was made of these types, layouts and flags.
-        Ok(unsafe { Plan::from_raw(plan, backend, self.layouts, advances) })
+        let scalings = storages.map(|both| both.map(|storage| storage.scaling));
+        // SAFETY: the plan is new, and was made of these types, layouts, flags and storages.
+        Ok(unsafe { Plan::from_raw(plan, backend, self.layouts, advances, scalings) })
     }
 
     fn in_c(&self) -> Result<sys::kvappend_descriptor> {
         let [k_new, v_new, k_cache, v_cache] = &self.layouts;
         let [new_batch, heads, new_rows, k_dim] = k_new.shape;
         let [blocks, _, cache_rows, _] = k_cache.shape;
+        let v_dim = v_new.shape[3];
+        let (mut k_row, mut v_row, mut packs) = (k_dim, v_dim, [k_cache.pack, v_cache.pack]);
+        if let Some([k, v]) = &self.storages {
+            (k_row, v_row) = (row_bytes(k, k_dim)?, row_bytes(v, v_dim)?);
+            packs = [pack(k, k_cache)?, pack(v, v_cache)?];
+        }
         agree("v_new", v_new, [Some(new_batch), Some(heads), Some(new_rows), None])?;
-        agree("k_cache", k_cache, [None, Some(heads), None, Some(k_dim)])?;
+        agree("k_cache", k_cache, [None, Some(heads), None, Some(k_row)])?;
         agree(
             "v_cache",
             v_cache,
-            [Some(blocks), Some(heads), Some(cache_rows), Some(v_new.shape[3])],
+            [Some(blocks), Some(heads), Some(cache_rows), Some(v_row)],
         )?;
         let batch = match self.lengths {
             Lengths::Packed { batch } | Lengths::PerToken { batch } => batch,
@@ -229,13 +258,13 @@ impl Descriptor {
             cache_rows: extent(cache_rows)?,
             cache_blocks: extent(blocks)?,
             k_dim: extent(k_dim)?,
-            v_dim: extent(v_new.shape[3])?,
+            v_dim: extent(v_dim)?,
             k_new_strides: strides(k_new)?,
             v_new_strides: strides(v_new)?,
             k_cache_strides: strides(k_cache)?,
             v_cache_strides: strides(v_cache)?,
-            k_pack: extent(k_cache.pack)?,
-            v_pack: extent(v_cache.pack)?,
+            k_pack: extent(packs[0])?,
+            v_pack: extent(packs[1])?,
             k_piece_stride: extent(k_cache.piece_stride)?,
             v_piece_stride: extent(v_cache.piece_stride)?,
             flags: self.flags,
@@ -297,6 +326,24 @@ fn reserve_page(descriptor: &mut sys::kvappend_descriptor, reserved: Option<i64>
         descriptor.flags |= sys::KVAPPEND_FLAG_RESERVED_PAGE;
         descriptor.reserved_page = page;
     }
+}
+
+/// The bytes of a row of `dim` elements.
+fn row_bytes(storage: &Storage, dim: usize) -> Result<usize> {
+    Ok(dim.saturating_mul(bits(storage)?).div_ceil(8))
+}
+
+/// The elements of a piece, whose size the layout has in bytes.
+fn pack(storage: &Storage, layout: &Layout) -> Result<usize> {
+    let (bits_of_piece, bits) = (layout.pack.saturating_mul(8), bits(storage)?);
+    if bits_of_piece % bits == 0 {
+        return Ok(bits_of_piece / bits);
+    }
+    let message = format!(
+        "a piece has {} bytes, and a code {bits} bits: expected whole codes",
+        layout.pack
+    );
+    Err(Error::new(sys::KVAPPEND_ERROR_PACK, message))
 }
 
 fn agree(name: &str, layout: &Layout, expected: [Option<usize>; 4]) -> Result<()> {

@@ -58,12 +58,15 @@ mod error;
 mod layers;
 mod layout;
 mod plan;
+mod storage;
 
 pub use append::{Append, Caches, Offsets, RawAppend, Report};
 pub use descriptor::{Addressing, Descriptor, Lengths, Skip};
 pub use element::{Bf16, E4m3, E5m2, Element, Index, Offset, F16};
 pub use error::{Error, Result, Status};
 pub use kvappend_sys as sys;
+pub use kvappend_sys::kvappend_storage as Storage;
 pub use layers::{run_layers, run_layers_raw};
 pub use layout::{Layout, Tensor, TensorMut};
 pub use plan::Plan;
+pub use storage::{bytes, bytes_mut, preset, Scales};

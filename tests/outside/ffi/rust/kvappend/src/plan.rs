@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use crate::error::{check, Error, Result};
-use crate::{Append, Caches, Element, Index, Layout, Offset, Offsets, RawAppend};
+use crate::{Append, Element, Index, Layout, Offset, Offsets, RawAppend, Scales};
 use kvappend_sys as sys;
 use std::ffi::CStr;
 use std::marker::PhantomData;
@@ -13,6 +13,8 @@ pub struct Plan<T, O, I = i32> {
     backend: i32,
     layouts: [Layout; 4],
     advances: bool,
+    /// Of K and of V, if they have storages.
+    scalings: Option<[i32; 2]>,
     types: PhantomData<fn(T, O, I)>,
 }
 
@@ -37,6 +39,7 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
         backend: i32,
         layouts: [Layout; 4],
         advances: bool,
+        scalings: Option<[i32; 2]>,
     ) -> Self {
         let plan = NonNull::new(plan).expect("a plan that was created");
         Self {
@@ -44,6 +47,7 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
             backend,
             layouts,
             advances,
+            scalings,
             types: PhantomData,
         }
     }
@@ -86,6 +90,14 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
         Ok(sku)
     }
 
+    /// What the plan guarantees for the values that it writes.
+    pub fn precision_guarantee(&self) -> Result<sys::kvappend_precision_guarantee> {
+        let mut guarantee = sys::kvappend_precision_guarantee::default();
+        // SAFETY: both pointers are valid.
+        check(unsafe { sys::kvappend_plan_get_precision_guarantee(self.plan.as_ptr(), &mut guarantee) })?;
+        Ok(guarantee)
+    }
+
     /// The chosen kernel's name in the library's table.
     pub fn kernel_name(&self) -> Result<&'static str> {
         // SAFETY: a static string of the library, which this program is linked to.
@@ -99,17 +111,15 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
     }
 
     /// What the library cannot see: that the buffers are the host's, that they are laid out as the plan assumes, and
-    /// that it writes no offsets which were lent for reading.
+    /// that it writes no offsets and no scales which were lent for reading.
     pub(crate) fn checked(&self, append: Append<'_, T, O, I>) -> Result<RawAppend<T, O, I>> {
         if self.backend != sys::KVAPPEND_BACKEND_HOST {
             let message = "the plan is of the CUDA backend: expected run_raw with pointers that the device can reach";
             return Err(Error::new(sys::KVAPPEND_ERROR_BACKEND, message));
         }
-        let (k_cache, v_cache) = match &append.caches {
-            Caches::Apart(k, v) => (k.layout, v.layout),
-            Caches::Pool {
-                k: (_, k), v: (_, v), ..
-            } => (*k, *v),
+        let [k_cache, v_cache] = match self.scalings {
+            Some(_) => append.stored.layouts(),
+            None => append.caches.layouts(),
         };
         let names = ["k_new", "v_new", "k_cache", "v_cache"];
         let given = [append.k_new.layout, append.v_new.layout, k_cache, v_cache];
@@ -117,6 +127,13 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
             // A tensor whose rows have no elements does not exist, and need not be given.
             if given != expected && expected.shape()[3] != 0 {
                 let message = format!("{name} is laid out as {given:?}: expected {expected:?}");
+                return Err(Error::new(sys::KVAPPEND_ERROR_CONFLICT, message));
+            }
+        }
+        let lent = [("k_scales", &append.k_scales), ("v_scales", &append.v_scales)];
+        for ((name, scales), scaling) in lent.iter().zip(self.scalings.unwrap_or_default()) {
+            if matches!(scales, Scales::Given(_)) && scaling == sys::KVAPPEND_SCALING_COMPUTED {
+                let message = format!("the plan computes {name}: expected Scales::Computed or Scales::Inside");
                 return Err(Error::new(sys::KVAPPEND_ERROR_CONFLICT, message));
             }
         }
@@ -129,7 +146,7 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
                 sys::KVAPPEND_ERROR_CONFLICT,
                 "the plan does not advance the offsets: expected Offsets::Read",
             )),
-            _ => Ok(append.into_raw()),
+            _ => Ok(append.into_raw(self.scalings.is_some())),
         }
     }
 }
