@@ -18,6 +18,7 @@ STYLE = """
   rect.new { fill: #ffd48a; stroke: #9a5b00; }
   rect.skipped { fill: #ffffff; stroke: #8b949e; stroke-dasharray: 3 3; }
   rect.index { fill: #d6f0de; stroke: #2c6e3f; }
+  rect.scale { fill: #d9d3f5; stroke: #54438f; }
   .arrow { fill: none; stroke: #9a5b00; stroke-width: 1.5; }
   .follow { fill: none; stroke: #2c6e3f; stroke-width: 1.5; }
   .head { fill: #9a5b00; }
@@ -31,14 +32,15 @@ STYLE = """
     rect.new { fill: #7a4a00; stroke: #ffc46b; }
     rect.skipped { fill: #161b22; stroke: #6e7681; }
     rect.index { fill: #1d4a2b; stroke: #6fcf8b; }
+    rect.scale { fill: #3b3266; stroke: #b3a4f0; }
     .arrow { stroke: #ffc46b; }
     .follow { stroke: #6fcf8b; }
     .head { fill: #ffc46b; }
     .follows { fill: #6fcf8b; }
   }
 """
-LEGEND = {"new": "written by the run", "held": "was there before", "free": "not written", "index": "index",
-          "skipped": "padding, skipped"}
+LEGEND = {"new": "written by the run", "scale": "scale, written by the run", "held": "was there before",
+          "free": "not written", "index": "index", "skipped": "padding, skipped"}
 HEIGHT = 30
 
 
@@ -68,6 +70,13 @@ class Figure:
             tops.append((left + width / 2, y))
         self.reach(x + width * len(contents), y + HEIGHT)
         return tops
+
+    def strip(self, x, y, parts):
+        """Adjacent cells of different widths, each (words, kind, width, byte at which it begins)."""
+        for words, kind, width, byte in parts:
+            self.cells(x, y, [(words, kind)], width)
+            self.text(x, y + HEIGHT + 16, byte, "quiet")
+            x += width
 
     def arrow(self, start, end, kind="arrow"):
         """From the lower edge of a cell to the upper edge of another."""
@@ -223,8 +232,72 @@ def packs():
     return figure
 
 
+def row_656():
+    figure = Figure("A row of 656 bytes: the codes of K, their scales, and V as it is")
+    figure.strip(20, 74, [("512 codes, E4M3", "new", 260, "0"), ("s0", "scale", 40, "512"), ("s1", "scale", 40, ""),
+                          ("s2", "scale", 40, ""), ("s3", "scale", 40, ""), ("64 BF16", "new", 130, "528")])
+    for x, words in [(20, "k_cache"), (280, "k_scales"), (440, "v_cache")]:
+        figure.text(x, 66, words, "code")
+    figure.text(570, 120, "656", "quiet")
+    return figure
+
+
+def page_584():
+    figure = Figure("A page of 2 rows with 584 bytes each: scales and a free byte at the end; row 0 is new")
+    rows = [("448 codes, E4M3", "new", 170, "0"), ("64 BF16", "new", 90, "448"),
+            ("row 1", "held", 170, "576"), ("row 1", "held", 90, "1024")]
+    footer = [("s0 to s6", "scale", 90, "1152"), ("", "free", 20, ""), ("row 1", "held", 90, "1160"),
+              ("", "free", 20, ""), ("to a multiple of 576", "free", 180, "1168")]
+    figure.strip(20, 74, rows)
+    figure.strip(20, 164, footer)
+    for x, y, words in [(20, 66, "k_cache"), (190, 66, "v_cache"), (20, 156, "k_scales")]:
+        figure.text(x, y, words, "code")
+    figure.text(420, 210, "1728", "quiet")
+    return figure
+
+
+def page_132():
+    figure = Figure("A page of 3 rows with 132 bytes each: scales at the end; row 1 is new")
+    figure.strip(20, 74, [("row 0", "held", 130, "0"), ("128 codes, E4M3", "new", 150, "128"),
+                          ("row 2", "held", 130, "256"), ("s0", "held", 46, "384"), ("s1", "scale", 46, "388"),
+                          ("s2", "held", 46, "392")])
+    figure.text(20, 66, "k_cache", "code")
+    figure.text(430, 66, "k_scales", "code")
+    figure.text(568, 120, "396", "quiet")
+    return figure
+
+
+def nvfp4():
+    figure = Figure("NVFP4: the scales of 8 rows of a head, 2 groups (g0, g1) in a row; row r2 is new")
+
+    def scales(y, label, order):
+        figure.text(20, y + 20, label, "code")
+        figure.cells(140, y, [(f"r{r}g{g}", "scale" if r == 2 else "held") for r, g in order])
+
+    figure.text(20, 78, "codes of r2", "code")
+    figure.strip(140, 58, [("8 bytes: g0", "new", 110, "0"), ("8 bytes: g1", "new", 110, "8")])
+    scales(124, "LINEAR", [(r, g) for r in range(8) for g in range(2)])
+    scales(174, "BY_FOUR_ROWS", [(4 * four + r, g) for four in range(2) for g in range(2) for r in range(4)])
+    return figure
+
+
+def row_scales():
+    figure = Figure("A scale after the codes of each head: 2 heads of D codes; row 1 is new")
+    parts = []
+    for row, kinds in enumerate([("held", "held"), ("new", "scale")]):
+        for head in range(2):
+            begin = ["0", "D + 4", "2 · (D + 4)", "3 · (D + 4)"][2 * row + head]
+            parts += [(f"row {row}, head {head}", kinds[0], 130, begin), ("s", kinds[1], 46, "")]
+    figure.strip(20, 74, parts)
+    figure.text(20, 66, "k_cache", "code")
+    figure.text(150, 66, "k_scales", "code")
+    figure.text(150, 120, "D", "quiet")
+    return figure
+
+
 FIGURES = {"dense-bhsd": lambda: dense("BHSD"), "dense-bshd": lambda: dense("BSHD"), "ring": ring, "paged": paged,
-           "csr": csr, "slots": slots, "lengths": lengths, "packs": packs}
+           "csr": csr, "slots": slots, "lengths": lengths, "packs": packs, "row-656": row_656,
+           "page-584": page_584, "page-132": page_132, "nvfp4": nvfp4, "row-scales": row_scales}
 
 
 def main():
