@@ -40,7 +40,7 @@ kvappend_storage with_powers_of_two(kvappend_storage s, std::int32_t scale_type)
 }
 
 kvappend_storage nvfp4(std::int32_t scale_order) {
-    kvappend_storage s = computed(KVAPPEND_STORED_E2M1, KVAPPEND_SCALE_DIVIDE, 16, 0, 0);
+    kvappend_storage s = computed(KVAPPEND_STORED_E2M1, KVAPPEND_SCALE_RECIPROCAL, 16, 0, 0);
     s.scale_type = KVAPPEND_SCALE_E4M3;
     s.scale_order = scale_order;
     s.global_scale = 1;

@@ -505,8 +505,9 @@ enum kvappend_nibbles {
 /* How the rows of K, or of V, are stored in their cache. K and V are independent of each other. All zero is AS_IS.
  *
  * UNITS. With a type other than AS_IS, the strides of the cache and its piece stride are in BYTES, because an element
- * may be smaller than a byte. A row of D elements has ceil(D * bits / 8) bytes, and rows share no byte. All zero still
- * means contiguous. A pack still counts elements. The strides of new rows stay in elements.
+ * may be smaller than a byte. A row of D elements has ceil(D * bits / 8) bytes, and rows share no byte: if half a byte
+ * is left, it holds the code of 0. All zero still means contiguous. A pack still counts elements. The strides of new
+ * rows stay in elements.
  *
  * THE ARITHMETIC is that of IEEE 754 binary32, rounded to nearest even after each operation. No multiplication is fused
  * with an addition, and no reciprocal is approximate. Every backend and every device stores the same bytes.
@@ -763,8 +764,8 @@ KVAPPEND_API kvappend_status kvappend_report_init(kvappend_report *s, size_t str
 /* Storages of known caches. A preset sets all numeric fields but the strides. Change any of them afterwards. The guide
  * "Quantised caches" shows the layout of each. */
 enum kvappend_preset {
-    KVAPPEND_PRESET_F16 = 1, /* casts, such as llama.cpp's default cache of F32 rows */
-    KVAPPEND_PRESET_BF16 = 2,
+    KVAPPEND_PRESET_F16 = 1,  /* casts, such as llama.cpp's default cache of F32 rows */
+    KVAPPEND_PRESET_BF16 = 2, /* the same for BF16 */
     /* E4M3 with given scales: x / s, as in vLLM's reshape_and_cache, reshape_and_cache_flash and
      * concat_and_cache_mla. For E5M2, change the type. */
     KVAPPEND_PRESET_E4M3_DIVIDE = 3,
@@ -774,23 +775,23 @@ enum kvappend_preset {
     /* One given scale for each head and element of a row, as in ONNX Runtime's GroupQueryAttention. scale_strides is
      * {0, D * 4, 0, 4}. */
     KVAPPEND_PRESET_INT8_CHANNEL = 7,
-    KVAPPEND_PRESET_INT4_CHANNEL = 8,
+    KVAPPEND_PRESET_INT4_CHANNEL = 8, /* the same for INT4 */
     /* One computed F32 scale for each row of a head, as in vLLM's int8_per_token_head and fp8_per_token_head. */
     KVAPPEND_PRESET_INT8_ROW = 9,
-    KVAPPEND_PRESET_E4M3_ROW = 10,
+    KVAPPEND_PRESET_E4M3_ROW = 10, /* the same for E4M3 */
     /* DeepSeek V3.2: groups of 128 with F32 scales in the same row of 656 bytes, as vLLM writes it (fp8_ds_mla). */
     KVAPPEND_PRESET_DEEPSEEK_V3 = 11,
     KVAPPEND_PRESET_DEEPSEEK_V3_POWER_OF_TWO = 12, /* the same with powers of two, as in FlashMLA's tests */
     KVAPPEND_PRESET_DEEPSEEK_V4 = 13, /* groups of 64 with UE8M0 scales at the end of the page: 584 bytes a row */
     /* The keys of DeepSeek V3.2's indexer: an F32 scale for each row, at the end of the page: 132 bytes a row. */
     KVAPPEND_PRESET_INDEXER = 14,
-    KVAPPEND_PRESET_INDEXER_POWER_OF_TWO = 15,
+    KVAPPEND_PRESET_INDEXER_POWER_OF_TWO = 15, /* the same with powers of two */
     /* NVFP4: E2M1 in groups of 16, with E4M3 scales and a global scale. V scales BY_FOUR_ROWS for the kernels of
      * TensorRT-LLM, and LINEAR otherwise. */
     KVAPPEND_PRESET_NVFP4 = 16,
-    KVAPPEND_PRESET_NVFP4_BY_FOUR_ROWS = 17,
-    KVAPPEND_PRESET_Q8_0 = 18, /* ggml's blocks of 32 elements with an F16 scale */
-    KVAPPEND_PRESET_Q4_0 = 19  /* ggml's layout. The codes differ from ggml's: ggml scales by a signed maximum. */
+    KVAPPEND_PRESET_NVFP4_BY_FOUR_ROWS = 17, /* the same with scales BY_FOUR_ROWS */
+    KVAPPEND_PRESET_Q8_0 = 18,               /* ggml's blocks of 32 elements with an F16 scale */
+    KVAPPEND_PRESET_Q4_0 = 19 /* ggml's layout. The codes differ from ggml's: ggml scales by a signed maximum. */
 };
 
 /* Fills the first struct_size bytes of *storage: struct_size, the fields of the preset, and zeros. It fails with

@@ -469,7 +469,6 @@ void check_nvfp4(std::mt19937_64 &random, const Shape &s, const Nvfp4Side &k_sid
         set(storage.scale_strides, {place.scale_block, place.scale_head, place.by_four_rows ? 0 : place.scale_row,
                                     place.by_four_rows ? 0 : 1});
     };
-    call.k_storage.scale_use = call.v_storage.scale_use = KVAPPEND_SCALE_RECIPROCAL; // as all peers; the preset divides
     set_all(k_side, call.d.k_cache_strides, call.k_storage);
     set_all(v_side, call.d.v_cache_strides, call.v_storage);
     call.check(before, expected);

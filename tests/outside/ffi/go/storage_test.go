@@ -101,6 +101,7 @@ func TestPresets(t *testing.T) {
 		PresetNVFP4ByFourRows: {
 			Type:        StoredE2M1,
 			Scaling:     ScalingComputed,
+			ScaleUse:    ScaleReciprocal,
 			ScaleType:   ScaleE4M3,
 			ScaleOrder:  ScaleByFourRows,
 			GlobalScale: true,
