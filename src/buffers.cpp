@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cinttypes>
+#include <new>
 
 namespace kvappend {
 
@@ -100,6 +101,14 @@ void NeededBuffers::add(const NeededBuffer &buffer) {
     used_ |= 1U << static_cast<unsigned>(buffer.name);
 }
 
+Status NeededBuffers::make_room(std::size_t interleavings) {
+    pairs_.reset(new (std::nothrow) Pair[interleavings]);
+    return pairs_ != nullptr ? KVAPPEND_SUCCESS
+                             : fail(KVAPPEND_ERROR_OUT_OF_MEMORY,
+                                    "plan: there is no memory for the layouts of its buffers, which take %zu bytes",
+                                    interleavings * sizeof(Pair));
+}
+
 void NeededBuffers::add_interleaving(BufferName a, BufferName b, const Interleaving &interleaving) {
     pairs_[pair_count_++] = {a, b, interleaving};
 }
@@ -133,9 +142,10 @@ Status NeededBuffers::check(const kvappend_args &args) const {
 }
 
 Reach NeededBuffers::share(BufferName a, BufferName b, const kvappend_args &args) const {
-    const auto end = pairs_.begin() + pair_count_;
-    const auto pair = std::find_if(pairs_.begin(), end,
-                                   [=](const Pair &p) { return (p.a == a && p.b == b) || (p.a == b && p.b == a); });
+    const Pair *const begin_pairs = pairs_.get();
+    const Pair *const end = begin_pairs + pair_count_;
+    const Pair *const pair =
+        std::find_if(begin_pairs, end, [=](const Pair &p) { return (p.a == a && p.b == b) || (p.a == b && p.b == a); });
     const auto begin = [&](BufferName name) { return reinterpret_cast<std::uintptr_t>(given(args, name).pointer); };
     return pair == end ? Reach::yes
                        : pair->interleaving.overlap(static_cast<std::int64_t>(begin(pair->b) - begin(pair->a)));

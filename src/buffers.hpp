@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <span>
 
 namespace kvappend {
@@ -82,7 +83,8 @@ public:
     bool has(BufferName name) const { return (used_ >> static_cast<unsigned>(name) & 1U) != 0; }
 
     // Adds two buffers that may be interleaved: they share memory only if an element belongs to both. In every other
-    // pair, each buffer counts as the whole range from its first to its last element.
+    // pair, each buffer counts as the whole range from its first to its last element. There must be room for the pair.
+    Status make_room(std::size_t interleavings);
     void add_interleaving(BufferName a, BufferName b, const Interleaving &interleaving);
 
     // Checks that each buffer is given, aligned and large enough, and that no buffer that is written shares memory with
@@ -100,8 +102,7 @@ private:
     // Whether two buffers whose ranges meet share memory.
     Reach share(BufferName a, BufferName b, const kvappend_args &args) const;
 
-    // New rows, caches and scales of K and of V, apart from the pair of both new rows.
-    std::array<Pair, 14> pairs_{};
+    std::unique_ptr<Pair[]> pairs_;
     std::size_t pair_count_ = 0;
     // The caches come first, then the other buffers that are written.
     std::array<NeededBuffer, buffer_count> buffers_{};

@@ -30,6 +30,11 @@ KVAPPEND_HOST_DEVICE inline std::uint32_t magnitude_of(float value) {
     return bits_of(value) & ~float_sign;
 }
 
+// The magnitudes are compared as numbers with a sign, because AVX2 compares no others.
+KVAPPEND_HOST_DEVICE inline bool is_nan(float value) {
+    return static_cast<std::int32_t>(magnitude_of(value)) > static_cast<std::int32_t>(float_infinity);
+}
+
 // ---- types of elements and codes ----
 
 // A floating-point type of 16 bits at most, with a sign. The greatest code is infinity in types that overflow to it,
@@ -43,35 +48,45 @@ struct SmallFloat {
     static constexpr std::uint32_t more = 127 - ((1U << (Exponent - 1)) - 1);
 
     static KVAPPEND_HOST_DEVICE std::uint32_t encode(float value) {
-        const std::uint32_t magnitude = magnitude_of(value);
-        const std::uint32_t is_odd = magnitude >> shift & 1;
-        const std::uint32_t normal = ((magnitude + (1U << (shift - 1)) - 1 + is_odd) >> shift) - (more << Mantissa);
-        // The last bit of this number is worth the least subnormal number, so the sum is rounded to a multiple of it.
-        constexpr std::uint32_t rounds = (more + 1 + shift) << 23;
-        const std::uint32_t subnormal = bits_of(float_of(magnitude) + float_of(rounds)) - rounds;
-        const std::uint32_t code = magnitude < (more + 1) << 23 ? subnormal : normal;
-        const std::uint32_t limited = code < GreatestCode ? code : GreatestCode;
-        const std::uint32_t with_sign = limited | (bits_of(value) >> (32 - bits) & sign);
-        return magnitude > float_infinity ? NanCode : with_sign;
+        const std::uint32_t code = rounded(static_cast<std::int32_t>(magnitude_of(value)));
+        const std::uint32_t with_sign = code | (bits_of(value) >> (32 - bits) & sign);
+        return is_nan(value) ? NanCode : with_sign;
     }
 
+    // NaN stays NaN, with any bits.
     static KVAPPEND_HOST_DEVICE float decode(std::uint32_t code) {
-        const std::uint32_t magnitude = code & (sign - 1);
-        std::uint32_t result = (magnitude << shift) + (more << 23);
+        const auto magnitude = static_cast<std::int32_t>(code & (sign - 1));
+        std::uint32_t result = (static_cast<std::uint32_t>(magnitude) << shift) + (more << 23);
         if constexpr (more > 0) {
-            const float least = float_of((more + 1 - Mantissa) << 23);
-            const float subnormal = static_cast<float>(static_cast<std::int32_t>(magnitude)) * least;
-            result = magnitude >> Mantissa == 0 ? bits_of(subnormal) : result;
+            const float subnormal = static_cast<float>(magnitude) * float_of((more + 1 - Mantissa) << 23);
+            result = magnitude < 1 << Mantissa ? bits_of(subnormal) : result;
+            constexpr std::int32_t infinity = ((1 << Exponent) - 1) << Mantissa;
+            const std::int32_t least_special = HasInfinity ? infinity : static_cast<std::int32_t>(NanCode);
+            if constexpr (NanCode != 0) {
+                result = magnitude >= least_special ? result | float_infinity : result;
+            }
         }
-        if constexpr (HasInfinity) {
-            constexpr std::uint32_t infinity = ((1U << Exponent) - 1) << Mantissa;
-            result = magnitude == infinity ? float_infinity : result;
-            result = magnitude > infinity ? float_nan : result;
-        } else if constexpr (NanCode != 0) {
-            result = magnitude == NanCode ? float_nan : result;
+        return float_of(result | (code & sign) << (32 - bits));
+    }
+
+private:
+    // The code of a magnitude, given as the bits of a binary32.
+    static KVAPPEND_HOST_DEVICE std::uint32_t rounded(std::int32_t magnitude) {
+        if constexpr (more == 0) { // the upper half of a binary32
+            const std::int32_t is_odd = magnitude >> shift & 1;
+            return static_cast<std::uint32_t>(magnitude + (1 << (shift - 1)) - 1 + is_odd) >> shift;
         }
-        const std::uint32_t code_sign = (code & sign) << (32 - bits);
-        return float_of(result == float_nan ? float_nan : result | code_sign);
+        constexpr auto greatest = static_cast<std::int32_t>((GreatestCode << shift) + (more << 23));
+        constexpr auto least_normal = static_cast<std::int32_t>((more + 1) << 23);
+        const std::int32_t limited = magnitude < greatest ? magnitude : greatest;
+        const std::int32_t own_exponent = limited & static_cast<std::int32_t>(float_infinity);
+        const std::int32_t exponent = own_exponent > least_normal ? own_exponent : least_normal;
+        // The last bit of this number is worth the last bit of a code with this exponent. So the sum is rounded to a
+        // code, and the difference of the bits is the code's mantissa with its leading 1.
+        const std::int32_t rounds = exponent + static_cast<std::int32_t>(shift << 23);
+        const float sum = float_of(static_cast<std::uint32_t>(limited)) + float_of(static_cast<std::uint32_t>(rounds));
+        const std::int32_t mantissa = static_cast<std::int32_t>(bits_of(sum)) - rounds;
+        return static_cast<std::uint32_t>(((exponent - least_normal) >> shift) + mantissa);
     }
 };
 
@@ -84,9 +99,7 @@ using E2M1 = SmallFloat<2, 1, 0x7, 0, false>;
 struct F32 {
     static constexpr unsigned bits = 32;
 
-    static KVAPPEND_HOST_DEVICE std::uint32_t encode(float value) {
-        return magnitude_of(value) > float_infinity ? float_nan : bits_of(value);
-    }
+    static KVAPPEND_HOST_DEVICE std::uint32_t encode(float value) { return is_nan(value) ? float_nan : bits_of(value); }
     static KVAPPEND_HOST_DEVICE float decode(std::uint32_t code) { return float_of(code); }
 };
 
@@ -98,7 +111,7 @@ struct Integer {
     static constexpr float greatest = static_cast<float>((1 << (Bits - 1)) - 1);
 
     static KVAPPEND_HOST_DEVICE std::uint32_t encode(float value) {
-        const float number = magnitude_of(value) > float_infinity ? 0.0F : value;
+        const float number = is_nan(value) ? 0.0F : value;
         const float at_least = number > least ? number : least;
         const float limited = at_least < greatest ? at_least : greatest;
         return static_cast<std::uint32_t>(round(limited) + Zero) & ((1U << Bits) - 1);
@@ -245,8 +258,7 @@ KVAPPEND_HOST_DEVICE inline Factor compute_factor(const Format &f, float largest
 // The magnitude that counts for the largest one of a group, as bits: 0 for NaN. As numbers with a sign, the bits have
 // the order of the magnitudes, and a loop that looks for the largest one can be vectorised.
 KVAPPEND_HOST_DEVICE inline std::int32_t counted_magnitude(float element) {
-    const auto magnitude = static_cast<std::int32_t>(magnitude_of(element));
-    return magnitude > static_cast<std::int32_t>(float_infinity) ? 0 : magnitude;
+    return is_nan(element) ? 0 : static_cast<std::int32_t>(magnitude_of(element));
 }
 
 // ---- choosing a type ----

@@ -211,7 +211,7 @@ void add_copy_buffers(const CopyBuffers &names, const Copy &copy, Problem &probl
 }
 
 // Adds the pairs of strided tensors of which a run writes one.
-void add_interleavings(Problem &problem) {
+Status add_interleavings(Problem &problem) {
     const struct {
         const Tensor *tensor;
         BufferName name;
@@ -222,20 +222,29 @@ void add_interleavings(Problem &problem) {
                    {&problem.v.cache, BufferName::v_cache, true},
                    {&problem.k.scales, BufferName::k_scales, problem.k.format.computed()},
                    {&problem.v.scales, BufferName::v_scales, problem.v.format.computed()}};
-    for (const auto &a : tensors) {
-        for (const auto *b = &a + 1; b != std::end(tensors); ++b) {
-            if ((a.written || b->written) && !a.tensor->empty() && !b->tensor->empty()) {
-                problem.buffers.add_interleaving(a.name, b->name, Interleaving(*a.tensor, *b->tensor));
+    const auto for_each_pair = [&tensors](auto act) {
+        for (const auto &a : tensors) {
+            for (const auto *b = &a + 1; b != std::end(tensors); ++b) {
+                if ((a.written || b->written) && !a.tensor->empty() && !b->tensor->empty()) {
+                    act(a, *b);
+                }
             }
         }
-    }
+    };
+    std::size_t count = 0;
+    for_each_pair([&](const auto & /*a*/, const auto & /*b*/) { ++count; });
+    TRY(problem.buffers.make_room(count));
+    for_each_pair([&](const auto &a, const auto &b) {
+        problem.buffers.add_interleaving(a.name, b.name, Interleaving(*a.tensor, *b.tensor));
+    });
+    return KVAPPEND_SUCCESS;
 }
 
-void add_buffers(Problem &problem) {
+Status add_buffers(Problem &problem) {
     add_copy_buffers(k_buffers, problem.k, problem);
     add_copy_buffers(v_buffers, problem.v, problem);
     add_index_buffers(problem.addressing, problem.buffers);
-    add_interleavings(problem);
+    return add_interleavings(problem);
 }
 
 } // namespace
@@ -257,8 +266,7 @@ Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
     // Each number fits in 63 bits, but the sum may not.
     const std::int64_t k_bytes = bytes_of(problem, problem.k);
     problem.bytes = k_bytes + std::min(bytes_of(problem, problem.v), INT64_MAX - k_bytes);
-    add_buffers(problem);
-    return KVAPPEND_SUCCESS;
+    return add_buffers(problem);
 }
 
 } // namespace kvappend

@@ -69,20 +69,29 @@ template <class Processor>
     }
 }
 
+// Codes are found in one loop and stored in another one. In one loop, GCC narrows each step of the arithmetic to bytes,
+// and it takes 1.8 times as many instructions (GCC 12, E4M3).
 template <class Processor, class Stored>
-[[gnu::flatten, gnu::noinline]] void encode(const float *x, std::int64_t count, std::byte *to) {
+[[gnu::flatten, gnu::noinline]] void encode(const float *x, std::int64_t count, std::uint32_t *codes) {
     for (std::int64_t i = 0; i < count; ++i) {
-        const auto code = static_cast<Code<Stored>>(Stored::encode(x[i]));
+        codes[i] = Stored::encode(x[i]);
+    }
+}
+
+template <class Processor, class Stored>
+[[gnu::flatten, gnu::noinline]] void store_codes(const std::uint32_t *codes, std::int64_t count, std::byte *to) {
+    for (std::int64_t i = 0; i < count; ++i) {
+        const auto code = static_cast<Code<Stored>>(codes[i]);
         std::memcpy(to + i * static_cast<std::int64_t>(sizeof code), &code, sizeof code);
     }
 }
 
-// Codes that share bytes: elements low[i * step] and high[i * step].
-template <class Processor, class Stored>
-[[gnu::flatten, gnu::noinline]] void encode_nibbles(const float *low, const float *high, std::int64_t pairs,
-                                                    std::int64_t step, std::byte *to) {
+// Codes that share bytes: low[i * step] and high[i * step].
+template <class Processor>
+[[gnu::flatten, gnu::noinline]] void store_nibbles(const std::uint32_t *low, const std::uint32_t *high,
+                                                   std::int64_t pairs, std::int64_t step, std::byte *to) {
     for (std::int64_t i = 0; i < pairs; ++i) {
-        to[i] = static_cast<std::byte>(Stored::encode(low[i * step]) | Stored::encode(high[i * step]) << 4);
+        to[i] = static_cast<std::byte>(low[i * step] | high[i * step] << 4);
     }
 }
 
@@ -175,28 +184,30 @@ private:
 
     // Stores the codes of adjacent elements, piece by piece, or group by group if a byte has elements of both halves.
     void encode_chunk(const float *x, std::int64_t at, std::int64_t count, const TargetRow &to) const {
+        std::uint32_t codes[chunk_elements];
         const std::int64_t together = f_.halves ? group_ : pack_;
         with_stored_type(f_, [&](auto stored) {
             using Stored = decltype(stored);
+            encode<Processor, Stored>(x, count, codes);
             for (std::int64_t i = 0; i < count;) {
                 const std::int64_t element = at + i;
                 const std::int64_t n = std::min(count - i, together - element % together);
-                encode_span<Stored>(x + i, n, code_at(to, element));
+                store_span<Stored>(codes + i, n, code_at(to, element));
                 i += n;
             }
         });
     }
 
     template <class Stored>
-    void encode_span(const float *x, std::int64_t count, std::byte *to) const {
+    void store_span(const std::uint32_t *codes, std::int64_t count, std::byte *to) const {
         if constexpr (Stored::bits >= 8) {
-            encode<Processor, Stored>(x, count, to);
+            store_codes<Processor, Stored>(codes, count, to);
         } else if (f_.halves) {
-            encode_nibbles<Processor, Stored>(x, x + count / 2, count / 2, 1, to);
+            store_nibbles<Processor>(codes, codes + count / 2, count / 2, 1, to);
         } else {
-            encode_nibbles<Processor, Stored>(x, x + 1, count / 2, 2, to);
+            store_nibbles<Processor>(codes, codes + 1, count / 2, 2, to);
             if (count % 2 != 0) {
-                to[count / 2] = static_cast<std::byte>(Stored::encode(x[count - 1]) | Stored::encode(0) << 4);
+                to[count / 2] = static_cast<std::byte>(codes[count - 1] | Stored::encode(0) << 4);
             }
         }
     }

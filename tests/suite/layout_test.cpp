@@ -14,6 +14,7 @@
 #include <tuple>
 #include <vector>
 
+using kvappend::Addresses;
 using kvappend::Copy;
 using kvappend::CopyLayout;
 using kvappend::GeometryInput;
@@ -266,7 +267,8 @@ void check_loop(const Launch &launch, std::size_t geometry) {
     for (unsigned n = 0; n <= g.both; ++n) {
         const CopyLayout &c = g.copies[n];
         const Copy &copy = n == 1 || problem.k.empty() ? problem.v : problem.k;
-        const std::uint64_t base = launch.geometries[geometry].addresses[n];
+        const Addresses &addresses = launch.geometries[geometry].addresses[n];
+        const std::uint64_t base = addresses.rows | addresses.cache;
         for (const std::int64_t bytes : {static_cast<std::int64_t>(base), copy.row_bytes(), copy.cache.piece_bytes}) {
             CHECK(bytes % (std::int64_t{1} << c.access_log2) == 0);
         }
@@ -378,7 +380,7 @@ private:
                                     ? 1
                                     : static_cast<unsigned>(draw_.of<std::int64_t>({2, 3, 5, 80}));
         for (const Problem &problem : launch.problems) {
-            launch.geometries.push_back({&problem, {0, 0}, 0});
+            launch.geometries.push_back({&problem, {}, 0});
         }
         for (unsigned i = 0; i < layers; ++i) {
             // Each geometry has a layer.
@@ -390,8 +392,10 @@ private:
         for (GeometryInput &geometry : launch.geometries) {
             const auto unit =
                 static_cast<std::uint64_t>(geometry.problem->element_bytes) * static_cast<std::uint64_t>(alignment);
-            for (std::uintptr_t &address : geometry.addresses) {
-                address = std::uintptr_t{1} << 40 | static_cast<std::uint64_t>(draw_.between(0, 15)) * unit;
+            for (Addresses &addresses : geometry.addresses) {
+                for (std::uintptr_t *const address : {&addresses.rows, &addresses.cache}) {
+                    *address = std::uintptr_t{1} << 40 | static_cast<std::uint64_t>(draw_.between(0, 15)) * unit;
+                }
             }
         }
         launch.lay_out();

@@ -68,6 +68,20 @@ TEST_CASE("a plan for which there is no memory is refused", "[arguments]") {
     CHECK(make_plan(d) != nullptr);
 }
 
+TEST_CASE("a plan for whose layouts there is no memory is refused", "[arguments]") {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.batch = d.heads = d.new_rows = d.cache_rows = d.k_dim = 1;
+    kvappend_plan *plan = nullptr;
+    const kvappend_status status = [&] {
+        const Limit limit(1);
+        return kvappend_plan_create(&d, nullptr, &plan);
+    }();
+    CHECK(told(status).starts_with("KVAPPEND_ERROR_OUT_OF_MEMORY: plan: there is no memory for the layouts of its "));
+    CHECK(plan == nullptr);
+    CHECK(make_plan(d) != nullptr);
+}
+
 TEST_CASE("a plan for whose threads there is no memory is refused", "[arguments]") {
     if (subject().backend() != KVAPPEND_BACKEND_HOST) {
         SKIP("only plans of the host backend have threads");
@@ -76,8 +90,8 @@ TEST_CASE("a plan for whose threads there is no memory is refused", "[arguments]
     d.batch = d.heads = d.new_rows = d.cache_rows = d.k_dim = 1;
     kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
     p.host_threads = 3;
-    // The plan and what its backend keeps are allocated before.
-    for (const int requests : {2, 3}) {
+    // The plan, the layouts of its buffers and what its backend keeps are allocated before.
+    for (const int requests : {3, 4}) {
         INFO(requests << " requests are met");
         kvappend_plan *plan = nullptr;
         const kvappend_status status = [&] {

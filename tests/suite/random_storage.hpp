@@ -22,11 +22,8 @@ public:
 
     // Draws how K and V are stored, and replaces the layouts of their caches. The extents have been drawn.
     void draw() {
-        do {
-            draw_one(k_cache);
-            draw_one(v_cache);
-        } while (reference_keeps_bits(d_.k_storage, d_.element_type) &&
-                 reference_keeps_bits(d_.v_storage, d_.element_type));
+        draw_one(k_cache, d_.v_dim == 0);
+        draw_one(v_cache, reference_keeps_bits(d_.k_storage, d_.element_type) || d_.k_dim == 0);
         scenario_.tame = draw_.one_in(2);
         scenario_.k_global_scale = global_scale();
         scenario_.v_global_scale = global_scale();
@@ -111,7 +108,8 @@ private:
         }
     }
 
-    void draw_one(TensorIndex cache) {
+    // `converts`: the cache must not keep the bits of the rows.
+    void draw_one(TensorIndex cache, bool converts) {
         dim_ = cache == k_cache ? d_.k_dim : d_.v_dim;
         groups_ = 0;
         within_[cache] = -1;
@@ -120,6 +118,9 @@ private:
                                                    KVAPPEND_STORED_BF16, KVAPPEND_STORED_E4M3, KVAPPEND_STORED_E4M3,
                                                    KVAPPEND_STORED_E5M2, KVAPPEND_STORED_INT8, KVAPPEND_STORED_INT4,
                                                    KVAPPEND_STORED_E2M1});
+        if (converts && reference_keeps_bits(&s_, d_.element_type)) {
+            s_.type = KVAPPEND_STORED_E4M3;
+        }
         if (s_.type == KVAPPEND_STORED_INT8 || s_.type == KVAPPEND_STORED_INT4) {
             s_.rounding = draw_.of({KVAPPEND_ROUNDING_HALF_EVEN, KVAPPEND_ROUNDING_HALF_AWAY});
         }

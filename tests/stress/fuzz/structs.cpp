@@ -146,7 +146,9 @@ class Buffers {
 public:
     explicit Buffers(Numbers &numbers) {
         void *kvappend_args::*const mutable_pointers[] = {&kvappend_args::k_cache, &kvappend_args::v_cache,
-                                                          &kvappend_args::cache_offsets};
+                                                          &kvappend_args::cache_offsets, &kvappend_args::k_scales,
+                                                          &kvappend_args::v_scales};
+        const float *kvappend_args::*const floats[] = {&kvappend_args::k_global_scale, &kvappend_args::v_global_scale};
         const void *kvappend_args::*const pointers[] = {
             &kvappend_args::k_new,           &kvappend_args::v_new,       &kvappend_args::slots,
             &kvappend_args::lengths,         &kvappend_args::left_pads,   &kvappend_args::batch_index,
@@ -159,6 +161,7 @@ public:
         };
         give_all(mutable_pointers);
         give_all(pointers);
+        give_all(floats);
         give(numbers, args.report);
     }
 
@@ -288,6 +291,24 @@ public:
     }
 
 private:
+    // A storage for a descriptor, or NULL.
+    const kvappend_storage *storage() {
+        if (!numbers_.one_in(3)) {
+            return nullptr;
+        }
+        kvappend_storage &s = *storages_.emplace_back(std::make_unique<kvappend_storage>());
+        if (numbers_.one_in(2)) {
+            kvappend_storage_preset(static_cast<std::int32_t>(numbers_.between(1, 19)), &s, sizeof s);
+            s.group = numbers_.one_in(2) ? s.group : 0;
+            for (std::int64_t &stride : s.scale_strides) {
+                stride = 4 * numbers_.between(0, 40);
+            }
+        }
+        patch(numbers_, s, 2);
+        s.struct_size = sizeof s;
+        return &s;
+    }
+
     kvappend_descriptor descriptor() {
         kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
         d.batch = 2;
@@ -310,6 +331,8 @@ private:
             numbers_.one_in(2) ? static_cast<std::int32_t>(numbers_.between(0, 255) | numbers_.between(0, 31) << 8) : 0;
         d.index_type = static_cast<std::int32_t>(numbers_.between(0, 1));
         patch(numbers_, d, 5);
+        d.k_storage = storage();
+        d.v_storage = storage();
         // A wrong backend is refused first of all; the other one than the subject's would be given its memory.
         if (d.backend == KVAPPEND_BACKEND_HOST || d.backend == KVAPPEND_BACKEND_CUDA) {
             d.backend = subject().backend();
@@ -581,6 +604,7 @@ private:
     }
 
     Numbers numbers_;
+    std::vector<std::unique_ptr<kvappend_storage>> storages_; // of all descriptors so far
     std::string name_;
     std::vector<Made> made_;
 };

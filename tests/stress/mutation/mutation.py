@@ -59,6 +59,8 @@ FIRST = {
 HEADER = """\
 #pragma once
 #include <cstdlib>
+// A function that inlines all that it calls would take minutes to compile, because of the choices in it.
+#define flatten unused
 inline int chosen_mutation() {
     static const int chosen = [] {
         const char *const number = std::getenv("KVAPPEND_MUTATION");
