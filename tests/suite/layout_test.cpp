@@ -645,7 +645,7 @@ TEST_CASE("a call with more heads or samples than a grid has blocks goes on in s
         Launch launch;
         launch.problems.resize(1);
         REQUIRE(Problem::create(d, launch.problems[0]) == KVAPPEND_SUCCESS);
-        launch.geometries.push_back({launch.problems.data(), {0, 0}, static_cast<unsigned>(layers)});
+        launch.geometries.push_back({launch.problems.data(), {}, static_cast<unsigned>(layers)});
         launch.geometry_of.assign(static_cast<std::size_t>(layers), 0);
         launch.input.multiprocessors = multiprocessors;
         launch.lay_out();
