@@ -72,9 +72,10 @@ struct SmallFloat {
 private:
     // The code of a magnitude, given as the bits of a binary32.
     static KVAPPEND_HOST_DEVICE std::uint32_t rounded(std::int32_t magnitude) {
-        if constexpr (more == 0) { // the upper half of a binary32
-            const std::int32_t is_odd = magnitude >> shift & 1;
-            return static_cast<std::uint32_t>(magnitude + (1 << (shift - 1)) - 1 + is_odd) >> shift;
+        if constexpr (more == 0) {
+            // The upper half of a binary32. The sum for a NaN does not fit in 31 bits.
+            const auto number = static_cast<std::uint32_t>(magnitude);
+            return (number + (1U << (shift - 1)) - 1 + (number >> shift & 1)) >> shift;
         }
         constexpr auto greatest = static_cast<std::int32_t>((GreatestCode << shift) + (more << 23));
         constexpr auto least_normal = static_cast<std::int32_t>((more + 1) << 23);

@@ -361,8 +361,11 @@ __device__ __forceinline__ void convert_runs(const GeometryLayout &g, const Conv
                 Conversion<Chunk, Index> conversion(f, rows + byte_of(c.rows, sample, head, run));
                 conversion.load(start.vector);
                 const Spot<Index> spot = placing.spot(c, sample, run, loaded);
-                const TargetRow to{cache + byte_of(c.cache, spot, head, false), scales + scale_byte(f, spot, head),
-                                   spot.begin < spot.end};
+                TargetRow to{cache, scales, spot.begin < spot.end};
+                if (to.placed) {
+                    to.codes += byte_of(c.cache, spot, head, false);
+                    to.scales += scale_byte(f, spot, head);
+                }
                 conversion.store(to, work.layer.global_scales[work.tensor]);
                 for (Index i = start.vector + static_cast<Index>(c.vector_step); i < run_vectors;
                      i += static_cast<Index>(c.vector_step)) {
