@@ -128,7 +128,7 @@ public:
     }
 
     template <class FactorOf>
-    __device__ __forceinline__ void store(const ConvertLayout &f, std::byte *row, Index at, Index /*end*/,
+    __device__ __forceinline__ void store(const ConvertLayout &f, std::byte *row, Index at,
                                           FactorOf factor_of_element) const {
         std::byte *const to = code_at(f, row, at);
         if (f.format.type == KVAPPEND_STORED_AS_IS) {
@@ -193,7 +193,7 @@ public:
     }
 
     template <class FactorOf>
-    __device__ __forceinline__ void store(const ConvertLayout &f, std::byte *row, Index at, Index /*end*/,
+    __device__ __forceinline__ void store(const ConvertLayout &f, std::byte *row, Index at,
                                           FactorOf factor_of_element) const {
         std::uint32_t codes[2] = {raw_[0], raw_[1]};
         if (f.format.type != KVAPPEND_STORED_AS_IS) {
@@ -314,7 +314,7 @@ private:
             if (at != at_) {
                 chunk_.load(f_, row_, at, end_);
             }
-            chunk_.store(f_, to.codes, at, end_, factor_of_element);
+            chunk_.store(f_, to.codes, at, factor_of_element);
         }
     }
 
