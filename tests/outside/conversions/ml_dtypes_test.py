@@ -85,9 +85,12 @@ def check_decoding(name):
     dtype = UE8M0 if name == "UE8M0" else TYPES[name]
     bits = 8 if name == "UE8M0" else BITS[name]
     numbers = numbers_of(dtype, bits)
-    expected = np.where(np.isnan(numbers), np.uint32(0x7fffffff), numbers.view(np.uint32))
     codes = np.arange(1 << bits, dtype=np.uint32)
-    expect(f"decode {name}", codes, of_library(f"decode {name}", codes), expected)
+    found = of_library(f"decode {name}", codes)
+    # NaN may have any bits, because every conversion ends with an encoding, which gives one NaN.
+    is_nan = np.isnan(numbers) & np.isnan(found.view(np.float32))
+    expected = np.where(is_nan, found, numbers.view(np.uint32))
+    expect(f"decode {name}", codes, found, expected)
 
 
 def codes_of(name, numbers, saturates):

@@ -92,12 +92,34 @@ Scenario draw_scenario(Draw<Input> &draw, Input &input, const Focus &focus, bool
     return scenario;
 }
 
-bool nothing_to_copy(const kvappend_descriptor &d) {
-    return (tensor_bytes(d, k_new) == 0 || tensor_bytes(d, k_cache) == 0) &&
-           (tensor_bytes(d, v_new) == 0 || tensor_bytes(d, v_cache) == 0);
+bool nothing_to_copy(const kvappend_descriptor &d, TensorIndex rows, TensorIndex cache) {
+    return tensor_bytes(d, rows) == 0 || tensor_bytes(d, cache) == 0;
 }
 
-// Errors of the arrays of indices come before those of rows.
+bool nothing_to_copy(const kvappend_descriptor &d) {
+    return nothing_to_copy(d, k_new, k_cache) && nothing_to_copy(d, v_new, v_cache);
+}
+
+bool bad_global_scale(const Scenario &scenario) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    const auto bad = [&](TensorIndex rows, TensorIndex cache, float scale) {
+        const kvappend_storage *const storage = storage_of(d, cache);
+        const bool usable = scale > 0 && scale <= std::numeric_limits<float>::max();
+        return storage != nullptr && storage->global_scale != 0 && !nothing_to_copy(d, rows, cache) && !usable;
+    };
+    return bad(k_new, k_cache, scenario.k_global_scale) || bad(v_new, v_cache, scenario.v_global_scale);
+}
+
+// Given scales with random bits, of which some may be unusable.
+bool random_given_scales(const Scenario &scenario) {
+    const auto given = [&](TensorIndex cache) {
+        const kvappend_storage *const storage = storage_of(scenario.descriptor, cache);
+        return storage != nullptr && storage->scaling == KVAPPEND_SCALING_GIVEN;
+    };
+    return !scenario.tame && (given(k_cache) || given(v_cache));
+}
+
+// Errors of the arrays of indices come before those of rows, and those of scales come last.
 void check_finding(const Scenario &scenario, kvappend_status status) {
     INFO(scenario.text());
     INFO(kvappend_status_name(status));
@@ -112,9 +134,15 @@ void check_finding(const Scenario &scenario, kvappend_status status) {
     const std::vector<Row> rows = reference_rows(scenario);
     const bool any_without_place = std::ranges::any_of(
         rows, [](const Row &row) { return row.outcome == Outcome::below || row.outcome == Outcome::above; });
-    REQUIRE(status == (any_without_place     ? KVAPPEND_ERROR_SKIPPED
-                       : places_differ(rows) ? KVAPPEND_SUCCESS
-                                             : KVAPPEND_ERROR_DUPLICATE));
+    const kvappend_status expected = any_without_place            ? KVAPPEND_ERROR_SKIPPED
+                                     : !places_differ(rows)       ? KVAPPEND_ERROR_DUPLICATE
+                                     : bad_global_scale(scenario) ? KVAPPEND_ERROR_SCALE
+                                                                  : KVAPPEND_SUCCESS;
+    if (expected == KVAPPEND_SUCCESS && random_given_scales(scenario)) {
+        REQUIRE((status == KVAPPEND_SUCCESS || status == KVAPPEND_ERROR_SCALE));
+    } else {
+        REQUIRE(status == expected);
+    }
 }
 
 } // namespace

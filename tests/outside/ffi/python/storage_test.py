@@ -5,7 +5,8 @@ import unittest
 from unittest import mock
 
 import numpy
-from kvappend import Error, Nibbles, Plan, Preset, ScaleType, Scaling, Status, Storage, Stored, append, append_layers
+from kvappend import (Error, Nibbles, Plan, Preset, ScaleType, ScaleUse, Scaling, Status, Storage, Stored, append,
+                      append_layers)
 
 F32, U8 = numpy.float32, numpy.uint8
 OFFSETS = numpy.array([1, 0])  # The new row of sample 0 goes to row 1, and that of sample 1 to row 0.
@@ -165,8 +166,8 @@ class Appends(unittest.TestCase):
 
 class Presets(unittest.TestCase):
     def test_are_values(self):
-        self.assertEqual(NVFP4, Storage(type=Stored.E2M1, scaling=Scaling.COMPUTED, scale_type=ScaleType.E4M3,
-                                        global_scale=True, group=16))
+        self.assertEqual(NVFP4, Storage(type=Stored.E2M1, scaling=Scaling.COMPUTED, scale_use=ScaleUse.RECIPROCAL,
+                                        scale_type=ScaleType.E4M3, global_scale=True, group=16))
         self.assertEqual(repr(NVFP4.scale_type), "<ScaleType.E4M3: 2>")
         self.assertEqual(Storage.preset(Preset.Q4_0).nibbles, Nibbles.HALVES)
         with self.assertRaisesRegex(Error, "ERROR_STORAGE: preset is 99") as caught:
