@@ -30,9 +30,9 @@ KVAPPEND_HOST_DEVICE inline std::uint32_t magnitude_of(float value) {
     return bits_of(value) & ~float_sign;
 }
 
-// The magnitudes are compared as numbers with a sign, because AVX2 compares no others.
 KVAPPEND_HOST_DEVICE inline bool is_nan(float value) {
-    return static_cast<std::int32_t>(magnitude_of(value)) > static_cast<std::int32_t>(float_infinity);
+    const float itself = value;
+    return value != itself;
 }
 
 // ---- types of elements and codes ----
@@ -69,6 +69,13 @@ struct SmallFloat {
         return float_of(result | (code & sign) << (32 - bits));
     }
 
+    // What a magnitude is limited to, and the least exponent of a code that is not subnormal, as bits of a binary32.
+    static constexpr auto greatest = static_cast<std::int32_t>((GreatestCode << shift) + (more << 23));
+    static constexpr auto least_normal = static_cast<std::int32_t>((more + 1) << 23);
+    // The last bit of a number with an exponent that is greater by this is worth the last bit of the code.
+    static constexpr auto to_last_bit = static_cast<std::int32_t>(shift << 23);
+    static constexpr std::uint32_t nan = NanCode;
+
 private:
     // The code of a magnitude, given as the bits of a binary32.
     static KVAPPEND_HOST_DEVICE std::uint32_t rounded(std::int32_t magnitude) {
@@ -77,14 +84,11 @@ private:
             const auto number = static_cast<std::uint32_t>(magnitude);
             return (number + (1U << (shift - 1)) - 1 + (number >> shift & 1)) >> shift;
         }
-        constexpr auto greatest = static_cast<std::int32_t>((GreatestCode << shift) + (more << 23));
-        constexpr auto least_normal = static_cast<std::int32_t>((more + 1) << 23);
         const std::int32_t limited = magnitude < greatest ? magnitude : greatest;
         const std::int32_t own_exponent = limited & static_cast<std::int32_t>(float_infinity);
         const std::int32_t exponent = own_exponent > least_normal ? own_exponent : least_normal;
-        // The last bit of this number is worth the last bit of a code with this exponent. So the sum is rounded to a
-        // code, and the difference of the bits is the code's mantissa with its leading 1.
-        const std::int32_t rounds = exponent + static_cast<std::int32_t>(shift << 23);
+        // The sum is rounded to a code, and the difference of the bits is the code's mantissa with its leading 1.
+        const std::int32_t rounds = exponent + to_last_bit;
         const float sum = float_of(static_cast<std::uint32_t>(limited)) + float_of(static_cast<std::uint32_t>(rounds));
         const std::int32_t mantissa = static_cast<std::int32_t>(bits_of(sum)) - rounds;
         return static_cast<std::uint32_t>(((exponent - least_normal) >> shift) + mantissa);
@@ -108,6 +112,8 @@ struct F32 {
 template <unsigned Bits, std::int32_t Zero, bool HalfAway>
 struct Integer {
     static constexpr unsigned bits = Bits;
+    static constexpr std::int32_t zero = Zero;
+    static constexpr bool half_away = HalfAway;
     static constexpr float least = -static_cast<float>(1 << (Bits - 1));
     static constexpr float greatest = static_cast<float>((1 << (Bits - 1)) - 1);
 
@@ -118,13 +124,13 @@ struct Integer {
         return static_cast<std::uint32_t>(round(limited) + Zero) & ((1U << Bits) - 1);
     }
 
+    // Added before the fraction is cut off. With 0.5 itself, the float before 0.5 would become 1.
+    static constexpr std::uint32_t before_half = 0x3effffff;
+
 private:
     static KVAPPEND_HOST_DEVICE std::int32_t round(float value) {
         if constexpr (HalfAway) {
-            // Twice the magnitude is exact, and half of the integer after it is the magnitude rounded half up.
-            const auto halves = static_cast<std::int32_t>(2 * float_of(magnitude_of(value)));
-            const auto negative = static_cast<std::int32_t>(bits_of(value) >> 31);
-            return (((halves + 1) >> 1) ^ -negative) + negative;
+            return static_cast<std::int32_t>(value + float_of(before_half | (bits_of(value) & float_sign)));
         } else {
             // The last bit of this number is worth 1, so the sum is rounded to an integer.
             constexpr float rounds = 0x1.8p23F;
@@ -234,10 +240,14 @@ KVAPPEND_HOST_DEVICE inline Scale round_scale(const Format &f, float scale) {
     return {decode_scale(f.scale_type, code), code};
 }
 
+// What the largest magnitude of a group is divided by.
+KVAPPEND_HOST_DEVICE inline float greatest_with(const Format &f, float global) {
+    return f.has_global_scale ? greatest_of(f.type) * global : greatest_of(f.type);
+}
+
 // The scale that the largest magnitude of a group asks for. NaN counts as less than any number.
-KVAPPEND_HOST_DEVICE inline float scale_of_group(const Format &f, float largest, float global) {
+KVAPPEND_HOST_DEVICE inline float scale_of_group(const Format &f, float largest, float greatest) {
     const auto larger = [](float a, float b) { return a > b ? a : b; };
-    const float greatest = f.has_global_scale ? greatest_of(f.type) * global : greatest_of(f.type);
     // The sum is 0 where the floor is -0, because a scale has no sign.
     return larger(larger(largest, f.amax_floor) / greatest, f.scale_floor) + 0.0F;
 }
@@ -251,7 +261,7 @@ KVAPPEND_HOST_DEVICE inline Factor factor_of(const Format &f, float scale, float
 
 // The factor of a group whose elements have at most the magnitude `largest`, and the scale to store.
 KVAPPEND_HOST_DEVICE inline Factor compute_factor(const Format &f, float largest, float global, Scale &scale) {
-    const float unrounded = scale_of_group(f, largest, global);
+    const float unrounded = scale_of_group(f, largest, greatest_with(f, global));
     scale = round_scale(f, unrounded);
     return factor_of(f, f.scale_use == KVAPPEND_SCALE_UNROUNDED_RECIPROCAL ? unrounded : scale.value, global);
 }

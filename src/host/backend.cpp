@@ -62,7 +62,8 @@ Extensions find_extensions() {
     if ((a & sse_and_avx) != sse_and_avx) {
         return {};
     }
-    const bool has_avx2 = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & bit_AVX2) != 0;
+    const bool has_f16c = (c & bit_F16C) != 0;
+    const bool has_avx2 = has_f16c && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & bit_AVX2) != 0;
     return {true, has_avx2};
 #else
     return {};

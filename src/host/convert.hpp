@@ -25,155 +25,419 @@ struct Conversion {
 
 // ---- loops over adjacent elements, which compilers vectorise ----
 
-// The elements that are converted together. They lie on the stack as binary32, so that each loop has one type only: a
-// loop for each pair of a source type and a stored type would be ten times as much code, and no faster in memory.
-inline constexpr std::int64_t chunk_elements = 1024;
+// The elements that are encoded together. Each loop over a block has one width of data and a constant number of steps.
+// In one loop, GCC narrows each step of the arithmetic to the width of the codes, and it takes 1.8 times as many
+// instructions (GCC 12, E4M3).
+inline constexpr std::int64_t block_elements = 32;
+// The elements whose numbers, factors and codes lie on the stack.
+inline constexpr std::int64_t chunk_elements = 512;
 
-// A code as it lies in memory. Loads and stores are by memcpy, because nothing is known of alignment.
+// An element or a code as it lies in memory. Codes of 4 bits take a byte each until pairs are put together.
 template <class Type>
 using Code = std::conditional_t<Type::bits == 32, std::uint32_t,
                                 std::conditional_t<Type::bits == 16, std::uint16_t, std::uint8_t>>;
 
-template <class Processor, class Source>
-[[gnu::flatten, gnu::noinline]] void widen(const std::byte *from, std::int64_t count, float *x) {
-    for (std::int64_t i = 0; i < count; ++i) {
-        Code<Source> code;
-        std::memcpy(&code, from + i * static_cast<std::int64_t>(sizeof code), sizeof code);
-        x[i] = Source::decode(code);
-    }
+// Loads and stores are by memcpy, because nothing is known of alignment. They are one by one, because a copy of several
+// is stored by 16 bytes and loaded by 32 right after it, which no processor forwards (store forwarding).
+template <class T>
+[[gnu::always_inline]] inline T load(const std::byte *from, std::int64_t i) {
+    T value;
+    std::memcpy(&value, from + i * static_cast<std::int64_t>(sizeof value), sizeof value);
+    return value;
+}
+template <class T>
+[[gnu::always_inline]] inline void store(std::byte *to, std::int64_t i, T value) {
+    std::memcpy(to + i * static_cast<std::int64_t>(sizeof value), &value, sizeof value);
 }
 
-template <class Processor>
-[[gnu::flatten]] inline float largest_of(const float *x, std::int64_t count) {
-    std::int32_t largest = 0;
-    for (std::int64_t i = 0; i < count; ++i) {
-        const std::int32_t magnitude = counted_magnitude(x[i]);
-        largest = magnitude > largest ? magnitude : largest;
-    }
-    return float_of(static_cast<std::uint32_t>(largest));
-}
+// What becomes of the elements of a chunk before they are rounded: one factor for all, or one for each.
+struct Factors {
+    bool divides = false;
+    bool same = true;
+    bool any_zero = false;
+    bool zeros[chunk_elements]; // of groups: their codes are zero
+    float values[chunk_elements];
+};
 
+// How an element is scaled by its factor.
+enum class Use {
+    none,
+    multiply,
+    divide
+};
+
+// The loops that take most of the time. A processor may have faster ones with the same results.
 template <class Processor>
-[[gnu::flatten]] inline void apply(const Factor &factor, float *x, std::int64_t count) {
-    const float value = factor.value;
-    if (factor.is_zero) {
-        std::fill_n(x, count, 0.0F);
-    } else if (factor.divides) {
+struct Loops {
+    template <class Source>
+    [[gnu::flatten, gnu::noinline]] static void widen(const std::byte *from, std::int64_t count, float *x) {
         for (std::int64_t i = 0; i < count; ++i) {
-            x[i] /= value;
+            x[i] = Source::decode(load<Code<Source>>(from, i));
         }
+    }
+
+    template <class Stored, Use How>
+    [[gnu::always_inline]] static void encode_block(const std::byte *x, const float *factors, std::byte *to) {
+        std::uint32_t codes[block_elements];
+        for (std::int64_t i = 0; i < block_elements; ++i) {
+            const float number = load<float>(x, i);
+            codes[i] = Stored::encode(How == Use::none     ? number
+                                      : How == Use::divide ? number / factors[i]
+                                                           : number * factors[i]);
+        }
+        for (std::int64_t i = 0; i < block_elements; ++i) {
+            store(to, i, static_cast<Code<Stored>>(codes[i]));
+        }
+    }
+
+    [[gnu::always_inline]] static float largest_of(const std::byte *x, std::int64_t count) {
+        std::int32_t largest = 0;
+#if !defined(__clang__)
+#pragma GCC unroll 1 // GCC does not vectorise the 16 steps of a loop that it has unrolled.
+#endif
+        for (std::int64_t i = 0; i < count; ++i) {
+            const std::int32_t magnitude = counted_magnitude(load<float>(x, i));
+            largest = magnitude > largest ? magnitude : largest;
+        }
+        return float_of(static_cast<std::uint32_t>(largest));
+    }
+};
+
+// Finds the codes of elements of a chunk, whose factors begin at `at`.
+using Encode = void (*)(const std::byte *x, std::int64_t count, const Factors &factors, std::int64_t at, std::byte *to);
+
+template <class Processor, class Stored>
+[[gnu::flatten, gnu::noinline]] void encode(const std::byte *x, std::int64_t count, const Factors &factors,
+                                            std::int64_t at, std::byte *to) {
+    constexpr std::int64_t float_bytes = sizeof(float);
+    constexpr std::int64_t code_bytes = sizeof(Code<Stored>);
+    const std::int64_t blocks = count / block_elements;
+    const float *values = factors.values + (factors.same ? 0 : at);
+    const std::int64_t step = factors.same ? 0 : block_elements;
+    const auto encode_blocks = [&]<Use How>(std::integral_constant<Use, How>) {
+        for (std::int64_t block = 0; block < blocks; ++block, values += step) {
+            Processor::template encode_block<Stored, How>(x + block * block_elements * float_bytes, values,
+                                                          to + block * block_elements * code_bytes);
+        }
+    };
+    if constexpr (Stored::bits > 8) { // These types have no scales.
+        encode_blocks(std::integral_constant<Use, Use::none>{});
+    } else if (factors.divides) {
+        encode_blocks(std::integral_constant<Use, Use::divide>{});
     } else {
-        for (std::int64_t i = 0; i < count; ++i) {
-            x[i] *= value;
-        }
+        encode_blocks(std::integral_constant<Use, Use::multiply>{});
+    }
+    const std::int64_t encoded = blocks * block_elements;
+    if (const std::int64_t rest = count - encoded; rest > 0) {
+        std::byte padded[block_elements * sizeof(float)]{};
+        std::byte codes[block_elements * sizeof(float)];
+        std::memcpy(padded, x + encoded * float_bytes, static_cast<std::size_t>(rest * float_bytes));
+        encode<Processor, Stored>(padded, block_elements, factors, at + encoded, codes);
+        std::memcpy(to + encoded * code_bytes, codes, static_cast<std::size_t>(rest * code_bytes));
     }
 }
 
-// Codes are found in one loop and stored in another one. In one loop, GCC narrows each step of the arithmetic to bytes,
-// and it takes 1.8 times as many instructions (GCC 12, E4M3).
-template <class Processor, class Stored>
-[[gnu::flatten, gnu::noinline]] void encode(const float *x, std::int64_t count, std::uint32_t *codes) {
-    for (std::int64_t i = 0; i < count; ++i) {
-        codes[i] = Stored::encode(x[i]);
+// Calls use(group) with the number of elements of a group, which is a constant for the usual groups. A loop with a
+// constant number of steps needs no code for a rest.
+template <class Use>
+[[gnu::always_inline]] inline void with_group(std::int64_t group, Use use) {
+    switch (group) {
+    case 16:
+        return use(std::integral_constant<std::int64_t, 16>{});
+    case 32:
+        return use(std::integral_constant<std::int64_t, 32>{});
+    default:
+        return use(group);
     }
 }
 
-template <class Processor, class Stored>
-[[gnu::flatten, gnu::noinline]] void store_codes(const std::uint32_t *codes, std::int64_t count, std::byte *to) {
-    for (std::int64_t i = 0; i < count; ++i) {
-        const auto code = static_cast<Code<Stored>>(codes[i]);
-        std::memcpy(to + i * static_cast<std::int64_t>(sizeof code), &code, sizeof code);
-    }
-}
-
-// Codes that share bytes: low[i * step] and high[i * step].
+// Finds the largest magnitude of each group.
 template <class Processor>
-[[gnu::flatten, gnu::noinline]] void store_nibbles(const std::uint32_t *low, const std::uint32_t *high,
-                                                   std::int64_t pairs, std::int64_t step, std::byte *to) {
+[[gnu::flatten, gnu::noinline]] void find_largest(const std::byte *x, std::int64_t groups, std::int64_t group,
+                                                  float *largest) {
+    with_group(group, [&](auto size) {
+        for (std::int64_t g = 0; g < groups; ++g) {
+            largest[g] = Processor::largest_of(x + g * size * static_cast<std::int64_t>(sizeof(float)), size);
+        }
+    });
+}
+
+// The factors of the groups of a chunk, and the scales to store.
+struct GroupFactors {
+    float values[chunk_elements];
+    std::uint32_t codes[chunk_elements];
+    bool zeros[chunk_elements];
+};
+
+// Each loop has simple steps, and the type of scales is known to the compiler, which vectorises them. A global scale of
+// 1 changes nothing.
+template <class Processor, std::int32_t ScaleType, bool PowerOfTwo>
+[[gnu::flatten, gnu::noinline]] void compute_factors(const Format &format, float global, const float *largest,
+                                                     std::int64_t groups, GroupFactors &factors) {
+    Format f = format;
+    f.scale_type = ScaleType;
+    f.power_of_two = PowerOfTwo;
+    f.has_global_scale = true;
+    const float greatest = greatest_with(f, global);
+    const bool keeps = f.scale_use == KVAPPEND_SCALE_UNROUNDED_RECIPROCAL;
+    float unrounded[chunk_elements];
+    for (std::int64_t g = 0; g < groups; ++g) {
+        unrounded[g] = scale_of_group(f, largest[g], greatest);
+    }
+    for (std::int64_t g = 0; g < groups; ++g) {
+        const Scale scale = round_scale(f, unrounded[g]);
+        factors.codes[g] = scale.code;
+        factors.values[g] = keeps ? unrounded[g] : scale.value;
+    }
+    for (std::int64_t g = 0; g < groups; ++g) {
+        const Factor factor = factor_of(f, factors.values[g], global);
+        factors.values[g] = factor.value;
+        factors.zeros[g] = factor.is_zero;
+    }
+}
+
+using ComputeFactors = void (*)(const Format &format, float global, const float *largest, std::int64_t groups,
+                                GroupFactors &factors);
+
+template <class Processor>
+ComputeFactors choose_compute_factors(const Format &f) {
+    switch (f.scale_type) {
+    case KVAPPEND_SCALE_F16:
+        return compute_factors<Processor, KVAPPEND_SCALE_F16, false>;
+    case KVAPPEND_SCALE_E4M3:
+        return compute_factors<Processor, KVAPPEND_SCALE_E4M3, false>;
+    case KVAPPEND_SCALE_UE8M0:
+        return compute_factors<Processor, KVAPPEND_SCALE_UE8M0, true>;
+    default:
+        return f.power_of_two ? compute_factors<Processor, KVAPPEND_SCALE_F32, true>
+                              : compute_factors<Processor, KVAPPEND_SCALE_F32, false>;
+    }
+}
+
+template <class Processor>
+[[gnu::flatten]] inline void fill(float *to, std::int64_t count, float value) {
+    for (std::int64_t i = 0; i < count; ++i) {
+        to[i] = value;
+    }
+}
+
+// Repeats the value of each group for its elements.
+template <class Processor>
+[[gnu::flatten, gnu::noinline]] void spread(const float *values, std::int64_t groups, std::int64_t group, float *to) {
+    with_group(group, [&](auto size) {
+        for (std::int64_t g = 0; g < groups; ++g) {
+            fill<Processor>(to + g * size, size, values[g]);
+        }
+    });
+}
+
+// Puts pairs of codes together: low[i * step] and high[i * step].
+template <class Processor>
+[[gnu::flatten, gnu::noinline]] void store_nibbles(const std::byte *low, const std::byte *high, std::int64_t pairs,
+                                                   std::int64_t step, std::byte *to) {
     for (std::int64_t i = 0; i < pairs; ++i) {
-        to[i] = static_cast<std::byte>(low[i * step] | high[i * step] << 4);
+        to[i] = low[i * step] | high[i * step] << 4;
     }
 }
 
 // ---- rows ----
 
-// Where a row of a head lies in its cache.
+// Where a row lies in its cache.
 struct TargetRow {
     std::byte *codes;
     std::byte *scales;
 };
 
+// What is converted as one row: rows of adjacent heads and of adjacent tokens become one wider row.
+template <class Processor>
+struct RowShape {
+    std::int64_t heads = 1;
+    std::int64_t rows = 1;
+    std::int64_t dim;
+    std::int64_t group;        // elements that share a factor
+    std::int64_t group_stride; // bytes from a scale to the next one
+
+    RowShape(const Copy &copy, std::int64_t element_bytes, std::int64_t code_bits, std::int64_t rows_of_run)
+        : dim(copy.row_bytes() / element_bytes), group(copy.format.scaled() ? copy.format.group : dim),
+          group_stride(copy.scales.piece_stride) {
+        const Strides &source = copy.rows.strides;
+        const Strides &target = copy.cache.strides;
+        const Strides &scale = copy.scales.strides;
+        const auto is_adjacent = [&](std::int64_t from, std::int64_t to, std::int64_t scales) {
+            const std::int64_t code_bytes = dim * code_bits / 8;
+            const std::int64_t cache_bytes =
+                copy.cache.whole_rows() ? code_bytes : code_bytes / copy.cache.piece_bytes * copy.cache.piece_stride;
+            return dim * code_bits % 8 == 0 && from == dim * element_bytes && to == cache_bytes &&
+                   (!copy.format.scaled() || group == dim || scales == dim / group * group_stride);
+        };
+        const auto merge = [&](std::int64_t count, std::int64_t scales) {
+            group_stride = copy.format.scaled() && group == dim ? scales : group_stride;
+            dim *= count;
+            group = copy.format.scaled() ? group : dim;
+            return count;
+        };
+        if (copy.heads() > 1 && is_adjacent(source.head, target.head, scale.head)) {
+            heads = merge(copy.heads(), scale.head);
+        }
+        if (rows_of_run > 1 && !copy.format.by_four_rows && is_adjacent(source.row, target.row, scale.row)) {
+            rows = merge(rows_of_run, scale.row);
+        }
+        // Groups that share a given scale are one group.
+        if (copy.format.scaled() && !copy.format.computed() && group_stride == 0 && !copy.format.halves) {
+            group = dim;
+        }
+    }
+};
+
 template <class Processor>
 class RowConverter {
 public:
-    RowConverter(const Conversion &conversion, std::int32_t element_type)
+    RowConverter(const Conversion &conversion, std::int32_t element_type, std::int64_t rows_of_run)
         : c_(conversion), f_(conversion.copy.format), element_type_(element_type),
-          element_bytes_(element_type == KVAPPEND_ELEMENT_F32 ? 4 : 2),
-          dim_(conversion.copy.row_bytes() / element_bytes_), code_bits_(bits_of_stored_type(f_.type)),
-          pack_(conversion.copy.cache.whole_rows() ? dim_ : conversion.copy.cache.piece_bytes * 8 / code_bits_),
-          scale_bytes_(bytes_of_scale(f_.scale_type)),
-          // Groups that share a given scale are one group.
-          group_(!f_.scaled() || (!f_.computed() && !f_.halves && group_stride() == 0) ? dim_ : f_.group),
-          step_(group_ <= chunk_elements ? chunk_elements / group_ * group_ : chunk_elements) {}
+          element_bytes_(element_type == KVAPPEND_ELEMENT_F32 ? 4 : 2), code_bits_(bits_of_stored_type(f_.type)),
+          shape_(conversion.copy, element_bytes_, code_bits_, rows_of_run), scale_bytes_(bytes_of_scale(f_.scale_type)),
+          step_(step_of(f_, shape_)), compute_factors_(choose_compute_factors<Processor>(f_)) {
+        const bool whole_rows = conversion.copy.cache.whole_rows();
+        piece_bytes_ = whole_rows ? (shape_.dim * code_bits_ + 7) / 8 : conversion.copy.cache.piece_bytes;
+        with_stored_type(f_, [&](auto stored) {
+            encode_ = encode<Processor, decltype(stored)>;
+            zero_code_ = static_cast<std::byte>(decltype(stored)::encode(0));
+        });
+    }
+
+    const RowShape<Processor> &shape() const { return shape_; }
 
     void convert(const std::byte *from, const TargetRow &to) const {
-        if (code_bits_ < 8 && (f_.halves ? group_ > chunk_elements : group_ % 2 != 0 && group_ != dim_)) {
-            return convert_one_by_one(from, to);
-        }
         float x[chunk_elements];
-        Factor factor{1, false, false};
-        for (std::int64_t at = 0; at < dim_; at += step_) {
-            const std::int64_t count = std::min(step_, dim_ - at);
-            widen_chunk(from, at, count, x);
-            const std::int64_t in_chunk = std::min(group_, count); // of a group
-            for (std::int64_t i = 0; f_.scaled() && i < count; i += in_chunk) {
-                if ((at + i) % group_ == 0) {
-                    factor = factor_of_group(from, at + i, x + i, in_chunk, to);
-                }
-                apply<Processor>(factor, x + i, in_chunk);
+        Factors factors;
+        fill<Processor>(factors.values, block_elements, 1); // without scales
+        for (std::int64_t first = 0; first < shape_.dim; first += step_) {
+            const std::int64_t count = std::min(step_, shape_.dim - first);
+            const Chunk chunk{from, first, count <= chunk_elements ? widened(from, first, count, x) : nullptr, x};
+            if (f_.scaled()) {
+                find_factors(chunk, count, to, factors);
             }
-            encode_chunk(x, at, count, to);
+            if (f_.halves) {
+                convert_halves(chunk, count, factors, to);
+                continue;
+            }
+            for (std::int64_t at = 0; at < count; at += chunk_elements) {
+                convert_span(chunk, at, std::min(chunk_elements, count - at), factors, to);
+            }
         }
     }
 
 private:
-    std::int64_t group_stride() const { return c_.copy.scales.piece_stride; }
-
-    std::byte *code_at(const TargetRow &to, std::int64_t element) const {
-        return to.codes + element / pack_ * c_.copy.cache.piece_stride + element % pack_ * code_bits_ / 8;
+    // The elements whose factors are found together: one group, or those of a chunk. Maxima need whole groups, and so
+    // do halves. Given scales may have groups of odd sizes, of which a byte has elements of two, so a chunk cuts them.
+    static std::int64_t step_of(const Format &f, const RowShape<Processor> &shape) {
+        const bool whole_groups = f.computed() || f.halves;
+        if (shape.group == shape.dim || (whole_groups && shape.group > chunk_elements)) {
+            return shape.group;
+        }
+        return whole_groups ? chunk_elements / shape.group * shape.group : chunk_elements;
     }
 
-    void widen_chunk(const std::byte *row, std::int64_t at, std::int64_t count, float *x) const {
-        const std::byte *const from = row + at * element_bytes_;
+    struct Chunk {
+        const std::byte *row;
+        std::int64_t first;
+        const std::byte *numbers; // all elements as binary32, or NULL if there are too many
+        float *x;                 // a place for numbers
+    };
+
+    const std::byte *widened(const std::byte *row, std::int64_t first, std::int64_t count, float *x) const {
+        const std::byte *const from = row + first * element_bytes_;
         switch (element_type_) {
         case KVAPPEND_ELEMENT_F32:
-            return widen<Processor, F32>(from, count, x);
+            return from;
         case KVAPPEND_ELEMENT_F16:
-            return widen<Processor, F16>(from, count, x);
+            Processor::template widen<F16>(from, count, x);
+            break;
         default:
-            return widen<Processor, BF16>(from, count, x);
+            Processor::template widen<BF16>(from, count, x);
+        }
+        return reinterpret_cast<const std::byte *>(x);
+    }
+
+    const std::byte *numbers(const Chunk &chunk, std::int64_t at, std::int64_t count) const {
+        return chunk.numbers != nullptr ? chunk.numbers + at * static_cast<std::int64_t>(sizeof(float))
+                                        : widened(chunk.row, chunk.first + at, count, chunk.x);
+    }
+
+    void find_factors(const Chunk &chunk, std::int64_t count, const TargetRow &to, Factors &factors) const {
+        const std::int64_t first_group = chunk.first / shape_.group;
+        const std::int64_t groups = (chunk.first + count - 1) / shape_.group - first_group + 1;
+        std::byte *const scales = to.scales + first_group * shape_.group_stride;
+        factors.divides = f_.scale_use == KVAPPEND_SCALE_DIVIDE;
+        factors.same = groups == 1;
+        if (factors.same) {
+            const Factor factor = f_.computed() ? computed_factor(chunk, count, scales) : given_factor(scales);
+            factors.any_zero = factors.zeros[0] = factor.is_zero;
+            return fill<Processor>(factors.values, block_elements, factor.value);
+        }
+        factors.any_zero = false;
+        if (f_.computed()) {
+            compute_factors(chunk, groups, scales, factors);
+        } else {
+            load_factors(chunk, count, scales, factors);
+        }
+        if (count < chunk_elements) { // The last block is encoded as a whole.
+            fill<Processor>(factors.values + count, -count & (block_elements - 1), 1);
         }
     }
 
-    // The factor of the group that begins with element `first`. Its scale is read, or computed and written. `x` has the
-    // first `count` elements of the group, and that is all of them unless the group is larger than a chunk.
-    Factor factor_of_group(const std::byte *row, std::int64_t first, const float *x, std::int64_t count,
-                           const TargetRow &to) const {
-        std::byte *const scale = to.scales + first / group_ * group_stride();
-        if (!f_.computed()) {
-            return given_factor(scale);
+    void compute_factors(const Chunk &chunk, std::int64_t groups, std::byte *scales, Factors &factors) const {
+        float largest[chunk_elements];
+        GroupFactors of_groups;
+        find_largest<Processor>(chunk.numbers, groups, shape_.group, largest);
+        compute_factors_(f_, c_.global_scale, largest, groups, of_groups);
+        store_scales(of_groups.codes, groups, scales);
+        spread<Processor>(of_groups.values, groups, shape_.group, factors.values);
+        for (std::int64_t g = 0; g < groups; ++g) {
+            factors.zeros[g] = of_groups.zeros[g];
+            factors.any_zero |= of_groups.zeros[g];
         }
-        float largest = largest_of<Processor>(x, count);
-        for (std::int64_t at = first + count; at < first + group_; at += chunk_elements) {
-            float more[chunk_elements];
-            const std::int64_t in_chunk = std::min(chunk_elements, first + group_ - at);
-            widen_chunk(row, at, in_chunk, more);
-            largest = std::max(largest, largest_of<Processor>(more, in_chunk));
+    }
+
+    void load_factors(const Chunk &chunk, std::int64_t count, const std::byte *scale, Factors &factors) const {
+        std::int64_t end = shape_.group - chunk.first % shape_.group; // of a group
+        std::int64_t g = 0;
+        for (std::int64_t i = 0; i < count; end += shape_.group, scale += shape_.group_stride) {
+            const Factor factor = given_factor(scale);
+            const std::int64_t n = std::min(end, count) - i;
+            fill<Processor>(factors.values + i, n, factor.value);
+            factors.zeros[g++] = factor.is_zero;
+            factors.any_zero |= factor.is_zero;
+            i += n;
+        }
+    }
+
+    // The factor of a chunk that is one group, which may be larger than what is converted together.
+    Factor computed_factor(const Chunk &chunk, std::int64_t count, std::byte *scale) const {
+        float largest = 0;
+        for (std::int64_t at = 0; at < count; at += chunk_elements) {
+            const std::int64_t n = std::min(chunk_elements, count - at);
+            largest = std::max(largest, Processor::largest_of(numbers(chunk, at, n), n));
         }
         Scale computed;
         const Factor factor = compute_factor(f_, largest, c_.global_scale, computed);
-        std::memcpy(scale, &computed.code, scale_bytes_);
+        store_scales(&computed.code, 1, scale);
         return factor;
+    }
+
+    void store_scales(const std::uint32_t *codes, std::int64_t groups, std::byte *to) const {
+        for (std::int64_t g = 0; g < groups; ++g, to += shape_.group_stride) {
+            switch (scale_bytes_) {
+            case 1:
+                store(to, 0, static_cast<std::uint8_t>(codes[g]));
+                break;
+            case 2:
+                store(to, 0, static_cast<std::uint16_t>(codes[g]));
+                break;
+            default:
+                store(to, 0, codes[g]);
+            }
+        }
     }
 
     Factor given_factor(const std::byte *scale) const {
@@ -182,62 +446,61 @@ private:
         return factor_of(f_, decode_scale(f_.scale_type, code), c_.global_scale);
     }
 
-    // Stores the codes of adjacent elements, piece by piece, or group by group if a byte has elements of both halves.
-    void encode_chunk(const float *x, std::int64_t at, std::int64_t count, const TargetRow &to) const {
-        std::uint32_t codes[chunk_elements];
-        const std::int64_t together = f_.halves ? group_ : pack_;
-        with_stored_type(f_, [&](auto stored) {
-            using Stored = decltype(stored);
-            encode<Processor, Stored>(x, count, codes);
-            for (std::int64_t i = 0; i < count;) {
-                const std::int64_t element = at + i;
-                const std::int64_t n = std::min(count - i, together - element % together);
-                store_span<Stored>(codes + i, n, code_at(to, element));
-                i += n;
-            }
-        });
-    }
-
-    template <class Stored>
-    void store_span(const std::uint32_t *codes, std::int64_t count, std::byte *to) const {
-        if constexpr (Stored::bits >= 8) {
-            store_codes<Processor, Stored>(codes, count, to);
-        } else if (f_.halves) {
-            store_nibbles<Processor>(codes, codes + count / 2, count / 2, 1, to);
-        } else {
-            store_nibbles<Processor>(codes, codes + 1, count / 2, 2, to);
-            if (count % 2 != 0) {
-                to[count / 2] = static_cast<std::byte>(codes[count - 1] | Stored::encode(0) << 4);
+    // Writes the codes of elements from `at` on, each in its bytes.
+    void encode_span(const Chunk &chunk, std::int64_t at, std::int64_t count, const Factors &factors,
+                     std::byte *codes) const {
+        encode_(numbers(chunk, at, count), count, factors, at, codes);
+        if (f_.scaled() && factors.any_zero) { // All codes with scales take a byte.
+            for (std::int64_t i = 0; i < count; ++i) {
+                const std::int64_t g = (chunk.first + at + i) / shape_.group - chunk.first / shape_.group;
+                codes[i] = factors.zeros[g] ? zero_code_ : codes[i];
             }
         }
     }
 
-    // For codes that share a byte with one of another group, or with one that is far away.
-    void convert_one_by_one(const std::byte *from, const TargetRow &to) const {
-        Factor factor{1, false, false};
-        std::int64_t group_of_factor = -1;
-        const auto code = [&](std::int64_t element) {
-            float x = 0;
-            if (element < dim_) {
-                widen_chunk(from, element, 1, &x);
-                if (const std::int64_t group = element / group_; group != group_of_factor) {
-                    float first = 0;
-                    widen_chunk(from, group * group_, 1, &first);
-                    factor = factor_of_group(from, group * group_, &first, 1, to);
-                    group_of_factor = group;
-                }
-                x = factor.apply(x);
+    void convert_span(const Chunk &chunk, std::int64_t at, std::int64_t count, const Factors &factors,
+                      const TargetRow &to) const {
+        const std::int64_t byte = (chunk.first + at) * code_bits_ / 8;
+        const std::int64_t bytes = (count * code_bits_ + 7) / 8;
+        if (code_bits_ >= 8 && c_.copy.cache.whole_rows()) {
+            return encode_span(chunk, at, count, factors, to.codes + byte);
+        }
+        std::byte codes[chunk_elements * sizeof(float)];
+        encode_span(chunk, at, count, factors, codes);
+        if (code_bits_ >= 8) {
+            return store_bytes(codes, byte, bytes, to);
+        }
+        std::byte pairs[chunk_elements / 2];
+        codes[count] = zero_code_; // of the last high half of a row that has an odd number of elements
+        store_nibbles<Processor>(codes, codes + 1, bytes, 2, pairs);
+        store_bytes(pairs, byte, bytes, to);
+    }
+
+    // A byte has an element of the first half of a group and one of the second half.
+    void convert_halves(const Chunk &chunk, std::int64_t count, const Factors &factors, const TargetRow &to) const {
+        const std::int64_t half = shape_.group / 2;
+        std::byte low[chunk_elements];
+        std::byte high[chunk_elements];
+        std::byte pairs[chunk_elements];
+        for (std::int64_t begin = 0; begin < count; begin += shape_.group) {
+            for (std::int64_t j = 0; j < half; j += chunk_elements) {
+                const std::int64_t n = std::min(chunk_elements, half - j);
+                encode_span(chunk, begin + j, n, factors, low);
+                encode_span(chunk, begin + half + j, n, factors, high);
+                store_nibbles<Processor>(low, high, n, 1, pairs);
+                store_bytes(pairs, (chunk.first + begin) / 2 + j, n, to);
             }
-            std::uint32_t result = 0;
-            with_stored_type(f_, [&](auto stored) { result = decltype(stored)::encode(x); });
-            return result;
-        };
-        for (std::int64_t at = 0; at < dim_; at += 2) {
-            const std::int64_t begin = at - at % group_;
-            const std::int64_t low = f_.halves ? begin + (at - begin) / 2 : at;
-            const std::int64_t high = f_.halves ? low + group_ / 2 : at + 1;
-            const std::uint32_t low_code = code(low);
-            *code_at(to, at) = static_cast<std::byte>(low_code | code(high) << 4);
+        }
+    }
+
+    // Stores bytes of a row, piece by piece.
+    void store_bytes(const std::byte *from, std::int64_t byte, std::int64_t bytes, const TargetRow &to) const {
+        std::byte *piece = to.codes + byte / piece_bytes_ * c_.copy.cache.piece_stride;
+        std::int64_t in_piece = byte % piece_bytes_;
+        for (std::int64_t i = 0; i < bytes; piece += c_.copy.cache.piece_stride, in_piece = 0) {
+            const std::int64_t n = std::min(bytes - i, piece_bytes_ - in_piece);
+            Processor::copy(piece + in_piece, from + i, static_cast<std::size_t>(n));
+            i += n;
         }
     }
 
@@ -245,12 +508,14 @@ private:
     const Format &f_;
     const std::int32_t element_type_;
     const std::int64_t element_bytes_;
-    const std::int64_t dim_;
     const std::int64_t code_bits_;
-    const std::int64_t pack_; // elements of a piece
+    const RowShape<Processor> shape_;
     const std::size_t scale_bytes_;
-    const std::int64_t group_; // elements that share a factor
-    const std::int64_t step_;  // elements of a chunk
+    const std::int64_t step_; // elements whose factors are found together
+    ComputeFactors compute_factors_;
+    Encode encode_ = nullptr;
+    std::int64_t piece_bytes_ = 0;
+    std::byte zero_code_{};
 };
 
 // Rows that are stored as they are, next to others that are not.
@@ -262,13 +527,14 @@ inline void copy_bits(const Conversion &c, const std::byte *from, std::byte *to)
     }
 }
 
-// Calls convert(from, to) for all heads of a run of rows.
+// Calls convert(from, to) for a run of rows, in steps of rows and of heads.
 template <class Convert>
-inline void for_each_row(const Conversion &c, RowIndex from, RowIndex to, std::int64_t rows, Convert convert) {
+inline void for_each_row(const Conversion &c, RowIndex from, RowIndex to, std::int64_t rows, std::int64_t row_step,
+                         std::int64_t head_step, Convert convert) {
     const Strides &source = c.copy.rows.strides;
     const Strides &target = c.copy.cache.strides;
-    for (std::int64_t i = 0; i < rows; ++i) {
-        for (std::int64_t head = 0; head < c.copy.heads(); ++head) {
+    for (std::int64_t i = 0; i < rows; i += row_step) {
+        for (std::int64_t head = 0; head < c.copy.heads(); head += head_step) {
             convert(c.rows + from.outer * source.outer + (from.row + i) * source.row + head * source.head,
                     TargetRow{c.cache + to.outer * target.outer + (to.row + i) * target.row + head * target.head,
                               c.scales + c.copy.scale_byte(to.outer, head, to.row + i)});
@@ -279,11 +545,11 @@ inline void for_each_row(const Conversion &c, RowIndex from, RowIndex to, std::i
 template <class Processor>
 inline void convert_run(const Conversion &c, std::int32_t element_type, RowIndex from, RowIndex to, std::int64_t rows) {
     if (!c.copy.converts()) {
-        return for_each_row(c, from, to, rows,
+        return for_each_row(c, from, to, rows, 1, 1,
                             [&](const std::byte *row, const TargetRow &target) { copy_bits(c, row, target.codes); });
     }
-    const RowConverter<Processor> converter(c, element_type);
-    for_each_row(c, from, to, rows,
+    const RowConverter<Processor> converter(c, element_type, rows);
+    for_each_row(c, from, to, rows, converter.shape().rows, converter.shape().heads,
                  [&](const std::byte *row, const TargetRow &target) { converter.convert(row, target); });
 }
 

@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// Conversions by AVX2. The compiler vectorises the loops of convert.hpp. Only code after the pragma may use AVX2: see
-// move_avx.cpp.
+// Conversions by AVX2 and F16C. The compiler vectorises the loops of convert.hpp. Only code after the pragma may use
+// these instructions: see move_avx.cpp.
 #include "../format.hpp"
 #include "../places.hpp"
 #include "../storage.hpp"
 #include "host.hpp"
 #include "runs.hpp"
 
+#include <immintrin.h>
+
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2")
+#pragma GCC target("avx2,f16c")
 #pragma GCC optimize("O3") // At -O2, GCC vectorises hardly any loop.
 #endif
 
@@ -25,7 +27,123 @@ namespace kvappend {
 
 namespace {
 
-struct Avx2Processor {};
+class Avx2Processor : public Loops<Avx2Processor> {
+public:
+    template <class Source>
+    static void widen(const std::byte *from, std::int64_t count, float *x) {
+        std::int64_t i = 0;
+        if constexpr (std::is_same_v<Source, F16>) {
+            for (; i + 8 <= count; i += 8) {
+                const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i_u *>(from + 2 * i));
+                _mm256_storeu_ps(x + i, _mm256_cvtph_ps(codes));
+            }
+        }
+        Loops::widen<Source>(from + i * static_cast<std::int64_t>(sizeof(Code<Source>)), count - i, x + i);
+    }
+
+    template <class Stored, Use How>
+    [[gnu::always_inline]] static void encode_block(const std::byte *x, const float *factors, std::byte *to) {
+        if constexpr (std::is_same_v<Stored, F16>) {
+            encode_f16(x, to);
+        } else if constexpr (Stored::bits > 8) {
+            Loops::encode_block<Stored, How>(x, factors, to);
+        } else {
+            __m256i codes[4];
+            for (int i = 0; i < 4; ++i) {
+                codes[i] = codes_of(Stored{}, scaled<How>(load_floats(x + 32 * i), _mm256_loadu_ps(factors + 8 * i)));
+            }
+            const __m256i low = _mm256_packs_epi32(codes[0], codes[1]);
+            const __m256i high = _mm256_packs_epi32(codes[2], codes[3]);
+            // Only codes of INT8 may be negative here.
+            constexpr bool is_signed =
+                std::is_same_v<Stored, Integer<8, 0, false>> || std::is_same_v<Stored, Integer<8, 0, true>>;
+            const __m256i bytes = is_signed ? _mm256_packs_epi16(low, high) : _mm256_packus_epi16(low, high);
+            // The packs have put together 128 bits of one and 128 bits of the other.
+            const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            _mm256_storeu_si256(reinterpret_cast<__m256i_u *>(to), _mm256_permutevar8x32_epi32(bytes, order));
+        }
+    }
+
+    // max_ps returns its second operand if the first one is NaN, which does not count.
+    [[gnu::always_inline]] static float largest_of(const std::byte *x, std::int64_t count) {
+        const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+        __m256 most = _mm256_setzero_ps();
+        std::int64_t i = 0;
+        for (; i + 8 <= count; i += 8) {
+            most = _mm256_max_ps(_mm256_and_ps(load_floats(x + 4 * i), no_sign), most);
+        }
+        __m128 half = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
+        half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+        half = _mm_max_ss(half, _mm_shuffle_ps(half, half, 1));
+        const float rest = i < count ? Loops::largest_of(x + 4 * i, count - i) : 0;
+        return std::max(_mm_cvtss_f32(half), rest);
+    }
+
+    static void copy(std::byte *to, const std::byte *from, std::size_t bytes) {
+        if (bytes == 32) { // a block of codes, without a call of the C library
+            const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i_u *>(from));
+            return _mm256_storeu_si256(reinterpret_cast<__m256i_u *>(to), codes);
+        }
+        std::memcpy(to, from, bytes);
+    }
+
+private:
+    static __m256 load_floats(const std::byte *from) { return _mm256_loadu_ps(reinterpret_cast<const float *>(from)); }
+
+    template <Use How>
+    static __m256 scaled(__m256 x, __m256 factors) {
+        return How == Use::divide ? _mm256_div_ps(x, factors) : _mm256_mul_ps(x, factors);
+    }
+
+    // The conversion of F16C keeps bits of NaN.
+    static void encode_f16(const std::byte *x, std::byte *to) {
+        __m256 any_nan = _mm256_setzero_ps();
+        for (int i = 0; i < 4; ++i) {
+            const __m256 numbers = load_floats(x + 32 * i);
+            any_nan = _mm256_or_ps(any_nan, _mm256_cmp_ps(numbers, numbers, _CMP_UNORD_Q));
+            _mm_storeu_si128(reinterpret_cast<__m128i_u *>(to + 16 * i),
+                             _mm256_cvtps_ph(numbers, _MM_FROUND_TO_NEAREST_INT));
+        }
+        if (_mm256_movemask_ps(any_nan) != 0) {
+            Loops::encode_block<F16, Use::none>(x, nullptr, to);
+        }
+    }
+
+    // The arithmetic of SmallFloat::encode in format.hpp.
+    template <unsigned Exponent, unsigned Mantissa, std::uint32_t GreatestCode, std::uint32_t NanCode, bool HasInfinity>
+    static __m256i codes_of(SmallFloat<Exponent, Mantissa, GreatestCode, NanCode, HasInfinity> /*stored*/, __m256 x) {
+        using Stored = SmallFloat<Exponent, Mantissa, GreatestCode, NanCode, HasInfinity>;
+        const __m256i bits = _mm256_castps_si256(x);
+        const __m256i magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff));
+        const __m256i limited = _mm256_min_epi32(magnitude, _mm256_set1_epi32(Stored::greatest));
+        const __m256i least = _mm256_set1_epi32(Stored::least_normal);
+        const __m256i exponent = _mm256_max_epi32(_mm256_and_si256(limited, _mm256_set1_epi32(float_infinity)), least);
+        const __m256i rounds = _mm256_add_epi32(exponent, _mm256_set1_epi32(Stored::to_last_bit));
+        const __m256 sum = _mm256_add_ps(_mm256_castsi256_ps(limited), _mm256_castsi256_ps(rounds));
+        const __m256i mantissa = _mm256_sub_epi32(_mm256_castps_si256(sum), rounds);
+        const __m256i code =
+            _mm256_add_epi32(_mm256_srli_epi32(_mm256_sub_epi32(exponent, least), Stored::shift), mantissa);
+        const __m256i sign =
+            _mm256_and_si256(_mm256_srli_epi32(bits, 32 - Stored::bits), _mm256_set1_epi32(Stored::sign));
+        const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+        return _mm256_blendv_epi8(_mm256_or_si256(code, sign), _mm256_set1_epi32(NanCode), is_nan);
+    }
+
+    // The arithmetic of Integer::encode in format.hpp.
+    template <unsigned Bits, std::int32_t Zero, bool HalfAway>
+    static __m256i codes_of(Integer<Bits, Zero, HalfAway> /*stored*/, __m256 x) {
+        using Stored = Integer<Bits, Zero, HalfAway>;
+        const __m256 number = _mm256_and_ps(x, _mm256_cmp_ps(x, x, _CMP_ORD_Q));
+        const __m256 limited =
+            _mm256_min_ps(_mm256_max_ps(number, _mm256_set1_ps(Stored::least)), _mm256_set1_ps(Stored::greatest));
+        if constexpr (!HalfAway) {
+            return _mm256_add_epi32(_mm256_cvtps_epi32(limited), _mm256_set1_epi32(Zero));
+        }
+        const __m256 sign = _mm256_and_ps(limited, _mm256_set1_ps(-0.0F));
+        const __m256 half = _mm256_or_ps(sign, _mm256_castsi256_ps(_mm256_set1_epi32(Stored::before_half)));
+        return _mm256_add_epi32(_mm256_cvttps_epi32(_mm256_add_ps(limited, half)), _mm256_set1_epi32(Zero));
+    }
+};
 
 } // namespace
 

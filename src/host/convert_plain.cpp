@@ -10,7 +10,9 @@ namespace kvappend {
 
 namespace {
 
-struct AnyProcessor {};
+struct AnyProcessor : Loops<AnyProcessor> {
+    static void copy(std::byte *to, const std::byte *from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+};
 
 } // namespace
 

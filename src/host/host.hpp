@@ -30,7 +30,7 @@ struct CopyRows {
 // Which vector instructions a program may use.
 struct Extensions {
     bool avx;
-    bool avx2;
+    bool avx2; // and F16C
 };
 
 // What the host backend keeps for a plan.

@@ -545,12 +545,12 @@ TEST_CASE("scales are computed with every floor and every global scale", "[forma
         const Scale expected = types.round(f, unrounded);
         Scale found{no_number, 0};
         const Factor factor = kvappend::compute_factor(f, most, global, found);
-        if (!same(kvappend::scale_of_group(f, most, global), unrounded) || found.code != expected.code ||
-            bits_of(found.value) != bits_of(expected.value)) {
+        if (!same(kvappend::scale_of_group(f, most, kvappend::greatest_with(f, global)), unrounded) ||
+            found.code != expected.code || bits_of(found.value) != bits_of(expected.value)) {
             INFO("type " << f.type << ", scale type " << f.scale_type << (f.power_of_two ? ", power of two" : "")
                          << ", floors " << f.amax_floor << " and " << f.scale_floor << ", largest " << most
                          << ", global scale " << (f.has_global_scale ? text_of(global) : "none"));
-            CHECK(bits_of(kvappend::scale_of_group(f, most, global)) == bits_of(unrounded));
+            CHECK(bits_of(kvappend::scale_of_group(f, most, kvappend::greatest_with(f, global))) == bits_of(unrounded));
             CHECK(found.value == expected.value);
             REQUIRE(found.code == expected.code);
         }

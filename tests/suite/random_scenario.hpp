@@ -29,6 +29,7 @@ struct Focus {
     Widths widths = Widths::drawn;
     std::int64_t least_bytes = 0; // of the new rows
     bool converts = false;        // K or V is stored in another format
+    bool wide = false;            // rows of hundreds of elements
 
     static constexpr std::size_t count = 12;
     static constexpr Focus of(std::size_t number) {
@@ -94,7 +95,10 @@ private:
     bool pool_ = false;
     bool fused_ = false;
 
-    std::int64_t dim() { return draw_.template of<std::int64_t>({0, 1, 2, 3, 5, 8, 16, 23, 40, 64, 80, 128}); }
+    std::int64_t dim() {
+        return focus_.wide ? draw_.template of<std::int64_t>({400, 513, 768, 1026, 1029, 1057, 1536})
+                           : draw_.template of<std::int64_t>({0, 1, 2, 3, 5, 8, 16, 23, 40, 64, 80, 128});
+    }
     bool of_samples() const {
         return d_.addressing == KVAPPEND_ADDRESSING_DENSE || d_.addressing == KVAPPEND_ADDRESSING_RING;
     }
