@@ -93,12 +93,13 @@ void softmax(std::span<float> scores) {
 }
 
 // One head of the rows as floats [rows, dim].
-std::vector<float> head_rows(const Element &element, std::span<const KeyAndValue> rows, Row KeyAndValue::*part,
-                             std::size_t head, std::size_t dim) {
+std::vector<float> head_rows(std::span<const KeyAndValue> rows, Row KeyAndValue::*part, std::size_t head,
+                             std::size_t dim) {
     std::vector<float> wide(rows.size() * dim);
     for (std::size_t i = 0; i < rows.size(); ++i) {
         const Row &row = rows[i].*part;
-        element.widen(row.base + head * row.head_stride * element.width, std::span(wide).subspan(i * dim, dim));
+        row.element->widen(row.base + head * row.head_stride * row.element->width,
+                           std::span(wide).subspan(i * dim, dim));
     }
     return wide;
 }
@@ -190,8 +191,8 @@ void Decoder::project(const Layer &layer, std::span<const float> x, std::size_t 
 }
 
 KeyAndValue Decoder::projected(const std::byte *fused) const {
-    return {{fused + shape_.k_begin() * element_.width, shape_.k_dim},
-            {fused + shape_.v_begin() * element_.width, shape_.v_dim}};
+    return {{&element_, fused + shape_.k_begin() * element_.width, shape_.k_dim},
+            {&element_, fused + shape_.v_begin() * element_.width, shape_.v_dim}};
 }
 
 void Decoder::attend(const Layer &layer, const std::byte *fused, std::span<const KeyAndValue> rows,
@@ -205,8 +206,8 @@ void Decoder::attend(const Layer &layer, const std::byte *fused, std::span<const
     std::vector<float> mixed(shape_.query_heads * v_dim, 0.0f);
     std::vector<float> scores(rows.size());
     for (std::size_t kv_head = 0; kv_head < shape_.kv_heads; ++kv_head) {
-        const std::vector<float> keys = head_rows(element_, rows, &KeyAndValue::key, kv_head, k_dim);
-        const std::vector<float> values = head_rows(element_, rows, &KeyAndValue::value, kv_head, v_dim);
+        const std::vector<float> keys = head_rows(rows, &KeyAndValue::key, kv_head, k_dim);
+        const std::vector<float> values = head_rows(rows, &KeyAndValue::value, kv_head, v_dim);
         for (std::size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
             for (std::size_t row = 0; row < rows.size(); ++row) {
                 float score = 0.0f;

@@ -22,7 +22,7 @@ struct Shape {
     std::size_t query_heads = 8;
     std::size_t kv_heads = 2;
     std::size_t k_dim = 32;
-    std::size_t v_dim = 48;
+    std::size_t v_dim = 96;
     // A token attends to the first `sinks` positions and to the last `window`, its own among them: to all, as it is.
     std::size_t sinks = 0;
     std::size_t window = std::numeric_limits<std::size_t>::max();
@@ -35,6 +35,7 @@ struct Shape {
 
 // One position of one sample in one layer: head 0, and the elements from head to head.
 struct Row {
+    const Element *element;
     const std::byte *base;
     std::size_t head_stride;
 };

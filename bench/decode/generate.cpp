@@ -14,12 +14,44 @@
 
 namespace {
 
-// Attention reads K and V where the projection of the same pass put them.
+// Attention reads K and V where the projection of the same pass put them, or what a store would make of them.
 class NoCache final : public RowStore {
 public:
-    void append(std::size_t, std::span<const std::byte>) override {}
-    std::optional<KeyAndValue> row(std::size_t, std::size_t, std::size_t) const override { return std::nullopt; }
+    NoCache(const Decoder &decoder, std::string_view store) {
+        if (store != "as-is") {
+            rounded_.emplace(decoder.shape(), decoder.element(), store);
+        }
+    }
+    void append(std::size_t /*layer*/, std::span<const std::byte> fused) override {
+        if (rounded_) {
+            rounded_->take(fused);
+        }
+    }
+    std::optional<KeyAndValue> row(std::size_t, std::size_t, std::size_t position) const override {
+        return rounded_ ? std::optional(rounded_->row(position)) : std::nullopt;
+    }
+
+private:
+    std::optional<RoundedPass> rounded_;
 };
+
+std::size_t best(std::span<const float> logits) {
+    return static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+// Adds a position, and returns how many of its logits differ.
+std::size_t compare_logits(std::span<const float> actual, std::span<const float> expected, Comparison &total) {
+    std::size_t differing = 0;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+        // Logits that are no numbers would prove nothing.
+        const bool same = std::memcmp(&actual[i], &expected[i], sizeof(float)) == 0;
+        differing += same && std::isfinite(expected[i]) ? 0U : 1U;
+        total.largest_error = std::max(total.largest_error, std::fabs(actual[i] - expected[i]));
+    }
+    ++total.positions;
+    total.same_tokens += best(actual) == best(expected) ? 1U : 0U;
+    return differing;
+}
 
 // Gives the feeds their rows of a pass, and returns how many rows it then has.
 std::size_t lay_out(std::span<Feed> feeds, bool packed) {
@@ -79,8 +111,7 @@ Generation generate(const Decoder &decoder, Cache &cache, const std::vector<Byte
         for (std::size_t i = 0; i < batch; ++i) {
             Sample &sample = result.samples[i];
             const auto last = std::span(sample.logits).last(shape.vocabulary);
-            const auto best = std::max_element(last.begin(), last.end()) - last.begin();
-            sample.tokens.push_back(static_cast<std::uint8_t>(best));
+            sample.tokens.push_back(static_cast<std::uint8_t>(best(last)));
             feeds[i] = {std::span(sample.tokens).last(1), sample.tokens.size() - 1, i};
         }
         feed_all(batch, [](std::size_t, std::size_t) {});
@@ -90,17 +121,18 @@ Generation generate(const Decoder &decoder, Cache &cache, const std::vector<Byte
     return result;
 }
 
-std::string disprove(const Decoder &decoder, const std::vector<Sample> &samples, Progress &progress) {
+Comparison compare(const Decoder &decoder, const std::vector<Sample> &samples, std::string_view store,
+                   Progress &progress) {
     const Shape &shape = decoder.shape();
+    Comparison result;
     std::string first;
     std::size_t wrong = 0;
-    std::size_t compared = 0;
     for (std::size_t i = 0; i < samples.size(); ++i) {
         const std::string what = "recomputation of sample " + std::to_string(i + 1) + " of " +
                                  std::to_string(samples.size()) + ": token and layer";
         const auto watch = [&](std::size_t done, std::size_t all) { progress(what.c_str(), done, all); };
         const Sample &sample = samples[i];
-        NoCache nothing;
+        NoCache nothing(decoder, store);
         const Feed feed{sample.tokens, 0, 0};
         const std::vector<float> stream = decoder.forward({&feed, 1}, sample.tokens.size(), nothing, watch);
         for (std::size_t token = sample.prompt - 1; token < sample.tokens.size(); ++token) {
@@ -108,13 +140,7 @@ std::string disprove(const Decoder &decoder, const std::vector<Sample> &samples,
                 decoder.logits(std::span(stream).subspan(token * shape.model, shape.model));
             const std::size_t step = token + 1 - sample.prompt;
             const auto actual = std::span(sample.logits).subspan(step * shape.vocabulary, shape.vocabulary);
-            std::size_t differing = 0;
-            for (std::size_t j = 0; j < shape.vocabulary; ++j) {
-                // Logits that are no numbers would prove nothing.
-                const bool same = std::memcmp(&actual[j], &expected[j], sizeof(float)) == 0;
-                differing += same && std::isfinite(expected[j]) ? 0U : 1U;
-            }
-            ++compared;
+            const std::size_t differing = compare_logits(actual, expected, result);
             wrong += differing != 0 ? 1U : 0U;
             if (differing != 0 && first.empty()) {
                 first = "first in sample " + std::to_string(i) + ", step " + std::to_string(step) + " (" +
@@ -122,9 +148,9 @@ std::string disprove(const Decoder &decoder, const std::vector<Sample> &samples,
             }
         }
     }
-    if (wrong == 0) {
-        return "";
+    if (wrong != 0) {
+        result.difference = "the logits of " + std::to_string(wrong) + " of " + std::to_string(result.positions) +
+                            " positions differ from those computed without a cache, " + first;
     }
-    return "the logits of " + std::to_string(wrong) + " of " + std::to_string(compared) +
-           " positions differ from those computed without a cache, " + first;
+    return result;
 }

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <string>
+#include <string_view>
 #include <vector>
 
 struct Sample {
@@ -33,6 +34,15 @@ struct Generation {
 Generation generate(const Decoder &decoder, Cache &cache, const std::vector<Bytes> &prompts, std::size_t steps,
                     Progress &progress);
 
-// Computes all logits anew, each sample in one pass over its tokens, without caches and without libkvappend. Returns ""
-// if they are the same bytes, or else what differs.
-std::string disprove(const Decoder &decoder, const std::vector<Sample> &samples, Progress &progress);
+// How the logits compare with those computed anew, each sample in one pass over its tokens, without caches and without
+// libkvappend.
+struct Comparison {
+    std::size_t positions = 0;
+    std::size_t same_tokens = 0; // positions at which the token to choose is the same
+    float largest_error = 0;
+    std::string difference; // "" if all logits are the same bytes, or else what differs
+};
+
+// `store` is how the rows are rounded that attention reads: one of store_names(), or "as-is".
+Comparison compare(const Decoder &decoder, const std::vector<Sample> &samples, std::string_view store,
+                   Progress &progress);

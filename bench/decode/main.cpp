@@ -28,6 +28,7 @@ struct Options {
     std::string file;
     std::string backend = "host";
     std::string element = "f32";
+    std::string store = "as-is";
     std::string cache = "dense";
     std::string layout = "bhsd";
     std::size_t batch = 4;
@@ -49,7 +50,10 @@ void declare(CLI::App &app, Options &options) {
         app.add_option(name, value, help)->check(CLI::Range(least, most))->capture_default_str();
     };
     one_of("--backend", options.backend, "Where the caches are and the appends run", {"host", "cuda"});
-    one_of("--element", options.element, "What the caches store", {"f32", "bf16", "f16", "f64"});
+    one_of("--element", options.element, "The type of the new rows", {"f32", "bf16", "f16", "f64"});
+    std::vector<std::string> stores = store_names();
+    stores.insert(stores.begin(), "as-is");
+    one_of("--store", options.store, "The format of the caches", std::move(stores));
     one_of("--cache", options.cache, "How the caches are addressed; a ring is a sliding window",
            {"dense", "ring", "paged", "slots"});
     one_of("--layout", options.layout, "The axes of the caches: batch or page, head, row (s), dim", {"bhsd", "bshd"});
@@ -133,11 +137,29 @@ void print(const Options &options, const Shape &shape, const Generation &generat
     print_phase("prefill", 1, generation.prefill);
     print_phase("generation", options.steps, generation.steps);
     std::printf(
-        "\nOne append a layer and step. GB/s is of the median call and counts a copied byte once; memcpy (for CUDA\n"
+        "\nOne append a layer and step. GB/s is of the median call and counts a written byte once; memcpy (for CUDA\n"
         "cudaMemcpyAsync) copies as many bytes in one piece, after each append. Both contain the clock's %.0f ns.\n\n",
         clock_seconds() * 1e9);
-    std::printf("The logits of all %zu positions are bit-identical to those computed without a cache.\n",
-                generation.samples.size() * (options.steps + 1));
+    std::printf("The logits of all %zu positions are bit-identical to those computed without a cache%s.\n",
+                generation.samples.size() * (options.steps + 1),
+                options.store == "as-is" ? "" : (", from rows rounded to " + options.store).c_str());
+}
+
+void print_store(const Options &options, const Shape &shape, const Comparison &exact, const Cache &cache,
+                 const Cache &second) {
+    const std::size_t elements = shape.layers * shape.kv_heads * (shape.k_dim + shape.v_dim);
+    std::printf(
+        "Compared with rows that are not rounded, the largest logit error is %.3g, and the most likely token is the\n"
+        "same at %zu of %zu positions.\n",
+        static_cast<double>(exact.largest_error), exact.same_tokens, exact.positions);
+    std::printf("A token takes %zu bytes of cache with its scales, and would take %zu as %s.\n", cache.token_bytes(),
+                elements * element_named(options.element).width, options.element.c_str());
+    if (cache.kernel() == second.kernel()) {
+        std::puts("There is no second kernel that could store the same bytes.");
+    } else {
+        std::printf("The caches written by %s and %s hold the same %zu bytes.\n", cache.kernel().c_str(),
+                    second.kernel().c_str(), cache.contents().size());
+    }
 }
 
 void check_rows(const Options &options, std::size_t needed) {
@@ -163,18 +185,37 @@ int decode(const Options &options) {
     }
     const Decoder decoder(shape, element_named(options.element), static_cast<std::uint64_t>(options.seed));
     const std::unique_ptr<Memory> memory = backend_memory(options.backend);
-    Cache cache(*memory, decoder,
-                placement_named(options.cache, {options.batch, options.cache_rows, options.sink, options.page_rows}),
-                options.layout == "bhsd" ? AxisOrder::bhsd : AxisOrder::bshd);
+    const auto make_cache = [&](Memory &where) {
+        return std::make_unique<Cache>(
+            where, decoder,
+            placement_named(options.cache, {options.batch, options.cache_rows, options.sink, options.page_rows}),
+            options.layout == "bhsd" ? AxisOrder::bhsd : AxisOrder::bshd, options.store);
+    };
+    const std::unique_ptr<Cache> cache = make_cache(*memory);
+    const bool stored = options.store != "as-is";
+    const std::unique_ptr<Memory> host = host_memory();
+    const std::unique_ptr<Cache> second = stored ? make_cache(*host) : nullptr;
+    if (stored) {
+        cache->repeat_in(*second);
+    }
     auto progress = std::make_unique<Progress>();
-    const Generation generation = generate(decoder, cache, prompts, options.steps, *progress);
-    const std::string difference = disprove(decoder, generation.samples, *progress);
+    const Generation generation = generate(decoder, *cache, prompts, options.steps, *progress);
+    const Comparison proof = compare(decoder, generation.samples, options.store, *progress);
+    const Comparison exact = stored ? compare(decoder, generation.samples, "as-is", *progress) : proof;
     progress.reset();
-    if (!difference.empty()) {
-        std::fprintf(stderr, "decode: %s\n", difference.c_str());
+    if (!proof.difference.empty()) {
+        std::fprintf(stderr, "decode: %s\n", proof.difference.c_str());
+        return exit_disproved;
+    }
+    if (stored && cache->contents() != second->contents()) {
+        std::fprintf(stderr, "decode: the caches written by %s and %s differ\n", cache->kernel().c_str(),
+                     second->kernel().c_str());
         return exit_disproved;
     }
     print(options, shape, generation);
+    if (stored) {
+        print_store(options, shape, exact, *cache, *second);
+    }
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
         throw std::runtime_error("cannot write to standard output");
     }

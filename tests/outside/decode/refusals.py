@@ -32,6 +32,8 @@ def main():
         check(decode, [text, "--cache", "ring", "--sink", "8", "--cache-rows", "8"], "--sink is 8")
         check(decode, [text, "--cache", "paged", "--page-rows", "0"], "--page-rows")
         check(decode, [text, "--cache", "heap"], "--cache")
+        check(decode, [text, "--store", "q9"], "--store")
+        check(decode, [text, "--store", "int8", "--element", "f64"], "k_storage->type")
         check(decode, [text, "--seed", str(1 << 64)], "--seed")
     one_byte = tempfile.NamedTemporaryFile(delete=False)
     one_byte.write(b"x")
