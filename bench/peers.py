@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Times what else appends to caches in memory beside libkvappend: PyTorch's index_copy_, index_put_ and slice
-assignment, ONNX Runtime's TensorScatter, and NumPy's slice assignment, each where it is installed. All run in one
-process on one thread, in random order, and are called from Python, which is the greater part of a small call. New rows
+assignment, ONNX Runtime's TensorScatter, and NumPy's slice assignment, each where it is installed. Where another format
+is stored, PyTorch converts the rows by its operators, and then copies them by index_copy_. All run in one process on one thread, in random order, and are called from Python, which is the greater part of a small call. New rows
 are always in the cache."""
 
 import argparse
@@ -18,7 +18,7 @@ import sys
 import time
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/outside/ffi/python"))
-from kvappend import abi, append  # pylint: disable=wrong-import-position
+from kvappend import Preset, Storage, abi, append  # pylint: disable=wrong-import-position
 
 SKIPPED = 77
 MEBIBYTE = 1 << 20
@@ -37,14 +37,20 @@ def installed(name):
 numpy, torch, onnx, onnxruntime = map(installed, ("numpy", "torch", "onnx", "onnxruntime"))
 
 
+# Formats that PyTorch can make.
+FORMATS = {"f32-to-f16": Preset.F16, "bf16-to-e4m3": Preset.E4M3_DIVIDE, "bf16-to-e4m3-row": Preset.E4M3_ROW,
+           "bf16-to-int8-row": Preset.INT8_ROW}
+
+
 class Configuration:
     """All samples stand at one position, as index_copy_ and slices need it. Caches are [B, H, R, D]."""
 
     def __init__(self, line):
         self.name, *numbers = line.split()
+        self.preset = FORMATS.get(self.name.split("/")[-1])
         self.heads, self.k_dim, self.v_dim, width = map(int, numbers)
         self.type = {2: "float16", 4: "float32"}[width]
-        self.model, self.layout, step, residence = self.name.split("/")
+        self.model, self.layout, step, residence, *_ = self.name.split("/")
         self.phase, self.batch, self.rows = re.fullmatch(r"(\w+)-(\d+)x(\d+)", step).groups()
         self.batch, self.rows = int(self.batch), int(self.rows)
         token = self.batch * self.heads * (self.k_dim + self.v_dim) * width
@@ -170,6 +176,60 @@ class TorchPackage(NumpyPackage):
     wrap = staticmethod(TorchSlices.wrap)
 
 
+class Formats:
+    """Rows of K and V as PyTorch's tensors, caches of another format, and their scales."""
+
+    def __init__(self, case, caches):
+        del caches  # They have the type of the rows.
+        self.storage = Storage.preset(case.preset)
+        element = torch.float32 if case.type == "float32" else torch.bfloat16
+        self.new = [torch.from_numpy(array).to(element) for array in (case.k_new, case.v_new)]
+        self.is_cast = case.preset == Preset.F16
+        self.is_given = case.preset == Preset.E4M3_DIVIDE
+        self.stored = {Preset.F16: torch.float16, Preset.INT8_ROW: torch.int8}.get(case.preset, torch.float8_e4m3fn)
+        shape = (case.batch, case.heads, case.cache_rows, case.k_dim)
+        kind = torch.float16 if self.is_cast else torch.uint8
+        self.caches = [[torch.zeros(shape, dtype=kind) for _ in "kv"] for _ in range(case.layers)]
+        self.scales = [[torch.full((1,), 0.5).expand(*shape[:3], 1) if self.is_given else torch.zeros(*shape[:3], 1)
+                        for _ in "kv"] for _ in range(case.layers)]
+        self.calls = [(layer, torch.arange(place, place + case.rows), torch.full((case.batch,), place))
+                      for layer, place in case.visits]
+
+
+class TorchFormats(Formats):
+    """What PyTorch does by its operators."""
+    name = "torch convert, index_copy_"
+
+    def __call__(self, visit):
+        layer, rows, _ = self.calls[visit]
+        for new, cache, scales in zip(self.new, self.caches[layer], self.scales[layer]):
+            if self.is_cast:
+                cache.index_copy_(2, rows, new.to(self.stored))
+                continue
+            numbers = new.float()
+            if self.is_given:
+                codes = numbers / 0.5
+            else:
+                scale = (numbers.abs().amax(-1, keepdim=True) / (127 if self.stored == torch.int8 else 448)).clamp(1e-6)
+                scales.index_copy_(2, rows, scale)
+                codes = numbers * (1 / scale)
+            if self.stored == torch.int8:  # Halves are rounded away from zero.
+                codes = (codes.abs() + 0.5).floor().copysign(codes)
+            codes = codes.clamp(*((-128, 127) if self.stored == torch.int8 else (-448, 448)))
+            cache.index_copy_(2, rows, codes.to(self.stored).view(torch.uint8))
+
+
+class PackageFormats(Formats):
+    name = "library"
+
+    def __call__(self, visit):
+        layer, _, offsets = self.calls[visit]
+        (k_cache, v_cache), (k_scales, v_scales) = self.caches[layer], self.scales[layer]
+        scales = {} if self.is_cast else {"k_scales": k_scales, "v_scales": v_scales}
+        append(k_new=self.new[0], v_new=self.new[1], k_cache=k_cache, v_cache=v_cache, k_storage=self.storage,
+               v_storage=self.storage, cache_offsets=offsets, **scales)
+
+
 class TensorScatter:
     """With the cache bound as input and as output, so that it may be written in place."""
     name = "onnxruntime TensorScatter"
@@ -241,6 +301,8 @@ def measure(case, makers, repetitions):
     for competitor in competitors:
         for visit in range(len(case.visits)):
             competitor(visit)
+    if case.preset is not None:
+        caches = [competitor.caches for competitor in competitors]
     for competitor, own in zip(competitors[1:], caches[1:]):
         for (k, v), (expected_k, expected_v) in zip(own, caches[0]):
             same = numpy.array_equal(k, expected_k) and numpy.array_equal(v, expected_v) and expected_k.any()
@@ -299,7 +361,10 @@ def main():
         case = Configuration(line)
         if case.cold and case.bytes * VISITS < FAR / 4:
             continue  # So few bytes would not fill the cache between two visits of a place.
-        seconds = measure(case, makers, options.repetitions)
+        converts = case.name.count("/") > 3
+        if converts and (torch is None or case.preset is None):
+            continue
+        seconds = measure(case, [PackageFormats, TorchFormats] if converts else makers, options.repetitions)
         result = {"name": case.name, "bytes": case.bytes, "versions": versions,
                   "ns": {name: [round(s * 1e9, 1) for s in values] for name, values in seconds.items()}, "ratios": {}}
         library = seconds["library"]

@@ -18,8 +18,9 @@
 // A call with its arrays of indices on the device. The new rows and the caches are the session's.
 struct Call {
     Call(const Workload &of, const Indices &with, std::byte *new_rows, std::byte *caches)
-        : workload(of), indices(with), fresh(new_rows), cache(caches), pieces(pieces_of(of, with)),
-          places(uploaded(with.places)), lengths(uploaded(with.lengths)), samples(uploaded(samples_of_tokens(with))),
+        : workload(of), indices(with), fresh(new_rows), cache(caches),
+          pieces(of.converts ? std::vector<Piece>() : pieces_of(of, with)), places(uploaded(with.places)),
+          lengths(uploaded(with.lengths)), samples(uploaded(samples_of_tokens(with))),
           page_table(uploaded(of.page_table)), page_indptr(uploaded(of.page_indptr)) {}
 
     const Workload &workload;
@@ -47,19 +48,12 @@ class Library final : public Competitor {
 public:
     explicit Library(const Call &call, std::int32_t flags = 0) {
         const Workload &workload = call.workload;
-        kvappend_descriptor descriptor = workload.descriptor;
+        kvappend_descriptor descriptor = workload.described();
         descriptor.flags |= flags;
         kvappend_plan *plan = nullptr;
         require(kvappend_plan_create(&descriptor, nullptr, &plan));
         plan_.reset(plan);
-        args_.k_new = call.fresh;
-        args_.k_new_bytes = workload.v_new_at;
-        args_.v_new = call.fresh + workload.v_new_at;
-        args_.v_new_bytes = workload.new_bytes - workload.v_new_at;
-        args_.k_cache = call.cache;
-        args_.k_cache_bytes = workload.cache_bytes;
-        args_.v_cache = call.cache + workload.v_cache_at;
-        args_.v_cache_bytes = workload.cache_bytes - workload.v_cache_at;
+        workload.set_buffers(call.fresh, call.cache, args_);
         args_.slots = args_.cache_offsets = call.places.get();
         args_.cache_offsets_bytes = args_.slots_bytes = call.indices.places.size() * sizeof(std::int64_t);
         args_.lengths = static_cast<const std::int32_t *>(call.lengths.get());
@@ -104,10 +98,7 @@ public:
         auto *layer = static_cast<std::byte *>(memory_.get());
         for (std::size_t i = 1; i < count; ++i, layer += bytes_of_layer(workload)) {
             std::byte *const cache = layer + round_up(workload.new_bytes);
-            args_[i].k_new = layer;
-            args_[i].v_new = layer + workload.v_new_at;
-            args_[i].k_cache = cache;
-            args_[i].v_cache = cache + workload.v_cache_at;
+            workload.set_buffers(layer, cache, args_[i]);
         }
         for (const kvappend_args &args : args_) {
             pointers_.push_back(&args);

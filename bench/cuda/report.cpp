@@ -64,7 +64,7 @@ Report::Report(Description description, double copy_bandwidth, const std::vector
         "by "
         "programmatic dependent launch, one call behind\nthe other; \"layers\": by one launch for 32 layers, the time "
         "of "
-        "one.\n\n");
+        "one. Where another format is stored, memcpy reads and writes as many bytes in all.\n\n");
     std::printf("%-*s %9s %7s %9s %6s", width_, "case", "bytes", "pieces", "us", "%");
     for (const char *const other : others) {
         std::printf("   %20s", (std::string("ratio to ") + other).c_str());
@@ -111,6 +111,7 @@ void Report::write_json(const std::string &path) const {
             file << separator << "  {\"name\": " << quoted(name_of(configuration, timing))
                  << ", \"model\": " << quoted(configuration.model->name)
                  << ", \"layout\": " << quoted(configuration.arrangement->name)
+                 << ", \"format\": " << quoted(configuration.format == nullptr ? "" : configuration.format->name)
                  << ", \"phase\": " << quoted(::name_of(configuration.step->phase))
                  << ", \"batch\": " << configuration.step->batch << ", \"rows\": " << configuration.step->rows
                  << ", \"cold\": " << (configuration.cold ? "true" : "false")

@@ -44,9 +44,11 @@ struct Session::Device {
     Device(std::size_t new_bytes, std::size_t cache_bytes)
         : track(2 * l2_bytes()), fresh(allocate(new_bytes + slack)), cache(allocate(cache_bytes + slack)),
           new_rows(new_bytes + slack) {
-        // No byte is zero, as the caches are before each proof.
-        std::generate(new_rows.begin(), new_rows.end(),
-                      [this] { return static_cast<unsigned char>(1 + random() % 255); });
+        // No byte is zero, as the caches are before each proof, and each two bytes are a moderate number in all types.
+        for (std::size_t i = 0; i + 1 < new_rows.size(); i += 2) {
+            new_rows[i] = static_cast<unsigned char>(1 + random() % 255);
+            new_rows[i + 1] = static_cast<unsigned char>(0x3f + random() % 2);
+        }
         upload(fresh.get(), new_rows);
     }
 
@@ -76,8 +78,7 @@ Session::Session(const Settings &settings, const std::vector<Configuration> &con
     std::size_t new_bytes = 0;
     std::size_t cache_bytes = 0;
     for (const Configuration &configuration : configurations) {
-        const Workload workload =
-            make_workload(*configuration.model, *configuration.arrangement, *configuration.step, settings.cache_bytes);
+        const Workload workload = make_workload(configuration, settings.cache_bytes);
         new_bytes = std::max(new_bytes, workload.new_bytes);
         cache_bytes = std::max({cache_bytes, workload.cache_bytes, workload.written_bytes});
     }
@@ -153,6 +154,22 @@ struct Expected {
     std::vector<unsigned char> in_one_piece;
 };
 
+// What the host backend makes of the same call.
+void convert_on_host(const Call &call, const unsigned char *fresh, unsigned char *cache) {
+    const Workload &workload = call.workload;
+    kvappend_descriptor descriptor = workload.described();
+    descriptor.backend = KVAPPEND_BACKEND_HOST;
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    workload.set_buffers(reinterpret_cast<const std::byte *>(fresh), reinterpret_cast<std::byte *>(cache), args);
+    std::vector<std::int64_t> places = call.indices.places;
+    args.slots = args.cache_offsets = places.data();
+    kvappend_plan *plan = nullptr;
+    require(kvappend_plan_create(&descriptor, nullptr, &plan));
+    const kvappend_status status = kvappend_plan_run(plan, &args, nullptr, 0, nullptr);
+    kvappend_plan_destroy(plan);
+    require(status);
+}
+
 Expected expect(const Call &call, const std::vector<unsigned char> &new_rows, std::size_t fresh_at,
                 std::size_t cache_at) {
     const Workload &workload = call.workload;
@@ -160,6 +177,12 @@ Expected expect(const Call &call, const std::vector<unsigned char> &new_rows, st
     expected.in_places.resize(std::max(workload.cache_bytes, workload.written_bytes) + slack);
     expected.in_one_piece = expected.in_places;
     const auto from = new_rows.begin() + static_cast<std::ptrdiff_t>(fresh_at);
+    if (workload.converts) {
+        convert_on_host(call, new_rows.data() + fresh_at, expected.in_places.data() + cache_at);
+        std::copy_n(from, workload.written_bytes,
+                    expected.in_one_piece.begin() + static_cast<std::ptrdiff_t>(cache_at));
+        return expected;
+    }
     std::size_t bytes = 0;
     for (const Piece &piece : call.pieces) {
         std::copy_n(from + static_cast<std::ptrdiff_t>(piece.from), piece.bytes,
@@ -197,6 +220,7 @@ std::unique_ptr<Competitor> make_batch([[maybe_unused]] const Call &call, [[mayb
 
 std::vector<Entrant> make_entrants(const Call &call, const Track &track, bool cold, std::size_t most_pieces) {
     std::vector<Entrant> entrants;
+    const bool copies = !call.workload.converts;
     const auto enter = [&](const char *name, std::unique_ptr<Competitor> competitor) {
         entrants.emplace_back();
         entrants.back().name = name;
@@ -204,14 +228,16 @@ std::vector<Entrant> make_entrants(const Call &call, const Track &track, bool co
     };
     enter("library", std::make_unique<Library>(call));
     enter("memcpy", std::make_unique<OnePiece>(call));
-    enter("elements", std::make_unique<Elements>(call));
+    if (copies) {
+        enter("elements", std::make_unique<Elements>(call));
+    }
     enter("empty", std::make_unique<Nothing>());
     enter("programmatic", std::make_unique<Library>(call, KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH));
     if (!cold && Layers::bytes_for(call.workload) <= most_layers_bytes) {
         enter("layers", std::make_unique<Layers>(call));
         entrants.back().appends = Layers::count;
     }
-    if (auto batch = make_batch(call, track, most_pieces)) {
+    if (auto batch = copies ? make_batch(call, track, most_pieces) : nullptr) {
         enter("batch", std::move(batch));
     }
     return entrants;
@@ -239,11 +265,10 @@ Result Session::measure(const Configuration &configuration) {
     Device &device = *device_;
     Track &track = device.track;
     const bool cold = configuration.cold;
-    Workload workload =
-        make_workload(*configuration.model, *configuration.arrangement, *configuration.step, settings_.cache_bytes);
+    Workload workload = make_workload(configuration, settings_.cache_bytes);
     workload.descriptor.backend = KVAPPEND_BACKEND_CUDA;
     const Indices indices = make_indices(workload, *configuration.step, device.random);
-    const std::size_t element = configuration.model->element_type == KVAPPEND_ELEMENT_F32 ? 4 : 2;
+    const std::size_t element = workload.element_bytes;
     const std::size_t fresh_at = configuration.aligned ? 0 : element;
     const std::size_t cache_at = configuration.aligned ? 0 : 2 * element;
     const Call call(workload, indices, static_cast<std::byte *>(device.fresh.get()) + fresh_at,

@@ -58,21 +58,19 @@ struct DestroyPlan {
 };
 using Plan = std::unique_ptr<kvappend_plan, DestroyPlan>;
 
-Plan make_plan(const Workload &workload, std::int32_t threads = 1) {
+Plan make_plan(const Workload &workload, std::int32_t threads = 1, const char *kernel = nullptr) {
     kvappend_preference preference = KVAPPEND_PREFERENCE_INIT;
     preference.host_threads = threads;
+    preference.kernel_name = kernel;
+    const kvappend_descriptor descriptor = workload.described();
     kvappend_plan *plan = nullptr;
-    require(kvappend_plan_create(&workload.descriptor, &preference, &plan));
+    require(kvappend_plan_create(&descriptor, &preference, &plan));
     return Plan(plan);
 }
 
 // All arguments but those that change from call to call.
 kvappend_args make_args(const Workload &workload) {
     kvappend_args args = KVAPPEND_ARGS_INIT;
-    args.k_new_bytes = workload.v_new_at;
-    args.v_new_bytes = workload.new_bytes - workload.v_new_at;
-    args.k_cache_bytes = workload.cache_bytes;
-    args.v_cache_bytes = workload.cache_bytes - workload.v_cache_at;
     args.page_table = workload.page_table.data();
     args.page_table_bytes = workload.page_table.size() * sizeof(std::int32_t);
     args.page_indptr = workload.page_indptr.data();
@@ -82,10 +80,7 @@ kvappend_args make_args(const Workload &workload) {
 
 void set_call(const Workload &workload, const Indices &indices, const std::byte *fresh, std::byte *cache,
               kvappend_args &args) {
-    args.k_new = fresh;
-    args.v_new = fresh + workload.v_new_at;
-    args.k_cache = cache;
-    args.v_cache = cache + workload.v_cache_at;
+    workload.set_buffers(fresh, cache, args);
     args.slots = indices.places.data();
     args.cache_offsets = const_cast<std::int64_t *>(indices.places.data()); // No case asks for FLAG_ADVANCE.
     args.cache_offsets_bytes = args.slots_bytes = indices.places.size() * sizeof(std::int64_t);
@@ -93,11 +88,14 @@ void set_call(const Workload &workload, const Indices &indices, const std::byte 
     args.lengths_bytes = indices.lengths.size() * sizeof(std::int32_t);
 }
 
-template <std::int32_t Threads>
+constexpr bool any_processor = true;
+
+template <std::int32_t Threads, bool AnyProcessor = false>
 class Library final : public Competitor {
 public:
     explicit Library(const Course &course)
-        : course_(course), walk_(course), plan_(make_plan(*course.workload, Threads)),
+        : course_(course), walk_(course),
+          plan_(make_plan(*course.workload, Threads, AnyProcessor ? "host_convert" : nullptr)),
           args_(make_args(*course.workload)) {}
 
     void run(std::byte *arena, std::int64_t calls) override {
@@ -177,10 +175,11 @@ std::unique_ptr<Competitor> make(const Course &course) {
 } // namespace
 
 std::span<const Entry> entries() {
-    static constexpr Entry all[] = {{"library", make<Library<1>>},
-                                    {"library, 2 threads", make<Library<2>>},
-                                    {"memcpy", make<OnePiece>},
-                                    {"loop", make<ByRows>}};
+    static constexpr Entry all[] = {{"library", make<Library<1>>, true, true},
+                                    {"library, 2 threads", make<Library<2>>, true, true},
+                                    {"memcpy", make<OnePiece>, true, true},
+                                    {"loop", make<ByRows>, true, false},
+                                    {"plain C++", make<Library<1, any_processor>>, false, true}};
     return all;
 }
 

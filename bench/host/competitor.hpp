@@ -37,10 +37,14 @@ public:
     virtual bool proves(const std::byte *arena, const std::byte *like) const = 0;
 };
 
-// What competes in each case. The first are ways of the library to do it, the others what these are compared with.
+// What competes. The first are ways of the library to do it, the others what these are compared with.
 struct Entry {
     const char *name;
     std::unique_ptr<Competitor> (*make)(const Course &course);
+    bool copies;   // takes part in cases that copy bits
+    bool converts; // takes part in cases that store another format
+
+    bool takes_part(const Workload &workload) const { return workload.converts ? converts : copies; }
 };
 inline constexpr std::size_t library_entries = 2;
 std::span<const Entry> entries();

@@ -23,12 +23,25 @@ bool wanted(const Configuration &configuration) {
            (arrangement == "ring" && configuration.model->window != 0);
 }
 
+// Llama's decoding and prompts, by samples and by slots.
+bool wanted_in_formats(const Configuration &configuration) {
+    const std::string_view arrangement = configuration.arrangement->name;
+    const Step &step = *configuration.step;
+    const bool decode = step.phase == Phase::decode && step.batch <= 64;
+    const bool prompt = step.phase == Phase::prefill && step.batch == 1 && (step.rows == 512 || step.rows == 4096);
+    return configuration.aligned && std::string_view(configuration.model->name) == "llama3-8b" &&
+           (arrangement == "dense-bhsd" || arrangement == "slots16") && (decode || prompt);
+}
+
 bool wanted_briefly(const Configuration &configuration) {
     const std::string_view model = configuration.model->name;
     const std::string_view arrangement = configuration.arrangement->name;
     const Step &step = *configuration.step;
     const bool few_rows = step.batch * step.rows <= 64;
     const bool prompt = step.phase == Phase::prefill && step.batch == 1 && step.rows <= 2048;
+    if (configuration.format != nullptr) {
+        return arrangement == "slots16" && step.batch * step.rows == 64;
+    }
     if (model == "llama3-8b" && (arrangement == "dense-bhsd" || arrangement == "slots16")) {
         return configuration.aligned && (few_rows || prompt);
     }
@@ -41,8 +54,21 @@ bool wanted_briefly(const Configuration &configuration) {
 std::string Configuration::name() const {
     return std::string(model->name) + "/" + arrangement->name + "/" + name_of(step->phase) + "-" +
            std::to_string(step->batch) + "x" + std::to_string(step->rows) + (cold ? "/cold" : "/warm") +
-           (aligned ? "" : "/unaligned");
+           (aligned ? "" : "/unaligned") + (format == nullptr ? "" : std::string("/") + format->name);
 }
+
+namespace {
+
+void add_formats(Configuration configuration, bool brief, std::vector<Configuration> &configurations) {
+    for (const Format &format : formats) {
+        configuration.format = &format;
+        if (wanted_in_formats(configuration) && (!brief || wanted_briefly(configuration))) {
+            configurations.push_back(configuration);
+        }
+    }
+}
+
+} // namespace
 
 std::vector<Configuration> all_configurations(bool brief) {
     std::vector<Configuration> configurations;
@@ -55,6 +81,7 @@ std::vector<Configuration> all_configurations(bool brief) {
                         if (wanted(configuration) && (!brief || wanted_briefly(configuration))) {
                             configurations.push_back(configuration);
                         }
+                        add_formats(configuration, brief, configurations);
                     }
                 }
             }

@@ -2,6 +2,7 @@
 // The combinations of model, layout and step that are measured.
 #pragma once
 
+#include "../formats.hpp"
 #include "../models.hpp"
 #include "arrangement.hpp"
 
@@ -16,8 +17,11 @@ struct Configuration {
     bool cold;
     // To 64 bytes; else the new rows begin one element behind that, and the caches two.
     bool aligned;
+    const Format *format = nullptr; // of the cache; NULL: that of the new rows
 
     std::string name() const;
+    // Of the new rows.
+    std::int32_t element_type() const { return format == nullptr ? model->element_type : format->element_type; }
 };
 
 // All, or the few of a brief look.

@@ -41,6 +41,8 @@ private:
 
     void prepare(const Configuration &configuration);
     void lay_course();
+    // The entries that take part.
+    std::vector<std::size_t> competing() const;
     // Throws where the competitors do not write the right bytes.
     void prove();
     void make_competitors();

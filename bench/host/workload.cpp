@@ -52,9 +52,9 @@ void set_pages(Workload &workload, std::int64_t batch, std::int64_t page_rows) {
 }
 
 // How many rows a sample's cache has place for.
-std::int64_t sequence_rows_of(const Model &model, const Arrangement &arrangement, const Step &step,
+std::int64_t sequence_rows_of(const Model &model, const Arrangement &arrangement, const Step &step, std::int64_t width,
                               std::size_t most_cache_bytes) {
-    const std::int64_t token_bytes = model.heads * (model.k_dim + model.v_dim) * element_bytes(model);
+    const std::int64_t token_bytes = model.heads * (model.k_dim + model.v_dim) * width;
     const auto position_bytes = static_cast<std::size_t>(step.batch * token_bytes);
     const auto most = static_cast<std::int64_t>(std::bit_floor(most_cache_bytes / position_bytes));
     const std::int64_t rows = std::clamp<std::int64_t>(most, 64, 4096);
@@ -66,11 +66,90 @@ std::int64_t sequence_rows_of(const Model &model, const Arrangement &arrangement
     return std::max(rows, step.rows + more);
 }
 
+std::int64_t bits_of(std::int32_t stored_type) {
+    return stored_type == KVAPPEND_STORED_F16 ? 16 : stored_type == KVAPPEND_STORED_E2M1 ? 4 : 8;
+}
+
+// Lays out caches of another format, and their scales: at the end, or for blocks of Q8_0 in front of each block.
+void store_in(const Format &format, bool by_token, Workload &workload) {
+    kvappend_descriptor &d = workload.descriptor;
+    kvappend_storage &s = workload.storage;
+    s = KVAPPEND_STORAGE_INIT;
+    kvappend_storage_preset(format.preset, &s, sizeof s);
+    workload.converts = true;
+    const bool computed = s.scaling == KVAPPEND_SCALING_COMPUTED;
+    const bool in_front = format.preset == KVAPPEND_PRESET_Q8_0;
+    const std::int64_t scale_bytes = s.scale_type == KVAPPEND_SCALE_F32   ? 4
+                                     : s.scale_type == KVAPPEND_SCALE_F16 ? 2
+                                                                          : 1;
+    const std::int64_t groups = !computed ? 0 : s.group == 0 ? 1 : d.k_dim / s.group;
+    const std::int64_t codes = d.k_dim * bits_of(s.type) / 8; // bytes of a row
+    const std::int64_t scales = groups * scale_bytes;
+    const std::int64_t row = in_front ? codes + scales : codes;
+    const auto rows = static_cast<std::size_t>(d.cache_blocks * d.cache_rows * d.heads);
+    set_strides(d.k_cache_strides, by_token, d.heads, d.cache_rows, row);
+    workload.v_cache_at = rows * static_cast<std::size_t>(row);
+    if (in_front) {
+        d.k_pack = s.group;
+        d.k_piece_stride = s.group + scale_bytes;
+        std::copy(std::begin(d.k_cache_strides), std::end(d.k_cache_strides), s.scale_strides);
+        s.scale_strides[3] = d.k_piece_stride;
+        workload.v_scales_at = workload.v_cache_at;
+        workload.cache_bytes = 2 * workload.v_cache_at;
+        workload.k_cache_at = static_cast<std::size_t>(scale_bytes);
+        workload.v_cache_at += workload.k_cache_at;
+    } else {
+        if (computed) {
+            std::int64_t strides[3];
+            set_strides(strides, by_token, d.heads, d.cache_rows, scales);
+            std::copy(std::begin(strides), std::end(strides), s.scale_strides);
+            s.scale_strides[3] = scale_bytes;
+        }
+        workload.k_scales_at = 2 * workload.v_cache_at;
+        workload.v_scales_at = workload.k_scales_at + rows * static_cast<std::size_t>(scales);
+        workload.cache_bytes = workload.v_scales_at + rows * static_cast<std::size_t>(scales);
+    }
+    std::copy(std::begin(d.k_cache_strides), std::end(d.k_cache_strides), d.v_cache_strides);
+    d.v_pack = d.k_pack;
+    d.v_piece_stride = d.k_piece_stride;
+    const std::size_t new_rows = workload.new_bytes / (static_cast<std::size_t>(d.k_dim) * workload.element_bytes);
+    workload.written_bytes = (workload.new_bytes + new_rows * static_cast<std::size_t>(codes + scales)) / 2;
+}
+
 } // namespace
 
-Workload make_workload(const Model &model, const Arrangement &arrangement, const Step &step,
-                       std::size_t most_cache_bytes) {
-    const std::int64_t width = element_bytes(model);
+kvappend_descriptor Workload::described() const {
+    kvappend_descriptor result = descriptor;
+    result.k_storage = result.v_storage = converts ? &storage : nullptr;
+    return result;
+}
+
+void Workload::set_buffers(const std::byte *fresh, std::byte *cache, kvappend_args &args) const {
+    args.k_new = fresh;
+    args.v_new = fresh + v_new_at;
+    args.k_new_bytes = v_new_at;
+    args.v_new_bytes = new_bytes - v_new_at;
+    args.k_cache = cache + k_cache_at;
+    args.v_cache = cache + v_cache_at;
+    args.k_cache_bytes = cache_bytes - k_cache_at;
+    args.v_cache_bytes = cache_bytes - v_cache_at;
+    if (!converts) {
+        return;
+    }
+    const bool given = storage.scaling == KVAPPEND_SCALING_GIVEN;
+    args.k_scales = given ? const_cast<std::byte *>(fresh) : cache + k_scales_at;
+    args.v_scales = given ? const_cast<std::byte *>(fresh) : cache + v_scales_at;
+    args.k_scales_bytes = given ? sizeof(float) : cache_bytes - k_scales_at;
+    args.v_scales_bytes = given ? sizeof(float) : cache_bytes - v_scales_at;
+    args.k_global_scale = args.v_global_scale = reinterpret_cast<const float *>(fresh);
+    args.k_global_scale_bytes = args.v_global_scale_bytes = sizeof(float);
+}
+
+Workload make_workload(const Configuration &configuration, std::size_t most_cache_bytes) {
+    const Model &model = *configuration.model;
+    const Arrangement &arrangement = *configuration.arrangement;
+    const Step &step = *configuration.step;
+    const std::int64_t width = configuration.element_type() == KVAPPEND_ELEMENT_F32 ? 4 : 2;
     const std::int64_t token_bytes = model.heads * (model.k_dim + model.v_dim) * width;
     const bool ring = arrangement.addressing == KVAPPEND_ADDRESSING_RING;
     const bool tokens =
@@ -78,12 +157,12 @@ Workload make_workload(const Model &model, const Arrangement &arrangement, const
 
     Workload workload{};
     workload.element_bytes = static_cast<std::size_t>(width);
-    workload.sequence_rows = sequence_rows_of(model, arrangement, step, most_cache_bytes);
+    workload.sequence_rows = sequence_rows_of(model, arrangement, step, width, most_cache_bytes);
 
     kvappend_descriptor &d = workload.descriptor;
     d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = KVAPPEND_BACKEND_HOST;
-    d.element_type = model.element_type;
+    d.element_type = configuration.element_type();
     d.addressing = arrangement.addressing;
     d.lengths = arrangement.lengths;
     d.batch = arrangement.addressing == KVAPPEND_ADDRESSING_SLOTS ? 1 : step.batch;
@@ -119,6 +198,9 @@ Workload make_workload(const Model &model, const Arrangement &arrangement, const
         d.sink_rows = ring_sinks;
         const std::int64_t kept = std::min(step.rows, d.cache_rows - ring_sinks);
         workload.written_bytes = static_cast<std::size_t>(step.batch * kept * token_bytes);
+    }
+    if (configuration.format != nullptr) {
+        store_in(*configuration.format, arrangement.cache_by_token, workload);
     }
     return workload;
 }

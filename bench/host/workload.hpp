@@ -2,8 +2,7 @@
 // What one call appends, as the library is told of it and as the others need it: sizes, strides, indices.
 #pragma once
 
-#include "../models.hpp"
-#include "arrangement.hpp"
+#include "configuration.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -19,18 +18,29 @@ struct Rows {
 };
 
 struct Workload {
-    kvappend_descriptor descriptor;
+    kvappend_descriptor descriptor; // without pointers: see described()
+    bool converts;
+    kvappend_storage storage; // of K and of V, if it converts
     Rows k;
     Rows v;
     std::size_t element_bytes;
     std::size_t new_bytes; // K, and V behind it
     std::size_t v_new_at;
-    std::size_t cache_bytes; // K, and V behind it or between it
+    std::size_t cache_bytes; // K, and V behind it or between it, and computed scales
+    std::size_t k_cache_at;
     std::size_t v_cache_at;
+    std::size_t k_scales_at;
+    std::size_t v_scales_at;
+    // A copy of so many bytes reads and writes as many in all.
     std::size_t written_bytes;
     std::int64_t sequence_rows; // that a sample's cache has place for
     std::vector<std::int32_t> page_table;
     std::vector<std::int32_t> page_indptr;
+
+    // The descriptor, which points to this workload.
+    kvappend_descriptor described() const;
+    // Sets the new rows, the caches and the scales. The first of the new numbers is also the given or the global scale.
+    void set_buffers(const std::byte *fresh, std::byte *cache, kvappend_args &args) const;
 };
 
 // What differs from step to step.
@@ -40,8 +50,7 @@ struct Indices {
 };
 
 // The caches have as many rows as fit in `most_cache_bytes`, up to 4096, and at least those of the step.
-Workload make_workload(const Model &model, const Arrangement &arrangement, const Step &step,
-                       std::size_t most_cache_bytes);
+Workload make_workload(const Configuration &configuration, std::size_t most_cache_bytes);
 
 // Samples stand at random positions.
 Indices make_indices(const Workload &workload, const Step &step, std::minstd_rand &random);

@@ -28,7 +28,7 @@ T *address(unsigned buffer, std::size_t shift = 0) {
 }
 
 void print(const Model &model, const Arrangement &arrangement, const Step &step, bool first) {
-    Workload workload = make_workload(model, arrangement, step, most_cache_bytes);
+    Workload workload = make_workload({&model, &arrangement, &step, true, true}, most_cache_bytes);
     workload.descriptor.backend = KVAPPEND_BACKEND_CUDA;
     kvappend_plan *plan = nullptr;
     require(kvappend_plan_create(&workload.descriptor, nullptr, &plan));
