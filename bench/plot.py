@@ -107,12 +107,13 @@ def main():
     parser.add_argument("json", help="what the benchmark wrote")
     parser.add_argument("svg", help="the file to write")
     parser.add_argument("--ratio", default="library to memcpy", help="which ratio to draw (default: %(default)s)")
+    parser.add_argument("--format", default="", help="the storage format, such as f32-to-f16 (default: plain copies)")
     options = parser.parse_args()
     with open(options.json, encoding="utf-8") as file:
         results = json.load(file)
-    cases = [c for c in results["cases"] if options.ratio in c]
+    cases = [c for c in results["cases"] if options.ratio in c and c["format"] == options.format]
     if not cases:
-        parser.error(f"{options.json} has no case with a ratio \"{options.ratio}\"")
+        parser.error(f"{options.json} has no case with a ratio \"{options.ratio}\" and this format")
     subtitle = ", ".join(results["machine"][name] for name in ("processor", "caches") if name in results["machine"])
     title = f"libkvappend: {options.ratio}" + " (1 is as fast, more is faster; median, bars from min to max)"
     with open(options.svg, "w", encoding="utf-8") as file:
