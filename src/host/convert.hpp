@@ -55,8 +55,8 @@ struct Factors {
     bool divides = false;
     bool same = true;
     bool any_zero = false;
-    bool zeros[chunk_elements]; // of groups: their codes are zero
-    float values[chunk_elements];
+    bool zeros[chunk_elements];                    // of groups: their codes are zero
+    float values[chunk_elements + block_elements]; // A last block is encoded as a whole.
 };
 
 // How an element is scaled by its factor.
@@ -381,9 +381,7 @@ private:
         } else {
             load_factors(chunk, count, scales, factors);
         }
-        if (count < chunk_elements) { // The last block is encoded as a whole.
-            fill<Processor>(factors.values + count, -count & (block_elements - 1), 1);
-        }
+        fill<Processor>(factors.values + count, block_elements, 1);
     }
 
     void compute_factors(const Chunk &chunk, std::int64_t groups, std::byte *scales, Factors &factors) const {
