@@ -36,8 +36,9 @@ inline constexpr Model models[] = {
     {"stories15m", 6, 48, 48, KVAPPEND_ELEMENT_F32, false, 0},
 };
 
-constexpr std::int64_t element_bytes(const Model &model) {
-    return model.element_type == KVAPPEND_ELEMENT_F32 ? 4 : model.element_type == KVAPPEND_ELEMENT_F64 ? 8 : 2;
+// Of the element types that models and formats have.
+constexpr std::int64_t element_bytes(std::int32_t element_type) {
+    return element_type == KVAPPEND_ELEMENT_F32 ? 4 : 2;
 }
 
 enum class Phase {

@@ -74,7 +74,6 @@ struct SmallFloat {
     static constexpr auto least_normal = static_cast<std::int32_t>((more + 1) << 23);
     // The last bit of a number with an exponent that is greater by this is worth the last bit of the code.
     static constexpr auto to_last_bit = static_cast<std::int32_t>(shift << 23);
-    static constexpr std::uint32_t nan = NanCode;
 
 private:
     // The code of a magnitude, given as the bits of a binary32.
@@ -112,8 +111,6 @@ struct F32 {
 template <unsigned Bits, std::int32_t Zero, bool HalfAway>
 struct Integer {
     static constexpr unsigned bits = Bits;
-    static constexpr std::int32_t zero = Zero;
-    static constexpr bool half_away = HalfAway;
     static constexpr float least = -static_cast<float>(1 << (Bits - 1));
     static constexpr float greatest = static_cast<float>((1 << (Bits - 1)) - 1);
 

@@ -44,11 +44,7 @@ struct Session::Device {
     Device(std::size_t new_bytes, std::size_t cache_bytes)
         : track(2 * l2_bytes()), fresh(allocate(new_bytes + slack)), cache(allocate(cache_bytes + slack)),
           new_rows(new_bytes + slack) {
-        // No byte is zero, as the caches are before each proof, and each two bytes are a moderate number in all types.
-        for (std::size_t i = 0; i + 1 < new_rows.size(); i += 2) {
-            new_rows[i] = static_cast<unsigned char>(1 + random() % 255);
-            new_rows[i + 1] = static_cast<unsigned char>(0x3f + random() % 2);
-        }
+        fill_new_rows(std::span(new_rows), random); // The caches are zero before each proof.
         upload(fresh.get(), new_rows);
     }
 

@@ -74,9 +74,9 @@ int run(const Options &options, char *program) {
     if (options.list) {
         for (const Configuration &configuration : configurations) {
             const Model &m = *configuration.model;
-            const bool wide = configuration.element_type() == KVAPPEND_ELEMENT_F32;
-            std::printf("%s %lld %lld %lld %d\n", configuration.name().c_str(), static_cast<long long>(m.heads),
-                        static_cast<long long>(m.k_dim), static_cast<long long>(m.v_dim), wide ? 4 : 2);
+            std::printf("%s %lld %lld %lld %lld\n", configuration.name().c_str(), static_cast<long long>(m.heads),
+                        static_cast<long long>(m.k_dim), static_cast<long long>(m.v_dim),
+                        static_cast<long long>(element_bytes(configuration.element_type())));
         }
         return 0;
     }

@@ -52,11 +52,7 @@ Session::Session() : fresh_(std::min(arena_bytes(), std::max(far_beyond_cache(),
     for (std::size_t i = 0; i < entries().size(); ++i) {
         arenas_.emplace_back(arena_bytes());
     }
-    // No byte is zero. Each two bytes are moderate numbers in all types, which are converted as fast as usual ones.
-    for (std::size_t i = 0; i + 1 < fresh_.bytes(); i += 2) {
-        fresh_.data()[i] = static_cast<std::byte>(1 + random_() % 255);
-        fresh_.data()[i + 1] = static_cast<std::byte>(0x3f + random_() % 2);
-    }
+    fill_new_rows(std::span(fresh_.data(), fresh_.bytes()), random_);
 }
 
 std::vector<std::pair<std::string, std::string>> Session::describe() const {

@@ -149,7 +149,7 @@ Workload make_workload(const Configuration &configuration, std::size_t most_cach
     const Model &model = *configuration.model;
     const Arrangement &arrangement = *configuration.arrangement;
     const Step &step = *configuration.step;
-    const std::int64_t width = configuration.element_type() == KVAPPEND_ELEMENT_F32 ? 4 : 2;
+    const std::int64_t width = element_bytes(configuration.element_type());
     const std::int64_t token_bytes = model.heads * (model.k_dim + model.v_dim) * width;
     const bool ring = arrangement.addressing == KVAPPEND_ADDRESSING_RING;
     const bool tokens =

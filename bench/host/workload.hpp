@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <random>
+#include <span>
 #include <vector>
 
 // K or V. Distances are in bytes.
@@ -26,12 +27,12 @@ struct Workload {
     std::size_t element_bytes;
     std::size_t new_bytes; // K, and V behind it
     std::size_t v_new_at;
-    std::size_t cache_bytes; // K, and V behind it or between it, and computed scales
+    std::size_t cache_bytes; // K, then V or both interleaved, then computed scales
     std::size_t k_cache_at;
     std::size_t v_cache_at;
     std::size_t k_scales_at;
     std::size_t v_scales_at;
-    // A copy of so many bytes reads and writes as many in all.
+    // A plain copy of this number of bytes reads and writes as many bytes in total as the call.
     std::size_t written_bytes;
     std::int64_t sequence_rows; // that a sample's cache has place for
     std::vector<std::int32_t> page_table;
@@ -42,6 +43,16 @@ struct Workload {
     // Sets the new rows, the caches and the scales. The first of the new numbers is also the given or the global scale.
     void set_buffers(const std::byte *fresh, std::byte *cache, kvappend_args &args) const;
 };
+
+// Fills new rows, so that no byte is zero and each two bytes are a moderate number in all element types. These are
+// converted as fast as usual numbers.
+template <class Byte>
+void fill_new_rows(std::span<Byte> rows, std::minstd_rand &random) {
+    for (std::size_t i = 0; i + 1 < rows.size(); i += 2) {
+        rows[i] = static_cast<Byte>(1 + random() % 255);
+        rows[i + 1] = static_cast<Byte>(0x3f + random() % 2);
+    }
+}
 
 // What differs from step to step.
 struct Indices {

@@ -60,7 +60,7 @@ struct Factors {
 };
 
 // How an element is scaled by its factor.
-enum class Use {
+enum class Operation {
     none,
     multiply,
     divide
@@ -76,14 +76,14 @@ struct Loops {
         }
     }
 
-    template <class Stored, Use How>
+    template <class Stored, Operation How>
     [[gnu::always_inline]] static void encode_block(const std::byte *x, const float *factors, std::byte *to) {
         std::uint32_t codes[block_elements];
         for (std::int64_t i = 0; i < block_elements; ++i) {
             const float number = load<float>(x, i);
-            codes[i] = Stored::encode(How == Use::none     ? number
-                                      : How == Use::divide ? number / factors[i]
-                                                           : number * factors[i]);
+            codes[i] = Stored::encode(How == Operation::none     ? number
+                                      : How == Operation::divide ? number / factors[i]
+                                                                 : number * factors[i]);
         }
         for (std::int64_t i = 0; i < block_elements; ++i) {
             store(to, i, static_cast<Code<Stored>>(codes[i]));
@@ -101,6 +101,10 @@ struct Loops {
         }
         return float_of(static_cast<std::uint32_t>(largest));
     }
+
+    static void copy(std::byte *to, const std::byte *from, std::size_t bytes) {
+        std::memcpy(to, from, bytes);
+    }
 };
 
 // Finds the codes of elements of a chunk, whose factors begin at `at`.
@@ -114,18 +118,18 @@ template <class Processor, class Stored>
     const std::int64_t blocks = count / block_elements;
     const float *values = factors.values + (factors.same ? 0 : at);
     const std::int64_t step = factors.same ? 0 : block_elements;
-    const auto encode_blocks = [&]<Use How>(std::integral_constant<Use, How>) {
+    const auto encode_blocks = [&]<Operation How>(std::integral_constant<Operation, How>) {
         for (std::int64_t block = 0; block < blocks; ++block, values += step) {
             Processor::template encode_block<Stored, How>(x + block * block_elements * float_bytes, values,
                                                           to + block * block_elements * code_bytes);
         }
     };
     if constexpr (Stored::bits > 8) { // These types have no scales.
-        encode_blocks(std::integral_constant<Use, Use::none>{});
+        encode_blocks(std::integral_constant<Operation, Operation::none>{});
     } else if (factors.divides) {
-        encode_blocks(std::integral_constant<Use, Use::divide>{});
+        encode_blocks(std::integral_constant<Operation, Operation::divide>{});
     } else {
-        encode_blocks(std::integral_constant<Use, Use::multiply>{});
+        encode_blocks(std::integral_constant<Operation, Operation::multiply>{});
     }
     const std::int64_t encoded = blocks * block_elements;
     if (const std::int64_t rest = count - encoded; rest > 0) {

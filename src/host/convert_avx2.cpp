@@ -41,7 +41,7 @@ public:
         Loops::widen<Source>(from + i * static_cast<std::int64_t>(sizeof(Code<Source>)), count - i, x + i);
     }
 
-    template <class Stored, Use How>
+    template <class Stored, Operation How>
     [[gnu::always_inline]] static void encode_block(const std::byte *x, const float *factors, std::byte *to) {
         if constexpr (std::is_same_v<Stored, F16>) {
             encode_f16(x, to);
@@ -90,9 +90,9 @@ public:
 private:
     static __m256 load_floats(const std::byte *from) { return _mm256_loadu_ps(reinterpret_cast<const float *>(from)); }
 
-    template <Use How>
+    template <Operation How>
     static __m256 scaled(__m256 x, __m256 factors) {
-        return How == Use::divide ? _mm256_div_ps(x, factors) : _mm256_mul_ps(x, factors);
+        return How == Operation::divide ? _mm256_div_ps(x, factors) : _mm256_mul_ps(x, factors);
     }
 
     // The conversion of F16C keeps bits of NaN.
@@ -105,7 +105,7 @@ private:
                              _mm256_cvtps_ph(numbers, _MM_FROUND_TO_NEAREST_INT));
         }
         if (_mm256_movemask_ps(any_nan) != 0) {
-            Loops::encode_block<F16, Use::none>(x, nullptr, to);
+            Loops::encode_block<F16, Operation::none>(x, nullptr, to);
         }
     }
 

@@ -10,9 +10,7 @@ namespace kvappend {
 
 namespace {
 
-struct AnyProcessor : Loops<AnyProcessor> {
-    static void copy(std::byte *to, const std::byte *from, std::size_t bytes) { std::memcpy(to, from, bytes); }
-};
+struct AnyProcessor : Loops<AnyProcessor> {};
 
 } // namespace
 
