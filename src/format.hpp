@@ -37,6 +37,12 @@ KVAPPEND_HOST_DEVICE inline bool is_nan(float value) {
 
 // ---- types of elements and codes ----
 
+// Each type encodes in two steps, of which a loop over several elements may have one for all of them.
+// raw_code(number): the code of a number that is not NaN, plus raw_zero, modulo 2^32. Such codes can be added to a word
+// of several codes, and what is too much in it be subtracted once.
+// by_magnitude: raw_code takes a magnitude, and the sign is the code's first bit.
+// flipped: the bits of a code that must be changed in the end.
+
 // A floating-point type of 16 bits at most, with a sign. The greatest code is infinity in types that overflow to it,
 // else the greatest finite number. NanCode is 0 if the type has no NaN.
 template <unsigned Exponent, unsigned Mantissa, std::uint32_t GreatestCode, std::uint32_t NanCode, bool HasInfinity>
@@ -47,8 +53,11 @@ struct SmallFloat {
     // What the exponent of a binary32 is greater by.
     static constexpr std::uint32_t more = 127 - ((1U << (Exponent - 1)) - 1);
 
+    static constexpr bool by_magnitude = true;
+    static constexpr std::uint32_t flipped = 0;
+
     static KVAPPEND_HOST_DEVICE std::uint32_t encode(float value) {
-        const std::uint32_t code = rounded(static_cast<std::int32_t>(magnitude_of(value)));
+        const std::uint32_t code = raw_code(float_of(magnitude_of(value))) - raw_zero;
         const std::uint32_t with_sign = code | (bits_of(value) >> (32 - bits) & sign);
         return is_nan(value) ? NanCode : with_sign;
     }
@@ -75,22 +84,24 @@ struct SmallFloat {
     // The last bit of a number with an exponent that is greater by this is worth the last bit of the code.
     static constexpr auto to_last_bit = static_cast<std::int32_t>(shift << 23);
 
-private:
-    // The code of a magnitude, given as the bits of a binary32.
-    static KVAPPEND_HOST_DEVICE std::uint32_t rounded(std::int32_t magnitude) {
+    static constexpr std::uint32_t raw_zero =
+        more == 0 ? 0 : static_cast<std::uint32_t>(to_last_bit + (least_normal >> shift));
+
+    static KVAPPEND_HOST_DEVICE std::uint32_t raw_code(float number) {
+        const auto magnitude = static_cast<std::int32_t>(bits_of(number));
         if constexpr (more == 0) {
-            // The upper half of a binary32. The sum for a NaN does not fit in 31 bits.
-            const auto number = static_cast<std::uint32_t>(magnitude);
-            return (number + (1U << (shift - 1)) - 1 + (number >> shift & 1)) >> shift;
+            // The upper half of a binary32.
+            return (bits_of(number) + (1U << (shift - 1)) - 1 + (bits_of(number) >> shift & 1)) >> shift;
         }
         const std::int32_t limited = magnitude < greatest ? magnitude : greatest;
-        const std::int32_t own_exponent = limited & static_cast<std::int32_t>(float_infinity);
-        const std::int32_t exponent = own_exponent > least_normal ? own_exponent : least_normal;
-        // The sum is rounded to a code, and the difference of the bits is the code's mantissa with its leading 1.
-        const std::int32_t rounds = exponent + to_last_bit;
-        const float sum = float_of(static_cast<std::uint32_t>(limited)) + float_of(static_cast<std::uint32_t>(rounds));
-        const std::int32_t mantissa = static_cast<std::int32_t>(bits_of(sum)) - rounds;
-        return static_cast<std::uint32_t>(((exponent - least_normal) >> shift) + mantissa);
+        const std::int32_t own_exponent = limited >> 23;
+        constexpr std::int32_t least_exponent = least_normal >> 23;
+        const std::int32_t exponent = own_exponent > least_exponent ? own_exponent : least_exponent;
+        // The sum is rounded to a code. Its bits have the code's mantissa with its leading 1 on top of those of what is
+        // added.
+        const float rounds = float_of(static_cast<std::uint32_t>(exponent * (1 << 23) + to_last_bit));
+        const float sum = float_of(static_cast<std::uint32_t>(limited)) + rounds;
+        return bits_of(sum) + static_cast<std::uint32_t>(exponent) * ((1U << Mantissa) - (1U << 23));
     }
 };
 
@@ -105,6 +116,11 @@ struct F32 {
 
     static KVAPPEND_HOST_DEVICE std::uint32_t encode(float value) { return is_nan(value) ? float_nan : bits_of(value); }
     static KVAPPEND_HOST_DEVICE float decode(std::uint32_t code) { return float_of(code); }
+
+    static constexpr bool by_magnitude = false;
+    static constexpr std::uint32_t raw_zero = 0;
+    static constexpr std::uint32_t flipped = 0;
+    static KVAPPEND_HOST_DEVICE std::uint32_t raw_code(float number) { return bits_of(number); }
 };
 
 // An integer, stored as a number without a sign that is `Zero` for 0.
@@ -115,26 +131,35 @@ struct Integer {
     static constexpr float greatest = static_cast<float>((1 << (Bits - 1)) - 1);
 
     static KVAPPEND_HOST_DEVICE std::uint32_t encode(float value) {
-        const float number = is_nan(value) ? 0.0F : value;
-        const float at_least = number > least ? number : least;
-        const float limited = at_least < greatest ? at_least : greatest;
-        return static_cast<std::uint32_t>(round(limited) + Zero) & ((1U << Bits) - 1);
+        return (raw_code(is_nan(value) ? 0.0F : value) - raw_zero) ^ flipped;
     }
 
     // Added before the fraction is cut off. With 0.5 itself, the float before 0.5 would become 1.
     static constexpr std::uint32_t before_half = 0x3effffff;
 
-private:
-    static KVAPPEND_HOST_DEVICE std::int32_t round(float value) {
+    static constexpr bool by_magnitude = false;
+    // The least code is 0 until the first bit of it is flipped.
+    static constexpr std::uint32_t flipped = Zero == 0 ? 1U << (Bits - 1) : 0;
+    static constexpr float rounds = 0x1.8p23F; // Its last bit is worth 1, so a sum with it is rounded to an integer.
+    static constexpr std::uint32_t raw_zero =
+        (HalfAway ? 0 : __builtin_bit_cast(std::uint32_t, rounds)) - (1U << (Bits - 1));
+
+    static KVAPPEND_HOST_DEVICE std::uint32_t raw_code(float number) {
+        const float at_least = number > least ? number : least;
+        const float limited = at_least < greatest ? at_least : greatest;
         if constexpr (HalfAway) {
-            return static_cast<std::int32_t>(value + float_of(before_half | (bits_of(value) & float_sign)));
+            const float half = float_of(before_half | (bits_of(limited) & float_sign));
+            return static_cast<std::uint32_t>(static_cast<std::int32_t>(limited + half));
         } else {
-            // The last bit of this number is worth 1, so the sum is rounded to an integer.
-            constexpr float rounds = 0x1.8p23F;
-            return static_cast<std::int32_t>(bits_of(value + rounds)) - static_cast<std::int32_t>(bits_of(rounds));
+            return bits_of(limited + rounds);
         }
     }
 };
+
+using Int8 = Integer<8, 0, false>;
+using Int8Away = Integer<8, 0, true>;
+using Int4 = Integer<4, 8, false>;
+using Int4Away = Integer<4, 8, true>;
 
 // The greatest number that a code of COMPUTED scales stands for.
 KVAPPEND_HOST_DEVICE constexpr float greatest_of(std::int32_t stored_type) {
@@ -249,11 +274,15 @@ KVAPPEND_HOST_DEVICE inline float scale_of_group(const Format &f, float largest,
     return larger(larger(largest, f.amax_floor) / greatest, f.scale_floor) + 0.0F;
 }
 
+// What a scale makes of elements, with a global scale already in it.
+KVAPPEND_HOST_DEVICE inline Factor factor_of(std::int32_t scale_use, float product, bool is_zero) {
+    const bool reciprocal = scale_use == KVAPPEND_SCALE_RECIPROCAL || scale_use == KVAPPEND_SCALE_UNROUNDED_RECIPROCAL;
+    return {reciprocal ? 1 / product : product, scale_use == KVAPPEND_SCALE_DIVIDE, is_zero};
+}
+
 KVAPPEND_HOST_DEVICE inline Factor factor_of(const Format &f, float scale, float global) {
     const float product = f.has_global_scale ? scale * global : scale;
-    const bool reciprocal =
-        f.scale_use == KVAPPEND_SCALE_RECIPROCAL || f.scale_use == KVAPPEND_SCALE_UNROUNDED_RECIPROCAL;
-    return {reciprocal ? 1 / product : product, f.scale_use == KVAPPEND_SCALE_DIVIDE, product == 0 || scale == 0};
+    return factor_of(f.scale_use, product, product == 0 || scale == 0);
 }
 
 // The factor of a group whose elements have at most the magnitude `largest`, and the scale to store.
@@ -286,9 +315,9 @@ KVAPPEND_HOST_DEVICE void with_stored_type(const Format &f, Use use) {
     case KVAPPEND_STORED_E5M2:
         return use(E5M2{});
     case KVAPPEND_STORED_INT8:
-        return f.half_away ? use(Integer<8, 0, true>{}) : use(Integer<8, 0, false>{});
+        return f.half_away ? use(Int8Away{}) : use(Int8{});
     case KVAPPEND_STORED_INT4:
-        return f.half_away ? use(Integer<4, 8, true>{}) : use(Integer<4, 8, false>{});
+        return f.half_away ? use(Int4Away{}) : use(Int4{});
     default:
         return use(E2M1{});
     }

@@ -2,7 +2,8 @@
 // The kernels that store rows in another format, and the parameters of their launches.
 #pragma once
 
-#include "convert.cuh"
+#include "convert_chunks.cuh"
+#include "convert_pairs.cuh"
 #include "parameters.cuh"
 #include "place_rows.cuh"
 
@@ -16,19 +17,93 @@ struct ConvertGeometry : GeometryLayout {
     static constexpr bool converts = true;
 
     ConvertLayout formats[2];
+    RuleKind rule;
     Addressing addressing;
     Indices indices;
 };
 
-template <class Index>
-__device__ __forceinline__ void convert_geometry(const ConvertGeometry &g, const BlockWork<ConvertLayer> &work) {
-    const RowPlacing<Known{}> placing{{g.addressing, g.indices}};
-    const ConvertLayout &f = g.formats[work.tensor];
-    if (f.is_wide != 0) {
-        convert_runs<WideChunk<Index>, Index>(g, f, work, placing);
-    } else {
-        convert_runs<PairChunk<Index>, Index>(g, f, work, placing);
+// A number for a type of elements and one of codes. It is not 0.
+KVAPPEND_HOST_DEVICE constexpr std::uint32_t number_of(std::int32_t element_type, std::int32_t stored_type,
+                                                       bool half_away) {
+    return static_cast<std::uint32_t>(1 + (element_type * 16 + stored_type) * 2 + (half_away ? 1 : 0));
+}
+
+// The placings for which the rule is compiled separately, as one placing, so that what follows it is compiled once. The
+// only index that they load before a place is an offset or a slot.
+class ChosenPlacing {
+public:
+    __device__ __forceinline__ explicit ChosenPlacing(const ConvertGeometry &g) : g_(g) {}
+
+private:
+    template <class Use>
+    __device__ __forceinline__ auto with_placing(Use use) const {
+        switch (g_.rule) {
+        case RuleKind::pages:
+            return use(RowPlacing<known_pages>{{g_.addressing, g_.indices}});
+        case RuleKind::slots:
+            return use(RowPlacing<known_slots>{{g_.addressing, g_.indices}});
+        default:
+            return use(RowPlacing<known_dense>{{g_.addressing, g_.indices}});
+        }
     }
+
+    const ConvertGeometry &g_;
+
+public:
+    __device__ __forceinline__ DeviceLoad::Number load(std::int32_t sample, std::int32_t run) const {
+        return with_placing([&](auto placing) { return placing.load(sample, run).number; });
+    }
+    __device__ __forceinline__ Spot<std::int32_t> spot(const CopyLayout &c, std::int32_t sample, std::int32_t run,
+                                                       DeviceLoad::Number number) const {
+        Loaded<DeviceLoad> loaded{};
+        loaded.sample = sample;
+        loaded.number = number;
+        return with_placing([&](auto placing) { return placing.spot(c, sample, run, loaded); });
+    }
+};
+
+// Conversions by chunks that models have are compiled separately. They need a grid that covers all of the call.
+__device__ __forceinline__ void convert_geometry(const ConvertGeometry &g, const BlockWork<ConvertLayer> &work) {
+    const ConvertLayout &f = g.formats[work.tensor];
+    const auto once = [&](auto source, auto stored) __attribute__((always_inline)) {
+        convert_chunks<decltype(source), decltype(stored), true>(g, f, work, ChosenPlacing(g));
+    };
+    const RowPlacing<Known{}> any{{g.addressing, g.indices}};
+    switch (f.types) {
+    case number_of(KVAPPEND_ELEMENT_BF16, KVAPPEND_STORED_E4M3, false):
+        return once(BF16{}, E4M3{});
+    case number_of(KVAPPEND_ELEMENT_BF16, KVAPPEND_STORED_INT8, false):
+        return once(BF16{}, Int8{});
+    case number_of(KVAPPEND_ELEMENT_BF16, KVAPPEND_STORED_E2M1, false):
+        return once(BF16{}, E2M1{});
+    case number_of(KVAPPEND_ELEMENT_F16, KVAPPEND_STORED_E4M3, false):
+        return once(F16{}, E4M3{});
+    case number_of(KVAPPEND_ELEMENT_F16, KVAPPEND_STORED_INT8, false):
+        return once(F16{}, Int8{});
+    case number_of(KVAPPEND_ELEMENT_F16, KVAPPEND_STORED_E2M1, false):
+        return once(F16{}, E2M1{});
+    case number_of(KVAPPEND_ELEMENT_F32, KVAPPEND_STORED_F16, false):
+        return once(F32{}, F16{});
+    case number_of(KVAPPEND_ELEMENT_F32, KVAPPEND_STORED_BF16, false):
+        return once(F32{}, BF16{});
+    case number_of(KVAPPEND_ELEMENT_F32, KVAPPEND_STORED_E4M3, false):
+        return once(F32{}, E4M3{});
+    case number_of(KVAPPEND_ELEMENT_F32, KVAPPEND_STORED_INT8, false):
+        return once(F32{}, Int8{});
+    case number_of(KVAPPEND_ELEMENT_F32, KVAPPEND_STORED_INT8, true):
+        return once(F32{}, Int8Away{});
+    case number_of(KVAPPEND_ELEMENT_F32, KVAPPEND_STORED_E2M1, false):
+        return once(F32{}, E2M1{});
+    default:
+        break;
+    }
+    if (f.by_chunks == 0) {
+        return convert_pairs<std::int32_t>(g, f, work, any);
+    }
+    with_source_type(
+        f.element_type, [&](auto source) __attribute__((always_inline)) {
+            convert_chunks<decltype(source), AnyStored, false>(g, f, work, any);
+        });
 }
 
 // The number of blocks on a multiprocessor at once (`__launch_bounds__`), with which ptxas spills no register
@@ -47,14 +122,16 @@ __global__ void __launch_bounds__(block_threads, resident_blocks_of_convert)
     if (Layers > 1 && (work.tensor > g.both || work.sample >= g.samples)) {
         return;
     }
-    convert_geometry<std::int32_t>(g, work);
+    convert_geometry(g, work);
 }
 
 // The same with 64-bit indices and strides.
 __global__ void __launch_bounds__(block_threads, resident_blocks_of_convert)
     convert_wide_kernel(const __grid_constant__ Parameters<ConvertGeometry, 1> p) {
-    convert_geometry<std::int64_t>(
-        p.geometries[0], {p.layers[0], blockIdx.z & p.apart, blockIdx.z >> p.apart, p.batch_step, p.programmatic != 0});
+    const ConvertGeometry &g = p.geometries[0];
+    const BlockWork<ConvertLayer> work{p.layers[0], blockIdx.z & p.apart, blockIdx.z >> p.apart, p.batch_step,
+                                       p.programmatic != 0};
+    convert_pairs<std::int64_t>(g, g.formats[work.tensor], work, RowPlacing<Known{}>{{g.addressing, g.indices}});
 }
 
 } // namespace kvappend

@@ -62,18 +62,31 @@ std::uint32_t code_bits_of(const Copy &copy, std::uint32_t element_bytes) {
     return copy.converts() ? bits_of_stored_type(copy.format.type) : 8 * element_bytes;
 }
 
-// Whether a thread can load and store wide_chunk elements together.
-bool has_wide_chunks(const Copy &copy, std::uint32_t element_bytes, std::uintptr_t addresses) {
+// Whether a thread can load and store chunk_bytes of elements together.
+bool has_chunks(const Copy &copy, std::uint32_t element_bytes, const Addresses &addresses) {
     const Format &f = copy.format;
+    const std::int64_t chunk = chunk_bytes / element_bytes;
     const std::int64_t pack =
-        copy.cache.whole_rows() ? wide_chunk : copy.cache.piece_bytes * 8 / code_bits_of(copy, element_bytes);
-    const bool is_aligned = (addresses & 15) == 0 && copy.rows.alignment() == 16;
-    const bool one_scale = !f.scaled() || copy.scales.piece_stride == 0 || f.group % wide_chunk == 0;
-    return is_aligned && copy.row_bytes() / element_bytes % wide_chunk == 0 && one_scale &&
-           (!f.computed() || f.group % wide_chunk == 0) && !f.halves && pack % wide_chunk == 0;
+        copy.cache.whole_rows() ? chunk : copy.cache.piece_bytes * 8 / code_bits_of(copy, element_bytes);
+    const bool is_aligned = (addresses.rows & (chunk_bytes - 1)) == 0 && copy.rows.alignment() == chunk_bytes;
+    const std::int64_t codes = chunk * code_bits_of(copy, element_bytes) / 8;
+    const bool has_groups = f.computed() || (f.scaled() && copy.scales.piece_stride != 0);
+    const bool is_target_aligned = (addresses.cache & 1) == 0 && copy.cache.alignment() % 2 == 0 && codes % 2 == 0;
+    return is_aligned && is_target_aligned && copy.row_bytes() % chunk_bytes == 0 &&
+           (!has_groups || f.group % chunk == 0) && !f.halves && pack % chunk == 0;
 }
 
-void describe_conversion(const Problem &problem, const Copy &copy, const Addresses &addresses, CopyLayout &c,
+ScalesKind scales_kind_of(const Copy &copy) {
+    const Format &f = copy.format;
+    if (!f.scaled()) {
+        return ScalesKind::none;
+    }
+    const bool by_place = copy.scales.strides.outer != 0 || copy.scales.strides.row != 0;
+    return f.computed() || f.has_global_scale || f.scale_type != KVAPPEND_SCALE_F32 || by_place ? ScalesKind::any
+                                                                                                : ScalesKind::plain;
+}
+
+void describe_conversion(const Problem &problem, const Copy &copy, const Addresses &addresses, bool wide, CopyLayout &c,
                          ConvertLayout &f) {
     const Format &format = copy.format;
     f.format = format;
@@ -81,17 +94,23 @@ void describe_conversion(const Problem &problem, const Copy &copy, const Address
     f.element_bytes = problem.element_bytes;
     f.code_bits = code_bits_of(copy, problem.element_bytes);
     f.scale_bytes = bytes_of_scale(format.scale_type);
-    f.is_wide = has_wide_chunks(copy, problem.element_bytes, addresses.rows) ? 1 : 0;
+    f.by_chunks = !wide && has_chunks(copy, problem.element_bytes, addresses) ? 1 : 0;
     f.access_log2 = static_cast<std::uint32_t>(std::countr_zero(addresses.cache | copy.cache.alignment()));
     f.dim = copy.row_bytes() / problem.element_bytes;
-    const std::int64_t chunk = f.is_wide != 0 ? wide_chunk : 2;
-    const bool by_team = format.computed() || format.halves;
+    const std::int64_t chunk = f.by_chunks != 0 ? chunk_bytes / problem.element_bytes : 2;
+    const bool has_groups = format.scaled() && copy.scales.piece_stride != 0;
+    const bool by_team = format.computed() || format.halves || (f.by_chunks != 0 && has_groups);
     f.unit = by_team ? format.group : chunk;
     f.team_log2 = std::min(warp_lanes_log2, bits_for((f.unit - 1) / chunk + 1));
     f.pack_log2 = bits_for(copy.cache.whole_rows() ? f.dim : copy.cache.piece_bytes * 8 / f.code_bits);
     f.piece_stride = copy.cache.piece_stride;
     f.scales = copy.scales.strides;
     f.group_stride = copy.scales.piece_stride;
+    f.in_pieces = copy.cache.whole_rows() ? 0 : 1;
+    f.scales_kind = scales_kind_of(copy);
+    if (!format.scaled()) {
+        f.format.scale_use = KVAPPEND_SCALE_MULTIPLY; // by 1
+    }
     c.rows = copy.rows.strides;
     c.cache = copy.cache.strides;
     c.heads = copy.heads();
@@ -99,7 +118,8 @@ void describe_conversion(const Problem &problem, const Copy &copy, const Address
     c.row_vectors = c.run_vectors = ((f.dim - 1) / f.unit + 1) << f.team_log2;
 }
 
-void describe_geometry(const GeometryInput &input, bool join_rows, ConvertLayout *formats, GeometryLayout &g) {
+void describe_geometry(const LayoutInput &all, unsigned i, GeometryLayout &g) {
+    const GeometryInput &input = all.geometries[i];
     const Problem &problem = *input.problem;
     g.samples = problem.source_samples;
     unsigned count = 0;
@@ -107,10 +127,11 @@ void describe_geometry(const GeometryInput &input, bool join_rows, ConvertLayout
         if (copy->empty()) {
             continue;
         }
-        if (formats != nullptr) {
-            describe_conversion(problem, *copy, input.addresses[count], g.copies[count], formats[count]);
+        if (all.formats != nullptr) {
+            describe_conversion(problem, *copy, input.addresses[count], all.wide, g.copies[count],
+                                all.formats[i][count]);
         } else {
-            describe_copy(problem, *copy, input.addresses[count], join_rows, g.copies[count]);
+            describe_copy(problem, *copy, input.addresses[count], all.join_rows, g.copies[count]);
         }
         ++count;
     }
@@ -218,6 +239,23 @@ void for_each_copy(const LayoutInput &input, GeometryLayout *const *layouts, Act
     }
 }
 
+// Finds out for each conversion whether the grid covers all of it, by one chunk for each thread, in
+// teams without idle threads.
+void set_once(const LayoutInput &input, GeometryLayout *const *layouts, std::int64_t batch_step) {
+    for (unsigned i = 0; i < input.count; ++i) {
+        for (unsigned n = 0; n <= layouts[i]->both; ++n) {
+            const CopyLayout &c = layouts[i]->copies[n];
+            ConvertLayout &f = input.formats[i][n];
+            const bool full_teams =
+                f.unit * f.element_bytes == std::int64_t{chunk_bytes} << f.team_log2 && f.dim % f.unit == 0;
+            f.once = full_teams && c.vector_step >= c.run_vectors && c.run_step >= c.runs && c.head_step >= c.heads &&
+                             batch_step >= layouts[i]->samples
+                         ? 1
+                         : 0;
+        }
+    }
+}
+
 unsigned choose_block(const Work &work, bool is_long, bool all_pairs) {
     if (is_long) {
         return long_block_threads_log2;
@@ -231,8 +269,7 @@ unsigned choose_block(const Work &work, bool is_long, bool all_pairs) {
 
 Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts) {
     for (unsigned i = 0; i < input.count; ++i) {
-        ConvertLayout *const formats = input.formats != nullptr ? input.formats[i] : nullptr;
-        describe_geometry(input.geometries[i], input.join_rows, formats, *layouts[i]);
+        describe_geometry(input, i, *layouts[i]);
     }
     const Work work = measure(input, layouts);
     // A short call has a grid that covers all of it.
@@ -255,6 +292,9 @@ Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts) {
     for_each_copy(input, layouts, [&](CopyLayout &c, unsigned /*loads_log2*/) { set_steps(c, blocks); });
     grid.batch_step =
         static_cast<std::uint32_t>(std::min((most_blocks_yz >> grid.apart) / std::int64_t{input.layers}, work.samples));
+    if (input.formats != nullptr) {
+        set_once(input, layouts, grid.batch_step);
+    }
     grid.x = static_cast<std::uint32_t>(blocks.x);
     grid.y = static_cast<std::uint32_t>(blocks.y);
     grid.z = (input.layers * grid.batch_step) << grid.apart;

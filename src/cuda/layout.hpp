@@ -56,18 +56,29 @@ enum class Loop : std::uint32_t {
     convert // a thread converts one chunk, or its part of a unit: see ConvertLayout
 };
 
-// The number of elements of a chunk that a thread loads by accesses of 16 bytes.
-inline constexpr int wide_chunk = 8;
+// The bytes of a chunk that a thread loads by one access.
+inline constexpr int chunk_bytes = 16;
 
-// How the rows of a tensor are converted. A chunk is what a thread converts at once: wide_chunk elements if all of them
-// can be loaded and stored together, or a pair of elements. A unit is what a team of threads converts together: a group
-// if its threads have to find the scale or the elements of a byte lie apart, else a chunk. The team's threads are
-// neighbours in a warp, and each takes every 2^team_log2-th chunk of the unit. In a CopyLayout for conversions, a
+// What the kernels know of the scales of rows before they know their places.
+enum class ScalesKind : std::uint32_t {
+    none,
+    plain, // GIVEN, binary32 without a global scale, and independent of the place
+    any
+};
+
+// How the rows of a tensor are converted. A chunk is what a thread converts at once: chunk_bytes of adjacent elements
+// if they can be loaded and stored together, or a pair of elements. A unit is what a team of threads converts together:
+// a group if its threads have to find the scale or the elements of a byte lie apart, else a chunk. The team's threads
+// are neighbours in a warp, and each takes every 2^team_log2-th chunk of the unit. In a CopyLayout for conversions, a
 // vector is the part of one thread: each unit has 2^team_log2 of them.
 struct ConvertLayout {
     Format format;
     std::int32_t element_type;
-    std::uint32_t is_wide; // 1: chunks of wide_chunk elements; 0: pairs
+    std::uint32_t by_chunks; // 1: chunks of chunk_bytes; 0: pairs
+    std::uint32_t once;      // 1: a thread converts one chunk, and no thread of a team is idle
+    std::uint32_t types;     // a number for the types of elements and codes, or 0: see kernels_convert.cuh
+    ScalesKind scales_kind;
+    std::uint32_t in_pieces; // 1 if a row is more than one piece
     std::uint32_t team_log2;
     std::uint32_t element_bytes;
     std::uint32_t code_bits;

@@ -14,13 +14,15 @@ namespace kvappend {
 enum class RuleKind : std::uint32_t {
     pages, // PAGED, plain samples, pages of a power of two
     slots, // SLOTS, no count, pages of a power of two
-    any
+    any,
+    dense // DENSE, plain samples; copies have DensePlacing
 };
 
 inline constexpr Known known_pages{
     .kind = KVAPPEND_ADDRESSING_PAGED, .plain_samples = true, .power_of_two = true, .narrow = true};
 inline constexpr Known known_slots{
     .kind = KVAPPEND_ADDRESSING_SLOTS, .plain_samples = true, .power_of_two = true, .narrow = true};
+inline constexpr Known known_dense{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true, .narrow = true};
 
 inline RuleKind rule_kind_of(const Addressing &a) {
     if (a.period_log2 < 0 || !a.plain_samples()) {

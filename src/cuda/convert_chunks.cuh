@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0
+// Conversions of rows by chunks: a thread loads 16 bytes of a row, and stores the codes of these elements together. All
+// elements of a chunk have one scale.
+#pragma once
+
+#include "convert.cuh"
+
+#include <cfloat>
+#include <type_traits>
+
+namespace kvappend {
+
+// Stores `Bytes` bytes by accesses of `Type`. Parts of a word are shifted out of it: if their addresses were used, the
+// compiler would keep each byte of the words in a register of its own.
+template <class Type, unsigned Bytes>
+__device__ __forceinline__ void store_as(std::byte *to, const std::uint32_t *words) {
+#pragma unroll
+    for (unsigned at = 0; at < Bytes; at += sizeof(Type)) {
+        Type value;
+        if constexpr (sizeof(Type) < 4) {
+            value = static_cast<Type>(words[at / 4] >> at % 4 * 8);
+        } else {
+            __builtin_memcpy(&value, words + at / 4, sizeof value);
+        }
+        store_global(reinterpret_cast<Type *>(to + at), value);
+    }
+}
+
+// Stores the codes of a chunk, as wide as their alignment allows: 1 << access_log2 bytes. That is at least a code, and
+// at least 2 bytes (has_chunks).
+template <unsigned Bytes, unsigned CodeBytes>
+__device__ __forceinline__ void store_codes(std::byte *to, const std::uint32_t *words, std::uint32_t access_log2) {
+    if (Bytes >= 16 && access_log2 >= 4) {
+        return store_as<uint4, Bytes>(to, words);
+    }
+    if (Bytes == 8 && access_log2 >= 3) {
+        return store_as<uint2, Bytes>(to, words);
+    }
+    if (Bytes >= 4 && (CodeBytes == 4 || access_log2 >= 2)) {
+        return store_as<unsigned, Bytes>(to, words);
+    }
+    store_as<unsigned short, Bytes>(to, words);
+}
+
+// A factor as it is applied to a chunk.
+struct ChunkFactor {
+    float multiplier;
+    float divisor; // 0: the elements are multiplied
+    bool usable;   // else only Factor::apply gives the right numbers
+
+    // The factors are positive, so an element keeps its sign, and normal. `is_narrow`: the codes have a narrower
+    // exponent than binary32.
+    //
+    // A quotient is corrected from the rounded reciprocal of the divisor, instead of a division for each element. Then
+    // it is rounded as a division is (Markstein, "Computation of elementary functions on the IBM RISC System/6000
+    // processor", 1990), unless a number in between overflows or loses bits. With divisors between these bounds, the
+    // first gives NaN, and the second happens only to quotients below 2^-36, which narrow types round to 0.
+    static __device__ __forceinline__ ChunkFactor of(const Factor &factor, bool is_narrow) {
+        constexpr float least_divisor = 0x1p-64F;
+        constexpr float most_divisor = 0x1p64F;
+        const float least = factor.divides ? least_divisor : FLT_MIN;
+        const float most = factor.divides ? most_divisor : FLT_MAX;
+        const bool usable = factor.value >= least && factor.value <= most && (is_narrow || !factor.divides);
+        if (factor.divides) {
+            return {1 / factor.value, factor.value, usable};
+        }
+        return {factor.value, 0, usable};
+    }
+};
+
+// A stored type that is known when a kernel runs.
+struct AnyStored {};
+
+// Whether scales are computed for codes of a type.
+template <class Stored>
+inline constexpr bool may_be_computed = !std::is_same_v<Stored, F16> && !std::is_same_v<Stored, BF16>;
+
+template <class Stored>
+inline constexpr bool is_narrow = !std::is_same_v<Stored, F32> && !std::is_same_v<Stored, BF16>;
+
+// Calls use(type) with the type of codes.
+template <class Stored, class Use>
+__device__ __forceinline__ void with_stored(const Format &f, Use use) {
+    if constexpr (std::is_same_v<Stored, AnyStored>) {
+        with_stored_type(f, use);
+    } else {
+        use(Stored{});
+    }
+}
+
+template <class Source>
+class Chunk {
+public:
+    static constexpr unsigned elements = chunk_bytes * 8 / Source::bits;
+
+    __device__ __forceinline__ void load(const std::byte *from) {
+        raw_ = load_global(reinterpret_cast<const uint4 *>(from));
+    }
+
+    __device__ __forceinline__ void decode() {
+        const auto *const words = reinterpret_cast<const std::uint32_t *>(&raw_);
+        constexpr unsigned bits = Source::bits;
+#pragma unroll
+        for (unsigned i = 0; i < elements; ++i) {
+            const std::uint32_t word = words[i * bits / 32] >> (i * bits % 32);
+            x_[i] = Source::decode(bits == 32 ? word : word & 0xffff);
+        }
+    }
+
+    // NaN is not counted.
+    __device__ __forceinline__ float largest() const {
+        float most = 0;
+#pragma unroll
+        for (const float element : x_) {
+            most = larger_of(most, fabsf(element));
+        }
+        return most;
+    }
+
+    // Stores the elements as they are.
+    __device__ __forceinline__ void store_bits(std::byte *to, std::uint32_t access_log2) const {
+        store_codes<chunk_bytes, Source::bits / 8>(to, reinterpret_cast<const std::uint32_t *>(&raw_), access_log2);
+    }
+
+    // Stores codes. If a number is NaN, returns false and stores nothing.
+    template <class Stored>
+    __device__ __forceinline__ bool store(std::byte *to, std::uint32_t access_log2, const ChunkFactor &factor) const {
+        float numbers[elements];
+        if (factor.divisor == 0) {
+#pragma unroll
+            for (unsigned i = 0; i < elements; ++i) {
+                numbers[i] = operand<Stored>(i) * factor.multiplier;
+            }
+        } else {
+#pragma unroll
+            for (unsigned i = 0; i < elements; ++i) {
+                const float quotient = operand<Stored>(i) * factor.multiplier;
+                const float rest = fmaf(-quotient, factor.divisor, operand<Stored>(i));
+                numbers[i] = fmaf(rest, factor.multiplier, quotient);
+            }
+        }
+        if (is_nan(sum_of<elements>(numbers))) {
+            return false;
+        }
+        std::uint32_t words[(elements * Stored::bits + 31) / 32];
+        pack<Stored>(numbers, words);
+        store_codes<elements * Stored::bits / 8, (Stored::bits + 7) / 8>(to, words, access_log2);
+        return true;
+    }
+
+private:
+    template <class Stored>
+    __device__ __forceinline__ float operand(unsigned i) const {
+        return Stored::by_magnitude ? fabsf(x_[i]) : x_[i];
+    }
+
+    // By halves, because each sum in a row of sums would wait for the one before it.
+    template <unsigned Count>
+    static __device__ __forceinline__ float sum_of(const float *numbers) {
+        if constexpr (Count == 1) {
+            return numbers[0];
+        } else {
+            return sum_of<Count / 2>(numbers) + sum_of<Count / 2>(numbers + Count / 2);
+        }
+    }
+
+    template <class Stored>
+    __device__ __forceinline__ void pack(const float (&numbers)[elements], std::uint32_t *words) const {
+        constexpr unsigned bits = Stored::bits;
+        constexpr unsigned in_word = 32 / bits < elements ? 32 / bits : elements;
+        constexpr std::uint32_t ones = 0xffffffffU / (0xffffffffU >> (32 - bits)); // 1 in each code of a word
+#pragma unroll
+        for (unsigned first = 0; first < elements; first += in_word) {
+            std::uint32_t word = 0;
+            std::uint32_t signs = 0;
+#pragma unroll
+            for (unsigned i = 0; i < in_word; ++i) {
+                word += Stored::raw_code(numbers[first + i]) << (i * bits);
+                signs |= (bits_of(x_[first + i]) & float_sign) >> (32 - (i + 1) * bits);
+            }
+            word = (word - Stored::raw_zero * ones) ^ (Stored::flipped * ones);
+            words[first / in_word] = Stored::by_magnitude ? word | signs : word;
+        }
+    }
+
+    uint4 raw_ = {};
+    float x_[elements] = {};
+};
+
+// Converts the elements of a chunk, with any factor, those of one byte at a time.
+template <class Source, class Stored>
+__device__ __forceinline__ void convert_one_by_one(const std::byte *from, std::byte *to, const Factor &factor) {
+    constexpr unsigned in_byte = Stored::bits < 8 ? 8 / Stored::bits : 1;
+    constexpr unsigned element_bytes = Source::bits / 8;
+    constexpr unsigned code_bytes = (Stored::bits + 7) / 8;
+#pragma unroll 1
+    for (unsigned i = 0; i < Chunk<Source>::elements; i += in_byte) {
+        std::uint32_t code = 0;
+#pragma unroll
+        for (unsigned k = 0; k < in_byte; ++k) {
+            const float element = Source::decode(load_element(from + (i + k) * element_bytes, element_bytes));
+            code |= Stored::encode(factor.apply(element)) << (k * Stored::bits);
+        }
+        store_element(to + i / in_byte * code_bytes, code, code_bytes);
+    }
+}
+
+// What a thread converts of a row: see ConvertLayout.
+struct ChunkPart {
+    std::int32_t first; // element
+    std::int32_t end;
+    std::int32_t unit;
+    bool leads; // the team
+
+    // With `Once` the parts are the chunks of the row in order.
+    template <bool Once>
+    static __device__ __forceinline__ ChunkPart of(const ConvertLayout &f, std::int32_t i, std::int32_t elements) {
+        const std::int32_t unit = i >> f.team_log2;
+        const std::int32_t lane = i - (unit << f.team_log2);
+        if constexpr (Once) {
+            return {i * elements, i * elements + elements, unit, lane == 0};
+        }
+        const auto dim = static_cast<std::int32_t>(f.dim);
+        const std::int32_t begin = unit * static_cast<std::int32_t>(f.unit);
+        const bool is_last = dim - begin < static_cast<std::int32_t>(f.unit);
+        return {begin + lane * elements, is_last ? dim : begin + static_cast<std::int32_t>(f.unit), unit, lane == 0};
+    }
+};
+
+// The conversion of a thread's part of a row. With `Once` the part is one chunk.
+template <class Source, class Stored, bool Once>
+class ChunkConversion {
+public:
+    __device__ __forceinline__ ChunkConversion(const ConvertLayout &f, const ConvertPointers &pointers,
+                                               std::uint64_t row_byte, std::int32_t i)
+        : f_(f), pointers_(pointers), row_(pointers.rows + row_byte), part_(ChunkPart::of<Once>(f, i, elements)) {}
+
+    // Loads what does not depend on the place: the first chunk, and perhaps a given scale.
+    __device__ __forceinline__ void load(std::int32_t head) {
+        if (Once || part_.first < part_.end) {
+            chunk_.load(from(part_.first));
+        }
+        if (f_.scales_kind == ScalesKind::plain) {
+            const std::byte *const scale =
+                pointers_.scales + product(head, f_.scales.head) + product(part_.unit, f_.group_stride);
+            plain_scale_ = float_of(load_global(reinterpret_cast<const unsigned *>(scale)));
+        }
+        if (f_.scales_kind == ScalesKind::any) {
+            global_ = load_global_scale(f_, pointers_);
+        }
+    }
+
+    // All threads of a team must call this, whatever the place, because they exchange what they found. If an index
+    // changes during the run, threads of a team may have different places.
+    __device__ __forceinline__ void store(const CopyLayout &c, const Spot<std::int32_t> &spot, std::int32_t head) {
+        const bool placed = spot.begin < spot.end;
+        const bool together = may_be_computed<Stored> && f_.format.computed();
+        if (!together && !placed) {
+            return;
+        }
+        if (stored_as_is()) {
+            if (part_.first < part_.end) {
+                chunk_.store_bits(code_at(pointers_.cache + byte_of(c.cache, spot, head, false), part_.first),
+                                  f_.access_log2);
+            }
+            return;
+        }
+        chunk_.decode();
+        const Factor factor = find_factor(spot, head, placed);
+        if (!placed || (!Once && part_.first >= part_.end)) {
+            return;
+        }
+        std::byte *const codes = pointers_.cache + byte_of(c.cache, spot, head, false);
+        for (std::int32_t at = part_.first;;) {
+            store_chunk(at, codes, factor);
+            at += step();
+            if (Once || at >= part_.end) {
+                return;
+            }
+            chunk_.load(from(at));
+            chunk_.decode();
+        }
+    }
+
+private:
+    static constexpr auto elements = static_cast<std::int32_t>(Chunk<Source>::elements);
+
+    __device__ __forceinline__ bool stored_as_is() const {
+        return std::is_same_v<Stored, AnyStored> && f_.format.type == KVAPPEND_STORED_AS_IS;
+    }
+    __device__ __forceinline__ std::int32_t step() const { return elements << f_.team_log2; }
+    __device__ __forceinline__ const std::byte *from(std::int32_t element) const {
+        return row_ + static_cast<std::uint64_t>(element) * (Source::bits / 8);
+    }
+    __device__ __forceinline__ std::byte *code_at(std::byte *row, std::int32_t element) const {
+        if constexpr (Once) {
+            if (f_.in_pieces == 0) {
+                return row + static_cast<std::uint64_t>(element) * Stored::bits / 8;
+            }
+        }
+        return kvappend::code_at(f_, row, element);
+    }
+
+    __device__ __forceinline__ Factor find_factor(const Spot<std::int32_t> &spot, std::int32_t head, bool placed) {
+        const Format &format = f_.format;
+        if (f_.scales_kind != ScalesKind::any) {
+            return factor_of(format.scale_use, plain_scale_, plain_scale_ == 0);
+        }
+        std::byte *scale_at = pointers_.scales;
+        if (placed) {
+            scale_at += scale_byte(f_, spot, head) + product(part_.unit, f_.group_stride);
+        }
+        if (!may_be_computed<Stored> || !format.computed()) {
+            return factor_of(format, decode_scale(format.scale_type, load_element(scale_at, f_.scale_bytes)), global_);
+        }
+        Scale scale;
+        const Factor factor = compute_factor(format, largest(), global_, scale);
+        if (placed && part_.leads) {
+            store_element(scale_at, scale.code, f_.scale_bytes);
+        }
+        return factor;
+    }
+
+    __device__ __forceinline__ float largest() const {
+        float largest = chunk_.largest();
+        for (std::int32_t at = part_.first + step(); !Once && at < part_.end; at += step()) {
+            Chunk<Source> chunk;
+            chunk.load(from(at));
+            chunk.decode();
+            largest = larger_of(largest, chunk.largest());
+        }
+        return largest_of_team(f_, largest);
+    }
+
+    __device__ __forceinline__ void store_chunk(std::int32_t at, std::byte *row, const Factor &factor) const {
+        std::byte *const codes = code_at(row, at);
+        with_stored<Stored>(
+            f_.format, [&](auto stored) __attribute__((always_inline)) {
+                using Type = decltype(stored);
+                const auto chunk_factor = ChunkFactor::of(factor, is_narrow<Type>);
+                if (!chunk_factor.usable || !chunk_.template store<Type>(codes, f_.access_log2, chunk_factor)) {
+                    convert_one_by_one<Source, Type>(from(at), codes, factor);
+                }
+            });
+    }
+
+    const ConvertLayout &f_;
+    const ConvertPointers &pointers_;
+    const std::byte *row_;
+    ChunkPart part_;
+    Chunk<Source> chunk_;
+    float plain_scale_ = 1;
+    float global_ = 1;
+};
+
+// Which threads begin where is as in copy_runs. With `Once` the grid covers all of the call.
+template <class Source, class Stored, bool Once, class Placing>
+__device__ __forceinline__ void convert_chunks(const GeometryLayout &g, const ConvertLayout &f,
+                                               const BlockWork<ConvertLayer> &work, const Placing &placing) {
+    using Index = std::int32_t;
+    const CopyLayout &c = g.copies[work.tensor];
+    const Start<Index> start(c);
+    const auto run_vectors = static_cast<Index>(c.run_vectors);
+    const auto runs = static_cast<Index>(c.runs);
+    const auto heads = static_cast<Index>(c.heads);
+    if (start.vector >= run_vectors || start.run >= runs || start.head >= heads) {
+        return;
+    }
+    const ConvertPointers pointers(work);
+    if (work.programmatic) {
+        wait_for_launch_before();
+    }
+    Index run = start.run;
+    Index head = start.head;
+    Index i = start.vector;
+    auto sample = static_cast<Index>(work.sample);
+    // One loop over vectors, runs, heads and samples; the usual grid executes it once.
+    do {
+        const auto loaded = placing.load(sample, run);
+        ChunkConversion<Source, Stored, Once> conversion(f, pointers, byte_of(c.rows, sample, head, run), i);
+        conversion.load(head);
+        const Spot<Index> spot = placing.spot(c, sample, run, loaded);
+        conversion.store(c, spot, head);
+        if constexpr (Once) {
+            return;
+        }
+        i += static_cast<Index>(c.vector_step);
+        if (i >= run_vectors) {
+            i = start.vector;
+            run += static_cast<Index>(c.run_step);
+            if (run >= runs) {
+                run = start.run;
+                head += static_cast<Index>(c.head_step);
+                if (head >= heads) {
+                    head = start.head;
+                    sample += static_cast<Index>(work.batch_step);
+                }
+            }
+        }
+    } while (sample < static_cast<Index>(g.samples));
+}
+
+} // namespace kvappend
