@@ -80,6 +80,7 @@ struct SmallFloat {
 
     // What a magnitude is limited to, and the least exponent of a code that is not subnormal, as bits of a binary32.
     static constexpr auto greatest = static_cast<std::int32_t>((GreatestCode << shift) + (more << 23));
+    static constexpr float greatest_number = __builtin_bit_cast(float, greatest);
     static constexpr auto least_normal = static_cast<std::int32_t>((more + 1) << 23);
     // The last bit of a number with an exponent that is greater by this is worth the last bit of the code.
     static constexpr auto to_last_bit = static_cast<std::int32_t>(shift << 23);
@@ -129,6 +130,7 @@ struct Integer {
     static constexpr unsigned bits = Bits;
     static constexpr float least = -static_cast<float>(1 << (Bits - 1));
     static constexpr float greatest = static_cast<float>((1 << (Bits - 1)) - 1);
+    static constexpr float greatest_number = greatest;
 
     static KVAPPEND_HOST_DEVICE std::uint32_t encode(float value) {
         return (raw_code(is_nan(value) ? 0.0F : value) - raw_zero) ^ flipped;
@@ -262,9 +264,14 @@ KVAPPEND_HOST_DEVICE inline Scale round_scale(const Format &f, float scale) {
     return {decode_scale(f.scale_type, code), code};
 }
 
+// A number with the global scale, if there is one.
+KVAPPEND_HOST_DEVICE inline float with_global(const Format &f, float number, float global) {
+    return f.has_global_scale ? number * global : number;
+}
+
 // What the largest magnitude of a group is divided by.
 KVAPPEND_HOST_DEVICE inline float greatest_with(const Format &f, float global) {
-    return f.has_global_scale ? greatest_of(f.type) * global : greatest_of(f.type);
+    return with_global(f, greatest_of(f.type), global);
 }
 
 // The scale that the largest magnitude of a group asks for. NaN counts as less than any number.
@@ -274,22 +281,22 @@ KVAPPEND_HOST_DEVICE inline float scale_of_group(const Format &f, float largest,
     return larger(larger(largest, f.amax_floor) / greatest, f.scale_floor) + 0.0F;
 }
 
-// What a scale makes of elements, with a global scale already in it.
-KVAPPEND_HOST_DEVICE inline Factor factor_of(std::int32_t scale_use, float product, bool is_zero) {
-    const bool reciprocal = scale_use == KVAPPEND_SCALE_RECIPROCAL || scale_use == KVAPPEND_SCALE_UNROUNDED_RECIPROCAL;
-    return {reciprocal ? 1 / product : product, scale_use == KVAPPEND_SCALE_DIVIDE, is_zero};
-}
-
 KVAPPEND_HOST_DEVICE inline Factor factor_of(const Format &f, float scale, float global) {
-    const float product = f.has_global_scale ? scale * global : scale;
-    return factor_of(f.scale_use, product, product == 0 || scale == 0);
+    const float product = with_global(f, scale, global);
+    const bool reciprocal =
+        f.scale_use == KVAPPEND_SCALE_RECIPROCAL || f.scale_use == KVAPPEND_SCALE_UNROUNDED_RECIPROCAL;
+    return {reciprocal ? 1 / product : product, f.scale_use == KVAPPEND_SCALE_DIVIDE, product == 0 || scale == 0};
 }
 
-// The factor of a group whose elements have at most the magnitude `largest`, and the scale to store.
-KVAPPEND_HOST_DEVICE inline Factor compute_factor(const Format &f, float largest, float global, Scale &scale) {
-    const float unrounded = scale_of_group(f, largest, greatest_with(f, global));
+// The scale to store for a group whose elements have at most the magnitude `largest`. Returns the one that is used.
+KVAPPEND_HOST_DEVICE inline float compute_scale(const Format &f, float largest, float greatest, Scale &scale) {
+    const float unrounded = scale_of_group(f, largest, greatest);
     scale = round_scale(f, unrounded);
-    return factor_of(f, f.scale_use == KVAPPEND_SCALE_UNROUNDED_RECIPROCAL ? unrounded : scale.value, global);
+    return f.scale_use == KVAPPEND_SCALE_UNROUNDED_RECIPROCAL ? unrounded : scale.value;
+}
+
+KVAPPEND_HOST_DEVICE inline Factor compute_factor(const Format &f, float largest, float global, Scale &scale) {
+    return factor_of(f, compute_scale(f, largest, greatest_with(f, global), scale), global);
 }
 
 // The magnitude that counts for the largest one of a group, as bits: 0 for NaN. As numbers with a sign, the bits have

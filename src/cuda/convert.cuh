@@ -104,8 +104,11 @@ __device__ __forceinline__ float largest_of_team(const ConvertLayout &f, float l
     const unsigned team = 1U << f.team_log2;
     const unsigned first_lane = threadIdx.x % warp_lanes & ~(team - 1);
     const unsigned lanes = (0xffffffffU >> (warp_lanes - team)) << first_lane;
-    for (unsigned distance = team / 2; distance > 0; distance /= 2) {
-        largest = larger_of(largest, __shfl_xor_sync(lanes, largest, static_cast<int>(distance)));
+#pragma unroll
+    for (unsigned distance = warp_lanes / 2; distance > 0; distance /= 2) {
+        if (distance < team) {
+            largest = larger_of(largest, __shfl_xor_sync(lanes, largest, static_cast<int>(distance)));
+        }
     }
     return largest;
 }

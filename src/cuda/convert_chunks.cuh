@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Conversions of rows by chunks: a thread loads 16 bytes of a row, and stores the codes of these elements together. All
-// elements of a chunk have one scale.
+// Conversions of rows by chunks: a thread loads adjacent elements of a row together, and stores their codes together.
+// All elements of a chunk have one scale.
 #pragma once
 
 #include "convert.cuh"
 
-#include <cfloat>
 #include <type_traits>
 
 namespace kvappend {
@@ -42,31 +41,59 @@ __device__ __forceinline__ void store_codes(std::byte *to, const std::uint32_t *
     store_as<unsigned short, Bytes>(to, words);
 }
 
-// A factor as it is applied to a chunk.
+// How usual scales are applied to a chunk. Others need Factor::apply.
+//
+// Instead of a division for each element, a quotient is corrected from the rounded reciprocal of the divisor. Then it
+// is rounded as a division is (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor",
+// 1990), unless a number in between overflows or loses bits. For the divisors here, the first gives NaN, and the second
+// happens only to quotients below 2^-36, which codes with a narrower exponent than binary32 round to 0.
 struct ChunkFactor {
     float multiplier;
     float divisor; // 0: the elements are multiplied
-    bool usable;   // else only Factor::apply gives the right numbers
+    bool usable;
 
-    // The factors are positive, so an element keeps its sign, and normal. `is_narrow`: the codes have a narrower
-    // exponent than binary32.
-    //
-    // A quotient is corrected from the rounded reciprocal of the divisor, instead of a division for each element. Then
-    // it is rounded as a division is (Markstein, "Computation of elementary functions on the IBM RISC System/6000
-    // processor", 1990), unless a number in between overflows or loses bits. With divisors between these bounds, the
-    // first gives NaN, and the second happens only to quotients below 2^-36, which narrow types round to 0.
-    static __device__ __forceinline__ ChunkFactor of(const Factor &factor, bool is_narrow) {
-        constexpr float least_divisor = 0x1p-64F;
-        constexpr float most_divisor = 0x1p64F;
-        const float least = factor.divides ? least_divisor : FLT_MIN;
-        const float most = factor.divides ? most_divisor : FLT_MAX;
-        const bool usable = factor.value >= least && factor.value <= most && (is_narrow || !factor.divides);
-        if (factor.divides) {
-            return {1 / factor.value, factor.value, usable};
-        }
-        return {factor.value, 0, usable};
+    // `number`: a scale, with the global scale in it.
+    static __device__ __forceinline__ ChunkFactor of(std::int32_t scale_use, float number, bool is_narrow) {
+        const bool divides = scale_use == KVAPPEND_SCALE_DIVIDE;
+        return {scale_use == KVAPPEND_SCALE_MULTIPLY ? number : 1 / number, divides ? number : 0,
+                number >= 0x1p-64F && number <= 0x1p64F && (is_narrow || !divides)};
     }
 };
+
+#if defined(__CUDA_ARCH__)
+inline constexpr int architecture = __CUDA_ARCH__ / 10;
+#else
+inline constexpr int architecture = 0;
+#endif
+
+// Whether instructions find the codes of two numbers: PTX ISA, cvt. For numbers that are not NaN, they give the
+// codes of format.hpp (tests/outside/conversions compares those with NVIDIA's conversions).
+template <class Stored>
+inline constexpr bool has_instruction = (std::is_same_v<Stored, F16> && architecture >= 75) ||
+                                        (std::is_same_v<Stored, BF16> && architecture >= 80) ||
+                                        (std::is_same_v<Stored, E4M3> && architecture >= 89);
+
+template <class Stored>
+__device__ __forceinline__ std::uint32_t codes_of_pair(float low, float high) {
+    if constexpr (std::is_same_v<Stored, E4M3>) {
+        std::uint16_t codes;
+        asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(high), "f"(low));
+        return codes;
+    } else {
+        std::uint32_t codes;
+        if constexpr (std::is_same_v<Stored, BF16>) {
+            asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(codes) : "f"(high), "f"(low));
+        } else if constexpr (architecture >= 80) {
+            asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(codes) : "f"(high), "f"(low));
+        } else {
+            std::uint16_t halves[2];
+            asm("cvt.rn.f16.f32 %0, %1;" : "=h"(halves[0]) : "f"(low));
+            asm("cvt.rn.f16.f32 %0, %1;" : "=h"(halves[1]) : "f"(high));
+            codes = halves[0] | std::uint32_t{halves[1]} << 16;
+        }
+        return codes;
+    }
+}
 
 // A stored type that is known when a kernel runs.
 struct AnyStored {};
@@ -88,17 +115,21 @@ __device__ __forceinline__ void with_stored(const Format &f, Use use) {
     }
 }
 
-template <class Source>
+template <class Source, unsigned Elements>
 class Chunk {
 public:
-    static constexpr unsigned elements = chunk_bytes * 8 / Source::bits;
+    static constexpr unsigned elements = Elements;
+    static constexpr unsigned bytes = Elements * Source::bits / 8;
 
     __device__ __forceinline__ void load(const std::byte *from) {
-        raw_ = load_global(reinterpret_cast<const uint4 *>(from));
+#pragma unroll
+        for (unsigned i = 0; i < vectors; ++i) {
+            raw_[i] = load_global(reinterpret_cast<const Vector *>(from) + i);
+        }
     }
 
     __device__ __forceinline__ void decode() {
-        const auto *const words = reinterpret_cast<const std::uint32_t *>(&raw_);
+        const auto *const words = reinterpret_cast<const std::uint32_t *>(raw_);
         constexpr unsigned bits = Source::bits;
 #pragma unroll
         for (unsigned i = 0; i < elements; ++i) {
@@ -109,17 +140,12 @@ public:
 
     // NaN is not counted.
     __device__ __forceinline__ float largest() const {
-        float most = 0;
-#pragma unroll
-        for (const float element : x_) {
-            most = larger_of(most, fabsf(element));
-        }
-        return most;
+        return largest_of<elements>(x_);
     }
 
     // Stores the elements as they are.
     __device__ __forceinline__ void store_bits(std::byte *to, std::uint32_t access_log2) const {
-        store_codes<chunk_bytes, Source::bits / 8>(to, reinterpret_cast<const std::uint32_t *>(&raw_), access_log2);
+        store_codes<bytes, Source::bits / 8>(to, reinterpret_cast<const std::uint32_t *>(raw_), access_log2);
     }
 
     // Stores codes. If a number is NaN, returns false and stores nothing.
@@ -149,12 +175,23 @@ public:
     }
 
 private:
+    using Vector = std::conditional_t<bytes == 8, uint2, uint4>;
+    static constexpr unsigned vectors = bytes / sizeof(Vector);
+
     template <class Stored>
     __device__ __forceinline__ float operand(unsigned i) const {
         return Stored::by_magnitude ? fabsf(x_[i]) : x_[i];
     }
 
-    // By halves, because each sum in a row of sums would wait for the one before it.
+    // Both by halves, because each operation in a row of them would wait for the one before it.
+    template <unsigned Count>
+    static __device__ __forceinline__ float largest_of(const float *numbers) {
+        if constexpr (Count == 1) {
+            return larger_of(0, fabsf(numbers[0]));
+        } else {
+            return larger_of(largest_of<Count / 2>(numbers), largest_of<Count / 2>(numbers + Count / 2));
+        }
+    }
     template <unsigned Count>
     static __device__ __forceinline__ float sum_of(const float *numbers) {
         if constexpr (Count == 1) {
@@ -168,33 +205,50 @@ private:
     __device__ __forceinline__ void pack(const float (&numbers)[elements], std::uint32_t *words) const {
         constexpr unsigned bits = Stored::bits;
         constexpr unsigned in_word = 32 / bits < elements ? 32 / bits : elements;
-        constexpr std::uint32_t ones = 0xffffffffU / (0xffffffffU >> (32 - bits)); // 1 in each code of a word
 #pragma unroll
         for (unsigned first = 0; first < elements; first += in_word) {
-            std::uint32_t word = 0;
+            const std::uint32_t word = word_of<Stored, in_word>(numbers + first);
             std::uint32_t signs = 0;
 #pragma unroll
             for (unsigned i = 0; i < in_word; ++i) {
-                word += Stored::raw_code(numbers[first + i]) << (i * bits);
                 signs |= (bits_of(x_[first + i]) & float_sign) >> (32 - (i + 1) * bits);
             }
-            word = (word - Stored::raw_zero * ones) ^ (Stored::flipped * ones);
             words[first / in_word] = Stored::by_magnitude ? word | signs : word;
         }
     }
 
-    uint4 raw_ = {};
+    template <class Stored, unsigned Count>
+    static __device__ __forceinline__ std::uint32_t word_of(const float *numbers) {
+        constexpr unsigned bits = Stored::bits;
+        constexpr std::uint32_t ones = 0xffffffffU / (0xffffffffU >> (32 - bits)); // 1 in each code of a word
+        std::uint32_t word = 0;
+        if constexpr (has_instruction<Stored>) {
+#pragma unroll
+            for (unsigned i = 0; i < Count; i += 2) {
+                word |= codes_of_pair<Stored>(numbers[i], numbers[i + 1]) << (i * bits);
+            }
+        } else {
+#pragma unroll
+            for (unsigned i = 0; i < Count; ++i) {
+                word += Stored::raw_code(numbers[i]) << (i * bits);
+            }
+            word = (word - Stored::raw_zero * ones) ^ (Stored::flipped * ones);
+        }
+        return word;
+    }
+
+    Vector raw_[vectors] = {};
     float x_[elements] = {};
 };
 
 // Converts the elements of a chunk, with any factor, those of one byte at a time.
-template <class Source, class Stored>
+template <class Source, class Stored, unsigned Elements>
 __device__ __forceinline__ void convert_one_by_one(const std::byte *from, std::byte *to, const Factor &factor) {
     constexpr unsigned in_byte = Stored::bits < 8 ? 8 / Stored::bits : 1;
     constexpr unsigned element_bytes = Source::bits / 8;
     constexpr unsigned code_bytes = (Stored::bits + 7) / 8;
 #pragma unroll 1
-    for (unsigned i = 0; i < Chunk<Source>::elements; i += in_byte) {
+    for (unsigned i = 0; i < Elements; i += in_byte) {
         std::uint32_t code = 0;
 #pragma unroll
         for (unsigned k = 0; k < in_byte; ++k) {
@@ -212,12 +266,12 @@ struct ChunkPart {
     std::int32_t unit;
     bool leads; // the team
 
-    // With `Once` the parts are the chunks of the row in order.
-    template <bool Once>
+    // With `IsKnown` the parts are the chunks of the row in order.
+    template <bool IsKnown>
     static __device__ __forceinline__ ChunkPart of(const ConvertLayout &f, std::int32_t i, std::int32_t elements) {
         const std::int32_t unit = i >> f.team_log2;
         const std::int32_t lane = i - (unit << f.team_log2);
-        if constexpr (Once) {
+        if constexpr (IsKnown) {
             return {i * elements, i * elements + elements, unit, lane == 0};
         }
         const auto dim = static_cast<std::int32_t>(f.dim);
@@ -227,17 +281,17 @@ struct ChunkPart {
     }
 };
 
-// The conversion of a thread's part of a row. With `Once` the part is one chunk.
-template <class Source, class Stored, bool Once>
+// The conversion of a thread's part of a row. With a known stored type the part is one chunk: see ConvertLayout::types.
+template <class Source, class Stored, unsigned Elements>
 class ChunkConversion {
 public:
     __device__ __forceinline__ ChunkConversion(const ConvertLayout &f, const ConvertPointers &pointers,
                                                std::uint64_t row_byte, std::int32_t i)
-        : f_(f), pointers_(pointers), row_(pointers.rows + row_byte), part_(ChunkPart::of<Once>(f, i, elements)) {}
+        : f_(f), pointers_(pointers), row_(pointers.rows + row_byte), part_(ChunkPart::of<is_known>(f, i, elements)) {}
 
     // Loads what does not depend on the place: the first chunk, and perhaps a given scale.
     __device__ __forceinline__ void load(std::int32_t head) {
-        if (Once || part_.first < part_.end) {
+        if (is_known || part_.first < part_.end) {
             chunk_.load(from(part_.first));
         }
         if (f_.scales_kind == ScalesKind::plain) {
@@ -266,15 +320,15 @@ public:
             return;
         }
         chunk_.decode();
-        const Factor factor = find_factor(spot, head, placed);
-        if (!placed || (!Once && part_.first >= part_.end)) {
+        const float scale = find_scale(spot, head, placed);
+        if (!placed || (!is_known && part_.first >= part_.end)) {
             return;
         }
         std::byte *const codes = pointers_.cache + byte_of(c.cache, spot, head, false);
         for (std::int32_t at = part_.first;;) {
-            store_chunk(at, codes, factor);
+            store_chunk(at, codes, scale);
             at += step();
-            if (Once || at >= part_.end) {
+            if (is_known || at >= part_.end) {
                 return;
             }
             chunk_.load(from(at));
@@ -283,17 +337,18 @@ public:
     }
 
 private:
-    static constexpr auto elements = static_cast<std::int32_t>(Chunk<Source>::elements);
+    static constexpr bool is_known = !std::is_same_v<Stored, AnyStored>;
+    static constexpr auto elements = static_cast<std::int32_t>(Elements);
 
     __device__ __forceinline__ bool stored_as_is() const {
-        return std::is_same_v<Stored, AnyStored> && f_.format.type == KVAPPEND_STORED_AS_IS;
+        return !is_known && f_.format.type == KVAPPEND_STORED_AS_IS;
     }
     __device__ __forceinline__ std::int32_t step() const { return elements << f_.team_log2; }
     __device__ __forceinline__ const std::byte *from(std::int32_t element) const {
         return row_ + static_cast<std::uint64_t>(element) * (Source::bits / 8);
     }
     __device__ __forceinline__ std::byte *code_at(std::byte *row, std::int32_t element) const {
-        if constexpr (Once) {
+        if constexpr (is_known) {
             if (f_.in_pieces == 0) {
                 return row + static_cast<std::uint64_t>(element) * Stored::bits / 8;
             }
@@ -301,30 +356,40 @@ private:
         return kvappend::code_at(f_, row, element);
     }
 
-    __device__ __forceinline__ Factor find_factor(const Spot<std::int32_t> &spot, std::int32_t head, bool placed) {
+    // The scale of the part; 1 if there is none.
+    __device__ __forceinline__ float find_scale(const Spot<std::int32_t> &spot, std::int32_t head, bool placed) {
         const Format &format = f_.format;
         if (f_.scales_kind != ScalesKind::any) {
-            return factor_of(format.scale_use, plain_scale_, plain_scale_ == 0);
+            return plain_scale_;
         }
         std::byte *scale_at = pointers_.scales;
         if (placed) {
             scale_at += scale_byte(f_, spot, head) + product(part_.unit, f_.group_stride);
         }
         if (!may_be_computed<Stored> || !format.computed()) {
-            return factor_of(format, decode_scale(format.scale_type, load_element(scale_at, f_.scale_bytes)), global_);
+            return decode_scale(format.scale_type, load_element(scale_at, f_.scale_bytes));
         }
         Scale scale;
-        const Factor factor = compute_factor(format, largest(), global_, scale);
+        const float used = compute_scale(format, largest(), greatest(), scale);
         if (placed && part_.leads) {
             store_element(scale_at, scale.code, f_.scale_bytes);
         }
-        return factor;
+        return used;
+    }
+
+    // What the largest magnitude of a group is divided by.
+    __device__ __forceinline__ float greatest() const {
+        if constexpr (!is_known) {
+            return greatest_with(f_.format, global_);
+        } else {
+            return with_global(f_.format, Stored::greatest_number, global_);
+        }
     }
 
     __device__ __forceinline__ float largest() const {
         float largest = chunk_.largest();
-        for (std::int32_t at = part_.first + step(); !Once && at < part_.end; at += step()) {
-            Chunk<Source> chunk;
+        for (std::int32_t at = part_.first + step(); !is_known && at < part_.end; at += step()) {
+            Chunk<Source, Elements> chunk;
             chunk.load(from(at));
             chunk.decode();
             largest = larger_of(largest, chunk.largest());
@@ -332,14 +397,16 @@ private:
         return largest_of_team(f_, largest);
     }
 
-    __device__ __forceinline__ void store_chunk(std::int32_t at, std::byte *row, const Factor &factor) const {
+    __device__ __forceinline__ void store_chunk(std::int32_t at, std::byte *row, float scale) const {
         std::byte *const codes = code_at(row, at);
+        const Format &format = f_.format;
+        const float number = with_global(format, scale, global_);
         with_stored<Stored>(
-            f_.format, [&](auto stored) __attribute__((always_inline)) {
+            format, [&](auto stored) __attribute__((always_inline)) {
                 using Type = decltype(stored);
-                const auto chunk_factor = ChunkFactor::of(factor, is_narrow<Type>);
-                if (!chunk_factor.usable || !chunk_.template store<Type>(codes, f_.access_log2, chunk_factor)) {
-                    convert_one_by_one<Source, Type>(from(at), codes, factor);
+                const auto factor = ChunkFactor::of(format.scale_use, number, is_narrow<Type>);
+                if (!factor.usable || !chunk_.template store<Type>(codes, f_.access_log2, factor)) {
+                    convert_one_by_one<Source, Type, Elements>(from(at), codes, factor_of(format, scale, global_));
                 }
             });
     }
@@ -348,13 +415,13 @@ private:
     const ConvertPointers &pointers_;
     const std::byte *row_;
     ChunkPart part_;
-    Chunk<Source> chunk_;
+    Chunk<Source, Elements> chunk_;
     float plain_scale_ = 1;
     float global_ = 1;
 };
 
-// Which threads begin where is as in copy_runs. With `Once` the grid covers all of the call.
-template <class Source, class Stored, bool Once, class Placing>
+// Which threads begin where is as in copy_runs.
+template <class Source, class Stored, unsigned Elements, class Placing>
 __device__ __forceinline__ void convert_chunks(const GeometryLayout &g, const ConvertLayout &f,
                                                const BlockWork<ConvertLayer> &work, const Placing &placing) {
     using Index = std::int32_t;
@@ -377,13 +444,10 @@ __device__ __forceinline__ void convert_chunks(const GeometryLayout &g, const Co
     // One loop over vectors, runs, heads and samples; the usual grid executes it once.
     do {
         const auto loaded = placing.load(sample, run);
-        ChunkConversion<Source, Stored, Once> conversion(f, pointers, byte_of(c.rows, sample, head, run), i);
+        ChunkConversion<Source, Stored, Elements> conversion(f, pointers, byte_of(c.rows, sample, head, run), i);
         conversion.load(head);
         const Spot<Index> spot = placing.spot(c, sample, run, loaded);
         conversion.store(c, spot, head);
-        if constexpr (Once) {
-            return;
-        }
         i += static_cast<Index>(c.vector_step);
         if (i >= run_vectors) {
             i = start.vector;

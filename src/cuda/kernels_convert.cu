@@ -16,14 +16,9 @@ static void fill_layer(const Append &append, unsigned tensor, bool is_k, Convert
 }
 
 static void finish_geometry(const Problem &problem, const Indices &indices, ConvertGeometry &g) {
-    g.rule = problem.addressing.plain_dense() ? RuleKind::dense : rule_kind_of(problem.addressing);
+    g.rule = rule_kind_of(problem.addressing);
     g.addressing = problem.addressing;
     g.indices = indices;
-    for (unsigned n = 0; n <= g.both; ++n) {
-        ConvertLayout &f = g.formats[n];
-        const bool is_known = f.once != 0 && f.by_chunks != 0 && g.rule != RuleKind::any;
-        f.types = is_known ? number_of(f.element_type, f.format.type, f.format.half_away) : 0;
-    }
 }
 
 template <unsigned Layers>

@@ -22,12 +22,6 @@ struct ConvertGeometry : GeometryLayout {
     Indices indices;
 };
 
-// A number for a type of elements and one of codes. It is not 0.
-KVAPPEND_HOST_DEVICE constexpr std::uint32_t number_of(std::int32_t element_type, std::int32_t stored_type,
-                                                       bool half_away) {
-    return static_cast<std::uint32_t>(1 + (element_type * 16 + stored_type) * 2 + (half_away ? 1 : 0));
-}
-
 // The placings for which the rule is compiled separately, as one placing, so that what follows it is compiled once. The
 // only index that they load before a place is an offset or a slot.
 class ChosenPlacing {
@@ -62,47 +56,53 @@ public:
     }
 };
 
-// Conversions by chunks that models have are compiled separately. They need a grid that covers all of the call.
 __device__ __forceinline__ void convert_geometry(const ConvertGeometry &g, const BlockWork<ConvertLayer> &work) {
     const ConvertLayout &f = g.formats[work.tensor];
-    const auto once = [&](auto source, auto stored) __attribute__((always_inline)) {
-        convert_chunks<decltype(source), decltype(stored), true>(g, f, work, ChosenPlacing(g));
+    const auto known = [&](auto source, auto stored) __attribute__((always_inline)) {
+        using Source = decltype(source);
+        using Stored = decltype(stored);
+        if (f.is_short != 0) {
+            convert_chunks<Source, Stored, short_chunk>(g, f, work, ChosenPlacing(g));
+        } else {
+            convert_chunks<Source, Stored, long_chunk>(g, f, work, ChosenPlacing(g));
+        }
     };
-    const RowPlacing<Known{}> any{{g.addressing, g.indices}};
     switch (f.types) {
-    case number_of(KVAPPEND_ELEMENT_BF16, KVAPPEND_STORED_E4M3, false):
-        return once(BF16{}, E4M3{});
-    case number_of(KVAPPEND_ELEMENT_BF16, KVAPPEND_STORED_INT8, false):
-        return once(BF16{}, Int8{});
-    case number_of(KVAPPEND_ELEMENT_BF16, KVAPPEND_STORED_E2M1, false):
-        return once(BF16{}, E2M1{});
-    case number_of(KVAPPEND_ELEMENT_F16, KVAPPEND_STORED_E4M3, false):
-        return once(F16{}, E4M3{});
-    case number_of(KVAPPEND_ELEMENT_F16, KVAPPEND_STORED_INT8, false):
-        return once(F16{}, Int8{});
-    case number_of(KVAPPEND_ELEMENT_F16, KVAPPEND_STORED_E2M1, false):
-        return once(F16{}, E2M1{});
-    case number_of(KVAPPEND_ELEMENT_F32, KVAPPEND_STORED_F16, false):
-        return once(F32{}, F16{});
-    case number_of(KVAPPEND_ELEMENT_F32, KVAPPEND_STORED_BF16, false):
-        return once(F32{}, BF16{});
-    case number_of(KVAPPEND_ELEMENT_F32, KVAPPEND_STORED_E4M3, false):
-        return once(F32{}, E4M3{});
-    case number_of(KVAPPEND_ELEMENT_F32, KVAPPEND_STORED_INT8, false):
-        return once(F32{}, Int8{});
-    case number_of(KVAPPEND_ELEMENT_F32, KVAPPEND_STORED_INT8, true):
-        return once(F32{}, Int8Away{});
-    case number_of(KVAPPEND_ELEMENT_F32, KVAPPEND_STORED_E2M1, false):
-        return once(F32{}, E2M1{});
-    default:
+    case Types::bf16_e4m3:
+        return known(BF16{}, E4M3{});
+    case Types::bf16_int8:
+        return known(BF16{}, Int8{});
+    case Types::bf16_e2m1:
+        return known(BF16{}, E2M1{});
+    case Types::f16_e4m3:
+        return known(F16{}, E4M3{});
+    case Types::f16_int8:
+        return known(F16{}, Int8{});
+    case Types::f16_e2m1:
+        return known(F16{}, E2M1{});
+    case Types::f32_f16:
+        return known(F32{}, F16{});
+    case Types::f32_bf16:
+        return known(F32{}, BF16{});
+    case Types::f32_e4m3:
+        return known(F32{}, E4M3{});
+    case Types::f32_int8:
+        return known(F32{}, Int8{});
+    case Types::f32_int8_away:
+        return known(F32{}, Int8Away{});
+    case Types::f32_e2m1:
+        return known(F32{}, E2M1{});
+    case Types::any:
         break;
     }
+    const RowPlacing<Known{}> any{{g.addressing, g.indices}};
     if (f.by_chunks == 0) {
         return convert_pairs<std::int32_t>(g, f, work, any);
     }
     with_source_type(
         f.element_type, [&](auto source) __attribute__((always_inline)) {
-            convert_chunks<decltype(source), AnyStored, false>(g, f, work, any);
+            constexpr unsigned elements = chunk_bytes * 8 / decltype(source)::bits;
+            convert_chunks<decltype(source), AnyStored, elements>(g, f, work, any);
         });
 }
 

@@ -62,18 +62,45 @@ std::uint32_t code_bits_of(const Copy &copy, std::uint32_t element_bytes) {
     return copy.converts() ? bits_of_stored_type(copy.format.type) : 8 * element_bytes;
 }
 
-// Whether a thread can load and store chunk_bytes of elements together.
-bool has_chunks(const Copy &copy, std::uint32_t element_bytes, const Addresses &addresses) {
+// Whether groups of a row have scales of their own.
+bool has_groups(const Copy &copy) {
+    return copy.format.computed() || (copy.format.scaled() && copy.scales.piece_stride != 0);
+}
+
+// Whether a thread can load and store `chunk` elements together.
+bool has_chunks(const Copy &copy, std::uint32_t element_bytes, const Addresses &addresses, std::int64_t chunk) {
     const Format &f = copy.format;
-    const std::int64_t chunk = chunk_bytes / element_bytes;
+    const std::int64_t bytes = chunk * element_bytes;
+    const std::int64_t codes = chunk * code_bits_of(copy, element_bytes) / 8;
     const std::int64_t pack =
         copy.cache.whole_rows() ? chunk : copy.cache.piece_bytes * 8 / code_bits_of(copy, element_bytes);
-    const bool is_aligned = (addresses.rows & (chunk_bytes - 1)) == 0 && copy.rows.alignment() == chunk_bytes;
-    const std::int64_t codes = chunk * code_bits_of(copy, element_bytes) / 8;
-    const bool has_groups = f.computed() || (f.scaled() && copy.scales.piece_stride != 0);
-    const bool is_target_aligned = (addresses.cache & 1) == 0 && copy.cache.alignment() % 2 == 0 && codes % 2 == 0;
-    return is_aligned && is_target_aligned && copy.row_bytes() % chunk_bytes == 0 &&
-           (!has_groups || f.group % chunk == 0) && !f.halves && pack % chunk == 0;
+    const std::int64_t access = std::min<std::int64_t>(bytes, 1 << widest_access_log2);
+    const bool is_aligned = addresses.rows % static_cast<std::uintptr_t>(access) == 0 &&
+                            copy.rows.alignment() % static_cast<std::uint32_t>(access) == 0;
+    const bool is_target_aligned = addresses.cache % 2 == 0 && copy.cache.alignment() % 2 == 0 && codes % 2 == 0;
+    return is_aligned && is_target_aligned && copy.row_bytes() % bytes == 0 &&
+           (!has_groups(copy) || f.group % chunk == 0) && !f.halves && pack % chunk == 0;
+}
+
+Types types_of(std::int32_t element_type, const Format &f) {
+    const auto by_source = [&](Types f32, Types f16, Types bf16) {
+        return element_type == KVAPPEND_ELEMENT_F32 ? f32 : element_type == KVAPPEND_ELEMENT_F16 ? f16 : bf16;
+    };
+    switch (f.type) {
+    case KVAPPEND_STORED_F16:
+        return by_source(Types::f32_f16, Types::any, Types::any);
+    case KVAPPEND_STORED_BF16:
+        return by_source(Types::f32_bf16, Types::any, Types::any);
+    case KVAPPEND_STORED_E4M3:
+        return by_source(Types::f32_e4m3, Types::f16_e4m3, Types::bf16_e4m3);
+    case KVAPPEND_STORED_INT8:
+        return f.half_away ? by_source(Types::f32_int8_away, Types::any, Types::any)
+                           : by_source(Types::f32_int8, Types::f16_int8, Types::bf16_int8);
+    case KVAPPEND_STORED_E2M1:
+        return by_source(Types::f32_e2m1, Types::f16_e2m1, Types::bf16_e2m1);
+    default:
+        return Types::any;
+    }
 }
 
 ScalesKind scales_kind_of(const Copy &copy) {
@@ -86,22 +113,64 @@ ScalesKind scales_kind_of(const Copy &copy) {
                                                                                                 : ScalesKind::plain;
 }
 
-void describe_conversion(const Problem &problem, const Copy &copy, const Addresses &addresses, bool wide, CopyLayout &c,
-                         ConvertLayout &f) {
+// Whether a call has so few elements that threads should convert short chunks: 8 warps of threads with long ones for
+// each multiprocessor.
+bool is_short_conversion(const LayoutInput &input) {
+    constexpr float most = 8 * (1U << warp_lanes_log2) * long_chunk;
+    float elements = 0;
+    for (unsigned i = 0; i < input.count; ++i) {
+        const GeometryInput &geometry = input.geometries[i];
+        const Problem &problem = *geometry.problem;
+        for (const Copy *const copy : {&problem.k, &problem.v}) {
+            if (!copy->empty()) {
+                elements += static_cast<float>(geometry.layers) * static_cast<float>(problem.source_samples) *
+                            static_cast<float>(problem.new_rows) *
+                            static_cast<float>(copy->heads() * (copy->row_bytes() / problem.element_bytes));
+            }
+        }
+    }
+    return elements < most * static_cast<float>(input.multiprocessors);
+}
+
+// Divides a row into chunks of `chunk` elements and units.
+void divide_row(const Copy &copy, std::int64_t chunk, bool by_team, ConvertLayout &f) {
+    f.unit = by_team ? copy.format.group : chunk;
+    f.team_log2 = std::min(warp_lanes_log2, bits_for((f.unit - 1) / chunk + 1));
+}
+
+void choose_chunks(const LayoutInput &input, const Problem &problem, const Copy &copy, const Addresses &addresses,
+                   ConvertLayout &f) {
+    const bool by_team = copy.format.computed() || copy.format.halves;
+    const auto try_chunks = [&](std::int64_t chunk) {
+        divide_row(copy, chunk, by_team || has_groups(copy), f);
+        return !input.wide && has_chunks(copy, f.element_bytes, addresses, chunk);
+    };
+    f.types = rule_kind_of(problem.addressing) != RuleKind::any ? types_of(f.element_type, f.format) : Types::any;
+    f.is_short = is_short_conversion(input) ? 1 : 0;
+    const std::int64_t known_chunk = f.is_short != 0 ? short_chunk : long_chunk;
+    if (f.types != Types::any && try_chunks(known_chunk) && f.unit == known_chunk << f.team_log2 &&
+        f.dim % f.unit == 0) {
+        f.by_chunks = 1;
+        return;
+    }
+    f.types = Types::any;
+    f.by_chunks = try_chunks(chunk_bytes / f.element_bytes) ? 1 : 0;
+    if (f.by_chunks == 0) {
+        divide_row(copy, 2, by_team, f);
+    }
+}
+
+void describe_conversion(const LayoutInput &input, const Problem &problem, const Copy &copy, const Addresses &addresses,
+                         CopyLayout &c, ConvertLayout &f) {
     const Format &format = copy.format;
     f.format = format;
     f.element_type = problem.element_type;
     f.element_bytes = problem.element_bytes;
     f.code_bits = code_bits_of(copy, problem.element_bytes);
     f.scale_bytes = bytes_of_scale(format.scale_type);
-    f.by_chunks = !wide && has_chunks(copy, problem.element_bytes, addresses) ? 1 : 0;
     f.access_log2 = static_cast<std::uint32_t>(std::countr_zero(addresses.cache | copy.cache.alignment()));
     f.dim = copy.row_bytes() / problem.element_bytes;
-    const std::int64_t chunk = f.by_chunks != 0 ? chunk_bytes / problem.element_bytes : 2;
-    const bool has_groups = format.scaled() && copy.scales.piece_stride != 0;
-    const bool by_team = format.computed() || format.halves || (f.by_chunks != 0 && has_groups);
-    f.unit = by_team ? format.group : chunk;
-    f.team_log2 = std::min(warp_lanes_log2, bits_for((f.unit - 1) / chunk + 1));
+    choose_chunks(input, problem, copy, addresses, f);
     f.pack_log2 = bits_for(copy.cache.whole_rows() ? f.dim : copy.cache.piece_bytes * 8 / f.code_bits);
     f.piece_stride = copy.cache.piece_stride;
     f.scales = copy.scales.strides;
@@ -128,8 +197,7 @@ void describe_geometry(const LayoutInput &all, unsigned i, GeometryLayout &g) {
             continue;
         }
         if (all.formats != nullptr) {
-            describe_conversion(problem, *copy, input.addresses[count], all.wide, g.copies[count],
-                                all.formats[i][count]);
+            describe_conversion(all, problem, *copy, input.addresses[count], g.copies[count], all.formats[i][count]);
         } else {
             describe_copy(problem, *copy, input.addresses[count], all.join_rows, g.copies[count]);
         }
@@ -239,23 +307,6 @@ void for_each_copy(const LayoutInput &input, GeometryLayout *const *layouts, Act
     }
 }
 
-// Finds out for each conversion whether the grid covers all of it, by one chunk for each thread, in
-// teams without idle threads.
-void set_once(const LayoutInput &input, GeometryLayout *const *layouts, std::int64_t batch_step) {
-    for (unsigned i = 0; i < input.count; ++i) {
-        for (unsigned n = 0; n <= layouts[i]->both; ++n) {
-            const CopyLayout &c = layouts[i]->copies[n];
-            ConvertLayout &f = input.formats[i][n];
-            const bool full_teams =
-                f.unit * f.element_bytes == std::int64_t{chunk_bytes} << f.team_log2 && f.dim % f.unit == 0;
-            f.once = full_teams && c.vector_step >= c.run_vectors && c.run_step >= c.runs && c.head_step >= c.heads &&
-                             batch_step >= layouts[i]->samples
-                         ? 1
-                         : 0;
-        }
-    }
-}
-
 unsigned choose_block(const Work &work, bool is_long, bool all_pairs) {
     if (is_long) {
         return long_block_threads_log2;
@@ -292,9 +343,6 @@ Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts) {
     for_each_copy(input, layouts, [&](CopyLayout &c, unsigned /*loads_log2*/) { set_steps(c, blocks); });
     grid.batch_step =
         static_cast<std::uint32_t>(std::min((most_blocks_yz >> grid.apart) / std::int64_t{input.layers}, work.samples));
-    if (input.formats != nullptr) {
-        set_once(input, layouts, grid.batch_step);
-    }
     grid.x = static_cast<std::uint32_t>(blocks.x);
     grid.y = static_cast<std::uint32_t>(blocks.y);
     grid.z = (input.layers * grid.batch_step) << grid.apart;
