@@ -46,17 +46,17 @@ __device__ __forceinline__ void store_codes(std::byte *to, const std::uint32_t *
 // Instead of a division for each element, a quotient is corrected from the rounded reciprocal of the divisor. Then it
 // is rounded as a division is (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor",
 // 1990), unless a number in between overflows or loses bits. For the divisors here, the first gives NaN, and the second
-// happens only to quotients below 2^-36, which codes with a narrower exponent than binary32 round to 0.
+// happens only to quotients below 2^-36, which all types that have scales round to 0.
 struct ChunkFactor {
     float multiplier;
     float divisor; // 0: the elements are multiplied
     bool usable;
 
     // `number`: a scale, with the global scale in it.
-    static __device__ __forceinline__ ChunkFactor of(std::int32_t scale_use, float number, bool is_narrow) {
+    static __device__ __forceinline__ ChunkFactor of(std::int32_t scale_use, float number) {
         const bool divides = scale_use == KVAPPEND_SCALE_DIVIDE;
         return {scale_use == KVAPPEND_SCALE_MULTIPLY ? number : 1 / number, divides ? number : 0,
-                number >= 0x1p-64F && number <= 0x1p64F && (is_narrow || !divides)};
+                number >= 0x1p-64F && number <= 0x1p64F};
     }
 };
 
@@ -101,9 +101,6 @@ struct AnyStored {};
 // Whether scales are computed for codes of a type.
 template <class Stored>
 inline constexpr bool may_be_computed = !std::is_same_v<Stored, F16> && !std::is_same_v<Stored, BF16>;
-
-template <class Stored>
-inline constexpr bool is_narrow = !std::is_same_v<Stored, F32> && !std::is_same_v<Stored, BF16>;
 
 // Calls use(type) with the type of codes.
 template <class Stored, class Use>
@@ -274,10 +271,8 @@ struct ChunkPart {
         if constexpr (IsKnown) {
             return {i * elements, i * elements + elements, unit, lane == 0};
         }
-        const auto dim = static_cast<std::int32_t>(f.dim);
         const std::int32_t begin = unit * static_cast<std::int32_t>(f.unit);
-        const bool is_last = dim - begin < static_cast<std::int32_t>(f.unit);
-        return {begin + lane * elements, is_last ? dim : begin + static_cast<std::int32_t>(f.unit), unit, lane == 0};
+        return {begin + lane * elements, begin + static_cast<std::int32_t>(f.unit), unit, lane == 0};
     }
 };
 
@@ -313,11 +308,8 @@ public:
             return;
         }
         if (stored_as_is()) {
-            if (part_.first < part_.end) {
-                chunk_.store_bits(code_at(pointers_.cache + byte_of(c.cache, spot, head, false), part_.first),
-                                  f_.access_log2);
-            }
-            return;
+            std::byte *const codes = pointers_.cache + byte_of(c.cache, spot, head, false);
+            return chunk_.store_bits(code_at(codes, part_.first), f_.access_log2);
         }
         chunk_.decode();
         const float scale = find_scale(spot, head, placed);
@@ -404,7 +396,7 @@ private:
         with_stored<Stored>(
             format, [&](auto stored) __attribute__((always_inline)) {
                 using Type = decltype(stored);
-                const auto factor = ChunkFactor::of(format.scale_use, number, is_narrow<Type>);
+                const auto factor = ChunkFactor::of(format.scale_use, number);
                 if (!factor.usable || !chunk_.template store<Type>(codes, f_.access_log2, factor)) {
                     convert_one_by_one<Source, Type, Elements>(from(at), codes, factor_of(format, scale, global_));
                 }
@@ -441,13 +433,16 @@ __device__ __forceinline__ void convert_chunks(const GeometryLayout &g, const Co
     Index head = start.head;
     Index i = start.vector;
     auto sample = static_cast<Index>(work.sample);
-    // One loop over vectors, runs, heads and samples; the usual grid executes it once.
+    // One loop over vectors, runs, heads and samples.
     do {
         const auto loaded = placing.load(sample, run);
         ChunkConversion<Source, Stored, Elements> conversion(f, pointers, byte_of(c.rows, sample, head, run), i);
         conversion.load(head);
         const Spot<Index> spot = placing.spot(c, sample, run, loaded);
         conversion.store(c, spot, head);
+        if (f.covered != 0) {
+            return;
+        }
         i += static_cast<Index>(c.vector_step);
         if (i >= run_vectors) {
             i = start.vector;

@@ -145,17 +145,20 @@ void choose_chunks(const LayoutInput &input, const Problem &problem, const Copy 
         divide_row(copy, chunk, by_team || has_groups(copy), f);
         return !input.wide && has_chunks(copy, f.element_bytes, addresses, chunk);
     };
+    const auto try_known_chunks = [&](std::int64_t chunk) {
+        return try_chunks(chunk) && f.unit == chunk << f.team_log2 && f.dim % f.unit == 0;
+    };
+    f.by_chunks = 1;
     f.types = rule_kind_of(problem.addressing) != RuleKind::any ? types_of(f.element_type, f.format) : Types::any;
-    f.is_short = is_short_conversion(input) ? 1 : 0;
-    const std::int64_t known_chunk = f.is_short != 0 ? short_chunk : long_chunk;
-    if (f.types != Types::any && try_chunks(known_chunk) && f.unit == known_chunk << f.team_log2 &&
-        f.dim % f.unit == 0) {
-        f.by_chunks = 1;
-        return;
+    if (f.types != Types::any) {
+        f.is_short = is_short_conversion(input) && try_known_chunks(short_chunk) ? 1 : 0;
+        if (f.is_short != 0 || try_known_chunks(long_chunk)) {
+            return;
+        }
     }
     f.types = Types::any;
-    f.by_chunks = try_chunks(chunk_bytes / f.element_bytes) ? 1 : 0;
-    if (f.by_chunks == 0) {
+    if (!try_chunks(chunk_bytes / f.element_bytes)) {
+        f.by_chunks = 0;
         divide_row(copy, 2, by_team, f);
     }
 }
@@ -307,6 +310,11 @@ void for_each_copy(const LayoutInput &input, GeometryLayout *const *layouts, Act
     }
 }
 
+// Whether no thread has to go on in steps of the grid.
+bool is_covered(const CopyLayout &c, std::int64_t samples, std::int64_t batch_step) {
+    return c.vector_step >= c.run_vectors && c.run_step >= c.runs && c.head_step >= c.heads && batch_step >= samples;
+}
+
 unsigned choose_block(const Work &work, bool is_long, bool all_pairs) {
     if (is_long) {
         return long_block_threads_log2;
@@ -343,6 +351,12 @@ Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts) {
     for_each_copy(input, layouts, [&](CopyLayout &c, unsigned /*loads_log2*/) { set_steps(c, blocks); });
     grid.batch_step =
         static_cast<std::uint32_t>(std::min((most_blocks_yz >> grid.apart) / std::int64_t{input.layers}, work.samples));
+    for (unsigned i = 0; i < input.count && input.formats != nullptr; ++i) {
+        for (unsigned n = 0; n <= layouts[i]->both; ++n) {
+            const bool covered = is_covered(layouts[i]->copies[n], layouts[i]->samples, grid.batch_step);
+            input.formats[i][n].covered = covered ? 1 : 0;
+        }
+    }
     grid.x = static_cast<std::uint32_t>(blocks.x);
     grid.y = static_cast<std::uint32_t>(blocks.y);
     grid.z = (input.layers * grid.batch_step) << grid.apart;

@@ -125,6 +125,7 @@ struct ConvertLayout {
     Types types;
     std::uint32_t by_chunks; // 1: chunks; 0: pairs
     std::uint32_t is_short;  // 1: chunks have short_chunk elements
+    std::uint32_t covered;   // 1: no thread has to go on in steps of the grid
     ScalesKind scales_kind;
     std::uint32_t in_pieces; // 1 if a row is more than one piece
     std::uint32_t team_log2;
