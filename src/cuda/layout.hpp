@@ -123,11 +123,11 @@ struct ConvertLayout {
     // Unless they are `any`, chunks have short_chunk or long_chunk elements, each thread of a team has one chunk of its
     // unit, and the addressing is of a known RuleKind.
     Types types;
-    std::uint32_t by_chunks; // 1: chunks; 0: pairs
-    std::uint32_t is_short;  // 1: chunks have short_chunk elements
-    std::uint32_t covered;   // 1: no thread has to go on in steps of the grid
     ScalesKind scales_kind;
-    std::uint32_t in_pieces; // 1 if a row is more than one piece
+    std::uint8_t by_chunks; // 1: chunks; 0: pairs
+    std::uint8_t is_short;  // 1: chunks have short_chunk elements
+    std::uint8_t covered;   // 1: no thread has to go on in steps of the grid
+    std::uint8_t in_pieces; // 1: a row is more than one piece
     std::uint32_t team_log2;
     std::uint32_t element_bytes;
     std::uint32_t code_bits;
