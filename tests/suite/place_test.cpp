@@ -37,7 +37,7 @@ constexpr std::int64_t least32 = std::numeric_limits<std::int32_t>::min();
 constexpr std::int64_t most32 = std::numeric_limits<std::int32_t>::max();
 
 // What the dense kernels of the host know.
-constexpr Known known_dense{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true};
+constexpr Known known_dense_of_host{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true};
 
 std::uint64_t mixed(std::uint64_t x) {
     x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
@@ -553,8 +553,9 @@ TEST_CASE("a rule compiled for what is known places the same rows at the same pl
         const Addressing a = addressing_of(plain_descriptor(kind, draw));
         const RuleKind rule_kind = kvappend::rule_kind_of(a);
         ++kinds[rule_kind];
-        if (kind == KVAPPEND_ADDRESSING_DENSE) {
-            placed_dense += compare_rules<known_dense>(a, random);
+        if (rule_kind == RuleKind::dense) {
+            placed_dense += compare_rules<kvappend::known_dense>(a, random);
+            compare_rules<known_dense_of_host>(a, random);
         } else if (rule_kind == RuleKind::pages) {
             placed_on_pages += compare_rules<kvappend::known_pages>(a, random);
         } else if (rule_kind == RuleKind::slots) {
@@ -568,7 +569,7 @@ TEST_CASE("a rule compiled for what is known places the same rows at the same pl
     CHECK(placed_by_slots >= 1000);
 }
 
-TEST_CASE("the rule of pages and that of slots are for no other addressing", "[place]") {
+TEST_CASE("each rule that is compiled separately is for no other addressing", "[place]") {
     kvappend_descriptor paged = KVAPPEND_DESCRIPTOR_INIT;
     paged.addressing = KVAPPEND_ADDRESSING_PAGED;
     paged.batch = paged.cache_blocks = 4;
@@ -612,7 +613,7 @@ TEST_CASE("the rule of pages and that of slots are for no other addressing", "[p
             d.batch = 1;
         };
     };
-    CHECK(kind_of(paged, other(KVAPPEND_ADDRESSING_DENSE)) == RuleKind::any);
+    CHECK(kind_of(paged, other(KVAPPEND_ADDRESSING_DENSE)) == RuleKind::dense);
     CHECK(kind_of(paged, other(KVAPPEND_ADDRESSING_RING)) == RuleKind::any);
     CHECK(kind_of(paged, other(KVAPPEND_ADDRESSING_SLOTS)) == RuleKind::slots);
     D slots = paged;
@@ -621,6 +622,12 @@ TEST_CASE("the rule of pages and that of slots are for no other addressing", "[p
     CHECK(kind_of(slots, [](D &d) { d.cache_rows = 12; }) == RuleKind::any);
     CHECK(kind_of(slots, [](D &d) { d.flags = KVAPPEND_FLAG_TOKEN_COUNT; }) == RuleKind::any);
     CHECK(kind_of(slots, [](D &d) { d.index_type = KVAPPEND_INDEX_INT64; }) == RuleKind::slots);
+    D dense = paged;
+    other(KVAPPEND_ADDRESSING_DENSE)(dense);
+    CHECK(kind_of(dense, [](D &d) { d.cache_rows = 12; }) == RuleKind::dense);
+    CHECK(kind_of(dense, [](D &d) { d.lengths = KVAPPEND_LENGTHS_PER_SAMPLE; }) == RuleKind::any);
+    CHECK(kind_of(dense, [](D &d) { d.flags = KVAPPEND_FLAG_LEFT_PADS; }) == RuleKind::any);
+    CHECK(kind_of(dense, [](D &d) { d.flags = KVAPPEND_FLAG_BATCH_INDEX; }) == RuleKind::any);
 }
 
 TEST_CASE("a number that a device loads as two words is what it was", "[place]") {
