@@ -60,18 +60,19 @@ struct ChunkFactor {
     }
 };
 
-#if defined(__CUDA_ARCH__)
-inline constexpr int architecture = __CUDA_ARCH__ / 10;
-#else
-inline constexpr int architecture = 0;
-#endif
-
-// Whether instructions find the codes of two numbers: PTX ISA, cvt. For numbers that are not NaN, they give the
-// codes of format.hpp (tests/outside/conversions compares those with NVIDIA's conversions).
+// Whether instructions find the codes of two numbers: PTX ISA, cvt. For numbers that are not NaN, they give the codes
+// of format.hpp (tests/outside/conversions compares those with NVIDIA's conversions).
+#if !defined(__CUDA_ARCH__)
 template <class Stored>
-inline constexpr bool has_instruction = (std::is_same_v<Stored, F16> && architecture >= 75) ||
-                                        (std::is_same_v<Stored, BF16> && architecture >= 80) ||
-                                        (std::is_same_v<Stored, E4M3> && architecture >= 89);
+inline constexpr bool has_instruction = false;
+
+template <class Stored>
+std::uint32_t codes_of_pair(float low, float high);
+#else
+template <class Stored>
+inline constexpr bool has_instruction = (std::is_same_v<Stored, F16> && __CUDA_ARCH__ >= 750) ||
+                                        (std::is_same_v<Stored, BF16> && __CUDA_ARCH__ >= 800) ||
+                                        (std::is_same_v<Stored, E4M3> && __CUDA_ARCH__ >= 890);
 
 template <class Stored>
 __device__ __forceinline__ std::uint32_t codes_of_pair(float low, float high) {
@@ -79,21 +80,22 @@ __device__ __forceinline__ std::uint32_t codes_of_pair(float low, float high) {
         std::uint16_t codes;
         asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(high), "f"(low));
         return codes;
-    } else {
+    } else if constexpr (std::is_same_v<Stored, BF16>) {
         std::uint32_t codes;
-        if constexpr (std::is_same_v<Stored, BF16>) {
-            asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(codes) : "f"(high), "f"(low));
-        } else if constexpr (architecture >= 80) {
-            asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(codes) : "f"(high), "f"(low));
-        } else {
-            std::uint16_t halves[2];
-            asm("cvt.rn.f16.f32 %0, %1;" : "=h"(halves[0]) : "f"(low));
-            asm("cvt.rn.f16.f32 %0, %1;" : "=h"(halves[1]) : "f"(high));
-            codes = halves[0] | std::uint32_t{halves[1]} << 16;
-        }
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(codes) : "f"(high), "f"(low));
         return codes;
+    } else if constexpr (__CUDA_ARCH__ >= 800) {
+        std::uint32_t codes;
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(codes) : "f"(high), "f"(low));
+        return codes;
+    } else {
+        std::uint16_t codes[2];
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(codes[0]) : "f"(low));
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(codes[1]) : "f"(high));
+        return codes[0] | std::uint32_t{codes[1]} << 16;
     }
 }
+#endif
 
 // A stored type that is known when a kernel runs.
 struct AnyStored {};

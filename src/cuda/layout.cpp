@@ -123,9 +123,9 @@ bool is_short_conversion(const LayoutInput &input) {
         const Problem &problem = *geometry.problem;
         for (const Copy *const copy : {&problem.k, &problem.v}) {
             if (!copy->empty()) {
+                const std::int64_t dim = copy->row_bytes() / problem.element_bytes;
                 elements += static_cast<float>(geometry.layers) * static_cast<float>(problem.source_samples) *
-                            static_cast<float>(problem.new_rows) *
-                            static_cast<float>(copy->heads() * (copy->row_bytes() / problem.element_bytes));
+                            static_cast<float>(problem.new_rows) * static_cast<float>(copy->heads() * dim);
             }
         }
     }
