@@ -294,7 +294,7 @@ public:
         if (f_.scales_kind == ScalesKind::plain) {
             const std::byte *const scale =
                 pointers_.scales + product(head, f_.scales.head) + product(part_.unit, f_.group_stride);
-            plain_scale_ = float_of(load_global(reinterpret_cast<const unsigned *>(scale)));
+            plain_scale_ = float_of(load_index(reinterpret_cast<const std::uint32_t *>(scale)));
         }
         if (f_.scales_kind == ScalesKind::any) {
             global_ = load_global_scale(f_, pointers_);
