@@ -114,4 +114,55 @@ __device__ __forceinline__ float largest_of_team(const ConvertLayout &f, float l
     return largest;
 }
 
+// Which threads begin where is as in copy_runs.
+//
+// What a Conversion must have:
+// Conversion(layout, pointers, row_byte, i): the part of vector i of the row that is row_byte bytes from the tensor's
+// base; load(head): loads what does not depend on the place; store(layout, spot, head): converts the part and stores
+// it, if the row is placed.
+template <class Conversion, class Index, class Placing>
+__device__ __forceinline__ void convert_runs(const GeometryLayout &g, const ConvertLayout &f,
+                                             const BlockWork<ConvertLayer> &work, const Placing &placing) {
+    const CopyLayout &c = g.copies[work.tensor];
+    const Start<Index> start(c);
+    const auto run_vectors = static_cast<Index>(c.run_vectors);
+    const auto runs = static_cast<Index>(c.runs);
+    const auto heads = static_cast<Index>(c.heads);
+    if (start.vector >= run_vectors || start.run >= runs || start.head >= heads) {
+        return;
+    }
+    const ConvertPointers pointers(work);
+    if (work.programmatic) {
+        wait_for_launch_before();
+    }
+    Index run = start.run;
+    Index head = start.head;
+    Index i = start.vector;
+    auto sample = static_cast<Index>(work.sample);
+    // One loop over vectors, runs, heads and samples.
+    do {
+        const auto loaded = placing.load(sample, run);
+        Conversion conversion(f, pointers, byte_of(c.rows, sample, head, run), i);
+        conversion.load(head);
+        const Spot<Index> spot = placing.spot(c, sample, run, loaded);
+        conversion.store(c, spot, head);
+        if (f.covered != 0) {
+            return;
+        }
+        i += static_cast<Index>(c.vector_step);
+        if (i >= run_vectors) {
+            i = start.vector;
+            run += static_cast<Index>(c.run_step);
+            if (run >= runs) {
+                run = start.run;
+                head += static_cast<Index>(c.head_step);
+                if (head >= heads) {
+                    head = start.head;
+                    sample += static_cast<Index>(work.batch_step);
+                }
+            }
+        }
+    } while (sample < static_cast<Index>(g.samples));
+}
+
 } // namespace kvappend

@@ -71,30 +71,13 @@ private:
     bool has_second_ = false;
 };
 
-// Where the row of a head lies in its cache. The pointers are not used if the row is not placed.
-struct TargetRow {
-    std::byte *codes;
-    std::byte *scales;
-    bool placed;
-};
-
-template <class Index>
-__device__ __forceinline__ TargetRow target_row(const CopyLayout &c, const ConvertLayout &f,
-                                                const ConvertPointers &pointers, const Spot<Index> &spot, Index head) {
-    if (spot.begin >= spot.end) {
-        return {pointers.cache, pointers.scales, false};
-    }
-    return {pointers.cache + byte_of(c.cache, spot, head, false), pointers.scales + scale_byte(f, spot, head), true};
-}
-
-// One thread's part of a unit.
+// The conversion of a thread's part of a unit.
 template <class Index>
 class PairConversion {
 public:
-    __device__ __forceinline__ PairConversion(const ConvertLayout &f, const std::byte *row) : f_(f), row_(row) {}
-
-    // Loads the first chunk of what vector i of the row is for this thread: see ConvertLayout.
-    __device__ __forceinline__ void load(Index i) {
+    __device__ __forceinline__ PairConversion(const ConvertLayout &f, const ConvertPointers &pointers,
+                                              std::uint64_t row_byte, Index i)
+        : f_(f), pointers_(pointers), row_(pointers.rows + row_byte) {
         const Index unit = i >> f_.team_log2;
         const Index lane = i - (unit << f_.team_log2);
         const auto dim = static_cast<Index>(f_.dim);
@@ -102,30 +85,45 @@ public:
         end_ = dim - begin < static_cast<Index>(f_.unit) ? dim : begin + static_cast<Index>(f_.unit);
         at_ = begin + lane * static_cast<Index>(PairChunk<Index>::elements);
         is_first_ = lane == 0;
+    }
+
+    // Loads the first chunk, which does not depend on the place.
+    __device__ __forceinline__ void load(Index /*head*/) {
         if (at_ < end_) {
             chunk_.load(f_, row_, at_, end_);
         }
+        global_ = load_global_scale(f_, pointers_);
     }
 
     // All threads of a team must call this, whatever the place, because they exchange what they found. If an index
     // changes during the run, threads of a team may have different places.
-    __device__ __forceinline__ void store(const TargetRow &to, float global) {
+    __device__ __forceinline__ void store(const CopyLayout &c, const Spot<Index> &spot, Index head) {
         const Format &format = f_.format;
-        if (format.computed()) {
-            Scale scale;
-            const Factor factor = compute_factor(format, largest(), global, scale);
-            if (to.placed && is_first_) {
-                store_element(to.scales + group_byte(at_), scale.code, f_.scale_bytes);
-            }
-            return store_chunks(to, [&](Index /*element*/) { return factor; });
+        const bool placed = spot.begin < spot.end;
+        std::byte *codes = pointers_.cache;
+        std::byte *scales = pointers_.scales;
+        if (placed) {
+            codes += byte_of(c.cache, spot, head, false);
+            scales += scale_byte(f_, spot, head);
         }
-        if (format.scaled()) {
-            return store_chunks(to, [&](Index element) {
-                const std::uint32_t code = load_element(to.scales + group_byte(element), f_.scale_bytes);
-                return factor_of(format, decode_scale(format.scale_type, code), global);
+        Scale scale{};
+        Factor computed{1, false, false};
+        if (format.computed()) {
+            computed = compute_factor(format, largest(), global_, scale);
+        }
+        if (!placed) {
+            return;
+        }
+        if (format.computed() && is_first_) {
+            store_element(scales + group_byte(at_), scale.code, f_.scale_bytes);
+        }
+        if (format.scaled() && !format.computed()) {
+            return store_chunks(codes, [&](Index element) {
+                const std::uint32_t code = load_element(scales + group_byte(element), f_.scale_bytes);
+                return factor_of(format, decode_scale(format.scale_type, code), global_);
             });
         }
-        store_chunks(to, [](Index /*element*/) { return Factor{1, false, false}; });
+        store_chunks(codes, [&](Index /*element*/) { return computed; });
     }
 
 private:
@@ -148,61 +146,23 @@ private:
     }
 
     template <class FactorOf>
-    __device__ __forceinline__ void store_chunks(const TargetRow &to, FactorOf factor_of_element) {
-        if (!to.placed) {
-            return;
-        }
+    __device__ __forceinline__ void store_chunks(std::byte *codes, FactorOf factor_of_element) {
         for (Index at = at_; at < end_; at += step()) {
             if (at != at_) {
                 chunk_.load(f_, row_, at, end_);
             }
-            chunk_.store(f_, to.codes, at, factor_of_element);
+            chunk_.store(f_, codes, at, factor_of_element);
         }
     }
 
     const ConvertLayout &f_;
+    const ConvertPointers &pointers_;
     const std::byte *row_;
     PairChunk<Index> chunk_;
+    float global_ = 1;
     Index at_ = 0;
     Index end_ = 0;
     bool is_first_ = false;
 };
-
-// Which threads begin where is as in copy_runs.
-template <class Index, class Placing>
-__device__ __forceinline__ void convert_pairs(const GeometryLayout &g, const ConvertLayout &f,
-                                              const BlockWork<ConvertLayer> &work, const Placing &placing) {
-    const CopyLayout &c = g.copies[work.tensor];
-    const Start<Index> start(c);
-    const auto run_vectors = static_cast<Index>(c.run_vectors);
-    const auto runs = static_cast<Index>(c.runs);
-    const auto heads = static_cast<Index>(c.heads);
-    if (start.vector >= run_vectors || start.run >= runs || start.head >= heads) {
-        return;
-    }
-    if (work.programmatic) {
-        wait_for_launch_before();
-    }
-    const ConvertPointers pointers(work);
-    for (auto sample = static_cast<Index>(work.sample); sample < static_cast<Index>(g.samples);
-         sample += static_cast<Index>(work.batch_step)) {
-        for (Index head = start.head; head < heads; head += static_cast<Index>(c.head_step)) {
-            for (Index run = start.run; run < runs; run += static_cast<Index>(c.run_step)) {
-                const auto loaded = placing.load(sample, run);
-                PairConversion<Index> conversion(f, pointers.rows + byte_of(c.rows, sample, head, run));
-                conversion.load(start.vector);
-                const float global = load_global_scale(f, pointers);
-                const Spot<Index> spot = placing.spot(c, sample, run, loaded);
-                const TargetRow to = target_row(c, f, pointers, spot, head);
-                conversion.store(to, global);
-                for (Index i = start.vector + static_cast<Index>(c.vector_step); i < run_vectors;
-                     i += static_cast<Index>(c.vector_step)) {
-                    conversion.load(i);
-                    conversion.store(to, global);
-                }
-            }
-        }
-    }
-}
 
 } // namespace kvappend

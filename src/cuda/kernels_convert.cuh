@@ -62,9 +62,9 @@ __device__ __forceinline__ void convert_geometry(const ConvertGeometry &g, const
         using Source = decltype(source);
         using Stored = decltype(stored);
         if (f.is_short != 0) {
-            convert_chunks<Source, Stored, short_chunk>(g, f, work, ChosenPlacing(g));
+            convert_runs<ChunkConversion<Source, Stored, short_chunk>, std::int32_t>(g, f, work, ChosenPlacing(g));
         } else {
-            convert_chunks<Source, Stored, long_chunk>(g, f, work, ChosenPlacing(g));
+            convert_runs<ChunkConversion<Source, Stored, long_chunk>, std::int32_t>(g, f, work, ChosenPlacing(g));
         }
     };
     switch (f.types) {
@@ -97,12 +97,12 @@ __device__ __forceinline__ void convert_geometry(const ConvertGeometry &g, const
     }
     const RowPlacing<Known{}> any{{g.addressing, g.indices}};
     if (f.by_chunks == 0) {
-        return convert_pairs<std::int32_t>(g, f, work, any);
+        return convert_runs<PairConversion<std::int32_t>, std::int32_t>(g, f, work, any);
     }
     with_source_type(
         f.element_type, [&](auto source) __attribute__((always_inline)) {
             constexpr unsigned elements = chunk_bytes * 8 / decltype(source)::bits;
-            convert_chunks<decltype(source), AnyStored, elements>(g, f, work, any);
+            convert_runs<ChunkConversion<decltype(source), AnyStored, elements>, std::int32_t>(g, f, work, any);
         });
 }
 
@@ -131,7 +131,8 @@ __global__ void __launch_bounds__(block_threads, resident_blocks_of_convert)
     const ConvertGeometry &g = p.geometries[0];
     const BlockWork<ConvertLayer> work{p.layers[0], blockIdx.z & p.apart, blockIdx.z >> p.apart, p.batch_step,
                                        p.programmatic != 0};
-    convert_pairs<std::int64_t>(g, g.formats[work.tensor], work, RowPlacing<Known{}>{{g.addressing, g.indices}});
+    convert_runs<PairConversion<std::int64_t>, std::int64_t>(g, g.formats[work.tensor], work,
+                                                             RowPlacing<Known{}>{{g.addressing, g.indices}});
 }
 
 } // namespace kvappend

@@ -18,10 +18,7 @@ static void finish_geometry(const Problem &problem, const Indices &indices, Dens
 }
 
 static void finish_geometry(const Problem &problem, const Indices &indices, RowsGeometry &g) {
-    g.rule = rule_kind_of(problem.addressing);
-    if (g.loop == Loop::any || g.rule == RuleKind::dense) {
-        g.rule = RuleKind::any;
-    }
+    g.rule = g.loop == Loop::any ? RuleKind::any : rule_kind_of(problem.addressing);
     g.addressing = problem.addressing;
     g.indices = indices;
 }

@@ -138,8 +138,8 @@ void divide_row(const Copy &copy, std::int64_t chunk, bool by_team, ConvertLayou
     f.team_log2 = std::min(warp_lanes_log2, bits_for((f.unit - 1) / chunk + 1));
 }
 
-void choose_chunks(const LayoutInput &input, const Problem &problem, const Copy &copy, const Addresses &addresses,
-                   ConvertLayout &f) {
+void choose_chunks(const LayoutInput &input, bool is_short, const Problem &problem, const Copy &copy,
+                   const Addresses &addresses, ConvertLayout &f) {
     const bool by_team = copy.format.computed() || copy.format.halves;
     const auto try_chunks = [&](std::int64_t chunk) {
         divide_row(copy, chunk, by_team || has_groups(copy), f);
@@ -151,7 +151,7 @@ void choose_chunks(const LayoutInput &input, const Problem &problem, const Copy 
     f.by_chunks = 1;
     f.types = rule_kind_of(problem.addressing) != RuleKind::any ? types_of(f.element_type, f.format) : Types::any;
     if (f.types != Types::any) {
-        f.is_short = is_short_conversion(input) && try_known_chunks(short_chunk) ? 1 : 0;
+        f.is_short = is_short && try_known_chunks(short_chunk) ? 1 : 0;
         if (f.is_short != 0 || try_known_chunks(long_chunk)) {
             return;
         }
@@ -163,8 +163,8 @@ void choose_chunks(const LayoutInput &input, const Problem &problem, const Copy 
     }
 }
 
-void describe_conversion(const LayoutInput &input, const Problem &problem, const Copy &copy, const Addresses &addresses,
-                         CopyLayout &c, ConvertLayout &f) {
+void describe_conversion(const LayoutInput &input, bool is_short, const Problem &problem, const Copy &copy,
+                         const Addresses &addresses, CopyLayout &c, ConvertLayout &f) {
     const Format &format = copy.format;
     f.format = format;
     f.element_type = problem.element_type;
@@ -173,7 +173,7 @@ void describe_conversion(const LayoutInput &input, const Problem &problem, const
     f.scale_bytes = bytes_of_scale(format.scale_type);
     f.access_log2 = static_cast<std::uint32_t>(std::countr_zero(addresses.cache | copy.cache.alignment()));
     f.dim = copy.row_bytes() / problem.element_bytes;
-    choose_chunks(input, problem, copy, addresses, f);
+    choose_chunks(input, is_short, problem, copy, addresses, f);
     f.pack_log2 = bits_for(copy.cache.whole_rows() ? f.dim : copy.cache.piece_bytes * 8 / f.code_bits);
     f.piece_stride = copy.cache.piece_stride;
     f.scales = copy.scales.strides;
@@ -190,7 +190,7 @@ void describe_conversion(const LayoutInput &input, const Problem &problem, const
     c.row_vectors = c.run_vectors = ((f.dim - 1) / f.unit + 1) << f.team_log2;
 }
 
-void describe_geometry(const LayoutInput &all, unsigned i, GeometryLayout &g) {
+void describe_geometry(const LayoutInput &all, bool is_short, unsigned i, GeometryLayout &g) {
     const GeometryInput &input = all.geometries[i];
     const Problem &problem = *input.problem;
     g.samples = problem.source_samples;
@@ -200,7 +200,8 @@ void describe_geometry(const LayoutInput &all, unsigned i, GeometryLayout &g) {
             continue;
         }
         if (all.formats != nullptr) {
-            describe_conversion(all, problem, *copy, input.addresses[count], g.copies[count], all.formats[i][count]);
+            describe_conversion(all, is_short, problem, *copy, input.addresses[count], g.copies[count],
+                                all.formats[i][count]);
         } else {
             describe_copy(problem, *copy, input.addresses[count], all.join_rows, g.copies[count]);
         }
@@ -327,8 +328,9 @@ unsigned choose_block(const Work &work, bool is_long, bool all_pairs) {
 } // namespace
 
 Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts) {
+    const bool is_short = input.formats != nullptr && is_short_conversion(input);
     for (unsigned i = 0; i < input.count; ++i) {
-        describe_geometry(input, i, *layouts[i]);
+        describe_geometry(input, is_short, i, *layouts[i]);
     }
     const Work work = measure(input, layouts);
     // A short call has a grid that covers all of it.
