@@ -253,15 +253,22 @@ KVAPPEND_HOST_DEVICE inline Scale round_scale(const Format &f, float scale) {
         const float value = power_of_two(exponent);
         return {value, f.scale_type == KVAPPEND_SCALE_UE8M0 ? exponent : bits_of(value)};
     }
-    std::uint32_t code = bits_of(scale < FLT_MAX ? scale : FLT_MAX);
-    if (f.scale_type == KVAPPEND_SCALE_F16) {
+    switch (f.scale_type) {
+    case KVAPPEND_SCALE_F16: {
         constexpr std::uint32_t greatest = 0x7bff;
-        code = F16::encode(scale);
-        code = code < greatest ? code : greatest;
-    } else if (f.scale_type == KVAPPEND_SCALE_E4M3) {
-        code = E4M3::encode(scale);
+        const std::uint32_t rounded = F16::encode(scale);
+        const std::uint32_t code = rounded < greatest ? rounded : greatest;
+        return {F16::decode(code), code};
     }
-    return {decode_scale(f.scale_type, code), code};
+    case KVAPPEND_SCALE_E4M3: {
+        const std::uint32_t code = E4M3::encode(scale);
+        return {E4M3::decode(code), code};
+    }
+    default: {
+        const float value = scale < FLT_MAX ? scale : FLT_MAX;
+        return {value, bits_of(value)};
+    }
+    }
 }
 
 // A number with the global scale, if there is one.

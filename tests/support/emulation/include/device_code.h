@@ -22,7 +22,8 @@
 // A host thread runs one block at a time. Unlike a GPU's, the memory holds zeros or what the block before left there.
 #define __shared__ static thread_local
 #define __launch_bounds__(...)
-#define __forceinline__ inline __attribute__((always_inline))
+// Not inlined by force: the conversions would take GCC five times as long.
+#define __forceinline__ inline
 #define __align__(n) __attribute__((aligned(n)))
 
 extern constinit thread_local uint3 threadIdx;
