@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of the kernels without a device: for each kernel and architecture what ptxas and the machine code say,
-and for the models' shapes the grids that the library launches, in waves of blocks that 132 multiprocessors hold."""
+"""What is known of the kernels without a device: for each kernel and architecture what the machine code says, and
+for the models' shapes the grids that the library launches, in waves of blocks that 132 multiprocessors hold."""
 
 import argparse
 import json
@@ -34,14 +34,14 @@ def resident_blocks(architecture, registers, threads):
 
 
 def print_kernels(facts):
-    print("Registers, bytes spilled and of stack, by ptxas; blocks that a multiprocessor holds at once; instructions of "
+    print("Registers, bytes of stack and of local memory; blocks that a multiprocessor holds at once; instructions of "
           "the kernel, and of\nthe innermost loop with accesses of its widest kind, predicated ones too.\n")
-    print("kernel                  arch  registers  spilled  stack  blocks/SM     code  "
+    print("kernel                  arch  registers  stack  local  blocks/SM     code  "
           "copying loop: instructions  loads    stores   loads before a store  instructions/16 B")
     for kernel, architectures in facts.items():
         for architecture, of in architectures.items():
-            row = (f"{kernel:<23} {architecture:>4} {of['registers']:>10} {of['spilled_bytes']:>8}"
-                   f" {of['stack_bytes']:>6} {of['blocks_per_multiprocessor'] or '-':>10} {of.get('instructions', '-'):>8}")
+            row = (f"{kernel:<23} {architecture:>4} {of['registers']:>10} {of['stack_bytes']:>6}"
+                   f" {of['local_bytes']:>6} {of['blocks_per_multiprocessor'] or '-':>10} {of.get('instructions', '-'):>8}")
             if loop := of.get("loop"):
                 row += (f"  {loop['instructions']:>26}  {loop['loads']:>2} x {loop['load_bytes']:>2} B"
                         f"  {loop['stores']:>2} x {loop['store_bytes']:>2} B {loop['loads_before_first_store']:>20}"
@@ -66,37 +66,40 @@ def print_grids(grids, architectures):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nvcc", required=True)
-    parser.add_argument("--include", required=True, help="the folder of kvappend/kvappend.h")
     parser.add_argument("--library", required=True)
-    parser.add_argument("--architectures", required=True, help="such as 80,90")
+    parser.add_argument("--only", metavar="ARCHITECTURE", help="such as 90")
     parser.add_argument("--grids", help="the program that says which grids are launched")
     parser.add_argument("--json", help="a file to write it all to")
-    parser.add_argument("sources", nargs="+")
     options = parser.parse_args()
-    nvcc = options.nvcc.split()
-    architectures = options.architectures.split(",")
-
-    nvdisasm = sass.disassembler(nvcc[0])
+    nvcc = options.nvcc.split()[0]
+    cuobjdump, nvdisasm = compiled.tool("cuobjdump", nvcc), compiled.tool("nvdisasm", nvcc)
+    if cuobjdump is None:
+        print("skipped: " + compiled.missing("cuobjdump"))
+        sys.exit(compiled.SKIPPED)
     if nvdisasm is None:
-        print("There is no nvdisasm beside nvcc, in PATH or from PyPI (pip install nvidia-cuda-nvdisasm): "
-              "nothing of the machine code.\n")
+        print(compiled.missing("nvdisasm") + " Nothing follows of their instructions.\n")
+
     facts = {}  # kernel -> architecture -> fact
     with tempfile.TemporaryDirectory() as folder:
-        reports, ptx, cubins = compiled.compile_all(nvcc, options.include, options.sources, architectures, folder)
+        cubins = compiled.machine_code(cuobjdump, options.library, folder)
+        if options.only:
+            cubins = {options.only: cubins[options.only]}
+        ptx = compiled.last_ptx(cuobjdump, options.library, folder)
         moved, threads = compiled.accesses(ptx), compiled.most_threads(ptx)
-        for architecture, report in reports.items():
-            code = sass.facts(nvdisasm, cubins[architecture], compiled.name_of) if nvdisasm else {}
+        for architecture, paths in cubins.items():
+            report = compiled.resources(cuobjdump, paths)
+            code = sass.facts(nvdisasm, paths, compiled.name_of) if nvdisasm else {}
             for kernel in moved:
-                registers, stack, spilled = report[kernel]
+                registers, stack, local = report[kernel]
                 facts.setdefault(kernel, {})[architecture] = {
-                    "registers": registers, "stack_bytes": stack, "spilled_bytes": spilled,
+                    "registers": registers, "stack_bytes": stack, "local_bytes": local,
                     "blocks_per_multiprocessor": resident_blocks(architecture, registers, threads[kernel]),
                     **code.get(kernel, {})}
     missing = set(compiled.kernel_names(options.library)) - set(facts)
-    assert not missing, f"kernels of the library that were not found in the compiled sources: {missing}"
+    assert not missing, f"kernels of the table that the library has no code of: {missing}"
     print_kernels(facts)
 
-    print(f"\nPTX of sm_{architectures[-1]}: instructions that load or store so many bytes, all paths of a kernel")
+    print("\nPTX of the last architecture: instructions that load or store so many bytes, all paths of a kernel")
     for kernel, kinds in moved.items():
         print(f"{kernel:<23} " + "; ".join(
             f"{ {'ld': 'loads', 'st': 'stores'}[kind]} " + ", ".join(f"{n} x {w} B" for w, n in sorted(counts.items()))
@@ -112,7 +115,7 @@ def main():
                 held = resident_blocks(architecture, of["registers"], threads)
                 if held:
                     one["waves"][architecture] = one["blocks"] / (one["multiprocessors"] * held)
-        print_grids(grids, architectures)
+        print_grids(grids, list(cubins))
     if options.json:
         with open(options.json, "w", encoding="ascii") as file:
             json.dump({"kernels": facts, "grids": grids}, file, indent=1)

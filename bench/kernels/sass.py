@@ -2,26 +2,11 @@
 """Reads the machine code of kernels, as nvdisasm prints it, for the loop in which rows are copied."""
 
 import collections
-import importlib.util
-import os
 import re
-import shutil
 import subprocess
 import sys
 
 WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
-
-
-def disassembler(nvcc):
-    """nvdisasm beside nvcc, in PATH, or as PyPI has it (nvidia-cuda-nvdisasm); None if there is none."""
-    compiler = shutil.which(nvcc) or nvcc
-    found = shutil.which("nvdisasm", path=os.pathsep.join([os.path.dirname(compiler), os.environ.get("PATH", "")]))
-    spec = None if found else importlib.util.find_spec("nvidia")
-    for folder in spec.submodule_search_locations if spec else []:
-        for path, _, files in os.walk(folder):
-            if "nvdisasm" in files:
-                return os.path.join(path, "nvdisasm")
-    return found
 
 
 def access(instruction):

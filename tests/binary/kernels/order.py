@@ -8,7 +8,6 @@ instruction read a register that a load from global memory has written, before t
 
 import os
 import re
-import subprocess
 import sys
 import tempfile
 
@@ -20,7 +19,6 @@ import sass  # noqa: E402
 ARCHITECTURE = "90"
 # Placings that a kernel is compiled for, each with a loop of its own: the rule of rows for pages, for slots and for all.
 PAIRS = {"cuda_dense_b16": 1, "cuda_dense_layers_b16": 1, "cuda_rows_b16": 3, "cuda_rows_layers_b16": 3}
-SKIPPED = 77
 
 
 class Instruction:
@@ -120,18 +118,21 @@ def check(name, code, labels):
 
 
 def main():
-    nvcc, include, source = sys.argv[1].split(), *sys.argv[2:]
-    nvdisasm = sass.disassembler(nvcc[0])
-    if nvdisasm is None:
-        print("skipped: there is no nvdisasm beside nvcc, in PATH or from PyPI (pip install nvidia-cuda-nvdisasm)")
-        sys.exit(SKIPPED)
+    nvcc, library = sys.argv[1].split()[0], sys.argv[2]
+    tools = {name: compiled.tool(name, nvcc) for name in ("cuobjdump", "nvdisasm")}
+    for name, path in tools.items():
+        if path is None:
+            print("skipped: " + compiled.missing(name))
+            sys.exit(compiled.SKIPPED)
     with tempfile.TemporaryDirectory() as folder:
-        cubin, _ = compiled.compile_kernels(nvcc, include, source, folder, ARCHITECTURE, "cubin")
-        done = subprocess.run([nvdisasm, "-c", cubin], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+        cubins = compiled.machine_code(tools["cuobjdump"], library, folder).get(ARCHITECTURE)
+        if cubins is None:
+            print(f"skipped: the library has no machine code of sm_{ARCHITECTURE}")
+            sys.exit(compiled.SKIPPED)
+        codes = [code for cubin in cubins for code in sass.functions(compiled.output(tools["nvdisasm"], "-c", cubin))]
     failures = []
     checked = set()
-    for symbol, code, labels in sass.functions(done.stdout):
+    for symbol, code, labels in codes:
         name = compiled.name_of(symbol)
         if name in PAIRS:
             checked.add(name)

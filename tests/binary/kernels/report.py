@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the kernels as the library does, for each architecture, and reads what the compiler says: no spills, no stack
-and no local memory anywhere; in the PTX, accesses of rows as wide as each kernel's name promises and none wider, and
-loads of indices that a compiler must not repeat; and the copy kernels are those of the table."""
+"""Reads the library's kernels as compiled, for each architecture: no stack and no local memory, so nothing spilled; in
+the PTX, accesses of rows as wide as each kernel's name promises and none wider, and loads of indices that a compiler must
+not repeat; and the kernels are those of the table."""
 
 import os
 import sys
@@ -13,22 +13,29 @@ import compiled  # noqa: E402
 
 
 def main():
-    nvcc, include, library, *lists = sys.argv[1:]
-    architectures, sources = lists[:lists.index("--")], lists[lists.index("--") + 1:]
+    nvcc, library, *architectures = sys.argv[1:]
+    cuobjdump = compiled.tool("cuobjdump", nvcc.split()[0])
+    if cuobjdump is None:
+        print("skipped: " + compiled.missing("cuobjdump"))
+        sys.exit(compiled.SKIPPED)
     with tempfile.TemporaryDirectory() as folder:
-        reports, ptx, _ = compiled.compile_all(nvcc.split(), include, sources, architectures, folder)
+        reports = {architecture: compiled.resources(cuobjdump, cubins)
+                   for architecture, cubins in compiled.machine_code(cuobjdump, library, folder).items()}
+        ptx = compiled.last_ptx(cuobjdump, library, folder)
     moved = compiled.accesses(ptx)
 
-    print("registers (stack, spilled bytes) of each kernel")
-    print(f"{'kernel':<22}" + "".join(f"{'sm_' + a:>13}" for a in architectures))
     failures = []
+    if list(reports) != architectures:
+        failures.append(f"machine code of {', '.join(reports)}, expected that of {', '.join(architectures)}")
+    print("registers (stack, local memory in bytes) of each kernel")
+    print(f"{'kernel':<22}" + "".join(f"{'sm_' + a:>13}" for a in reports))
     for name in moved:
         row = f"{name:<22}"
         for architecture, report in reports.items():
-            registers, stack, spilled = report[name]
-            row += f"{registers:>7} ({stack}, {spilled})"
-            if stack or spilled:
-                failures.append(f"{name} on sm_{architecture}: {stack} of stack, {spilled} spilled")
+            registers, stack, local = report[name]
+            row += f"{registers:>7} ({stack}, {local})"
+            if stack or local:
+                failures.append(f"{name} on sm_{architecture}: {stack} bytes of stack, {local} of local memory")
         print(row)
     table = compiled.kernel_names(library)
     failures += [f"{name} is in the table and was not compiled" for name in table if name not in moved]

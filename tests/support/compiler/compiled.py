@@ -1,12 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the kernels as the library does, and reads what the compiler says of them and what it made."""
+"""Reads what nvcc made of the kernels from the library itself: the machine code of each architecture and the PTX."""
 
 import collections
-import concurrent.futures
 import ctypes
+import glob
+import importlib.util
 import os
 import re
+import shutil
 import subprocess
+
+SKIPPED = 77
+
+
+def tool(name, nvcc):
+    """The path of cuobjdump or nvdisasm beside nvcc, in PATH, or as PyPI has it; None if there is none."""
+    compiler = shutil.which(nvcc) or nvcc
+    found = shutil.which(name, path=os.pathsep.join([os.path.dirname(compiler), os.environ.get("PATH", "")]))
+    spec = None if found else importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations if spec else []:
+        for path, _, files in os.walk(folder):
+            if name in files and os.access(os.path.join(path, name), os.X_OK):
+                return os.path.join(path, name)
+    return found
+
+
+def missing(name):
+    return (f"There is no {name} beside nvcc, in PATH or from PyPI (pip install nvidia-cuda-{name}), "
+            "which reads the library's kernels.")
+
+
+def output(*command, cwd=None):
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def machine_code(cuobjdump, library, folder):
+    """architecture -> paths of its machine code, which is unpacked into `folder`."""
+    output(cuobjdump, "-xelf", "all", os.path.abspath(library), cwd=folder)
+    found = {}
+    for path in sorted(glob.glob(os.path.join(folder, "*.cubin"))):
+        found.setdefault(re.search(r"\.sm_(\d+)", path).group(1), []).append(path)
+    return {architecture: found[architecture] for architecture in sorted(found, key=int)}
+
+
+def last_ptx(cuobjdump, library, folder):
+    """The PTX of the last architecture that the library has it of."""
+    output(cuobjdump, "-xptx", "all", os.path.abspath(library), cwd=folder)
+    found = {}
+    for path in sorted(glob.glob(os.path.join(folder, "*.ptx"))):
+        with open(path, encoding="ascii") as file:
+            found.setdefault(int(re.search(r"\.sm_(\d+)", path).group(1)), []).append(file.read())
+    return "".join(found[max(found)])
 
 
 def kernel_names(library):
@@ -18,14 +64,6 @@ def kernel_names(library):
     while (name := table.kvappend_kernel_name(len(names))) is not None:
         names.append(name.decode())
     return [name for name in names if name.startswith("cuda_")]
-
-
-def compile_kernels(nvcc, include, source, folder, architecture, kind):
-    out = os.path.join(folder, f"{os.path.basename(source)}.{architecture}.{kind}")
-    command = [*nvcc, f"-{kind}", "-std=c++20", "-O2", "--fmad=false", "-Xptxas=-v", f"-arch=sm_{architecture}", "-I", include]
-    done = subprocess.run([*command, source, "-o", out], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return out, done.stderr
 
 
 def name_of(entry):
@@ -44,13 +82,14 @@ def name_of(entry):
     return f"cuda_{geometry.lower()}_{'layers_' if layers != '1' else ''}b16"
 
 
-def resources(report):
-    """kernel -> registers, stack, spilled bytes, by ptxas."""
+def resources(cuobjdump, cubins):
+    """kernel -> registers, bytes of stack and of local memory. What does not fit into the registers is on the stack."""
     found = {}
-    for part in report.split("Compiling entry function ")[1:]:
-        stack, stores, loads = map(int, re.search(
-            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part).groups())
-        found[name_of(part)] = (int(re.search(r"Used (\d+) registers", part).group(1)), stack, stores + loads)
+    for cubin in cubins:
+        for symbol, registers, stack, local in re.findall(
+                r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)",
+                output(cuobjdump, "-res-usage", cubin)):
+            found[name_of(symbol)] = (int(registers), int(stack), int(local))
     return found
 
 
@@ -83,25 +122,3 @@ def index_loads(ptx):
 def most_threads(ptx):
     """kernel -> the threads of a block that it is compiled for."""
     return {name_of(part): int(re.search(r"\.maxntid (\d+)", part).group(1)) for part in ptx.split(".entry ")[1:]}
-
-
-def compile_all(nvcc, include, sources, architectures, folder):
-    """architecture -> kernel -> resources; the PTX of the last architecture; and architecture -> paths of the machine
-    code, in `folder`. Sources that are not CUDA have no kernels and are left out."""
-    sources = [source for source in sources if source.endswith(".cu")]
-    cubins = {architecture: [] for architecture in architectures}
-    reports = {architecture: {} for architecture in architectures}
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        def build(source, architecture, kind):
-            return pool.submit(compile_kernels, nvcc, include, source, folder, architecture, kind)
-        jobs = [(architecture, build(source, architecture, "cubin"))
-                for architecture in architectures for source in sources]
-        ptx = ""
-        for job in [build(source, architectures[-1], "ptx") for source in sources]:
-            with open(job.result()[0], encoding="ascii") as file:
-                ptx += file.read()
-        for architecture, job in jobs:
-            path, report = job.result()
-            reports[architecture].update(resources(report))
-            cubins[architecture].append(path)
-    return reports, ptx, cubins
