@@ -81,6 +81,8 @@ struct SmallFloat {
     // What a magnitude is limited to, and the least exponent of a code that is not subnormal, as bits of a binary32.
     static constexpr auto greatest = static_cast<std::int32_t>((GreatestCode << shift) + (more << 23));
     static constexpr float greatest_number = __builtin_bit_cast(float, greatest);
+    // A magnitude that is less is never rounded to more than the greatest number.
+    static constexpr float overflow = __builtin_bit_cast(float, greatest + (1 << (shift - 1)));
     static constexpr auto least_normal = static_cast<std::int32_t>((more + 1) << 23);
     // The last bit of a number with an exponent that is greater by this is worth the last bit of the code.
     static constexpr auto to_last_bit = static_cast<std::int32_t>(shift << 23);
@@ -131,6 +133,7 @@ struct Integer {
     static constexpr float least = -static_cast<float>(1 << (Bits - 1));
     static constexpr float greatest = static_cast<float>((1 << (Bits - 1)) - 1);
     static constexpr float greatest_number = greatest;
+    static constexpr float overflow = greatest + 0.5F; // A magnitude that is less is never rounded to more.
 
     static KVAPPEND_HOST_DEVICE std::uint32_t encode(float value) {
         return (raw_code(is_nan(value) ? 0.0F : value) - raw_zero) ^ flipped;

@@ -31,6 +31,8 @@ struct Conversion {
 inline constexpr std::int64_t block_elements = 32;
 // The elements whose numbers, factors and codes lie on the stack.
 inline constexpr std::int64_t chunk_elements = 512;
+// Elements that have the same factor in the usual groups. A block has two units.
+inline constexpr std::int64_t unit_elements = 16;
 
 // An element or a code as it lies in memory. Codes of 4 bits take a byte each until pairs are put together.
 template <class Type>
@@ -50,12 +52,20 @@ template <class T>
     std::memcpy(to + i * static_cast<std::int64_t>(sizeof value), &value, sizeof value);
 }
 
-// What becomes of the elements of a chunk before they are rounded: one factor for all, or one for each.
+// What becomes of the elements of a chunk before they are rounded: one factor for all, or one for each unit if they are
+// tame, or one for each element.
+//
+// Elements are tame if none of them is NaN, and if the largest magnitude of each group is less than Stored::overflow
+// once it is scaled. Then each scaled magnitude is less, because the largest one has the largest product or quotient,
+// and rounding keeps the order. None is NaN: only infinite elements, 0 times infinity and 0 / 0 give NaN, and where
+// there is one of these, the largest magnitude is scaled to infinity or NaN. So their codes need neither a limit nor a
+// test for NaN.
 struct Factors {
     bool divides = false;
     bool same = true;
+    bool tame = false;
     bool any_zero = false;
-    bool zeros[chunk_elements];                    // of groups: their codes are zero
+    std::uint32_t zeros[chunk_elements];           // of groups: 1 if their codes are zero
     float values[chunk_elements + block_elements]; // A last block is encoded as a whole.
 };
 
@@ -76,27 +86,34 @@ struct Loops {
         }
     }
 
-    template <class Stored, Operation How>
+    template <class Stored, Operation How, bool Tame>
     [[gnu::always_inline]] static void encode_block(const std::byte *x, const float *factors, std::byte *to) {
         std::uint32_t codes[block_elements];
-        for (std::int64_t i = 0; i < block_elements; ++i) {
-            const float number = load<float>(x, i);
-            codes[i] = Stored::encode(How == Operation::none     ? number
-                                      : How == Operation::divide ? number / factors[i]
-                                                                 : number * factors[i]);
+        for (std::int64_t unit = 0; unit < block_elements; unit += unit_elements) {
+            for (std::int64_t i = unit; i < unit + unit_elements; ++i) {
+                const float number = load<float>(x, i);
+                const float factor = factors[Tame ? unit / unit_elements : i];
+                codes[i] = Stored::encode(How == Operation::none     ? number
+                                          : How == Operation::divide ? number / factor
+                                                                     : number * factor);
+            }
         }
         for (std::int64_t i = 0; i < block_elements; ++i) {
             store(to, i, static_cast<Code<Stored>>(codes[i]));
         }
     }
 
+    // NaN is more than any number, or it does not count.
+    template <bool NanCounts = true>
     [[gnu::always_inline]] static float largest_of(const std::byte *x, std::int64_t count) {
         std::int32_t largest = 0;
 #if !defined(__clang__)
 #pragma GCC unroll 1 // GCC does not vectorise the 16 steps of a loop that it has unrolled.
 #endif
         for (std::int64_t i = 0; i < count; ++i) {
-            const std::int32_t magnitude = counted_magnitude(load<float>(x, i));
+            const float number = load<float>(x, i);
+            const std::int32_t magnitude =
+                NanCounts ? static_cast<std::int32_t>(magnitude_of(number)) : counted_magnitude(number);
             largest = magnitude > largest ? magnitude : largest;
         }
         return float_of(static_cast<std::uint32_t>(largest));
@@ -107,37 +124,43 @@ struct Loops {
     }
 };
 
-// Finds the codes of elements of a chunk, whose factors begin at `at`.
-using Encode = void (*)(const std::byte *x, std::int64_t count, const Factors &factors, std::int64_t at, std::byte *to);
+// Finds the codes of elements of a chunk, whose factors begin at `at`. Each block of codes begins `stride` bytes after
+// the one before.
+using Encode = void (*)(const std::byte *x, std::int64_t count, const Factors &factors, std::int64_t at, std::byte *to,
+                        std::int64_t stride);
 
 template <class Processor, class Stored>
 [[gnu::flatten, gnu::noinline]] void encode(const std::byte *x, std::int64_t count, const Factors &factors,
-                                            std::int64_t at, std::byte *to) {
+                                            std::int64_t at, std::byte *to, std::int64_t stride) {
     constexpr std::int64_t float_bytes = sizeof(float);
-    constexpr std::int64_t code_bytes = sizeof(Code<Stored>);
     const std::int64_t blocks = count / block_elements;
-    const float *values = factors.values + (factors.same ? 0 : at);
-    const std::int64_t step = factors.same ? 0 : block_elements;
-    const auto encode_blocks = [&]<Operation How>(std::integral_constant<Operation, How>) {
+    const auto encode_blocks = [&]<Operation How, bool Tame>(std::integral_constant<Operation, How>,
+                                                             std::bool_constant<Tame>) {
+        constexpr std::int64_t elements_of_value = Tame ? unit_elements : 1;
+        const float *values = factors.values + (factors.same ? 0 : at / elements_of_value);
+        const std::int64_t step = factors.same ? 0 : block_elements / elements_of_value;
         for (std::int64_t block = 0; block < blocks; ++block, values += step) {
-            Processor::template encode_block<Stored, How>(x + block * block_elements * float_bytes, values,
-                                                          to + block * block_elements * code_bytes);
+            Processor::template encode_block<Stored, How, Tame>(x + block * block_elements * float_bytes, values,
+                                                                to + block * stride);
         }
     };
+    const auto encode_scaled = [&](auto how) {
+        factors.tame ? encode_blocks(how, std::true_type{}) : encode_blocks(how, std::false_type{});
+    };
     if constexpr (Stored::bits > 8) { // These types have no scales.
-        encode_blocks(std::integral_constant<Operation, Operation::none>{});
+        encode_blocks(std::integral_constant<Operation, Operation::none>{}, std::false_type{});
     } else if (factors.divides) {
-        encode_blocks(std::integral_constant<Operation, Operation::divide>{});
+        encode_scaled(std::integral_constant<Operation, Operation::divide>{});
     } else {
-        encode_blocks(std::integral_constant<Operation, Operation::multiply>{});
+        encode_scaled(std::integral_constant<Operation, Operation::multiply>{});
     }
     const std::int64_t encoded = blocks * block_elements;
     if (const std::int64_t rest = count - encoded; rest > 0) {
         std::byte padded[block_elements * sizeof(float)]{};
         std::byte codes[block_elements * sizeof(float)];
         std::memcpy(padded, x + encoded * float_bytes, static_cast<std::size_t>(rest * float_bytes));
-        encode<Processor, Stored>(padded, block_elements, factors, at + encoded, codes);
-        std::memcpy(to + encoded * code_bytes, codes, static_cast<std::size_t>(rest * code_bytes));
+        encode<Processor, Stored>(padded, block_elements, factors, at + encoded, codes, stride);
+        std::memcpy(to + blocks * stride, codes, static_cast<std::size_t>(rest) * sizeof(Code<Stored>));
     }
 }
 
@@ -146,6 +169,10 @@ template <class Processor, class Stored>
 template <class Use>
 [[gnu::always_inline]] inline void with_group(std::int64_t group, Use use) {
     switch (group) {
+    case 1:
+        return use(std::integral_constant<std::int64_t, 1>{});
+    case 2:
+        return use(std::integral_constant<std::int64_t, 2>{});
     case 16:
         return use(std::integral_constant<std::int64_t, 16>{});
     case 32:
@@ -155,53 +182,84 @@ template <class Use>
     }
 }
 
-// Finds the largest magnitude of each group.
+// Finds the largest magnitude of each group. Returns whether there is a NaN, which does not count.
 template <class Processor>
-[[gnu::flatten, gnu::noinline]] void find_largest(const std::byte *x, std::int64_t groups, std::int64_t group,
+[[gnu::flatten, gnu::noinline]] bool find_largest(const std::byte *x, std::int64_t groups, std::int64_t group,
                                                   float *largest) {
+    bool any_nan = false;
     with_group(group, [&](auto size) {
-        for (std::int64_t g = 0; g < groups; ++g) {
-            largest[g] = Processor::largest_of(x + g * size * static_cast<std::int64_t>(sizeof(float)), size);
+        for (std::int64_t g = 0; g < groups; ++g, x += size * static_cast<std::int64_t>(sizeof(float))) {
+            largest[g] = Processor::largest_of(x, size);
+            if (is_nan(largest[g])) {
+                largest[g] = Loops<Processor>::template largest_of<false>(x, size);
+                any_nan = true;
+            }
         }
     });
+    return any_nan;
 }
 
-// The factors of the groups of a chunk, and the scales to store.
-struct GroupFactors {
-    float values[chunk_elements];
-    std::uint32_t codes[chunk_elements];
-    bool zeros[chunk_elements];
+// Groups whose scales are computed together. There is no need to initialise the arrays.
+struct Groups {
+    std::int64_t count;
+    std::byte *scales;
+    std::int64_t stride; // bytes from a scale to the next one
+    bool any_nan;
+    float overflow; // of their type
+    float largest[chunk_elements];
+    float factors[chunk_elements];
 };
 
-// Each loop has simple steps, and the type of scales is known to the compiler, which vectorises them. A global scale of
-// 1 changes nothing.
+// Computes the factors, and stores the scales. Each loop has simple steps, and the type of scales is known to the
+// compiler, which vectorises them. A global scale of 1 changes nothing.
 template <class Processor, std::int32_t ScaleType, bool PowerOfTwo>
-[[gnu::flatten, gnu::noinline]] void compute_factors(const Format &format, float global, const float *largest,
-                                                     std::int64_t groups, GroupFactors &factors) {
+[[gnu::flatten, gnu::noinline]] void compute_factors(const Format &format, float global, Groups &groups,
+                                                     Factors &factors) {
+    using ScaleCode =
+        std::conditional_t<ScaleType == KVAPPEND_SCALE_F32, std::uint32_t,
+                           std::conditional_t<ScaleType == KVAPPEND_SCALE_F16, std::uint16_t, std::uint8_t>>;
     Format f = format;
     f.scale_type = ScaleType;
     f.power_of_two = PowerOfTwo;
     f.has_global_scale = true;
     const float greatest = greatest_with(f, global);
     const bool keeps = f.scale_use == KVAPPEND_SCALE_UNROUNDED_RECIPROCAL;
-    float unrounded[chunk_elements];
-    for (std::int64_t g = 0; g < groups; ++g) {
-        unrounded[g] = scale_of_group(f, largest[g], greatest);
-    }
-    for (std::int64_t g = 0; g < groups; ++g) {
-        const Scale scale = round_scale(f, unrounded[g]);
-        factors.codes[g] = scale.code;
-        factors.values[g] = keeps ? unrounded[g] : scale.value;
-    }
-    for (std::int64_t g = 0; g < groups; ++g) {
-        const Factor factor = factor_of(f, factors.values[g], global);
-        factors.values[g] = factor.value;
-        factors.zeros[g] = factor.is_zero;
-    }
+    const bool divides = f.scale_use == KVAPPEND_SCALE_DIVIDE;
+    f.scale_use = divides ? KVAPPEND_SCALE_DIVIDE : KVAPPEND_SCALE_RECIPROCAL; // all that matters below
+    const std::int64_t stride = groups.stride; // A store of bytes might change what is not local.
+    const auto compute = [&](auto count) {
+        float used[chunk_elements];
+        std::uint32_t codes[chunk_elements];
+        for (std::int64_t g = 0; g < count; ++g) {
+            const float unrounded = scale_of_group(f, groups.largest[g], greatest);
+            const Scale scale = round_scale(f, unrounded);
+            codes[g] = scale.code;
+            used[g] = keeps ? unrounded : scale.value;
+        }
+        std::byte *to = groups.scales;
+        for (std::int64_t g = 0; g < count; ++g, to += stride) {
+            store(to, 0, static_cast<ScaleCode>(codes[g]));
+        }
+        std::uint32_t any_wild = groups.any_nan ? 1 : 0;
+        std::uint32_t any_zero = 0;
+        for (std::int64_t g = 0; g < count; ++g) {
+            const Factor factor = factor_of(f, used[g], global);
+            const float most = divides ? groups.largest[g] / factor.value : groups.largest[g] * factor.value;
+            any_wild |= magnitude_of(most) < bits_of(groups.overflow) ? 0U : 1U;
+            groups.factors[g] = factor.value;
+        }
+        for (std::int64_t g = 0; g < count; ++g) {
+            factors.zeros[g] = factor_of(f, used[g], global).is_zero ? 1 : 0;
+            any_zero |= factors.zeros[g];
+        }
+        factors.tame = any_wild == 0;
+        factors.any_zero = any_zero != 0;
+    };
+    // One group needs no loops.
+    groups.count == 1 ? compute(std::integral_constant<std::int64_t, 1>{}) : compute(groups.count);
 }
 
-using ComputeFactors = void (*)(const Format &format, float global, const float *largest, std::int64_t groups,
-                                GroupFactors &factors);
+using ComputeFactors = void (*)(const Format &format, float global, Groups &groups, Factors &factors);
 
 template <class Processor>
 ComputeFactors choose_compute_factors(const Format &f) {
@@ -303,9 +361,13 @@ public:
           step_(step_of(f_, shape_)), compute_factors_(choose_compute_factors<Processor>(f_)) {
         const bool whole_rows = conversion.copy.cache.whole_rows();
         piece_bytes_ = whole_rows ? (shape_.dim * code_bits_ + 7) / 8 : conversion.copy.cache.piece_bytes;
+        is_piece_a_block_ = code_bits_ == 8 && piece_bytes_ == block_elements;
         with_stored_type(f_, [&](auto stored) {
             encode_ = encode<Processor, decltype(stored)>;
             zero_code_ = static_cast<std::byte>(decltype(stored)::encode(0));
+            if constexpr (decltype(stored)::bits <= 8) {
+                overflow_ = decltype(stored)::overflow;
+            }
         });
     }
 
@@ -314,7 +376,9 @@ public:
     void convert(const std::byte *from, const TargetRow &to) const {
         float x[chunk_elements];
         Factors factors;
-        fill<Processor>(factors.values, block_elements, 1); // without scales
+        if (!f_.scaled()) {
+            fill<Processor>(factors.values, block_elements, 1);
+        }
         for (std::int64_t first = 0; first < shape_.dim; first += step_) {
             const std::int64_t count = std::min(step_, shape_.dim - first);
             const Chunk chunk{from, first, count <= chunk_elements ? widened(from, first, count, x) : nullptr, x};
@@ -370,76 +434,65 @@ private:
 
     void find_factors(const Chunk &chunk, std::int64_t count, const TargetRow &to, Factors &factors) const {
         const std::int64_t first_group = chunk.first / shape_.group;
-        const std::int64_t groups = (chunk.first + count - 1) / shape_.group - first_group + 1;
         std::byte *const scales = to.scales + first_group * shape_.group_stride;
         factors.divides = f_.scale_use == KVAPPEND_SCALE_DIVIDE;
-        factors.same = groups == 1;
+        factors.same = count <= shape_.group - chunk.first % shape_.group;
+        if (f_.computed()) {
+            return compute_factors(chunk, count, scales, factors);
+        }
         if (factors.same) {
-            const Factor factor = f_.computed() ? computed_factor(chunk, count, scales) : given_factor(scales);
-            factors.any_zero = factors.zeros[0] = factor.is_zero;
+            const Factor factor = given_factor(scales);
+            factors.any_zero = factor.is_zero;
+            factors.zeros[0] = factor.is_zero ? 1 : 0;
             return fill<Processor>(factors.values, block_elements, factor.value);
         }
-        factors.any_zero = false;
-        if (f_.computed()) {
-            compute_factors(chunk, groups, scales, factors);
-        } else {
-            load_factors(chunk, count, scales, factors);
-        }
+        load_factors(chunk, count, scales, factors);
         fill<Processor>(factors.values + count, block_elements, 1);
     }
 
-    void compute_factors(const Chunk &chunk, std::int64_t groups, std::byte *scales, Factors &factors) const {
-        float largest[chunk_elements];
-        GroupFactors of_groups;
-        find_largest<Processor>(chunk.numbers, groups, shape_.group, largest);
-        compute_factors_(f_, c_.global_scale, largest, groups, of_groups);
-        store_scales(of_groups.codes, groups, scales);
-        spread<Processor>(of_groups.values, groups, shape_.group, factors.values);
-        for (std::int64_t g = 0; g < groups; ++g) {
-            factors.zeros[g] = of_groups.zeros[g];
-            factors.any_zero |= of_groups.zeros[g];
+    void compute_factors(const Chunk &chunk, std::int64_t count, std::byte *scales, Factors &factors) const {
+        Groups g;
+        g.count = factors.same ? 1 : count / shape_.group;
+        g.scales = scales;
+        g.stride = shape_.group_stride;
+        g.overflow = overflow_;
+        g.any_nan = chunk.numbers != nullptr ? find_largest<Processor>(chunk.numbers, g.count, shape_.group, g.largest)
+                                             : find_largest_of_one(chunk, count, g.largest[0]);
+        compute_factors_(f_, c_.global_scale, g, factors);
+        if (factors.same) {
+            return fill<Processor>(factors.values, block_elements, g.factors[0]);
         }
+        factors.tame = factors.tame && shape_.group % unit_elements == 0;
+        const std::int64_t elements_of_value = factors.tame ? unit_elements : 1;
+        spread<Processor>(g.factors, g.count, shape_.group / elements_of_value, factors.values);
+        fill<Processor>(factors.values + count / elements_of_value, block_elements, 1);
     }
 
     void load_factors(const Chunk &chunk, std::int64_t count, const std::byte *scale, Factors &factors) const {
         std::int64_t end = shape_.group - chunk.first % shape_.group; // of a group
         std::int64_t g = 0;
+        factors.any_zero = false;
         for (std::int64_t i = 0; i < count; end += shape_.group, scale += shape_.group_stride) {
             const Factor factor = given_factor(scale);
             const std::int64_t n = std::min(end, count) - i;
             fill<Processor>(factors.values + i, n, factor.value);
-            factors.zeros[g++] = factor.is_zero;
+            factors.zeros[g++] = factor.is_zero ? 1 : 0;
             factors.any_zero |= factor.is_zero;
             i += n;
         }
     }
 
-    // The factor of a chunk that is one group, which may be larger than what is converted together.
-    Factor computed_factor(const Chunk &chunk, std::int64_t count, std::byte *scale) const {
-        float largest = 0;
+    // Does what find_largest does, for one group that is larger than what is converted together.
+    bool find_largest_of_one(const Chunk &chunk, std::int64_t count, float &largest) const {
+        bool any_nan = false;
+        largest = 0;
         for (std::int64_t at = 0; at < count; at += chunk_elements) {
             const std::int64_t n = std::min(chunk_elements, count - at);
-            largest = std::max(largest, Processor::largest_of(numbers(chunk, at, n), n));
+            float of_span;
+            any_nan |= find_largest<Processor>(numbers(chunk, at, n), 1, n, &of_span);
+            largest = std::max(largest, of_span);
         }
-        Scale computed;
-        const Factor factor = compute_factor(f_, largest, c_.global_scale, computed);
-        store_scales(&computed.code, 1, scale);
-        return factor;
-    }
-
-    void store_scales(const std::uint32_t *codes, std::int64_t groups, std::byte *to) const {
-        for (std::int64_t g = 0; g < groups; ++g, to += shape_.group_stride) {
-            switch (scale_bytes_) {
-            case 1:
-                store(to, 0, static_cast<std::uint8_t>(codes[g]));
-                break;
-            case 2:
-                store(to, 0, static_cast<std::uint16_t>(codes[g]));
-                break;
-            default:
-                store(to, 0, codes[g]);
-            }
-        }
+        return any_nan;
     }
 
     Factor given_factor(const std::byte *scale) const {
@@ -451,11 +504,11 @@ private:
     // Writes the codes of elements from `at` on, each in its bytes.
     void encode_span(const Chunk &chunk, std::int64_t at, std::int64_t count, const Factors &factors,
                      std::byte *codes) const {
-        encode_(numbers(chunk, at, count), count, factors, at, codes);
+        encode_(numbers(chunk, at, count), count, factors, at, codes, block_elements * ((code_bits_ + 7) / 8));
         if (f_.scaled() && factors.any_zero) { // All codes with scales take a byte.
             for (std::int64_t i = 0; i < count; ++i) {
                 const std::int64_t g = (chunk.first + at + i) / shape_.group - chunk.first / shape_.group;
-                codes[i] = factors.zeros[g] ? zero_code_ : codes[i];
+                codes[i] = factors.zeros[g] != 0 ? zero_code_ : codes[i];
             }
         }
     }
@@ -466,6 +519,11 @@ private:
         const std::int64_t bytes = (count * code_bits_ + 7) / 8;
         if (code_bits_ >= 8 && c_.copy.cache.whole_rows()) {
             return encode_span(chunk, at, count, factors, to.codes + byte);
+        }
+        if (is_piece_a_block_ && !factors.any_zero && byte % block_elements == 0) {
+            const std::int64_t stride = c_.copy.cache.piece_stride;
+            std::byte *const piece = to.codes + byte / block_elements * stride;
+            return encode_(numbers(chunk, at, count), count, factors, at, piece, stride);
         }
         std::byte codes[chunk_elements * sizeof(float)];
         encode_span(chunk, at, count, factors, codes);
@@ -517,7 +575,9 @@ private:
     ComputeFactors compute_factors_;
     Encode encode_ = nullptr;
     std::int64_t piece_bytes_ = 0;
+    bool is_piece_a_block_ = false;
     std::byte zero_code_{};
+    float overflow_ = 0;
 };
 
 // Rows that are stored as they are, next to others that are not.

@@ -41,16 +41,17 @@ public:
         Loops::widen<Source>(from + i * static_cast<std::int64_t>(sizeof(Code<Source>)), count - i, x + i);
     }
 
-    template <class Stored, Operation How>
+    template <class Stored, Operation How, bool Tame>
     [[gnu::always_inline]] static void encode_block(const std::byte *x, const float *factors, std::byte *to) {
         if constexpr (std::is_same_v<Stored, F16>) {
             encode_f16(x, to);
         } else if constexpr (Stored::bits > 8) {
-            Loops::encode_block<Stored, How>(x, factors, to);
+            Loops::encode_block<Stored, How, Tame>(x, factors, to);
         } else {
             __m256i codes[4];
             for (int i = 0; i < 4; ++i) {
-                codes[i] = codes_of(Stored{}, scaled<How>(load_floats(x + 32 * i), _mm256_loadu_ps(factors + 8 * i)));
+                const __m256 factor = Tame ? _mm256_broadcast_ss(factors + i / 2) : _mm256_loadu_ps(factors + 8 * i);
+                codes[i] = codes_of<Tame>(Stored{}, scaled<How>(load_floats(x + 32 * i), factor));
             }
             const __m256i low = _mm256_packs_epi32(codes[0], codes[1]);
             const __m256i high = _mm256_packs_epi32(codes[2], codes[3]);
@@ -64,19 +65,20 @@ public:
         }
     }
 
-    // max_ps returns its second operand if the first one is NaN, which does not count.
+    // As integers, magnitudes have the same order, and NaN is the largest.
     [[gnu::always_inline]] static float largest_of(const std::byte *x, std::int64_t count) {
-        const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-        __m256 most = _mm256_setzero_ps();
+        __m256i most = _mm256_setzero_si256();
         std::int64_t i = 0;
-        for (; i + 8 <= count; i += 8) {
-            most = _mm256_max_ps(_mm256_and_ps(load_floats(x + 4 * i), no_sign), most);
+        for (; i + 16 <= count; i += 16) {
+            most = _mm256_max_epi32(most, magnitudes_of(load_floats(x + 4 * i)));
+            most = _mm256_max_epi32(most, magnitudes_of(load_floats(x + 4 * i + 32)));
         }
-        __m128 half = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
-        half = _mm_max_ps(half, _mm_movehl_ps(half, half));
-        half = _mm_max_ss(half, _mm_shuffle_ps(half, half, 1));
+        __m128i half = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+        half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+        half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1));
         const float rest = i < count ? Loops::largest_of(x + 4 * i, count - i) : 0;
-        return std::max(_mm_cvtss_f32(half), rest);
+        const float largest = _mm_cvtss_f32(_mm_castsi128_ps(half));
+        return bits_of(largest) > bits_of(rest) ? largest : rest;
     }
 
     static void copy(std::byte *to, const std::byte *from, std::size_t bytes) {
@@ -89,6 +91,10 @@ public:
 
 private:
     static __m256 load_floats(const std::byte *from) { return _mm256_loadu_ps(reinterpret_cast<const float *>(from)); }
+
+    static __m256i magnitudes_of(__m256 x) {
+        return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
+    }
 
     template <Operation How>
     static __m256 scaled(__m256 x, __m256 factors) {
@@ -105,17 +111,18 @@ private:
                              _mm256_cvtps_ph(numbers, _MM_FROUND_TO_NEAREST_INT));
         }
         if (_mm256_movemask_ps(any_nan) != 0) {
-            Loops::encode_block<F16, Operation::none>(x, nullptr, to);
+            Loops::encode_block<F16, Operation::none, false>(x, nullptr, to);
         }
     }
 
     // The arithmetic of SmallFloat::encode in format.hpp.
-    template <unsigned Exponent, unsigned Mantissa, std::uint32_t GreatestCode, std::uint32_t NanCode, bool HasInfinity>
+    template <bool Tame, unsigned Exponent, unsigned Mantissa, std::uint32_t GreatestCode, std::uint32_t NanCode,
+              bool HasInfinity>
     static __m256i codes_of(SmallFloat<Exponent, Mantissa, GreatestCode, NanCode, HasInfinity> /*stored*/, __m256 x) {
         using Stored = SmallFloat<Exponent, Mantissa, GreatestCode, NanCode, HasInfinity>;
         const __m256i bits = _mm256_castps_si256(x);
-        const __m256i magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff));
-        const __m256i limited = _mm256_min_epi32(magnitude, _mm256_set1_epi32(Stored::greatest));
+        const __m256i magnitude = magnitudes_of(x);
+        const __m256i limited = Tame ? magnitude : _mm256_min_epi32(magnitude, _mm256_set1_epi32(Stored::greatest));
         const __m256i least = _mm256_set1_epi32(Stored::least_normal);
         const __m256i exponent = _mm256_max_epi32(_mm256_and_si256(limited, _mm256_set1_epi32(float_infinity)), least);
         const __m256i rounds = _mm256_add_epi32(exponent, _mm256_set1_epi32(Stored::to_last_bit));
@@ -125,17 +132,18 @@ private:
             _mm256_add_epi32(_mm256_srli_epi32(_mm256_sub_epi32(exponent, least), Stored::shift), mantissa);
         const __m256i sign =
             _mm256_and_si256(_mm256_srli_epi32(bits, 32 - Stored::bits), _mm256_set1_epi32(Stored::sign));
+        const __m256i with_sign = _mm256_or_si256(code, sign);
         const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-        return _mm256_blendv_epi8(_mm256_or_si256(code, sign), _mm256_set1_epi32(NanCode), is_nan);
+        return Tame ? with_sign : _mm256_blendv_epi8(with_sign, _mm256_set1_epi32(NanCode), is_nan);
     }
 
     // The arithmetic of Integer::encode in format.hpp.
-    template <unsigned Bits, std::int32_t Zero, bool HalfAway>
+    template <bool Tame, unsigned Bits, std::int32_t Zero, bool HalfAway>
     static __m256i codes_of(Integer<Bits, Zero, HalfAway> /*stored*/, __m256 x) {
         using Stored = Integer<Bits, Zero, HalfAway>;
         const __m256 number = _mm256_and_ps(x, _mm256_cmp_ps(x, x, _CMP_ORD_Q));
-        const __m256 limited =
-            _mm256_min_ps(_mm256_max_ps(number, _mm256_set1_ps(Stored::least)), _mm256_set1_ps(Stored::greatest));
+        const __m256 at_least = _mm256_max_ps(number, _mm256_set1_ps(Stored::least));
+        const __m256 limited = Tame ? x : _mm256_min_ps(at_least, _mm256_set1_ps(Stored::greatest));
         if constexpr (!HalfAway) {
             return _mm256_add_epi32(_mm256_cvtps_epi32(limited), _mm256_set1_epi32(Zero));
         }

@@ -2,12 +2,15 @@
 // Whole calls that take a special way of a backend, with indices at each of its edges. No other memory is next to a
 // buffer, so an access just outside a buffer is outside all memory. If only one backend has a way, the other does the
 // same call in its own way.
+#include "draw.hpp"
 #include "every_way.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 
 #include <algorithm>
+#include <array>
+#include <string>
 #include <vector>
 
 namespace {
@@ -195,6 +198,35 @@ TEST_CASE("rows in pieces, of every size of an access", "[addressing]") {
                 d.k_cache_strides[KVAPPEND_AXIS_HEAD] = d.k_piece_stride * pieces;
                 d.k_cache_strides[KVAPPEND_AXIS_BATCH] = d.k_cache_strides[KVAPPEND_AXIS_HEAD] * d.heads;
                 check(scenario, random);
+            }
+        }
+    }
+}
+
+TEST_CASE("rows in pieces, where what is converted together ends within a piece", "[format]") {
+    auto random = seeded_random();
+    Scenario scenario = of_vectors(KVAPPEND_ADDRESSING_DENSE, 2);
+    kvappend_descriptor &d = scenario.descriptor;
+    scenario.offsets = {0, 1};
+    scenario.tame = true;
+    d.v_dim = 0;
+    d.k_pack = 32; // The host encodes a piece of this size at once.
+    for (const std::int64_t group : {24, 96}) {
+        d.k_dim = 24 * d.k_pack; // more than the host converts together, which are whole groups
+        kvappend_storage storage = KVAPPEND_STORAGE_INIT;
+        storage.type = KVAPPEND_STORED_INT8;
+        storage.scaling = KVAPPEND_SCALING_COMPUTED;
+        storage.group = group;
+        const std::int64_t row_bytes = d.k_dim / group * 4;
+        const std::array<std::int64_t, 4> strides = {d.heads * d.cache_rows * row_bytes, d.cache_rows * row_bytes,
+                                                     row_bytes, 4};
+        std::ranges::copy(strides, storage.scale_strides);
+        scenario.store_k(storage);
+        for (const std::string &name : kernels_of_subject()) {
+            scenario.kernel = name;
+            place_apart(scenario, 0, 0);
+            if (kernel_serves(scenario)) {
+                check_scenario(scenario, random, 4);
             }
         }
     }
