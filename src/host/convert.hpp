@@ -92,7 +92,7 @@ struct Loops {
         for (std::int64_t unit = 0; unit < block_elements; unit += unit_elements) {
             for (std::int64_t i = unit; i < unit + unit_elements; ++i) {
                 const float number = load<float>(x, i);
-                const float factor = factors[Tame ? unit / unit_elements : i];
+                const float factor = How == Operation::none ? 1 : factors[Tame ? unit / unit_elements : i];
                 codes[i] = Stored::encode(How == Operation::none     ? number
                                           : How == Operation::divide ? number / factor
                                                                      : number * factor);
