@@ -77,7 +77,7 @@ def main():
         print("skipped: " + compiled.missing("cuobjdump"))
         sys.exit(compiled.SKIPPED)
     if nvdisasm is None:
-        print(compiled.missing("nvdisasm") + " Nothing follows of their instructions.\n")
+        print(compiled.missing("nvdisasm") + " Their instructions are left out.\n")
 
     facts = {}  # kernel -> architecture -> fact
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +88,7 @@ def main():
         moved, threads = compiled.accesses(ptx), compiled.most_threads(ptx)
         for architecture, paths in cubins.items():
             report = compiled.resources(cuobjdump, paths)
-            code = sass.facts(nvdisasm, paths, compiled.name_of) if nvdisasm else {}
+            code = sass.facts(compiled.disassembled(nvdisasm, paths), compiled.name_of) if nvdisasm else {}
             for kernel in moved:
                 registers, stack, local = report[kernel]
                 facts.setdefault(kernel, {})[architecture] = {
@@ -96,10 +96,10 @@ def main():
                     "blocks_per_multiprocessor": resident_blocks(architecture, registers, threads[kernel]),
                     **code.get(kernel, {})}
     missing = set(compiled.kernel_names(options.library)) - set(facts)
-    assert not missing, f"kernels of the table that the library has no code of: {missing}"
+    assert not missing, f"kernels of the table without code in the library: {missing}"
     print_kernels(facts)
 
-    print("\nPTX of the last architecture: instructions that load or store so many bytes, all paths of a kernel")
+    print("\nPTX of the last architecture: the number of loads and stores of each width, on all paths of a kernel")
     for kernel, kinds in moved.items():
         print(f"{kernel:<23} " + "; ".join(
             f"{ {'ld': 'loads', 'st': 'stores'}[kind]} " + ", ".join(f"{n} x {w} B" for w, n in sorted(counts.items()))

@@ -3,8 +3,6 @@
 
 import collections
 import re
-import subprocess
-import sys
 
 WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
 
@@ -43,14 +41,11 @@ def copying_loop(code, labels, width):
     return max(innermost, key=lambda loop: loop[2])[:2] if innermost else None
 
 
-def facts(nvdisasm, cubins, name_of):
+def facts(texts, name_of):
     """kernel -> facts of its machine code."""
     found = {}
-    for cubin in cubins:
-        done = subprocess.run([nvdisasm, "-c", cubin], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            sys.exit(f"{nvdisasm}: {done.stderr}")
-        for symbol, code, labels in functions(done.stdout):
+    for text in texts:
+        for symbol, code, labels in functions(text):
             name = name_of(symbol)
             found[name] = {"instructions": sum(not i.startswith("NOP") for i in code)}
             width = int(name.rsplit("_b", 1)[1]) if "_b" in name else None

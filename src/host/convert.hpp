@@ -199,7 +199,7 @@ template <class Processor>
     return any_nan;
 }
 
-// Groups whose scales are computed together. There is no need to initialise the arrays.
+// Groups whose scales are computed together. The arrays are not initialised.
 struct Groups {
     std::int64_t count;
     std::byte *scales;

@@ -28,7 +28,7 @@ namespace kvappend {
 namespace {
 
 // Each line of 64 bytes of the new rows is fetched this far ahead, while the processor computes. By itself it fetches
-// less, and it waits for memory at the begin of each chunk. A fetch of what is not there does nothing.
+// less, and it waits for memory at the start of each chunk. A fetch beyond the rows has no effect.
 constexpr std::int64_t prefetch_bytes = 4096;
 
 class Avx2Processor : public Loops<Avx2Processor> {

@@ -129,7 +129,7 @@ def main():
         if cubins is None:
             print(f"skipped: the library has no machine code of sm_{ARCHITECTURE}")
             sys.exit(compiled.SKIPPED)
-        codes = [code for cubin in cubins for code in sass.functions(compiled.output(tools["nvdisasm"], "-c", cubin))]
+        codes = [code for text in compiled.disassembled(tools["nvdisasm"], cubins) for code in sass.functions(text)]
     failures = []
     checked = set()
     for symbol, code, labels in codes:

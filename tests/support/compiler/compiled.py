@@ -26,8 +26,8 @@ def tool(name, nvcc):
 
 
 def missing(name):
-    return (f"There is no {name} beside nvcc, in PATH or from PyPI (pip install nvidia-cuda-{name}), "
-            "which reads the library's kernels.")
+    return (f"{name}, which reads the library's kernels, was not found beside nvcc, in PATH or among Python's packages "
+            f"(pip install nvidia-cuda-{name}).")
 
 
 def output(*command, cwd=None):
@@ -43,6 +43,11 @@ def machine_code(cuobjdump, library, folder):
     for path in sorted(glob.glob(os.path.join(folder, "*.cubin"))):
         found.setdefault(re.search(r"\.sm_(\d+)", path).group(1), []).append(path)
     return {architecture: found[architecture] for architecture in sorted(found, key=int)}
+
+
+def disassembled(nvdisasm, cubins):
+    """The text of each."""
+    return [output(nvdisasm, "-c", cubin) for cubin in cubins]
 
 
 def last_ptx(cuobjdump, library, folder):
