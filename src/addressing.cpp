@@ -10,11 +10,12 @@ namespace kvappend {
 
 namespace {
 
-constexpr std::int32_t known_flags =
-    KVAPPEND_FLAG_BATCH_INDEX | KVAPPEND_FLAG_LEFT_PADS | KVAPPEND_FLAG_ZERO_OFFSETS | KVAPPEND_FLAG_RESERVED_SLOT |
-    KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_RESET_REPORT | KVAPPEND_FLAG_COUNT_WRITTEN |
-    KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH | KVAPPEND_FLAG_SHARED_OFFSET | KVAPPEND_FLAG_END_OFFSETS |
-    KVAPPEND_FLAG_LAST_PAGE_LENGTHS | KVAPPEND_FLAG_TOKEN_COUNT | KVAPPEND_FLAG_RESERVED_PAGE;
+constexpr std::int32_t known_flags = KVAPPEND_FLAG_BATCH_INDEX | KVAPPEND_FLAG_LEFT_PADS | KVAPPEND_FLAG_ZERO_OFFSETS |
+                                     KVAPPEND_FLAG_RESERVED_SLOT | KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_RESET_REPORT |
+                                     KVAPPEND_FLAG_COUNT_WRITTEN | KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH |
+                                     KVAPPEND_FLAG_SHARED_OFFSET | KVAPPEND_FLAG_END_OFFSETS |
+                                     KVAPPEND_FLAG_LAST_PAGE_LENGTHS | KVAPPEND_FLAG_TOKEN_COUNT |
+                                     KVAPPEND_FLAG_RESERVED_PAGE | KVAPPEND_FLAG_ZERO_SKIPPED;
 
 constexpr const char *kind_names[] = {"DENSE", "RING", "PAGED", "PAGED_CSR", "SLOTS"};
 
@@ -127,7 +128,12 @@ Status check_conflicts(const kvappend_descriptor &d) {
     const auto has = [&d](std::int32_t flags) { return (d.flags & flags) != 0; };
     const bool samples_have_blocks = is_one_of(d.addressing, dense | ring);
     const bool reports = d.skip_policy == KVAPPEND_SKIP_REPORT;
+    const bool gathers = d.operation == KVAPPEND_OPERATION_GATHER;
     const Conflict conflicts[] = {
+        {has(KVAPPEND_FLAG_ADVANCE) && gathers, FLAG(ADVANCE), "operation", d.operation,
+         "expected KVAPPEND_OPERATION_APPEND with this flag, because a gather adds no rows"},
+        {has(KVAPPEND_FLAG_ZERO_SKIPPED) && !gathers, FLAG(ZERO_SKIPPED), "operation", d.operation,
+         "expected KVAPPEND_OPERATION_GATHER with this flag, because an append leaves skipped places alone"},
         {d.reserved_slot != 0 && !has(KVAPPEND_FLAG_RESERVED_SLOT), "reserved_slot", d.reserved_slot, "flags", d.flags,
          "expected KVAPPEND_FLAG_RESERVED_SLOT in the flags, or slot 0"},
         {d.reserved_page != 0 && !has(KVAPPEND_FLAG_RESERVED_PAGE), "reserved_page", d.reserved_page, "flags", d.flags,
@@ -279,8 +285,8 @@ void add_index_buffers(const Addressing &a, NeededBuffers &buffers) {
     }
     using Name = BufferName;
     const auto add = [&](Name name, std::uint32_t element_bytes, std::int64_t elements) {
-        const bool written = name == Name::cache_offsets && a.has(KVAPPEND_FLAG_ADVANCE);
-        buffers.add({name, written, element_bytes, elements * element_bytes});
+        const bool advances = name == Name::cache_offsets && a.has(KVAPPEND_FLAG_ADVANCE);
+        buffers.add({name, advances ? BufferUse::written : BufferUse::read, element_bytes, elements * element_bytes});
     };
     add(Name::cache_offsets, a.offset_bytes(), offsets ? a.offsets() : 0);
     add(Name::slots, a.offset_bytes(), by_slots ? a.new_rows : 0);
@@ -292,7 +298,7 @@ void add_index_buffers(const Addressing &a, NeededBuffers &buffers) {
     add(Name::token_samples, a.index_bytes(), by_position ? a.new_rows : 0);
     add(Name::token_positions, a.offset_bytes(), by_position ? a.new_rows : 0);
     add(Name::token_count, a.index_bytes(), a.has(KVAPPEND_FLAG_TOKEN_COUNT) ? 1 : 0);
-    buffers.add({Name::report, true, alignof(kvappend_report),
+    buffers.add({Name::report, BufferUse::written, alignof(kvappend_report),
                  a.skip_policy == KVAPPEND_SKIP_REPORT ? std::int64_t{sizeof(kvappend_report)} : 0});
 }
 

@@ -17,21 +17,22 @@ namespace kvappend {
 struct Kernel {
     // How rows are found.
     enum class Family : std::uint8_t {
-        dense,  // plain dense appends (Problem::plain_dense), whose rows are copied in runs
+        dense,  // plain dense problems (Problem::plain_dense), whose rows are copied in runs
         rows,   // every problem that copies bits, row by row
-        convert // every problem that stores rows in another format
+        convert // every problem whose caches have another format
     };
-    // What distinguishes it from the plain kernel of its family. On CUDA a plain kernel copies one append with 31-bit
+    // What distinguishes it from the plain kernel of its family. On CUDA a plain kernel serves one call with 31-bit
     // indices.
     enum class Variant : std::uint8_t {
         plain,
         avx,    // host: moves of 32 bytes, by AVX
         avx2,   // host: conversions by AVX2
-        layers, // CUDA: several appends in one launch
+        layers, // CUDA: several calls in one launch
         wide    // CUDA: indices and strides of 64 bits
     };
 
     std::int32_t backend; // KVAPPEND_BACKEND_*
+    bool gathers;
     Family family;
     Variant variant;
     std::uint32_t access_bytes; // the widest load or store; 0 for the kernels of the host
@@ -40,7 +41,7 @@ struct Kernel {
     constexpr bool operator==(const Kernel &) const = default;
 };
 
-// A kernel and its name, such as "cuda_dense_layers_b16", which is made from the data.
+// A kernel and its name, such as "cuda_gather_dense_layers_b16", which is made from the data.
 struct NamedKernel : Kernel {
     std::array<char, 32> name{};
 
@@ -52,6 +53,7 @@ struct NamedKernel : Kernel {
             }
         };
         append(backend == KVAPPEND_BACKEND_HOST ? "host" : "cuda");
+        append(gathers ? "_gather" : "");
         append(family == Family::dense ? "_dense" : family == Family::rows ? "_rows" : "_convert");
         append(variant == Variant::avx      ? "_avx"
                : variant == Variant::avx2   ? "_avx2"
@@ -75,24 +77,30 @@ public:
     virtual std::int32_t architecture() const { return 0; }
 };
 
-// One append: what its plan consists of, and the buffers. The buffers have been checked, and there is something to
-// copy.
-struct Append {
+// One call: what its plan consists of, and the buffers. The buffers have been checked, and there is something to move.
+struct Call {
     const Problem &problem;
     const NamedKernel &kernel;
     const BackendState &state;
     const kvappend_args &args;
+
+    // The rows of K or of V: new ones, which a run only reads, or those that a gather writes.
+    std::byte *rows(bool of_k) const {
+        const void *const given = problem.gathers ? (of_k ? args.k_out : args.v_out) : (of_k ? args.k_new : args.v_new);
+        return static_cast<std::byte *>(const_cast<void *>(given));
+    }
+    std::byte *cache(bool of_k) const { return static_cast<std::byte *>(of_k ? args.k_cache : args.v_cache); }
 };
 
-// Several appends of one call. They are added one after the other, and a backend may combine them into fewer launches.
+// The calls of several layers. They are added one after the other, and a backend may combine them into fewer launches.
 class LayeredRun {
 public:
     LayeredRun() = default;
     LayeredRun(const LayeredRun &) = delete;
     LayeredRun &operator=(const LayeredRun &) = delete;
 
-    virtual Status add(const Append &append) = 0;
-    // Launches all added appends that have not been launched yet.
+    virtual Status add(const Call &call) = 0;
+    // Launches all added calls that have not been launched yet.
     virtual Status finish() = 0;
 
 protected:
@@ -105,13 +113,14 @@ struct LayeredRunStorage {
         alignas(16) std::byte bytes[6144];
     };
     Part copies;
-    Part conversions; // which is used only if one of the appends converts
+    Part conversions; // which is used only if one of the calls converts
 };
 
-// What is known of all problems of a run of several appends.
+// What is known of all problems of a run of several layers.
 struct LayersKind {
     bool all_dense;    // all are plain dense ones
-    bool some_convert; // some store rows in another format
+    bool some_convert; // some have caches in another format
+    bool gathers;      // all gather; else all append
 };
 
 class Backend {
@@ -133,9 +142,9 @@ public:
     virtual Status check_stream(const BackendState &state, CUstream_st *stream) const = 0;
     // Refuses a run before anything is written, if the policy forbids rows that are out of range and the backend can
     // read the indices.
-    virtual Status before(const Append & /*append*/) const { return KVAPPEND_SUCCESS; }
-    // Copies the rows, or enqueues the copy in the stream.
-    virtual Status run(const Append &append, CUstream_st *stream) const = 0;
+    virtual Status before(const Call & /*call*/) const { return KVAPPEND_SUCCESS; }
+    // Moves the rows, or enqueues the move in the stream.
+    virtual Status run(const Call &call, CUstream_st *stream) const = 0;
     // The work after a copy: all that the plan asks for, or a part of it. Offsets advance only after all rows that they
     // place have been counted: see Layers.
     struct After {
@@ -143,8 +152,8 @@ public:
         bool resets;   // sets the report to zero first
         bool advances; // advances the offsets
     };
-    virtual Status after(const Append &append, After work, CUstream_st *stream) const = 0;
-    // Begins a run of several appends.
+    virtual Status after(const Call &call, After work, CUstream_st *stream) const = 0;
+    // Begins a run of several layers.
     virtual LayeredRun *begin(LayeredRunStorage &storage, LayersKind kind, CUstream_st *stream) const = 0;
 
     // Copies memory that the backend can read to the host. The copy is ordered in the stream, and the call waits for

@@ -24,10 +24,6 @@ bool meet(const Range &a, const Range &b) {
     return a.begin < b.end && b.begin < a.end;
 }
 
-bool is_cache(BufferName name) {
-    return name == BufferName::k_cache || name == BufferName::v_cache;
-}
-
 // Whether a buffer is given, aligned and large enough.
 bool fits(const NeededBuffer &needed, const GivenBuffer &buffer, Range &range) {
     range = range_of(buffer.pointer, needed.bytes);
@@ -68,10 +64,9 @@ Status alias_error(const NeededBuffer &a, const Range &range_of_a, const NeededB
                                       "buffers apart from each other");
 }
 
-Status caches_error(const kvappend_args &args, Reach reach) {
-    return fail(KVAPPEND_ERROR_CACHE_OVERLAP,
-                "args.k_cache is %p and args.v_cache is %p: %s; expected caches that share no element", args.k_cache,
-                args.v_cache,
+Status targets_error(BufferName k, BufferName v, const kvappend_args &args, Reach reach) {
+    return fail(KVAPPEND_ERROR_OVERLAP, "args.%s is %p and args.%s is %p: %s; expected tensors that share no element",
+                text(k), given(args, k).pointer, text(v), given(args, v).pointer,
                 reach == Reach::yes ? "a row of one shares memory with a row of the other"
                                     : "their strides are too irregular to tell whether they share memory");
 }
@@ -80,10 +75,10 @@ Status caches_error(const kvappend_args &args, Reach reach) {
 
 const char *text(BufferName name) {
     static constexpr std::array<const char *, buffer_count> names = {
-        "k_new",       "v_new",          "k_cache",         "v_cache",     "cache_offsets",
-        "slots",       "lengths",        "left_pads",       "batch_index", "page_table",
-        "page_indptr", "token_samples",  "token_positions", "token_count", "k_scales",
-        "v_scales",    "k_global_scale", "v_global_scale",  "report"};
+        "k_new",           "v_new",       "k_cache",     "v_cache",    "cache_offsets",  "slots",
+        "lengths",         "left_pads",   "batch_index", "page_table", "page_indptr",    "token_samples",
+        "token_positions", "token_count", "k_scales",    "v_scales",   "k_global_scale", "v_global_scale",
+        "report",          "k_out",       "v_out"};
     return names[static_cast<std::size_t>(name)];
 }
 
@@ -91,13 +86,15 @@ void NeededBuffers::add(const NeededBuffer &buffer) {
     if (buffer.bytes <= 0) {
         return;
     }
-    std::size_t &before = is_cache(buffer.name) ? caches_ : buffer.written ? written_ : count_;
+    const bool is_target = buffer.use == BufferUse::target;
+    const bool is_written = buffer.use != BufferUse::read;
+    const std::size_t before = is_target ? targets_ : is_written ? written_ : count_;
     const auto place = buffers_.begin() + before;
     std::copy_backward(place, buffers_.begin() + count_, buffers_.begin() + count_ + 1);
     *place = buffer;
     ++count_;
-    written_ += std::size_t{buffer.written};
-    caches_ += std::size_t{is_cache(buffer.name)};
+    written_ += std::size_t{is_written};
+    targets_ += std::size_t{is_target};
     used_ |= 1U << static_cast<unsigned>(buffer.name);
 }
 
@@ -115,18 +112,18 @@ void NeededBuffers::add_interleaving(BufferName a, BufferName b, const Interleav
 
 Status NeededBuffers::check(const kvappend_args &args) const {
     const NeededBuffer *needed = buffers_.data();
-    const NeededBuffer *const caches_end = needed + caches_;
+    const NeededBuffer *const targets_end = needed + targets_;
     const NeededBuffer *const end = needed + count_;
-    Range caches[2] = {{0, 0}, {0, 0}}; // An empty range meets no other.
-    for (Range *cache = caches; needed != caches_end; ++needed, ++cache) {
-        if (!fits(*needed, given(args, needed->name), *cache)) {
+    Range targets[2] = {{0, 0}, {0, 0}}; // An empty range meets no other.
+    for (Range *target = targets; needed != targets_end; ++needed, ++target) {
+        if (!fits(*needed, given(args, needed->name), *target)) {
             return misfit_error(*needed, given(args, needed->name));
         }
     }
-    const Range k = caches[0];
-    const Range v = caches[1];
-    // Most runs write nothing but the caches.
-    bool may_share = written_ > caches_;
+    const Range k = targets[0];
+    const Range v = targets[1];
+    // Most runs write nothing but the targets.
+    bool may_share = written_ > targets_;
     for (; needed != end; ++needed) {
         Range range;
         if (!fits(*needed, given(args, needed->name), range)) {
@@ -137,8 +134,10 @@ Status NeededBuffers::check(const kvappend_args &args) const {
     if (may_share) {
         TRY(check_apart(args));
     }
-    const Reach reach = meet(k, v) ? share(BufferName::k_cache, BufferName::v_cache, args) : Reach::no;
-    return reach == Reach::no ? KVAPPEND_SUCCESS : caches_error(args, reach);
+    const BufferName k_name = buffers_[0].name;
+    const BufferName v_name = buffers_[1].name;
+    const Reach reach = meet(k, v) ? share(k_name, v_name, args) : Reach::no;
+    return reach == Reach::no ? KVAPPEND_SUCCESS : targets_error(k_name, v_name, args, reach);
 }
 
 Reach NeededBuffers::share(BufferName a, BufferName b, const kvappend_args &args) const {
@@ -156,7 +155,7 @@ Status NeededBuffers::check_apart(const kvappend_args &args) const {
         return range_of(given(args, buffers_[i].name).pointer, buffers_[i].bytes);
     };
     for (std::size_t w = 0; w < written_; ++w) {
-        for (std::size_t other = std::max(w + 1, caches_); other < count_; ++other) {
+        for (std::size_t other = std::max(w + 1, targets_); other < count_; ++other) {
             if (!meet(range_at(w), range_at(other))) {
                 continue;
             }

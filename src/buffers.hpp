@@ -35,8 +35,10 @@ enum class BufferName : std::uint8_t {
     k_global_scale,
     v_global_scale,
     report,
+    k_out,
+    v_out,
 };
-inline constexpr std::size_t buffer_count = 19;
+inline constexpr std::size_t buffer_count = 21;
 
 constexpr bool is_index(BufferName name) {
     return name >= BufferName::cache_offsets && name <= BufferName::token_count;
@@ -55,7 +57,7 @@ constexpr std::size_t place_in_args(BufferName name) {
 }
 static_assert(place_in_args(BufferName::v_cache) == offsetof(kvappend_args, v_cache));
 static_assert(place_in_args(BufferName::page_table) == offsetof(kvappend_args, page_table));
-static_assert(place_in_args(BufferName::report) + sizeof(GivenBuffer) == sizeof(kvappend_args));
+static_assert(place_in_args(BufferName::v_out) + sizeof(GivenBuffer) == sizeof(kvappend_args));
 
 inline GivenBuffer given(const kvappend_args &args, BufferName name) {
     GivenBuffer buffer;
@@ -67,9 +69,16 @@ inline void give(kvappend_args &args, BufferName name, const void *pointer) {
     std::memcpy(reinterpret_cast<std::byte *>(&args) + place_in_args(name), &pointer, sizeof pointer);
 }
 
+// What a run does with a buffer. Targets are the tensors of K and of V to which a run moves rows.
+enum class BufferUse : std::uint8_t {
+    read,
+    written,
+    target
+};
+
 struct NeededBuffer {
     BufferName name;
-    bool written;
+    BufferUse use;
     std::uint32_t alignment; // a power of two
     std::int64_t bytes;      // from the first to the last element; more than 0
 };
@@ -104,11 +113,11 @@ private:
 
     std::unique_ptr<Pair[]> pairs_;
     std::size_t pair_count_ = 0;
-    // The caches come first, then the other buffers that are written.
+    // The targets come first, then the other buffers that are written.
     std::array<NeededBuffer, buffer_count> buffers_{};
     std::size_t count_ = 0;
     std::size_t written_ = 0;
-    std::size_t caches_ = 0;
+    std::size_t targets_ = 0;
     std::uint32_t used_ = 0;
 };
 

@@ -138,6 +138,9 @@ struct Integer {
     static KVAPPEND_HOST_DEVICE std::uint32_t encode(float value) {
         return (raw_code(is_nan(value) ? 0.0F : value) - raw_zero) ^ flipped;
     }
+    static KVAPPEND_HOST_DEVICE float decode(std::uint32_t code) {
+        return static_cast<float>(static_cast<std::int32_t>(code ^ flipped) - (1 << (Bits - 1)));
+    }
 
     // Added before the fraction is cut off. With 0.5 itself, the float before 0.5 would become 1.
     static constexpr std::uint32_t before_half = 0x3effffff;
@@ -298,6 +301,12 @@ KVAPPEND_HOST_DEVICE inline Factor factor_of(const Format &f, float scale, float
     return {reciprocal ? 1 / product : product, f.scale_use == KVAPPEND_SCALE_DIVIDE, product == 0 || scale == 0};
 }
 
+// What becomes of the number that a code stands for, so that it is an element again.
+KVAPPEND_HOST_DEVICE inline Factor decoding_factor_of(const Format &f, float scale, float global) {
+    const float product = with_global(f, scale, global);
+    return {product, f.scale_use == KVAPPEND_SCALE_MULTIPLY, product == 0 || scale == 0};
+}
+
 // The scale to store for a group whose elements have at most the magnitude `largest`. Returns the one that is used.
 KVAPPEND_HOST_DEVICE inline float compute_scale(const Format &f, float largest, float greatest, Scale &scale) {
     const float unrounded = scale_of_group(f, largest, greatest);
@@ -316,6 +325,19 @@ KVAPPEND_HOST_DEVICE inline std::int32_t counted_magnitude(float element) {
 }
 
 // ---- choosing a type ----
+
+// Calls use(type) with the type of elements that are converted. Inlined by force, because a kernel has no stack.
+template <class Use>
+[[gnu::always_inline]] KVAPPEND_HOST_DEVICE inline void with_element_type(std::int32_t element_type, Use use) {
+    switch (element_type) {
+    case KVAPPEND_ELEMENT_F16:
+        return use(F16{});
+    case KVAPPEND_ELEMENT_BF16:
+        return use(BF16{});
+    default:
+        return use(F32{});
+    }
+}
 
 // Calls use(type) with the type of codes of a format.
 template <class Use>

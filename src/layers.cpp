@@ -11,6 +11,10 @@ Status Layers::check(const Plan &plan, const kvappend_args &args) {
                     "the plan's backend is %" PRId32 ": expected %" PRId32 ", that of the first layer's plan",
                     plan.problem().backend, first_.problem().backend);
     }
+    if (plan.problem().gathers != first_.problem().gathers) {
+        return fail(KVAPPEND_ERROR_OPERATION, "the plan's operation is %d: expected %d, that of the first layer's plan",
+                    plan.problem().operation(), first_.problem().operation());
+    }
     TRY(plan.check(args, context_));
     kind_.all_dense = kind_.all_dense && plan.problem().plain_dense();
     kind_.some_convert = kind_.some_convert || plan.problem().converts();
@@ -18,11 +22,11 @@ Status Layers::check(const Plan &plan, const kvappend_args &args) {
         return KVAPPEND_SUCCESS;
     }
     has_more_than_copies_ = true;
-    return plan.backend().before(plan.append(args));
+    return plan.backend().before(plan.call(args));
 }
 
 Status Layers::add(const Plan &plan, const kvappend_args &args) {
-    return plan.problem().empty() ? KVAPPEND_SUCCESS : run_->add(plan.append(args));
+    return plan.problem().empty() ? KVAPPEND_SUCCESS : run_->add(plan.call(args));
 }
 
 } // namespace kvappend

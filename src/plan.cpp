@@ -44,12 +44,15 @@ Status check_architecture(std::span<const NamedKernel> kernels, const BackendSta
 
 // Why a kernel does not serve a problem on this machine, as the end of a message.
 const char *lack_of(const NamedKernel &kernel, const Problem &problem) {
+    if (kernel.gathers != problem.gathers) {
+        return problem.gathers ? "; this problem is a gather" : "; this problem is an append";
+    }
     if ((kernel.family == Kernel::Family::convert) != problem.converts()) {
-        return problem.converts() ? "; this problem stores rows in another format"
-                                  : "; this problem stores the bits of its rows";
+        return problem.converts() ? "; this problem has a cache in another format"
+                                  : "; this problem copies the bits of its rows";
     }
     if (kernel.family == Kernel::Family::dense && !problem.plain_dense()) {
-        return "; this problem is not a plain dense append";
+        return "; this problem is not a plain dense one";
     }
     return kernel.variant == Kernel::Variant::avx    ? "; this machine has no AVX"
            : kernel.variant == Kernel::Variant::avx2 ? "; this machine has no AVX2"
@@ -91,20 +94,6 @@ Status choose(const Backend &backend, const BackendState &state, const Problem &
     return KVAPPEND_SUCCESS;
 }
 
-std::int32_t operation_of(std::int32_t addressing) {
-    switch (addressing) {
-    case KVAPPEND_ADDRESSING_RING:
-        return KVAPPEND_OPERATION_RING_APPEND;
-    case KVAPPEND_ADDRESSING_PAGED:
-    case KVAPPEND_ADDRESSING_PAGED_CSR:
-        return KVAPPEND_OPERATION_PAGED_APPEND;
-    case KVAPPEND_ADDRESSING_SLOTS:
-        return KVAPPEND_OPERATION_SLOT_APPEND;
-    default:
-        return KVAPPEND_OPERATION_DENSE_APPEND;
-    }
-}
-
 } // namespace
 
 Status Plan::create(const kvappend_descriptor &descriptor, const kvappend_preference &preference, Plan &plan) {
@@ -137,18 +126,19 @@ Status Plan::run(const kvappend_args &args, const RunContext &context) const {
         return KVAPPEND_SUCCESS;
     }
     if (!problem_.addressing.has_more_than_copies()) {
-        return backend_->run(append(args), context.stream);
+        return backend_->run(call(args), context.stream);
     }
-    TRY(backend_->before(append(args)));
-    TRY(backend_->run(append(args), context.stream));
-    return backend_->after(append(args), {counts(), resets(), advances()}, context.stream);
+    TRY(backend_->before(call(args)));
+    TRY(backend_->run(call(args), context.stream));
+    return backend_->after(call(args), {counts(), resets(), advances()}, context.stream);
 }
 
 void Plan::describe(kvappend_sku &sku) const {
     const auto vector_bytes = [this](const Copy &copy) {
         return copy.empty() ? 0 : static_cast<std::int32_t>(std::min(copy.alignment, kernel_->access_bytes));
     };
-    sku.operation = operation_of(problem_.addressing.kind);
+    sku.operation = problem_.operation();
+    sku.addressing = problem_.addressing.kind;
     sku.backend = problem_.backend;
     sku.element_type = problem_.element_type;
     sku.architecture = state_->architecture();
@@ -163,8 +153,12 @@ void Plan::guarantee(kvappend_precision_guarantee &g) const {
     g.v_bit_exact = problem_.v.converts() ? 0 : 1;
     g.deterministic = 1;
     g.same_on_all_backends = 1;
-    g.k_error = problem_.k.converts() ? error_of(problem_.k.format.type) : 0;
-    g.v_error = problem_.v.converts() ? error_of(problem_.v.format.type) : 0;
+    const auto error = [this](const Copy &copy) {
+        const std::int32_t type = problem_.gathers ? stored_type_of(problem_.element_type) : copy.format.type;
+        return copy.converts() ? error_of(type) : 0;
+    };
+    g.k_error = error(problem_.k);
+    g.v_error = error(problem_.v);
 }
 
 const char *Plan::kernel_name(std::size_t index) {

@@ -49,7 +49,7 @@ public:
     // The name of an entry of the table of all backends' kernels; NULL past its end.
     static const char *kernel_name(std::size_t index);
 
-    Append append(const kvappend_args &args) const { return {problem_, *kernel_, *state_, args}; }
+    Call call(const kvappend_args &args) const { return {problem_, *kernel_, *state_, args}; }
 
 private:
     Problem problem_{};

@@ -36,6 +36,13 @@ Status check_enumerators(const kvappend_descriptor &d) {
         return fail(KVAPPEND_ERROR_BACKEND, "descriptor.backend is %" PRId32 ": expected a KVAPPEND_BACKEND_* constant",
                     d.backend);
     }
+    if (d.operation != KVAPPEND_OPERATION_APPEND && d.operation != KVAPPEND_OPERATION_GATHER) {
+        return fail(KVAPPEND_ERROR_OPERATION,
+                    "descriptor.operation is %" PRId32 ": expected a KVAPPEND_OPERATION_* constant", d.operation);
+    }
+    if (d.reserved != 0) {
+        return fail(KVAPPEND_ERROR_CONFLICT, "descriptor.reserved is %" PRId32 ": expected 0", d.reserved);
+    }
     if (bytes_of_element(d.element_type) == 0) {
         return fail(KVAPPEND_ERROR_ELEMENT_TYPE,
                     "descriptor.element_type is %" PRId32 ": expected a KVAPPEND_ELEMENT_* constant", d.element_type);
@@ -74,18 +81,19 @@ Status check_scales(const char *storage, const Tensor &scales) {
     const Reach overlap = pieces_overlap(Pieces(scales));
     return overlap == Reach::no
                ? KVAPPEND_SUCCESS
-               : fail(KVAPPEND_ERROR_CACHE_OVERLAP,
+               : fail(KVAPPEND_ERROR_OVERLAP,
                       "descriptor.%s->scale_strides: %s; expected computed scales that share no byte", storage,
                       overlap == Reach::yes ? "two scales share memory"
                                             : "these strides are too irregular to tell whether scales share memory");
 }
 
-Status check_cache(const TensorDescription &d, const Tensor &cache) {
-    const Reach overlap = pieces_overlap(Pieces(cache));
+// Refuses a tensor in which two rows share memory: a cache, or what a gather writes.
+Status check_rows(const TensorDescription &d, const Tensor &tensor) {
+    const Reach overlap = pieces_overlap(Pieces(tensor));
     if (overlap == Reach::no) {
         return KVAPPEND_SUCCESS;
     }
-    return fail(KVAPPEND_ERROR_CACHE_OVERLAP,
+    return fail(KVAPPEND_ERROR_OVERLAP,
                 "%s [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "] with strides {%" PRId64 ", %" PRId64
                 ", %" PRId64 "}: %s; expected rows that share no element",
                 d.name, d.outer, d.heads, d.rows, d.dim, d.strides[0], d.strides[1], d.strides[2],
@@ -97,7 +105,7 @@ Status check_cache(const TensorDescription &d, const Tensor &cache) {
 
 // The tensors of K, or those of V.
 struct CopyInput {
-    const char *name; // "k_new", "k_cache" and so on
+    const char *name; // "k_new" or "k_out"
     const char *cache_name;
     const char *storage_name;
     const char *rows_strides_name;
@@ -144,7 +152,10 @@ Status create_tensors(const kvappend_descriptor &d, const Problem &problem, cons
         return KVAPPEND_SUCCESS;
     }
     copy.cache_alignment = cache.element_alignment();
-    TRY(check_cache(cache, copy.cache));
+    TRY(check_rows(cache, copy.cache));
+    if (problem.gathers) {
+        TRY(check_rows(rows, copy.rows));
+    }
     return copy.format.computed() ? check_scales(input.storage_name, copy.scales) : KVAPPEND_SUCCESS;
 }
 
@@ -168,12 +179,12 @@ Status create_copy(const kvappend_descriptor &d, const Problem &problem, const C
 
 Status create_copies(const kvappend_descriptor &d, Problem &problem) {
     TRY(create_copy(d, problem,
-                    {"k_new", "k_cache", "k_storage", "k_new_strides", "k_cache_strides", d.k_dim, d.k_new_strides,
-                     d.k_cache_strides, d.k_pack, d.k_piece_stride, d.k_storage},
+                    {problem.gathers ? "k_out" : "k_new", "k_cache", "k_storage", "k_new_strides", "k_cache_strides",
+                     d.k_dim, d.k_new_strides, d.k_cache_strides, d.k_pack, d.k_piece_stride, d.k_storage},
                     problem.k));
     return create_copy(d, problem,
-                       {"v_new", "v_cache", "v_storage", "v_new_strides", "v_cache_strides", d.v_dim, d.v_new_strides,
-                        d.v_cache_strides, d.v_pack, d.v_piece_stride, d.v_storage},
+                       {problem.gathers ? "v_out" : "v_new", "v_cache", "v_storage", "v_new_strides", "v_cache_strides",
+                        d.v_dim, d.v_new_strides, d.v_cache_strides, d.v_pack, d.v_piece_stride, d.v_storage},
                        problem.v);
 }
 
@@ -193,21 +204,26 @@ struct CopyBuffers {
     BufferName scales;
     BufferName global_scale;
 };
-constexpr CopyBuffers k_buffers{BufferName::k_new, BufferName::k_cache, BufferName::k_scales,
-                                BufferName::k_global_scale};
-constexpr CopyBuffers v_buffers{BufferName::v_new, BufferName::v_cache, BufferName::v_scales,
-                                BufferName::v_global_scale};
+CopyBuffers k_buffers(bool gathers) {
+    return {gathers ? BufferName::k_out : BufferName::k_new, BufferName::k_cache, BufferName::k_scales,
+            BufferName::k_global_scale};
+}
+CopyBuffers v_buffers(bool gathers) {
+    return {gathers ? BufferName::v_out : BufferName::v_new, BufferName::v_cache, BufferName::v_scales,
+            BufferName::v_global_scale};
+}
 
 void add_copy_buffers(const CopyBuffers &names, const Copy &copy, Problem &problem) {
     if (copy.empty()) {
         return;
     }
-    problem.buffers.add({names.rows, false, problem.element_bytes, copy.rows.bytes});
-    problem.buffers.add({names.cache, true, copy.cache_alignment, copy.cache.bytes});
-    problem.buffers.add(
-        {names.scales, copy.format.computed(), bytes_of_scale(copy.format.scale_type), copy.scales.bytes});
+    const auto target_if = [](bool is_target) { return is_target ? BufferUse::target : BufferUse::read; };
+    problem.buffers.add({names.rows, target_if(problem.gathers), problem.element_bytes, copy.rows.bytes});
+    problem.buffers.add({names.cache, target_if(!problem.gathers), copy.cache_alignment, copy.cache.bytes});
+    problem.buffers.add({names.scales, problem.writes_scales(copy) ? BufferUse::written : BufferUse::read,
+                         bytes_of_scale(copy.format.scale_type), copy.scales.bytes});
     constexpr std::int64_t one_float = 4;
-    problem.buffers.add({names.global_scale, false, one_float, copy.format.has_global_scale ? one_float : 0});
+    problem.buffers.add({names.global_scale, BufferUse::read, one_float, copy.format.has_global_scale ? one_float : 0});
 }
 
 // Adds the pairs of strided tensors of which a run writes one.
@@ -216,12 +232,12 @@ Status add_interleavings(Problem &problem) {
         const Tensor *tensor;
         BufferName name;
         bool written;
-    } tensors[] = {{&problem.k.rows, BufferName::k_new, false},
-                   {&problem.v.rows, BufferName::v_new, false},
-                   {&problem.k.cache, BufferName::k_cache, true},
-                   {&problem.v.cache, BufferName::v_cache, true},
-                   {&problem.k.scales, BufferName::k_scales, problem.k.format.computed()},
-                   {&problem.v.scales, BufferName::v_scales, problem.v.format.computed()}};
+    } tensors[] = {{&problem.k.rows, k_buffers(problem.gathers).rows, problem.gathers},
+                   {&problem.v.rows, v_buffers(problem.gathers).rows, problem.gathers},
+                   {&problem.k.cache, BufferName::k_cache, !problem.gathers},
+                   {&problem.v.cache, BufferName::v_cache, !problem.gathers},
+                   {&problem.k.scales, BufferName::k_scales, problem.writes_scales(problem.k)},
+                   {&problem.v.scales, BufferName::v_scales, problem.writes_scales(problem.v)}};
     const auto for_each_pair = [&tensors](auto act) {
         for (const auto &a : tensors) {
             for (const auto *b = &a + 1; b != std::end(tensors); ++b) {
@@ -241,8 +257,8 @@ Status add_interleavings(Problem &problem) {
 }
 
 Status add_buffers(Problem &problem) {
-    add_copy_buffers(k_buffers, problem.k, problem);
-    add_copy_buffers(v_buffers, problem.v, problem);
+    add_copy_buffers(k_buffers(problem.gathers), problem.k, problem);
+    add_copy_buffers(v_buffers(problem.gathers), problem.v, problem);
     add_index_buffers(problem.addressing, problem.buffers);
     return add_interleavings(problem);
 }
@@ -255,6 +271,7 @@ Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
     TRY(check_extents(d));
     TRY(Addressing::create(d, problem.addressing));
     problem.backend = d.backend;
+    problem.gathers = d.operation == KVAPPEND_OPERATION_GATHER;
     problem.element_type = d.element_type;
     problem.element_bytes = bytes_of_element(d.element_type);
     problem.source_samples = problem.addressing.by_token() ? std::min<std::int64_t>(d.batch, 1) : d.batch;

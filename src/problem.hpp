@@ -37,20 +37,23 @@ struct Copy {
 
 struct Problem {
     std::int32_t backend;
+    bool gathers; // reads rows from the caches; else it writes them there
     std::int32_t element_type;
     std::uint32_t element_bytes;
     Addressing addressing;
-    // The samples of the new rows. There is at most 1 sample if the rows are tokens.
+    // The samples of the rows. There is at most 1 sample if the rows are tokens.
     std::int64_t source_samples;
     std::int64_t new_rows;
     Copy k;
     Copy v;
-    std::int64_t bytes;    // that a run copies at most; INT64_MAX if there are more
+    std::int64_t bytes;    // that a run moves at most; INT64_MAX if there are more
     NeededBuffers buffers; // none if there is nothing to copy
 
+    std::int32_t operation() const { return gathers ? KVAPPEND_OPERATION_GATHER : KVAPPEND_OPERATION_APPEND; }
     bool empty() const { return k.empty() && v.empty(); }
     // Whether rows of K or of V are stored in another format.
     bool converts() const { return k.converts() || v.converts(); }
+    bool writes_scales(const Copy &copy) const { return copy.format.computed() && !gathers; }
     // A dense append that copies bits, and needs one offset for each sample and no other index.
     bool plain_dense() const {
         return addressing.plain_dense() && !converts() && k.cache.whole_rows() && v.cache.whole_rows();

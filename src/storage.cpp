@@ -160,20 +160,6 @@ Status check_conflicts(const StorageInput &input) {
     return check_each(input.name, conflicts);
 }
 
-// Whether codes of this type are the bits of the elements.
-bool is_same_type(std::int32_t stored_type, std::int32_t element_type) {
-    switch (stored_type) {
-    case KVAPPEND_STORED_F32:
-        return element_type == KVAPPEND_ELEMENT_F32;
-    case KVAPPEND_STORED_F16:
-        return element_type == KVAPPEND_ELEMENT_F16;
-    case KVAPPEND_STORED_BF16:
-        return element_type == KVAPPEND_ELEMENT_BF16;
-    default:
-        return false;
-    }
-}
-
 Status check_scale_strides(const StorageInput &input, const Format &format, const TensorDescription &scales) {
     const std::int64_t stride = input.storage->scale_strides[3];
     const std::uint32_t bytes = bytes_of_scale(format.scale_type);
@@ -219,6 +205,19 @@ std::uint32_t bits_of_stored_type(std::int32_t stored_type) {
     }
 }
 
+std::int32_t stored_type_of(std::int32_t element_type) {
+    switch (element_type) {
+    case KVAPPEND_ELEMENT_F32:
+        return KVAPPEND_STORED_F32;
+    case KVAPPEND_ELEMENT_F16:
+        return KVAPPEND_STORED_F16;
+    case KVAPPEND_ELEMENT_BF16:
+        return KVAPPEND_STORED_BF16;
+    default:
+        return KVAPPEND_STORED_AS_IS;
+    }
+}
+
 std::uint32_t bytes_of_scale(std::int32_t scale_type) {
     return scale_type == KVAPPEND_SCALE_F32 ? 4 : scale_type == KVAPPEND_SCALE_F16 ? 2 : 1;
 }
@@ -252,7 +251,7 @@ Status check_storage(const StorageInput &input, Format &format) {
     TRY(check_unused_fields(input));
     TRY(check_conflicts(input));
     const kvappend_storage &s = *input.storage;
-    format.type = is_same_type(s.type, input.descriptor.element_type) ? KVAPPEND_STORED_AS_IS : s.type;
+    format.type = s.type == stored_type_of(input.descriptor.element_type) ? KVAPPEND_STORED_AS_IS : s.type;
     format.scaling = s.scaling;
     format.scale_use = s.scale_use;
     format.scale_type = s.scale_type;

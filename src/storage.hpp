@@ -12,6 +12,8 @@ namespace kvappend {
 
 std::uint32_t bits_of_stored_type(std::int32_t stored_type);
 std::uint32_t bytes_of_scale(std::int32_t scale_type);
+// The stored type whose codes are the elements of a type that is converted.
+std::int32_t stored_type_of(std::int32_t element_type);
 // The largest error of a code, as kvappend_precision_guarantee tells it.
 float error_of(std::int32_t stored_type);
 

@@ -60,10 +60,10 @@ Status check_width(const NeededBuffer &needed, const std::byte *array, kvappend_
                 is_offset(needed.name) ? "offset_type" : "index_type");
 }
 
-// Whether the values in a buffer are checked: indices, given scales and global scales.
+// Whether the values in a buffer are checked: indices, scales that are read, and global scales.
 bool is_checked(const NeededBuffer &needed) {
-    return is_index(needed.name) ||
-           (needed.name >= BufferName::k_scales && needed.name <= BufferName::v_global_scale && !needed.written);
+    return is_index(needed.name) || (needed.name >= BufferName::k_scales && needed.name <= BufferName::v_global_scale &&
+                                     needed.use == BufferUse::read);
 }
 
 // What is checked, copied to host memory.
@@ -287,8 +287,8 @@ bool is_usable(float scale) {
     return scale > 0 && scale <= FLT_MAX;
 }
 
-// The given scales of K or of V, in host memory.
-struct GivenScales {
+// The scales of K or of V that a run reads, in host memory.
+struct ReadScales {
     const Copy &copy;
     std::int64_t element_bytes;
     const char *name;
@@ -311,7 +311,10 @@ private:
         std::uint32_t code = 0;
         std::memcpy(&code, static_cast<const std::byte *>(scales) + byte, bytes);
         const float value = decode_scale(copy.format.scale_type, code);
-        return is_usable(value) ? KVAPPEND_SUCCESS : scale_fault(fault, name, byte / bytes, code, value);
+        // A group of zeros has a computed scale of zero.
+        return is_usable(value) || (value == 0 && copy.format.computed())
+                   ? KVAPPEND_SUCCESS
+                   : scale_fault(fault, name, byte / bytes, code, value);
     }
 };
 
@@ -321,19 +324,19 @@ Status check_global_scale(const Copy &copy, const char *name, const float *scale
                : scale_fault(fault, name, 0, bits_of(*scale), *scale);
 }
 
-// Checks the global scales, and those given scales that the rows of the call use.
+// Checks the global scales, and those scales that the rows of the call use.
 Status check_scales(const Problem &problem, const Indices &indices, const kvappend_args &args, kvappend_fault &fault) {
     TRY(check_global_scale(problem.k, "k_global_scale", args.k_global_scale, fault));
     TRY(check_global_scale(problem.v, "v_global_scale", args.v_global_scale, fault));
-    for (const GivenScales &given : {GivenScales{problem.k, problem.element_bytes, "k_scales", args.k_scales},
-                                     GivenScales{problem.v, problem.element_bytes, "v_scales", args.v_scales}}) {
-        if (given.copy.empty() || given.copy.format.scaling != KVAPPEND_SCALING_GIVEN) {
+    for (const ReadScales &read : {ReadScales{problem.k, problem.element_bytes, "k_scales", args.k_scales},
+                                   ReadScales{problem.v, problem.element_bytes, "v_scales", args.v_scales}}) {
+        if (read.copy.empty() || !read.copy.format.scaled() || problem.writes_scales(read.copy)) {
             continue;
         }
         Status status = KVAPPEND_SUCCESS;
         for_each_stretch(problem, indices, [&](const Place &place, std::int64_t rows) {
             for (std::int64_t i = 0; place.placed() && i < rows && status == KVAPPEND_SUCCESS; ++i) {
-                status = given.check(place.block, place.row + i, fault);
+                status = read.check(place.block, place.row + i, fault);
             }
             return status == KVAPPEND_SUCCESS;
         });
@@ -356,7 +359,9 @@ Status validate(const Problem &problem, const Backend &backend, const kvappend_a
     TRY(check_tokens(a, indices, fault));
     TRY(check_samples(a, indices, fault));
     TRY(check_places(problem, indices, fault));
-    TRY(check_duplicates(problem, indices, fault));
+    if (!problem.gathers) { // A gather may read a place twice.
+        TRY(check_duplicates(problem, indices, fault));
+    }
     return check_scales(problem, indices, copies.args(), fault);
 }
 

@@ -18,7 +18,7 @@ KVAPPEND_API const char *kvappend_status_name(kvappend_status status) {
         NAME(KVAPPEND_ERROR_EXTENT);
         NAME(KVAPPEND_ERROR_STRIDE);
         NAME(KVAPPEND_ERROR_OVERFLOW);
-        NAME(KVAPPEND_ERROR_CACHE_OVERLAP);
+        NAME(KVAPPEND_ERROR_OVERLAP);
         NAME(KVAPPEND_ERROR_KERNEL);
         NAME(KVAPPEND_ERROR_LENGTHS);
         NAME(KVAPPEND_ERROR_UNSUPPORTED);
@@ -46,6 +46,7 @@ KVAPPEND_API const char *kvappend_status_name(kvappend_status status) {
         NAME(KVAPPEND_ERROR_INDEX_TYPE);
         NAME(KVAPPEND_ERROR_STORAGE);
         NAME(KVAPPEND_ERROR_SCALE);
+        NAME(KVAPPEND_ERROR_OPERATION);
 #undef NAME
     default:
         return "unknown kvappend_status";

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * libkvappend: append new K and V rows to running KV caches.
+ * libkvappend: append new K and V rows to running KV caches, and gather rows from them.
  *
  * At each step of autoregressive decoding, a model produces new K and V rows for every sample of a batch. This library
  * writes them into the caches, each sample at its own position. Describe the problem once (a plan), then run the plan
@@ -27,13 +27,14 @@
  *         k_cache[b, h, pos, :] = k_new[b, h, l, :]
  *         v_cache[b, h, pos, :] = v_new[b, h, l, :]
  *
- * This is the dense append. A descriptor that is zero apart from its extents means this. Four things can vary
+ * This is the dense append. A descriptor that is zero apart from its extents means this. Five things can vary
  * independently of each other:
  *
  * - where a row comes from: strides, and with KVAPPEND_LENGTHS_PACKED or _PER_TOKEN one tensor with all tokens;
  * - how many rows a sample has: see enum kvappend_lengths and KVAPPEND_FLAG_LEFT_PADS;
  * - where a row goes: see enum kvappend_addressing and KVAPPEND_FLAG_BATCH_INDEX;
- * - how a row is stored: with its bits, or in another format such as FP8, INT8 or NVFP4. See kvappend_storage.
+ * - how a row is stored: with its bits, or in another format such as FP8, INT8 or NVFP4. See kvappend_storage;
+ * - the direction: see GATHER.
  *
  * A row without a place in the cache is skipped, and every other row of the call is still written.
  * descriptor.skip_policy says whether a run reports the rows that it skipped. No other byte of the caches changes. If
@@ -46,6 +47,21 @@
  * every 64-bit offset is legal. kvappend_plan_validate looks for faults in the arrays of indices.
  *
  * A run reads cache_offsets and does not write it. The caller advances the offsets, or sets KVAPPEND_FLAG_ADVANCE.
+ *
+ * GATHER. With descriptor.operation = KVAPPEND_OPERATION_GATHER, the same descriptor works backwards: where an append
+ * writes a row to its place, a gather reads the row from that place. It is meant for chunked prefill, for reuse of a
+ * prefix, and for export to other memory or to another machine.
+ *
+ *     for all b, h, l, with pos = cache_offsets[b] + l and 0 <= pos < L_max:
+ *         k_out[b, h, l, :] = k_cache[b, h, pos, :]
+ *         v_out[b, h, l, :] = v_cache[b, h, pos, :]
+ *
+ * k_out and v_out have the layout that the descriptor gives to new rows. Where this header speaks of new rows, it means
+ * them too, with these differences. Their rows must not overlap. A row without a place is left as it is, or becomes
+ * zeros with KVAPPEND_FLAG_ZERO_SKIPPED. Two rows may be read from one place. Nothing of the caches and scales is
+ * written, so they may be memory that can only be read. KVAPPEND_FLAG_ADVANCE is not allowed. Rows that are stored in
+ * another format are decoded: see kvappend_storage. To gather the stored bytes instead, declare the codes and the
+ * scales as K and V of UINT8 elements, without a storage.
  *
  * RAGGED BATCHES. Each sample has its own position. With KVAPPEND_LENGTHS_* each sample can have its own number of
  * rows. An offset of -L_new or less also leaves a sample out of a step: all its rows are skipped.
@@ -166,12 +182,13 @@ enum kvappend_status_code {
     /* One of these does not fit in 63 bits: the number of bytes of a tensor, the distance between its first and its
      * last byte, or the number of bytes of an array of indices. [plan_create] */
     KVAPPEND_ERROR_OVERFLOW = 16,
-    /* Two rows of one cache, or two of its computed scales, share memory because of their strides [plan_create], or
-     * k_cache and v_cache share memory [can_implement, run]. The check is exact for all strides that occur in practice.
+    /* Two rows of one cache, two of its computed scales, or two rows that a gather writes share memory because of their
+     * strides [plan_create]; or k_cache and v_cache share memory, or k_out and v_out with a gather [can_implement,
+     * run]. The check is exact for all strides that occur in practice.
      * It gives up after 65536 steps for each cache in plan_create (about a millisecond), and after 256 steps for each
      * pair of tensors in a run (a few microseconds). If it gives up, the strides are refused as well, and the message
      * says so. */
-    KVAPPEND_ERROR_CACHE_OVERLAP = 17,
+    KVAPPEND_ERROR_OVERLAP = 17,
     /* preference.kernel_name does not name a kernel of the backend, or that kernel does not support this problem.
      * [plan_create] */
     KVAPPEND_ERROR_KERNEL = 18,
@@ -198,11 +215,12 @@ enum kvappend_status_code {
     /* A buffer is not aligned to the size of its elements. [can_implement, run] */
     KVAPPEND_ERROR_MISALIGNED = 32,
     /* A new tensor, a tensor of scales, an array of indices or the report shares memory with a cache, or with another
-     * buffer that the run writes. A new tensor may lie in the gaps of a cache, and a cache in the gaps of a new tensor:
-     * they share memory only if an element belongs to both. The same holds for scales. This is checked as for
-     * KVAPPEND_ERROR_CACHE_OVERLAP. An array of indices or a report may not lie in a gap: it and the buffer that it is
-     * compared with both count as the whole range from their first to their last element. The check compares addresses,
-     * so it does not notice two virtual addresses of the same memory. [can_implement, run] */
+     * buffer that the run writes. With a gather: any other buffer shares memory with k_out, v_out or the report. A new
+     * tensor may lie in the gaps of a cache, and a cache in the gaps of a new tensor: they share memory only if an
+     * element belongs to both. The same holds for scales. This is checked as for KVAPPEND_ERROR_OVERLAP. An array of
+     * indices or a report may not lie in a gap: it and the buffer that it is compared with both count as the whole
+     * range from their first to their last element. The check compares addresses, so it does not notice two virtual
+     * addresses of the same memory. [can_implement, run] */
     KVAPPEND_ERROR_ALIAS = 33,
     /* workspace is NULL although workspace_bytes is not 0. [run] */
     KVAPPEND_ERROR_WORKSPACE = 34,
@@ -241,7 +259,10 @@ enum kvappend_status_code {
      * or a preset is not a KVAPPEND_PRESET_* value [storage_preset]. */
     KVAPPEND_ERROR_STORAGE = 51,
     /* A given scale or a global scale is NaN, infinite, zero or negative. [validate] */
-    KVAPPEND_ERROR_SCALE = 52
+    KVAPPEND_ERROR_SCALE = 52,
+    /* descriptor.operation is not a KVAPPEND_OPERATION_* value [plan_create], or the plans of a call have different
+     * operations [run_layers]. */
+    KVAPPEND_ERROR_OPERATION = 53
 };
 
 /* Returns the name of the constant as text, such as "KVAPPEND_ERROR_ALIAS". For a number that is not a status, it
@@ -255,6 +276,12 @@ KVAPPEND_API const char *kvappend_status_name(kvappend_status status);
 KVAPPEND_API const char *kvappend_last_error_message(void);
 
 /* ---- what is copied ---- */
+
+/* What a plan does. */
+enum kvappend_operation {
+    KVAPPEND_OPERATION_APPEND = 0, /* It writes rows to their places: k_new to k_cache, and v_new to v_cache. */
+    KVAPPEND_OPERATION_GATHER = 1  /* It reads rows from their places: k_cache to k_out, and v_cache to v_out. */
+};
 
 /* Where a plan runs. */
 enum kvappend_backend {
@@ -402,7 +429,10 @@ enum kvappend_flag {
     /* With PAGED and PAGED_CSR, page descriptor.reserved_page is never written. A row whose entry in page_table is this
      * page is padding. Use this if a runtime gives one page to all padded requests. reserved_page need not be a page of
      * the cache: it may be -1, for example. */
-    KVAPPEND_FLAG_RESERVED_PAGE = 4096
+    KVAPPEND_FLAG_RESERVED_PAGE = 4096,
+    /* With OPERATION_GATHER, every row of k_out and v_out that is not read from a cache is set to zero: rows without a
+     * place, padding, and rows that a ring has replaced. Without this flag a run does not touch them. */
+    KVAPPEND_FLAG_ZERO_SKIPPED = 8192
 };
 
 /* What a run does with a row that has a position but no place. Such a row lies below the cache or above it. It lies
@@ -453,7 +483,7 @@ enum kvappend_stored_type {
 enum kvappend_scaling {
     KVAPPEND_SCALING_NONE = 0,    /* There are none. */
     KVAPPEND_SCALING_GIVEN = 1,   /* A run reads them from args.k_scales or v_scales. */
-    KVAPPEND_SCALING_COMPUTED = 2 /* A run computes them and writes them to args.k_scales or v_scales. */
+    KVAPPEND_SCALING_COMPUTED = 2 /* An append computes them and writes them there. A gather reads them. */
 };
 
 /* What becomes of an element x, if s is the scale of its group (with a global scale g: s * g). */
@@ -525,6 +555,11 @@ enum kvappend_nibbles {
  *    -0 in floating-point types.
  *
  * If the stored type is that of the new rows, all bits stay as they are: this is AS_IS with strides in bytes.
+ *
+ * A GATHER decodes. x is the number that a code stands for, as a binary32. With scales it becomes x * s, or x / s if
+ * the use is MULTIPLY; with a global scale g, s is s * g here. A product or scale of zero gives 0 for every code. The
+ * result is rounded to the element type, as in step 4. Scales are only read, even if they are COMPUTED, and the fields
+ * that say how to compute and round them have no effect.
  *
  * SCALES. args.k_scales has a scale for each block, head, row and group [N, H, R, D / group], by scale_strides. The
  * scales of a place lie next to each other or anywhere else: in a tensor of their own, at the end of each row, at the
@@ -598,8 +633,8 @@ typedef struct kvappend_descriptor {
     int64_t k_dim;      /* D_k: elements of a K row; 0 means that there is no K */
     int64_t v_dim;      /* D_v: elements of a V row; 0 means that there is no V */
 
-    int64_t k_new_strides[3];   /* of k_new [B, H, L_new, D_k], by KVAPPEND_AXIS_* */
-    int64_t v_new_strides[3];   /* of v_new [B, H, L_new, D_v] */
+    int64_t k_new_strides[3];   /* of k_new or k_out [B, H, L_new, D_k], by KVAPPEND_AXIS_* */
+    int64_t v_new_strides[3];   /* of v_new or v_out [B, H, L_new, D_v] */
     int64_t k_cache_strides[3]; /* of k_cache [N, H, R, D_k] */
     int64_t v_cache_strides[3]; /* of v_cache [N, H, R, D_v] */
 
@@ -629,6 +664,9 @@ typedef struct kvappend_descriptor {
      * only. */
     const struct kvappend_storage *k_storage;
     const struct kvappend_storage *v_storage;
+
+    int32_t operation; /* KVAPPEND_OPERATION_* */
+    int32_t reserved;  /* must be 0 */
 } kvappend_descriptor;
 
 /* Preferences for how a plan does its work. None of them changes what is copied. */
@@ -657,20 +695,21 @@ typedef struct kvappend_preference {
  * to its last element. A pointer must be aligned to the size of an element. The buffer of a tensor without elements may
  * be NULL. If there is nothing to do, every buffer may be NULL.
  *
- * A run writes the caches, the scales that it computes, the report, and the offsets that it advances. None of these may
- * overlap another buffer of the call. There is one exception: caches, scales and new tensors may be interleaved with
- * each other, as long as no element belongs to two of them. Examples are one pool for K and V, scales at the end of
+ * An append writes the caches, the scales that it computes, the report, and the offsets that it advances. A gather
+ * writes k_out, v_out and the report. None of these may overlap another buffer of the call. There is one exception:
+ * caches, scales, new tensors and outputs may be interleaved with each other, as long as no element belongs to two of
+ * them. Examples are one pool for K and V, scales at the end of
  * each row, and rows that move within the memory of their cache. In all other cases, each buffer counts as the whole
  * range from its first to its last element. */
 typedef struct kvappend_args {
     size_t struct_size;
-    const void *k_new; /* [B, H, L_new, D_k], read */
+    const void *k_new; /* [B, H, L_new, D_k], read: OPERATION_APPEND */
     size_t k_new_bytes;
-    const void *v_new; /* [B, H, L_new, D_v], read */
+    const void *v_new; /* [B, H, L_new, D_v], read: OPERATION_APPEND */
     size_t v_new_bytes;
-    void *k_cache; /* [N, H, R, D_k], written in place */
+    void *k_cache; /* [N, H, R, D_k], written in place by OPERATION_APPEND, only read by OPERATION_GATHER */
     size_t k_cache_bytes;
-    void *v_cache; /* [N, H, R, D_v], written in place */
+    void *v_cache; /* [N, H, R, D_v], likewise */
     size_t v_cache_bytes;
     /* [B], or [1] with FLAG_SHARED_OFFSET; contiguous: the position of each sample's row 0, unless a flag says
      * otherwise. A run reads it, and writes it with FLAG_ADVANCE. Not used with SLOTS and LENGTHS_PER_TOKEN. */
@@ -697,8 +736,8 @@ typedef struct kvappend_args {
     size_t token_positions_bytes;
     const void *token_count; /* [1]: FLAG_TOKEN_COUNT */
     size_t token_count_bytes;
-    /* [N, H, R, D / group], by storage.scale_strides. A run reads them with SCALING_GIVEN, and writes them with
-     * SCALING_COMPUTED. */
+    /* [N, H, R, D / group], by storage.scale_strides. An append reads them with SCALING_GIVEN, and writes them with
+     * SCALING_COMPUTED. A gather reads them. */
     void *k_scales;
     size_t k_scales_bytes;
     void *v_scales;
@@ -709,6 +748,10 @@ typedef struct kvappend_args {
     size_t v_global_scale_bytes;
     struct kvappend_report *report; /* read and written: SKIP_REPORT */
     size_t report_bytes;
+    void *k_out; /* [B, H, L_new, D_k], written: OPERATION_GATHER */
+    size_t k_out_bytes;
+    void *v_out; /* [B, H, L_new, D_v], written: OPERATION_GATHER */
+    size_t v_out_bytes;
 } kvappend_args;
 
 /* Counts what happened to the rows of all runs since the report was zero. A row counts once, together with all its
@@ -718,7 +761,7 @@ typedef struct kvappend_args {
  * the report. 0 means the fields below. A later release writes additional fields only if report_bytes covers them. */
 typedef struct kvappend_report {
     size_t struct_size;    /* for the caller; the library neither reads nor writes it */
-    int64_t rows_written;  /* written rows, counted with KVAPPEND_FLAG_COUNT_WRITTEN only */
+    int64_t rows_written;  /* appended or gathered rows, counted with KVAPPEND_FLAG_COUNT_WRITTEN only */
     int64_t rows_replaced; /* RING: skipped, because a later row of the same run has the same place */
     /* Rows that belong to no sample, or to a sample with a negative batch_index; rows on the reserved page; tokens with
      * a negative slot, sample or position; tokens with the reserved slot; tokens from number token_count[0] on. */
@@ -738,7 +781,7 @@ typedef struct kvappend_report {
 /* clang-format off */
 #define KVAPPEND_DESCRIPTOR_INIT                                                                                       \
     { sizeof(kvappend_descriptor), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0},           \
-      0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL }
+      0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0 }
 #define KVAPPEND_STORAGE_INIT                                                                                          \
     { sizeof(kvappend_storage), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0} }
 #define KVAPPEND_PREFERENCE_INIT                                                                                       \
@@ -746,7 +789,7 @@ typedef struct kvappend_report {
 #define KVAPPEND_ARGS_INIT                                                                                             \
     { sizeof(kvappend_args), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,                                              \
       NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,                        \
-      NULL, 0, NULL, 0, NULL, 0, NULL, 0 }
+      NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0 }
 #define KVAPPEND_REPORT_INIT                                                                                           \
     { sizeof(kvappend_report), 0, 0, 0, 0, 0, 0, 0, 0, {0, 0} }
 /* clang-format on */
@@ -826,7 +869,7 @@ KVAPPEND_API kvappend_status kvappend_plan_workspace_size(const kvappend_plan *p
  * CUDA call, reads no buffer, and does not depend on the current device. Legal under stream capture. */
 KVAPPEND_API kvappend_status kvappend_plan_can_implement(const kvappend_plan *plan, const kvappend_args *args);
 
-/* Appends: see WHAT A RUN DOES above. *args is read during the call only.
+/* Appends or gathers: see WHAT A RUN DOES and GATHER above. *args is read during the call only.
  *
  * workspace is workspace_bytes bytes for the library's use, in memory of the backend. NULL and 0 are enough, because
  * the needed size is 0.
@@ -857,9 +900,10 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
                                                size_t workspace_bytes, struct CUstream_st *stream);
 
 /* Does several appends as one, such as the appends of all layers. This is for callers who have the rows of all layers
- * at once: when speculated tokens are accepted, when a chunk of a prompt is done, or when a cache is imported. plans[i]
- * and args[i] are what run would take for append i. The arrays and structs are read during the call only. One plan may
- * occur any number of times. All plans must have the same backend (KVAPPEND_ERROR_BACKEND) and the same device, and may
+ * at once: when speculated tokens are accepted, when a chunk of a prompt is done, or when a cache is imported. It also
+ * does several gathers as one, such as those of an export. plans[i] and args[i] are what run would take for append i.
+ * The arrays and structs are read during the call only. One plan may occur any number of times. All plans must have the
+ * same backend (KVAPPEND_ERROR_BACKEND), the same operation (KVAPPEND_ERROR_OPERATION) and the same device, and may
  * differ in everything else. If layers is 0, there is nothing to do, and both arrays may be NULL.
  *
  * First all appends are checked, as run checks them. If one of them is refused, nothing has been written, and the
@@ -873,16 +917,17 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * advances it. A report is reset once, before any append of the call counts in it, if one of the appends with the same
  * pointer in args.report has KVAPPEND_FLAG_RESET_REPORT.
  *
- * CUDA backend: one launch takes up to 80 appends, if they have at most two geometries. A geometry is a pair of a plan
- * and its arrays of indices: layers with a sliding window and layers without one have two. If there are more appends or
- * more geometries, the call makes as many launches as necessary. After the copies, each append that reports or traps
- * costs one further launch, and so does each array of offsets that advances. If every plan is a plain dense one ([B, H,
- * L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
- * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. Appends that store
- * rows in another format have launches of their own, with up to 36 appends in each: cuda_convert_layers_b16. There is
- * one exception: an append whose extents or strides need 64-bit indices has a launch of its own, by its plan's kernel.
- * KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a launch if all plans of that launch have it. In all other
- * respects the same holds as for run. Legal under stream capture.
+ * CUDA backend: one launch takes up to 80 appends or gathers, if they have at most two geometries. A geometry is a pair
+ * of a plan and its arrays of indices: layers with a sliding window and layers without one have two. If there are more
+ * of them or more geometries, the call makes as many launches as necessary. After the copies, each append that reports
+ * or traps costs one further launch, and so does each array of offsets that advances. If every plan is a plain dense
+ * one ([B, H, L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
+ * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. Plans whose caches
+ * have another format have launches of their own, with up to 36 in each: cuda_convert_layers_b16. The kernels of
+ * gathers are cuda_gather_dense_layers_b16 and so on. There is one exception: a plan whose extents or strides need
+ * 64-bit indices has a launch of its own, by its own kernel. KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a
+ * launch if all plans of that launch have it. In all other respects the same holds as for run. Legal under stream
+ * capture.
  *
  * Host backend: the appends are done one after the other. */
 KVAPPEND_API kvappend_status kvappend_plan_run_layers(const kvappend_plan *const *plans,
@@ -922,9 +967,10 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
  *   below cache_blocks; an entry of page_table that a row needs is not a page of the cache;
  * - KVAPPEND_ERROR_SKIPPED: a row has a position below or above its cache (see enum kvappend_skip). This includes the
  *   rows of samples that an offset leaves out. To avoid this, leave samples out by their length;
- * - KVAPPEND_ERROR_DUPLICATE: two rows have the same place, and it is not a ring that replaces one of them;
- * - KVAPPEND_ERROR_SCALE: a global scale, or a given scale that a row of the call uses, is NaN, infinite, zero or
- *   negative.
+ * - KVAPPEND_ERROR_DUPLICATE: two rows of an append have the same place, and it is not a ring that replaces one of
+ *   them;
+ * - KVAPPEND_ERROR_SCALE: a global scale, or a scale that a row of the call reads, is NaN, infinite, zero or negative.
+ *   A computed scale may be zero.
  *
  * It returns the first of these statuses that applies, and describes the fault in *fault. fault may be NULL. Before
  * these checks, it fails for everything that can_implement refuses, and for a wrong stream or device. If there is
@@ -944,14 +990,6 @@ KVAPPEND_API kvappend_status kvappend_plan_destroy(kvappend_plan *plan);
 
 /* ---- what was chosen ---- */
 
-/* What a plan does. */
-enum kvappend_operation {
-    KVAPPEND_OPERATION_DENSE_APPEND = 1, /* the append of KVAPPEND_ADDRESSING_DENSE */
-    KVAPPEND_OPERATION_RING_APPEND = 2,  /* the append of KVAPPEND_ADDRESSING_RING */
-    KVAPPEND_OPERATION_PAGED_APPEND = 3, /* the append of KVAPPEND_ADDRESSING_PAGED and _PAGED_CSR */
-    KVAPPEND_OPERATION_SLOT_APPEND = 4   /* the append of KVAPPEND_ADDRESSING_SLOTS */
-};
-
 /* What the library chose for a plan. The library fills it, and the caller sets struct_size. */
 typedef struct kvappend_sku {
     size_t struct_size;
@@ -966,7 +1004,7 @@ typedef struct kvappend_sku {
     int32_t v_vector_bytes;
     const char *kernel_name; /* the name in the kernel table; a static string, valid while the library is loaded */
     int32_t device;          /* CUDA: the number of the device that the plan belongs to. Host: 0 */
-    int32_t reserved;        /* 0 */
+    int32_t addressing;      /* KVAPPEND_ADDRESSING_* */
 } kvappend_sku;
 
 /* What a plan guarantees for the values that it writes. The library fills it, and the caller sets struct_size. */
@@ -981,7 +1019,8 @@ typedef struct kvappend_precision_guarantee {
     int32_t same_on_all_backends;
     /* The largest error of a code, if y is the number that it is the nearest code of (see kvappend_storage) and |y| is
      * at most the greatest number of the type. For floating-point types it is relative to |y|, which must be at least
-     * the least normal number. For INT8 and INT4 it is 0.5. 0 if all bits are kept. */
+     * the least normal number. For INT8 and INT4 it is 0.5. With a gather, it is that of the element type. 0 if all
+     * bits are kept. */
     float k_error;
     float v_error;
 } kvappend_precision_guarantee;

@@ -25,6 +25,16 @@
 //         std::fprintf(stderr, "%s\n", done.message());
 //     }
 //
+// GATHERS. A plan with KVAPPEND_OPERATION_GATHER reads rows from the caches. Its buffers have k_out and v_out instead
+// of k_new and v_new, and its caches may be const:
+//
+//     kvappend::buffers<float, const std::int64_t, std::int32_t, const float> b;
+//     b.k_out = k_rows, b.v_out = v_rows;                                       contiguous: [B, H, L_new, D_k]
+//     b.k_cache = k_cache, b.v_cache = v_cache, b.cache_offsets = offsets;
+//     ...
+//     d.operation = KVAPPEND_OPERATION_GATHER;                                  before fill, which depends on it
+//     b.fill(d);
+//
 // ERRORS. A call that can fail returns a result<T>: a value or a status, like std::expected. No function of this header
 // throws by itself. Only value() throws: it throws kvappend::error if there is no value. A program that is compiled
 // without exceptions has everything except value(). If memory runs out, layers::add and result::error behave like the
@@ -352,9 +362,10 @@ private:
     kvappend::strides by_;
 };
 
-// The buffers of an append. All tensors have elements of type T; offsets, slots and positions are of type Offset, and
-// all other indices of type Index. Both are std::int64_t or std::int32_t. Offset may be const if no run advances the
-// offsets (KVAPPEND_FLAG_ADVANCE).
+// The buffers of an append or of a gather. All tensors have elements of type T; offsets, slots and positions are of
+// type Offset, and all other indices of type Index. Both are std::int64_t or std::int32_t. Offset may be const if no
+// run advances the offsets (KVAPPEND_FLAG_ADVANCE), and KCache and VCache if no run writes the caches
+// (KVAPPEND_OPERATION_GATHER).
 //
 // A cache with a storage consists of KCache or VCache instead. This is the type of its codes, or a type of bytes if
 // codes are smaller than a byte or share their memory with scales. The strides of the view count elements of that type.
@@ -364,16 +375,19 @@ struct buffers {
     static_assert(std::is_signed_v<Offset> && std::is_integral_v<Offset>, "offsets are signed integers");
     static_assert(sizeof(Index) == 8 || sizeof(Index) == 4, "indices are of 64 or 32 bits");
     static_assert(std::is_signed_v<Index> && std::is_integral_v<Index>, "indices are signed integers");
-    static_assert(!std::is_const_v<KCache> && !std::is_const_v<VCache>, "a run writes the caches");
-    static_assert(std::is_same_v<KCache, T> || std::is_same_v<KCache, float> || sizeof(KCache) <= 2,
+    static_assert(std::is_same_v<std::remove_const_t<KCache>, T> ||
+                      std::is_same_v<std::remove_const_t<KCache>, float> || sizeof(KCache) <= 2,
                   "a code is a float or a type of 16 or 8 bits");
-    static_assert(std::is_same_v<VCache, T> || std::is_same_v<VCache, float> || sizeof(VCache) <= 2,
+    static_assert(std::is_same_v<std::remove_const_t<VCache>, T> ||
+                      std::is_same_v<std::remove_const_t<VCache>, float> || sizeof(VCache) <= 2,
                   "a code is a float or a type of 16 or 8 bits");
 
-    tensor_view<const T> k_new;
+    tensor_view<const T> k_new; // of an append
     tensor_view<const T> v_new;
     tensor_view<KCache> k_cache;
     tensor_view<VCache> v_cache;
+    tensor_view<std::remove_cv_t<T>> k_out; // of a gather
+    tensor_view<std::remove_cv_t<T>> v_out;
     array_view<Offset> cache_offsets;
     array_view<const Offset> slots;
     array_view<const Index> lengths;
@@ -391,14 +405,16 @@ struct buffers {
     kvappend_report *report = nullptr;
 
     // Sets the fields of a descriptor that the buffers determine: the types of elements, offsets and indices, and all
-    // strides except the piece strides. The descriptor must have its storages already, because with a storage it has
-    // the strides of a cache in bytes. The strides of scales are those of the storage.
+    // strides except the piece strides. The descriptor must have its operation and its storages already. The operation
+    // says whether the strides of the rows are those of k_new and v_new or those of k_out and v_out. With a storage,
+    // the descriptor has the strides of a cache in bytes. The strides of scales are those of the storage.
     void fill(kvappend_descriptor &d) const noexcept {
         d.element_type = element_type<std::remove_cv_t<T>>;
         d.offset_type = sizeof(Offset) == 8 ? KVAPPEND_OFFSET_INT64 : KVAPPEND_OFFSET_INT32;
         d.index_type = sizeof(Index) == 8 ? KVAPPEND_INDEX_INT64 : KVAPPEND_INDEX_INT32;
-        put(k_new.strides(), d.k_new_strides);
-        put(v_new.strides(), d.v_new_strides);
+        const bool gathers = d.operation == KVAPPEND_OPERATION_GATHER;
+        put(gathers ? k_out.strides() : k_new.strides(), d.k_new_strides);
+        put(gathers ? v_out.strides() : v_new.strides(), d.v_new_strides);
         put(k_cache.strides(), d.k_cache_strides, unit<KCache>(d.k_storage));
         put(v_cache.strides(), d.v_cache_strides, unit<VCache>(d.v_storage));
     }
@@ -407,8 +423,11 @@ struct buffers {
     void fill(kvappend_args &a) const noexcept {
         a.k_new = k_new.pointer(), a.k_new_bytes = k_new.bytes();
         a.v_new = v_new.pointer(), a.v_new_bytes = v_new.bytes();
-        a.k_cache = k_cache.pointer(), a.k_cache_bytes = k_cache.bytes();
-        a.v_cache = v_cache.pointer(), a.v_cache_bytes = v_cache.bytes();
+        // A run writes the caches only with KVAPPEND_OPERATION_APPEND.
+        a.k_cache = const_cast<std::remove_const_t<KCache> *>(k_cache.pointer()), a.k_cache_bytes = k_cache.bytes();
+        a.v_cache = const_cast<std::remove_const_t<VCache> *>(v_cache.pointer()), a.v_cache_bytes = v_cache.bytes();
+        a.k_out = k_out.pointer(), a.k_out_bytes = k_out.bytes();
+        a.v_out = v_out.pointer(), a.v_out_bytes = v_out.bytes();
         // A run writes the offsets only with KVAPPEND_FLAG_ADVANCE.
         a.cache_offsets = const_cast<std::remove_const_t<Offset> *>(cache_offsets.pointer());
         a.cache_offsets_bytes = cache_offsets.bytes();
@@ -421,7 +440,7 @@ struct buffers {
         a.token_samples = token_samples.pointer(), a.token_samples_bytes = token_samples.bytes();
         a.token_positions = token_positions.pointer(), a.token_positions_bytes = token_positions.bytes();
         a.token_count = token_count.pointer(), a.token_count_bytes = token_count.bytes();
-        // A run writes the scales only with KVAPPEND_SCALING_COMPUTED.
+        // A run writes the scales only with KVAPPEND_OPERATION_APPEND and KVAPPEND_SCALING_COMPUTED.
         a.k_scales = const_cast<void *>(k_scales.pointer()), a.k_scales_bytes = k_scales.bytes();
         a.v_scales = const_cast<void *>(v_scales.pointer()), a.v_scales_bytes = v_scales.bytes();
         a.k_global_scale = k_global_scale.pointer(), a.k_global_scale_bytes = k_global_scale.bytes();
@@ -521,9 +540,9 @@ private:
     kvappend_plan *owned_ = nullptr;
 };
 
-// Several appends that are done as one, such as the appends of all layers. Build it once and run it at each step. It
-// holds pointers to the args and to the plans (the pointers that plan::get returns). These must stay where they are.
-// The contents of the args may change between runs.
+// Several appends, or several gathers, that are done as one, such as those of all layers. Build it once and run it at
+// each step. It holds pointers to the args and to the plans (the pointers that plan::get returns). These must stay
+// where they are. The contents of the args may change between runs.
 class layers {
 public:
     void add(const plan &plan, const kvappend_args &args) {

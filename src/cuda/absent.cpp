@@ -27,10 +27,8 @@ public:
         return absent();
     }
     Status check_stream(const BackendState & /*state*/, CUstream_st * /*stream*/) const override { return absent(); }
-    Status run(const Append & /*append*/, CUstream_st * /*stream*/) const override { return absent(); }
-    Status after(const Append & /*append*/, After /*work*/, CUstream_st * /*stream*/) const override {
-        return absent();
-    }
+    Status run(const Call & /*call*/, CUstream_st * /*stream*/) const override { return absent(); }
+    Status after(const Call & /*call*/, After /*work*/, CUstream_st * /*stream*/) const override { return absent(); }
     LayeredRun *begin(LayeredRunStorage & /*storage*/, LayersKind /*kind*/, CUstream_st * /*stream*/) const override {
         return nullptr;
     }

@@ -28,8 +28,8 @@ Status load_after(const Problem &problem) {
                                                      : KVAPPEND_SUCCESS;
 }
 
-Status launch_after(const Append &append, Backend::After work, CUstream_st *stream) {
-    const Problem &problem = append.problem;
+Status launch_after(const Call &call, Backend::After work, CUstream_st *stream) {
+    const Problem &problem = call.problem;
     const Addressing &a = problem.addressing;
     const std::int64_t rows = problem.source_samples * problem.new_rows;
     const std::int64_t items = std::max(work.counts ? stretches_of(problem, rows) : 1, work.advances ? a.offsets() : 1);
@@ -44,9 +44,9 @@ Status launch_after(const Append &append, Backend::After work, CUstream_st *stre
     config.blockDim = dim3(static_cast<unsigned>(threads));
     config.stream = stream;
     return launched(cudaLaunchKernelEx(&config, after_copy,
-                                       AfterParameters{a, indices_of(problem.buffers, append.args),
-                                                       problem.source_samples, rows_at_once, append.args.cache_offsets,
-                                                       append.args.report, work.counts, work.resets, work.advances}));
+                                       AfterParameters{a, indices_of(problem.buffers, call.args),
+                                                       problem.source_samples, rows_at_once, call.args.cache_offsets,
+                                                       call.args.report, work.counts, work.resets, work.advances}));
 }
 
 } // namespace kvappend

@@ -9,6 +9,6 @@ namespace kvappend {
 // Loads the kernel where runs of the problem will need it.
 Status load_after(const Problem &problem);
 
-Status launch_after(const Append &append, Backend::After work, CUstream_st *stream);
+Status launch_after(const Call &call, Backend::After work, CUstream_st *stream);
 
 } // namespace kvappend

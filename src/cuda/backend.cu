@@ -20,14 +20,25 @@ using enum Kernel::Variant;
 
 constexpr std::int32_t least_architecture = 75;
 
-constexpr NamedKernel table_entry(Kernel::Family family, Kernel::Variant variant) {
-    return NamedKernel({KVAPPEND_BACKEND_CUDA, family, variant, 1U << widest_access_log2, least_architecture});
+constexpr NamedKernel table_entry(bool gathers, Kernel::Family family, Kernel::Variant variant) {
+    return NamedKernel({KVAPPEND_BACKEND_CUDA, gathers, family, variant, 1U << widest_access_log2, least_architecture});
 }
 
 // The kernels for several layers serve one as well, but not as fast.
-constexpr NamedKernel table[] = {table_entry(dense, plain),  table_entry(rows, plain),    table_entry(rows, wide),
-                                 table_entry(dense, layers), table_entry(rows, layers),   table_entry(convert, plain),
-                                 table_entry(convert, wide), table_entry(convert, layers)};
+constexpr NamedKernel table[] = {
+    table_entry(false, dense, plain),  table_entry(false, rows, plain),     table_entry(false, rows, wide),
+    table_entry(false, dense, layers), table_entry(false, rows, layers),    table_entry(false, convert, plain),
+    table_entry(false, convert, wide), table_entry(false, convert, layers), table_entry(true, dense, plain),
+    table_entry(true, rows, plain),    table_entry(true, rows, wide),       table_entry(true, dense, layers),
+    table_entry(true, rows, layers),   table_entry(true, convert, plain),   table_entry(true, convert, wide),
+    table_entry(true, convert, layers)};
+
+Status load_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state) {
+    if (kernel.family == convert) {
+        return kernel.gathers ? load_decode_kernels(kernel, state) : load_convert_kernels(kernel, state);
+    }
+    return kernel.gathers ? load_gather_kernels(kernel, problem, state) : load_copy_kernels(kernel, problem, state);
+}
 
 class CudaBackend final : public Backend {
 public:
@@ -42,7 +53,7 @@ public:
     }
 
     bool supports(const NamedKernel &kernel, const BackendState & /*state*/, const Problem &problem) const override {
-        if ((kernel.family == convert) != problem.converts()) {
+        if (kernel.gathers != problem.gathers || (kernel.family == convert) != problem.converts()) {
             return false;
         }
         if (kernel.family == dense) {
@@ -56,8 +67,7 @@ public:
         auto &cuda_state = static_cast<CudaState &>(state);
         cuda_state.fits_in_31_bits = fits_in_31_bits(problem);
         cuda_state.runs_fit_in_31_bits = runs_fit_in_31_bits(problem);
-        TRY(kernel.family == convert ? load_convert_kernels(kernel, cuda_state)
-                                     : load_copy_kernels(kernel, problem, cuda_state));
+        TRY(load_kernels(kernel, problem, cuda_state));
         return load_after(problem);
     }
 
@@ -65,13 +75,17 @@ public:
         return check_device(cuda_state(state));
     }
 
-    Status run(const Append &append, CUstream_st *stream) const override { return launch_append(append, stream); }
+    Status run(const Call &call, CUstream_st *stream) const override { return launch_call(call, stream); }
 
-    Status after(const Append &append, After work, CUstream_st *stream) const override {
-        return launch_after(append, work, stream);
+    Status after(const Call &call, After work, CUstream_st *stream) const override {
+        return launch_after(call, work, stream);
     }
 
     LayeredRun *begin(LayeredRunStorage &storage, LayersKind kind, CUstream_st *stream) const override {
+        if (kind.gathers) {
+            LayeredRun *const gathers = begin_gathers(storage.copies, kind.all_dense, stream);
+            return kind.some_convert ? begin_decodings(storage.conversions, gathers, stream) : gathers;
+        }
         LayeredRun *const copies = begin_copies(storage.copies, kind.all_dense, stream);
         return kind.some_convert ? begin_conversions(storage.conversions, copies, stream) : copies;
     }
@@ -82,6 +96,14 @@ public:
 };
 
 } // namespace
+
+Status launch_call(const Call &call, CUstream_st *stream) {
+    const bool converts = call.kernel.family == convert;
+    if (call.kernel.gathers) {
+        return converts ? launch_decode(call, stream) : launch_gather(call, stream);
+    }
+    return converts ? launch_convert(call, stream) : launch_copy(call, stream);
+}
 
 const Backend &cuda_backend() {
     static constexpr CudaBackend backend;

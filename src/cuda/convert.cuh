@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What both ways to store rows in another format have in common. layout.hpp says how a row is divided: a unit is what a
+// What the ways to convert rows have in common. layout.hpp says how a row is divided: a unit is what a
 // team of threads converts together, such as a group whose scale they compute.
 #pragma once
 
@@ -14,7 +14,7 @@ inline constexpr unsigned warp_lanes = 32;
 
 // The pointers of a layer: K and V, or the one of them that is copied.
 struct ConvertLayer {
-    const std::byte *rows[2];
+    std::byte *rows[2]; // An append only reads them, and a gather only reads the others.
     std::byte *caches[2];
     std::byte *scales[2];
     const float *global_scales[2];
@@ -22,7 +22,7 @@ struct ConvertLayer {
 
 // Those of K or of V.
 struct ConvertPointers {
-    const std::byte *rows;
+    std::byte *rows;
     std::byte *cache;
     std::byte *scales;
     const float *global_scale;
@@ -31,19 +31,6 @@ struct ConvertPointers {
         : rows(work.layer.rows[work.tensor]), cache(work.layer.caches[work.tensor]),
           scales(work.layer.scales[work.tensor]), global_scale(work.layer.global_scales[work.tensor]) {}
 };
-
-// Calls use(type) with the element type of the new rows.
-template <class Use>
-__device__ __forceinline__ void with_source_type(std::int32_t element_type, Use use) {
-    switch (element_type) {
-    case KVAPPEND_ELEMENT_F32:
-        return use(F32{});
-    case KVAPPEND_ELEMENT_F16:
-        return use(F16{});
-    default:
-        return use(BF16{});
-    }
-}
 
 // A plain load whose instruction names the cache, so that tests can tell these loads from those of indices in PTX.
 __device__ __forceinline__ std::uint32_t load_element(const std::byte *from, std::uint32_t bytes) {
@@ -112,6 +99,12 @@ __device__ __forceinline__ float largest_of_team(const ConvertLayout &f, float l
         }
     }
     return largest;
+}
+
+// The bytes from the scales of a row to that of an element.
+template <class Index>
+__device__ __forceinline__ std::uint64_t group_byte(const ConvertLayout &f, Index element) {
+    return f.group_stride == 0 ? 0 : product(element / static_cast<Index>(f.format.group), f.group_stride);
 }
 
 // Which threads begin where is as in copy_runs.

@@ -6,21 +6,47 @@
 
 namespace kvappend {
 
+// The elements of a pair are adjacent, or half a group apart. `at` is where the codes of the pair lie: an even element.
+template <class Index>
+__device__ __forceinline__ Index element_of_pair(const ConvertLayout &f, Index at, unsigned second) {
+    if (!f.format.halves) {
+        return at + static_cast<Index>(second);
+    }
+    const auto unit = static_cast<Index>(f.unit);
+    const Index begin = at / unit * unit;
+    return begin + (at - begin) / 2 + (second != 0 ? unit / 2 : 0);
+}
+
+// What a thread converts of a row, pair by pair: see ConvertLayout.
+template <class Index>
+struct PairPart {
+    Index first; // element
+    Index end;
+    bool leads; // the team
+
+    static __device__ __forceinline__ PairPart of(const ConvertLayout &f, Index i) {
+        const Index unit = i >> f.team_log2;
+        const Index lane = i - (unit << f.team_log2);
+        const auto dim = static_cast<Index>(f.dim);
+        const Index begin = unit * static_cast<Index>(f.unit);
+        return {begin + lane * 2, dim - begin < static_cast<Index>(f.unit) ? dim : begin + static_cast<Index>(f.unit),
+                lane == 0};
+    }
+    static __device__ __forceinline__ Index step(const ConvertLayout &f) { return Index{2} << f.team_log2; }
+};
+
 // Two elements, one by one. Codes of less than a byte share a byte. In a row with an odd number of elements, the last
 // chunk has one element.
 template <class Index>
 class PairChunk {
 public:
-    static constexpr int elements = 2;
-
-    // `at` is where the codes of the pair lie: an even element.
     __device__ __forceinline__ void load(const ConvertLayout &f, const std::byte *row, Index at, Index end) {
-        raw_[0] =
-            load_element(row + static_cast<std::uint64_t>(element_at(f, at, 0)) * f.element_bytes, f.element_bytes);
+        raw_[0] = load_element(row + static_cast<std::uint64_t>(element_of_pair(f, at, 0)) * f.element_bytes,
+                               f.element_bytes);
         has_second_ = at + 1 < end;
         if (has_second_) {
-            raw_[1] =
-                load_element(row + static_cast<std::uint64_t>(element_at(f, at, 1)) * f.element_bytes, f.element_bytes);
+            raw_[1] = load_element(row + static_cast<std::uint64_t>(element_of_pair(f, at, 1)) * f.element_bytes,
+                                   f.element_bytes);
         }
     }
 
@@ -34,8 +60,8 @@ public:
                                           FactorOf factor_of_element) const {
         std::uint32_t codes[2] = {raw_[0], raw_[1]};
         if (f.format.type != KVAPPEND_STORED_AS_IS) {
-            const float first = factor_of_element(element_at(f, at, 0)).apply(decode(f, 0));
-            const float second = has_second_ ? factor_of_element(element_at(f, at, 1)).apply(decode(f, 1)) : 0;
+            const float first = factor_of_element(element_of_pair(f, at, 0)).apply(decode(f, 0));
+            const float second = has_second_ ? factor_of_element(element_of_pair(f, at, 1)).apply(decode(f, 1)) : 0;
             with_stored_type(f.format, [&](auto stored) {
                 codes[0] = decltype(stored)::encode(first);
                 codes[1] = decltype(stored)::encode(second);
@@ -51,19 +77,9 @@ public:
     }
 
 private:
-    // The elements of a pair are adjacent, or half a group apart.
-    static __device__ __forceinline__ Index element_at(const ConvertLayout &f, Index at, unsigned second) {
-        if (!f.format.halves) {
-            return at + static_cast<Index>(second);
-        }
-        const auto unit = static_cast<Index>(f.unit);
-        const Index begin = at / unit * unit;
-        return begin + (at - begin) / 2 + (second != 0 ? unit / 2 : 0);
-    }
-
     __device__ __forceinline__ float decode(const ConvertLayout &f, unsigned i) const {
         float x = 0;
-        with_source_type(f.element_type, [&](auto source) { x = decltype(source)::decode(raw_[i]); });
+        with_element_type(f.element_type, [&](auto source) { x = decltype(source)::decode(raw_[i]); });
         return x;
     }
 
@@ -77,20 +93,12 @@ class PairConversion {
 public:
     __device__ __forceinline__ PairConversion(const ConvertLayout &f, const ConvertPointers &pointers,
                                               std::uint64_t row_byte, Index i)
-        : f_(f), pointers_(pointers), row_(pointers.rows + row_byte) {
-        const Index unit = i >> f_.team_log2;
-        const Index lane = i - (unit << f_.team_log2);
-        const auto dim = static_cast<Index>(f_.dim);
-        const Index begin = unit * static_cast<Index>(f_.unit);
-        end_ = dim - begin < static_cast<Index>(f_.unit) ? dim : begin + static_cast<Index>(f_.unit);
-        at_ = begin + lane * static_cast<Index>(PairChunk<Index>::elements);
-        is_first_ = lane == 0;
-    }
+        : f_(f), pointers_(pointers), row_(pointers.rows + row_byte), part_(PairPart<Index>::of(f, i)) {}
 
     // Loads the first chunk, which does not depend on the place.
     __device__ __forceinline__ void load(Index /*head*/) {
-        if (at_ < end_) {
-            chunk_.load(f_, row_, at_, end_);
+        if (part_.first < part_.end) {
+            chunk_.load(f_, row_, part_.first, part_.end);
         }
         global_ = load_global_scale(f_, pointers_);
     }
@@ -114,12 +122,12 @@ public:
         if (!placed) {
             return;
         }
-        if (format.computed() && is_first_) {
-            store_element(scales + group_byte(at_), scale.code, f_.scale_bytes);
+        if (format.computed() && part_.leads) {
+            store_element(scales + group_byte(f_, part_.first), scale.code, f_.scale_bytes);
         }
         if (format.scaled() && !format.computed()) {
             return store_chunks(codes, [&](Index element) {
-                const std::uint32_t code = load_element(scales + group_byte(element), f_.scale_bytes);
+                const std::uint32_t code = load_element(scales + group_byte(f_, element), f_.scale_bytes);
                 return factor_of(format, decode_scale(format.scale_type, code), global_);
             });
         }
@@ -127,19 +135,11 @@ public:
     }
 
 private:
-    __device__ __forceinline__ Index step() const {
-        return static_cast<Index>(PairChunk<Index>::elements) << f_.team_log2;
-    }
-
-    __device__ __forceinline__ std::uint64_t group_byte(Index element) const {
-        return f_.group_stride == 0 ? 0 : product(element / static_cast<Index>(f_.format.group), f_.group_stride);
-    }
-
     __device__ __forceinline__ float largest() const {
-        float largest = at_ < end_ ? chunk_.largest(f_) : 0;
-        for (Index at = at_ + step(); at < end_; at += step()) {
+        float largest = part_.first < part_.end ? chunk_.largest(f_) : 0;
+        for (Index at = part_.first + PairPart<Index>::step(f_); at < part_.end; at += PairPart<Index>::step(f_)) {
             PairChunk<Index> chunk;
-            chunk.load(f_, row_, at, end_);
+            chunk.load(f_, row_, at, part_.end);
             largest = larger_of(largest, chunk.largest(f_));
         }
         return largest_of_team(f_, largest);
@@ -147,9 +147,9 @@ private:
 
     template <class FactorOf>
     __device__ __forceinline__ void store_chunks(std::byte *codes, FactorOf factor_of_element) {
-        for (Index at = at_; at < end_; at += step()) {
-            if (at != at_) {
-                chunk_.load(f_, row_, at, end_);
+        for (Index at = part_.first; at < part_.end; at += PairPart<Index>::step(f_)) {
+            if (at != part_.first) {
+                chunk_.load(f_, row_, at, part_.end);
             }
             chunk_.store(f_, codes, at, factor_of_element);
         }
@@ -158,11 +158,9 @@ private:
     const ConvertLayout &f_;
     const ConvertPointers &pointers_;
     const std::byte *row_;
+    PairPart<Index> part_;
     PairChunk<Index> chunk_;
     float global_ = 1;
-    Index at_ = 0;
-    Index end_ = 0;
-    bool is_first_ = false;
 };
 
 } // namespace kvappend

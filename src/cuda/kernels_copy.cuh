@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The copy kernels, and the parameters of their launches.
+// The kernels that copy bits, of appends or of gathers, and the parameters of their launches.
 #pragma once
 
 #include "parameters.cuh"
@@ -10,36 +10,45 @@ namespace kvappend {
 
 inline constexpr unsigned most_layers = 80;
 
+template <class Way>
 struct DenseGeometry : GeometryLayout {
     using Layer = kvappend::Layer;
     static constexpr bool joins_rows = true;
     static constexpr bool converts = false;
+    static constexpr bool gathers = Way::gathers;
 
+    Way way;
     DensePlacing placing;
 };
 
+template <class Way>
 struct RowsGeometry : GeometryLayout {
     using Layer = kvappend::Layer;
     static constexpr bool joins_rows = false;
     static constexpr bool converts = false;
+    static constexpr bool gathers = Way::gathers;
 
+    Way way;
     RuleKind rule;
     Addressing addressing;
     Indices indices;
 };
 
-__device__ __forceinline__ void copy_geometry(const DenseGeometry &g, BlockWork<Layer> &work, unsigned own_tensor) {
-    copy_by_loop<true>(g, work, own_tensor, g.placing);
+template <class Way>
+__device__ __forceinline__ void copy_geometry(const DenseGeometry<Way> &g, BlockWork<Layer> &work,
+                                              unsigned own_tensor) {
+    copy_by_loop<true>(g, work, own_tensor, g.way, g.placing);
 }
 
-__device__ __forceinline__ void copy_geometry(const RowsGeometry &g, BlockWork<Layer> &work, unsigned own_tensor) {
+template <class Way>
+__device__ __forceinline__ void copy_geometry(const RowsGeometry<Way> &g, BlockWork<Layer> &work, unsigned own_tensor) {
     if (g.rule == RuleKind::pages) {
-        return copy_by_loop<false>(g, work, own_tensor, RowPlacing<known_pages>{{g.addressing, g.indices}});
+        return copy_by_loop<false>(g, work, own_tensor, g.way, RowPlacing<known_pages>{{g.addressing, g.indices}});
     }
     if (g.rule == RuleKind::slots) {
-        return copy_by_loop<false>(g, work, own_tensor, RowPlacing<known_slots>{{g.addressing, g.indices}});
+        return copy_by_loop<false>(g, work, own_tensor, g.way, RowPlacing<known_slots>{{g.addressing, g.indices}});
     }
-    copy_by_loop<true>(g, work, own_tensor, RowPlacing<Known{}>{{g.addressing, g.indices}});
+    copy_by_loop<true>(g, work, own_tensor, g.way, RowPlacing<Known{}>{{g.addressing, g.indices}});
 }
 
 // Copies the rows of all layers of a launch, with 31-bit indices.
@@ -61,27 +70,30 @@ __device__ __forceinline__ void copy_layers(const Parameters<Geometry, Layers> &
 }
 
 // The number of blocks on a multiprocessor at once (`__launch_bounds__`). It bounds the registers of a thread, with
-// which ptxas spills none (tests/binary/kernels). The pointer to a layer takes two more registers.
-template <unsigned Layers>
-constexpr int resident_blocks = Layers == 1 ? 8 : 7;
+// which ptxas spills none (tests/binary/kernels). The pointer to a layer takes two more registers, and a gather holds
+// both ends of a spot while it loads.
+template <class Geometry, unsigned Layers>
+constexpr int resident_blocks = Layers == 1 && !Geometry::gathers ? 8 : 7;
 
 // 64-bit indices, and those that the rule loads, take more registers than eight blocks leave.
 constexpr int resident_blocks_of_wide = 7;
 
 template <class Geometry, unsigned Layers>
-__global__ void __launch_bounds__(block_threads, resident_blocks<Layers>)
+__global__ void __launch_bounds__(block_threads, resident_blocks<Geometry, Layers>)
     copy_kernel(const __grid_constant__ Parameters<Geometry, Layers> p) {
     copy_layers(p);
 }
 
 // The same with 64-bit indices and strides. It is a separate kernel, because an address from 31-bit indices takes a
 // fraction of the instructions.
+template <class Way>
 __global__ void __launch_bounds__(block_threads, resident_blocks_of_wide)
-    copy_wide_kernel(const __grid_constant__ Parameters<RowsGeometry, 1> p) {
-    const RowsGeometry &g = p.geometries[0];
+    copy_wide_kernel(const __grid_constant__ Parameters<RowsGeometry<Way>, 1> p) {
+    const RowsGeometry<Way> &g = p.geometries[0];
     const BlockWork<Layer> work{p.layers[0], blockIdx.z & p.apart, blockIdx.z >> p.apart, p.batch_step,
                                 p.programmatic != 0};
-    copy_runs<1, loads_in_flight, AnyAccess, std::int64_t>(g, work, RowPlacing<Known{}>{{g.addressing, g.indices}});
+    copy_runs<1, loads_in_flight, AnyAccess, std::int64_t>(g, work, g.way,
+                                                           RowPlacing<Known{}>{{g.addressing, g.indices}});
 }
 
 } // namespace kvappend

@@ -25,18 +25,22 @@ public:
 
 // Load what a plan with this kernel may launch, and determine the architecture of its code.
 Status load_copy_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
+Status load_gather_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
 Status load_convert_kernels(const NamedKernel &kernel, CudaState &state);
+Status load_decode_kernels(const NamedKernel &kernel, CudaState &state);
 
-// Launch one append, by its kernel.
-Status launch_copy(const Append &append, CUstream_st *stream);
-Status launch_convert(const Append &append, CUstream_st *stream);
-inline Status launch_append(const Append &append, CUstream_st *stream) {
-    return append.kernel.family == Kernel::Family::convert ? launch_convert(append, stream)
-                                                           : launch_copy(append, stream);
-}
+// Launch one call, by its kernel.
+Status launch_copy(const Call &call, CUstream_st *stream);
+Status launch_gather(const Call &call, CUstream_st *stream);
+Status launch_convert(const Call &call, CUstream_st *stream);
+Status launch_decode(const Call &call, CUstream_st *stream);
+Status launch_call(const Call &call, CUstream_st *stream);
 
-// Begin a run of several appends, which copy bits, or some of which store rows in another format.
+// Begin a run of several layers: of appends that copy bits, or of gathers.
 LayeredRun *begin_copies(LayeredRunStorage::Part &storage, bool all_dense, CUstream_st *stream);
+LayeredRun *begin_gathers(LayeredRunStorage::Part &storage, bool all_dense, CUstream_st *stream);
+// The same if caches of some layers have another format. The others are added to `copies`, or to `gathers`.
 LayeredRun *begin_conversions(LayeredRunStorage::Part &storage, LayeredRun *copies, CUstream_st *stream);
+LayeredRun *begin_decodings(LayeredRunStorage::Part &storage, LayeredRun *gathers, CUstream_st *stream);
 
 } // namespace kvappend

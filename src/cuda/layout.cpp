@@ -140,7 +140,7 @@ void divide_row(const Copy &copy, std::int64_t chunk, bool by_team, ConvertLayou
 
 void choose_chunks(const LayoutInput &input, bool is_short, const Problem &problem, const Copy &copy,
                    const Addresses &addresses, ConvertLayout &f) {
-    const bool by_team = copy.format.computed() || copy.format.halves;
+    const bool by_team = problem.writes_scales(copy) || copy.format.halves;
     const auto try_chunks = [&](std::int64_t chunk) {
         divide_row(copy, chunk, by_team || has_groups(copy), f);
         return !input.wide && has_chunks(copy, f.element_bytes, addresses, chunk);
@@ -149,7 +149,8 @@ void choose_chunks(const LayoutInput &input, bool is_short, const Problem &probl
         return try_chunks(chunk) && f.unit == chunk << f.team_log2 && f.dim % f.unit == 0;
     };
     f.by_chunks = 1;
-    f.types = rule_kind_of(problem.addressing) != RuleKind::any ? types_of(f.element_type, f.format) : Types::any;
+    const bool known = !problem.gathers && rule_kind_of(problem.addressing) != RuleKind::any;
+    f.types = known ? types_of(f.element_type, f.format) : Types::any;
     if (f.types != Types::any) {
         f.is_short = is_short && try_known_chunks(short_chunk) ? 1 : 0;
         if (f.is_short != 0 || try_known_chunks(long_chunk)) {
@@ -170,7 +171,8 @@ void describe_conversion(const LayoutInput &input, bool is_short, const Problem 
     f.element_type = problem.element_type;
     f.element_bytes = problem.element_bytes;
     f.code_bits = code_bits_of(copy, problem.element_bytes);
-    f.scale_bytes = bytes_of_scale(format.scale_type);
+    f.scale_bytes = static_cast<std::uint8_t>(bytes_of_scale(format.scale_type));
+    f.zeroes = problem.addressing.has(KVAPPEND_FLAG_ZERO_SKIPPED) ? 1 : 0;
     f.access_log2 = static_cast<std::uint32_t>(std::countr_zero(addresses.cache | copy.cache.alignment()));
     f.dim = copy.row_bytes() / problem.element_bytes;
     choose_chunks(input, is_short, problem, copy, addresses, f);

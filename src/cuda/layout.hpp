@@ -120,18 +120,19 @@ enum class ScalesKind : std::uint32_t {
 struct ConvertLayout {
     Format format;
     std::int32_t element_type;
-    // Unless they are `any`, chunks have short_chunk or long_chunk elements, each thread of a team has one chunk of its
-    // unit, and the addressing is of a known RuleKind.
+    // `any` for gathers. Unless they are `any`, chunks have short_chunk or long_chunk elements, each thread of a team
+    // has one chunk of its unit, and the addressing is of a known RuleKind.
     Types types;
     ScalesKind scales_kind;
     std::uint8_t by_chunks; // 1: chunks; 0: pairs
     std::uint8_t is_short;  // 1: chunks have short_chunk elements
     std::uint8_t covered;   // 1: no thread has to go on in steps of the grid
     std::uint8_t in_pieces; // 1: a row is more than one piece
+    std::uint8_t zeroes;    // 1: a gather sets rows without a place to zero
+    std::uint8_t scale_bytes;
     std::uint32_t team_log2;
     std::uint32_t element_bytes;
     std::uint32_t code_bits;
-    std::uint32_t scale_bytes;
     std::uint32_t access_log2; // of stores of chunks
     std::uint32_t pack_log2;   // of the elements of a piece; if the row is whole, a piece is at least a row
     std::int64_t dim;          // elements of a row

@@ -2,8 +2,8 @@
 // The loop of a copy kernel: which vectors a thread copies, and in which order it loads, looks up a place and stores.
 // layout.hpp says how the grid becomes vectors.
 //
-// A thread loads the new rows before the first use of an index, so that it waits once for both. This order matters
-// most: with the order exchanged, a decoding step of 8 samples takes 29 % more cycles (simulated, Turing).
+// An append loads the new rows before the first use of an index, so that a thread waits once for both. This order
+// matters most: with the order exchanged, a decoding step of 8 samples takes 29 % more cycles (simulated, Turing).
 // tests/binary/kernels/order.py checks the order in the machine code.
 #pragma once
 
@@ -81,8 +81,33 @@ __device__ __forceinline__ std::uint64_t byte_of(const Strides &strides, const S
     return product(spot.block, strides.outer) + product(head, strides.head) + row;
 }
 
-template <unsigned Tensors, int Loads, class Access, class Index, class Placing>
-__device__ __forceinline__ void copy_runs(const GeometryLayout &g, const BlockWork<Layer> &work,
+// What a kernel does with rows without a place.
+struct AppendRows {
+    static constexpr bool gathers = false;
+};
+struct GatherRows {
+    static constexpr bool gathers = true;
+    bool zeroes; // KVAPPEND_FLAG_ZERO_SKIPPED
+};
+
+// Reads the vectors of a run from its place, from `first` on. Once: there is one.
+template <bool Once, class Move, class Source, class Target, class Index>
+__device__ __forceinline__ void gather_run(Move &move, GatherRows way, const Source &source, Target target, Index first,
+                                           Index step) {
+    if (!way.zeroes) {
+        target.begin = source.begin;
+        target.end = source.end;
+    }
+    Index i = first;
+    do {
+        move.load_or_zero(source, i);
+        move.store(target, i);
+        i += step;
+    } while (!Once && i < target.end);
+}
+
+template <unsigned Tensors, int Loads, class Access, class Index, class Way, class Placing>
+__device__ __forceinline__ void copy_runs(const GeometryLayout &g, const BlockWork<Layer> &work, Way way,
                                           const Placing &placing) {
     const CopyLayout &c = g.copies[work.tensor];
     // The grid of a short call covers all of it.
@@ -98,8 +123,8 @@ __device__ __forceinline__ void copy_runs(const GeometryLayout &g, const BlockWo
         return;
     }
 
-    const std::byte *const *const sources = work.layer.rows + work.tensor;
-    std::byte *const *const targets = work.layer.caches + work.tensor;
+    std::byte *const *const rows = work.layer.rows + work.tensor;
+    std::byte *const *const caches = work.layer.caches + work.tensor;
     Index run = first_run;
     Index head = first_head;
     auto sample = static_cast<Index>(work.sample);
@@ -111,20 +136,26 @@ __device__ __forceinline__ void copy_runs(const GeometryLayout &g, const BlockWo
     do {
         const auto loaded = placing.load(sample, run);
         Move<Tensors, Loads, Access, Index> move(c);
-        const Side<const std::byte, Index, false> source{sources, byte_of(c.rows, sample, head, run), 0, run_vectors};
-        move.load(source, first_vector);
+        const Side<std::byte, Index, false> in_rows{rows, byte_of(c.rows, sample, head, run), 0, run_vectors};
+        if constexpr (!Way::gathers) {
+            move.load(in_rows, first_vector);
+        }
 
         const Spot<Index> spot = placing.spot(c, sample, run, loaded);
-        const Side<std::byte, Index, true> target{
-            targets, byte_of(c.cache, spot, head, Placing::joins_rows && c.joined_rows), spot.begin, spot.end};
-        move.store(target, first_vector);
+        const Side<std::byte, Index, true> in_cache{
+            caches, byte_of(c.cache, spot, head, Placing::joins_rows && c.joined_rows), spot.begin, spot.end};
+        const auto vector_step = static_cast<Index>(c.vector_step);
+        if constexpr (Way::gathers) {
+            gather_run<once>(move, way, in_cache, in_rows, first_vector, vector_step);
+        } else {
+            move.store(in_cache, first_vector);
+        }
         if constexpr (once) {
             return;
         } else {
-            const auto vector_step = static_cast<Index>(c.vector_step);
-            for (Index i = first_vector + vector_step; i < spot.end; i += vector_step) {
-                move.load(source, i);
-                move.store(target, i);
+            for (Index i = first_vector + vector_step; !Way::gathers && i < spot.end; i += vector_step) {
+                move.load(in_rows, i);
+                move.store(in_cache, i);
             }
             run += static_cast<Index>(c.run_step);
             if (run >= runs) {
@@ -140,21 +171,21 @@ __device__ __forceinline__ void copy_runs(const GeometryLayout &g, const BlockWo
 }
 
 // The loops of a placing, the hot one first. Loop::any is compiled only for placings that are used with it.
-template <bool HasAny, class Placing>
+template <bool HasAny, class Way, class Placing>
 __device__ __forceinline__ void copy_by_loop(const GeometryLayout &g, BlockWork<Layer> &work, unsigned own_tensor,
-                                             const Placing &placing) {
+                                             Way way, const Placing &placing) {
     if (g.loop == Loop::pair) [[likely]] {
-        return copy_runs<2, 1, WidestAccess, std::int32_t>(g, work, placing);
+        return copy_runs<2, 1, WidestAccess, std::int32_t>(g, work, way, placing);
     }
     work.tensor = own_tensor;
     if (g.loop == Loop::single) {
-        return copy_runs<1, 1, WidestAccess, std::int32_t>(g, work, placing);
+        return copy_runs<1, 1, WidestAccess, std::int32_t>(g, work, way, placing);
     }
     if (!HasAny || g.loop == Loop::deep) {
-        return copy_runs<1, loads_in_flight, WidestAccess, std::int32_t>(g, work, placing);
+        return copy_runs<1, loads_in_flight, WidestAccess, std::int32_t>(g, work, way, placing);
     }
     if constexpr (HasAny) {
-        copy_runs<1, loads_in_flight, AnyAccess, std::int32_t>(g, work, placing);
+        copy_runs<1, loads_in_flight, AnyAccess, std::int32_t>(g, work, way, placing);
     }
 }
 

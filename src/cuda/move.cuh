@@ -13,7 +13,7 @@ namespace kvappend {
 
 // The pointers of a layer: K and V, or the one of them that is copied.
 struct Layer {
-    const std::byte *rows[2];
+    std::byte *rows[2]; // An append only reads them, and a gather only reads the caches.
     std::byte *caches[2];
 };
 
@@ -95,6 +95,27 @@ public:
                     const std::byte *const from =
                         source.bases[k] + source.start + Access::template byte_of<Source::in_pieces>(c_, at);
                     const Type vector = load_global(reinterpret_cast<const Type *>(from));
+                    __builtin_memcpy(&held_[n][k], &vector, sizeof vector);
+                }
+            }
+        });
+    }
+
+    // Loads those vectors that the source has, and zeros in place of the others.
+    template <class Source>
+    __device__ __forceinline__ void load_or_zero(const Source &source, Index i) {
+        Access::with_type(c_, [&](auto type) {
+            using Type = decltype(type);
+#pragma unroll
+            for (int n = 0; n < Loads; ++n) {
+                const Index at = i + n * static_cast<Index>(c_.vector_stride);
+                const std::uint64_t byte = source.start + Access::template byte_of<Source::in_pieces>(c_, at);
+#pragma unroll
+                for (unsigned k = 0; k < Tensors; ++k) {
+                    Type vector{};
+                    if (at >= source.begin && at < source.end) {
+                        vector = load_global(reinterpret_cast<const Type *>(source.bases[k] + byte));
+                    }
                     __builtin_memcpy(&held_[n][k], &vector, sizeof vector);
                 }
             }

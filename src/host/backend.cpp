@@ -17,30 +17,30 @@ namespace {
 using enum Kernel::Family;
 using enum Kernel::Variant;
 
+constexpr NamedKernel table_entry(bool gathers, Kernel::Family family, Kernel::Variant variant) {
+    return NamedKernel({KVAPPEND_BACKEND_HOST, gathers, family, variant, 0, 0});
+}
+
 constexpr NamedKernel kernels[] = {
 #if defined(__x86_64__)
-    NamedKernel({KVAPPEND_BACKEND_HOST, dense, avx, 0, 0}),
+    table_entry(false, dense, avx),   table_entry(false, rows, avx),   table_entry(false, convert, avx2),
+    table_entry(true, dense, avx),    table_entry(true, rows, avx),    table_entry(true, convert, avx2),
 #endif
-    NamedKernel({KVAPPEND_BACKEND_HOST, dense, plain, 0, 0}),
-#if defined(__x86_64__)
-    NamedKernel({KVAPPEND_BACKEND_HOST, rows, avx, 0, 0}),
-#endif
-    NamedKernel({KVAPPEND_BACKEND_HOST, rows, plain, 0, 0}),
-#if defined(__x86_64__)
-    NamedKernel({KVAPPEND_BACKEND_HOST, convert, avx2, 0, 0}),
-#endif
-    NamedKernel({KVAPPEND_BACKEND_HOST, convert, plain, 0, 0})};
+    table_entry(false, dense, plain), table_entry(false, rows, plain), table_entry(false, convert, plain),
+    table_entry(true, dense, plain),  table_entry(true, rows, plain),  table_entry(true, convert, plain)};
 
 const CopyRows &copy_of(const NamedKernel &kernel) {
 #if defined(__x86_64__)
     if (kernel.variant == avx2) {
-        return avx2_convert;
+        return avx2_conversions[kernel.gathers];
     }
-    if (kernel.variant == avx) {
-        return kernel.family == dense ? avx_dense : avx_rows;
-    }
+    const Copies &copies = kernel.variant == avx ? avx_copies : plain_copies;
+#else
+    const Copies &copies = plain_copies;
 #endif
-    return kernel.family == convert ? plain_convert : kernel.family == dense ? plain_dense : plain_rows;
+    return kernel.family == convert ? plain_conversions[kernel.gathers]
+           : kernel.family == dense ? copies.dense[kernel.gathers]
+                                    : copies.rows[kernel.gathers];
 }
 
 // What the processor has, if the system saves the registers of AVX. __builtin_cpu_supports tells this, too, but it
@@ -70,15 +70,15 @@ Extensions find_extensions() {
 #endif
 }
 
-void run_on_host(const Append &append) {
-    copy_all_rows(static_cast<const HostState &>(append.state), append.problem, append.args);
+void run_on_host(const Call &call) {
+    copy_all_rows(static_cast<const HostState &>(call.state), call.problem, call.args);
 }
 
 // Runs each append when it is added.
 class HostLayeredRun final : public LayeredRun {
 public:
-    Status add(const Append &append) override {
-        run_on_host(append);
+    Status add(const Call &call) override {
+        run_on_host(call);
         return KVAPPEND_SUCCESS;
     }
     Status finish() override { return KVAPPEND_SUCCESS; }
@@ -112,8 +112,9 @@ public:
 
     bool supports(const NamedKernel &kernel, const BackendState &state, const Problem &problem) const override {
         const Extensions &extensions = static_cast<const HostState &>(state).extensions;
-        return (kernel.family == convert) == problem.converts() && (kernel.family != dense || problem.plain_dense()) &&
-               (kernel.variant != avx || extensions.avx) && (kernel.variant != avx2 || extensions.avx2);
+        return kernel.gathers == problem.gathers && (kernel.family == convert) == problem.converts() &&
+               (kernel.family != dense || problem.plain_dense()) && (kernel.variant != avx || extensions.avx) &&
+               (kernel.variant != avx2 || extensions.avx2);
     }
 
     Status prepare(const Problem &problem, const NamedKernel &kernel, std::int32_t host_threads,
@@ -130,19 +131,19 @@ public:
                           static_cast<const void *>(stream));
     }
 
-    Status before(const Append &append) const override { return check_policy(append.problem, append.args); }
+    Status before(const Call &call) const override { return check_policy(call.problem, call.args); }
 
-    Status run(const Append &append, CUstream_st * /*stream*/) const override {
-        run_on_host(append);
+    Status run(const Call &call, CUstream_st * /*stream*/) const override {
+        run_on_host(call);
         return KVAPPEND_SUCCESS;
     }
 
-    Status after(const Append &append, After work, CUstream_st * /*stream*/) const override {
-        if (work.counts && append.problem.addressing.skip_policy == KVAPPEND_SKIP_REPORT) {
-            count_rows(append.problem, append.args, work.resets);
+    Status after(const Call &call, After work, CUstream_st * /*stream*/) const override {
+        if (work.counts && call.problem.addressing.skip_policy == KVAPPEND_SKIP_REPORT) {
+            count_rows(call.problem, call.args, work.resets);
         }
         if (work.advances) {
-            advance_offsets(append.problem, append.args);
+            advance_offsets(call.problem, call.args);
         }
         return KVAPPEND_SUCCESS;
     }

@@ -17,8 +17,8 @@ namespace kvappend {
 // K or V of one call.
 struct Conversion {
     const Copy &copy;
-    const std::byte *rows;
-    std::byte *cache;
+    std::byte *rows;  // which an append only reads
+    std::byte *cache; // which a gather only reads
     std::byte *scales;
     float global_scale;
 };
@@ -305,7 +305,7 @@ template <class Processor>
 // ---- rows ----
 
 // Where a row lies in its cache.
-struct TargetRow {
+struct CacheRow {
     std::byte *codes;
     std::byte *scales;
 };
@@ -373,7 +373,7 @@ public:
 
     const RowShape<Processor> &shape() const { return shape_; }
 
-    void convert(const std::byte *from, const TargetRow &to) const {
+    void convert(const std::byte *from, const CacheRow &to) const {
         float x[chunk_elements];
         Factors factors;
         if (!f_.scaled()) {
@@ -432,7 +432,7 @@ private:
                                         : widened(chunk.row, chunk.first + at, count, chunk.x);
     }
 
-    void find_factors(const Chunk &chunk, std::int64_t count, const TargetRow &to, Factors &factors) const {
+    void find_factors(const Chunk &chunk, std::int64_t count, const CacheRow &to, Factors &factors) const {
         const std::int64_t first_group = chunk.first / shape_.group;
         std::byte *const scales = to.scales + first_group * shape_.group_stride;
         factors.divides = f_.scale_use == KVAPPEND_SCALE_DIVIDE;
@@ -514,7 +514,7 @@ private:
     }
 
     void convert_span(const Chunk &chunk, std::int64_t at, std::int64_t count, const Factors &factors,
-                      const TargetRow &to) const {
+                      const CacheRow &to) const {
         const std::int64_t byte = (chunk.first + at) * code_bits_ / 8;
         const std::int64_t bytes = (count * code_bits_ + 7) / 8;
         if (code_bits_ >= 8 && c_.copy.cache.whole_rows()) {
@@ -537,7 +537,7 @@ private:
     }
 
     // A byte has an element of the first half of a group and one of the second half.
-    void convert_halves(const Chunk &chunk, std::int64_t count, const Factors &factors, const TargetRow &to) const {
+    void convert_halves(const Chunk &chunk, std::int64_t count, const Factors &factors, const CacheRow &to) const {
         const std::int64_t half = shape_.group / 2;
         std::byte low[chunk_elements];
         std::byte high[chunk_elements];
@@ -554,7 +554,7 @@ private:
     }
 
     // Stores bytes of a row, piece by piece.
-    void store_bytes(const std::byte *from, std::int64_t byte, std::int64_t bytes, const TargetRow &to) const {
+    void store_bytes(const std::byte *from, std::int64_t byte, std::int64_t bytes, const CacheRow &to) const {
         std::byte *piece = to.codes + byte / piece_bytes_ * c_.copy.cache.piece_stride;
         std::int64_t in_piece = byte % piece_bytes_;
         for (std::int64_t i = 0; i < bytes; piece += c_.copy.cache.piece_stride, in_piece = 0) {
@@ -598,8 +598,8 @@ inline void for_each_row(const Conversion &c, RowIndex from, RowIndex to, std::i
     for (std::int64_t i = 0; i < rows; i += row_step) {
         for (std::int64_t head = 0; head < c.copy.heads(); head += head_step) {
             convert(c.rows + from.outer * source.outer + (from.row + i) * source.row + head * source.head,
-                    TargetRow{c.cache + to.outer * target.outer + (to.row + i) * target.row + head * target.head,
-                              c.scales + c.copy.scale_byte(to.outer, head, to.row + i)});
+                    CacheRow{c.cache + to.outer * target.outer + (to.row + i) * target.row + head * target.head,
+                             c.scales + c.copy.scale_byte(to.outer, head, to.row + i)});
         }
     }
 }
@@ -608,11 +608,11 @@ template <class Processor>
 inline void convert_run(const Conversion &c, std::int32_t element_type, RowIndex from, RowIndex to, std::int64_t rows) {
     if (!c.copy.converts()) {
         return for_each_row(c, from, to, rows, 1, 1,
-                            [&](const std::byte *row, const TargetRow &target) { copy_bits(c, row, target.codes); });
+                            [&](const std::byte *row, const CacheRow &target) { copy_bits(c, row, target.codes); });
     }
     const RowConverter<Processor> converter(c, element_type, rows);
     for_each_row(c, from, to, rows, converter.shape().rows, converter.shape().heads,
-                 [&](const std::byte *row, const TargetRow &target) { converter.convert(row, target); });
+                 [&](const std::byte *row, const CacheRow &target) { converter.convert(row, target); });
 }
 
 // ---- calls ----
@@ -621,7 +621,7 @@ inline void convert_run(const Conversion &c, std::int32_t element_type, RowIndex
 template <class Processor>
 inline Conversion conversion_of(const Copy &copy, const void *rows, void *cache, void *scales,
                                 const float *global_scale) {
-    Conversion c{copy, static_cast<const std::byte *>(rows), static_cast<std::byte *>(cache),
+    Conversion c{copy, static_cast<std::byte *>(const_cast<void *>(rows)), static_cast<std::byte *>(cache),
                  static_cast<std::byte *>(scales), 1};
     if (!copy.empty() && copy.format.has_global_scale) {
         std::memcpy(&c.global_scale, global_scale, sizeof c.global_scale);

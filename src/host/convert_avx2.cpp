@@ -21,7 +21,7 @@
 #pragma GCC optimize("O3") // At -O2, GCC vectorises hardly any loop.
 #endif
 
-#include "convert.hpp"
+#include "decode.hpp"
 
 namespace kvappend {
 
@@ -166,7 +166,8 @@ private:
 
 } // namespace
 
-constexpr CopyRows avx2_convert{convert_append<Avx2Processor>, convert_append<Avx2Processor>};
+constexpr CopyRows avx2_conversions[2] = {{convert_append<Avx2Processor>, convert_append<Avx2Processor>},
+                                          {convert_gather<Avx2Processor>, convert_gather<Avx2Processor>}};
 
 } // namespace kvappend
 

@@ -4,7 +4,7 @@
 #pragma GCC optimize("O3") // At -O2, GCC vectorises hardly any loop.
 #endif
 
-#include "convert.hpp"
+#include "decode.hpp"
 
 namespace kvappend {
 
@@ -14,6 +14,7 @@ struct AnyProcessor : Loops<AnyProcessor> {};
 
 } // namespace
 
-constexpr CopyRows plain_convert{convert_append<AnyProcessor>, convert_append<AnyProcessor>};
+constexpr CopyRows plain_conversions[2] = {{convert_append<AnyProcessor>, convert_append<AnyProcessor>},
+                                           {convert_gather<AnyProcessor>, convert_gather<AnyProcessor>}};
 
 } // namespace kvappend

@@ -43,14 +43,20 @@ public:
     std::unique_ptr<ThreadPool> threads; // NULL if the plan has none
 };
 
-extern const CopyRows plain_dense;
-extern const CopyRows plain_rows;
-extern const CopyRows plain_convert;
+// The functions of one kind of processor: those of appends, then those of gathers.
+struct Copies {
+    CopyRows dense[2];
+    CopyRows rows[2];
+};
+extern const Copies plain_copies;
+extern const CopyRows plain_conversions[2];
 #if defined(__x86_64__)
-extern const CopyRows avx_dense;
-extern const CopyRows avx_rows;
-extern const CopyRows avx2_convert;
+extern const Copies avx_copies;
+extern const CopyRows avx2_conversions[2];
 #endif
+
+// Sets rows of a gather's output to zero.
+void zero_rows(const Problem &problem, const kvappend_args &args, RowRange rows, std::int64_t head);
 
 // Copies all rows. The plan's threads share the copy if there are enough bytes.
 void copy_all_rows(const HostState &state, const Problem &problem, const kvappend_args &args);

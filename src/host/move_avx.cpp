@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The appends by loads and stores of 32 bytes. Only code after the pragma may use AVX, and all of that code is local to
+// The copies by loads and stores of 32 bytes. Only code after the pragma may use AVX, and all of that code is local to
 // this file or a template over AvxCopier. If the file were compiled with -mavx, the linker could choose its copy of any
 // inline function for the whole library.
 #include "../places.hpp"
@@ -17,7 +17,7 @@
 #pragma GCC target("avx")
 #endif
 
-#include "append.hpp"
+#include "copy_rows.hpp"
 
 namespace kvappend {
 
@@ -131,8 +131,7 @@ private:
 
 } // namespace
 
-constexpr CopyRows avx_dense{append_dense<AvxCopier, false>, append_dense<AvxCopier, true>};
-constexpr CopyRows avx_rows{append_rows<AvxCopier, false>, append_rows<AvxCopier, true>};
+constexpr Copies avx_copies = copies_of<AvxCopier, true>;
 
 } // namespace kvappend
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The appends for any processor. The C library chooses how to copy the bytes, and whether to bypass the caches.
-#include "append.hpp"
+// The copies for any processor. The C library chooses how to copy the bytes, and whether to bypass the caches.
+#include "copy_rows.hpp"
 
 namespace kvappend {
 
@@ -24,7 +24,6 @@ struct PlainCopier {
 
 } // namespace
 
-constexpr CopyRows plain_dense{append_dense<PlainCopier, false>, append_dense<PlainCopier, false>};
-constexpr CopyRows plain_rows{append_rows<PlainCopier, false>, append_rows<PlainCopier, false>};
+constexpr Copies plain_copies = copies_of<PlainCopier, false>;
 
 } // namespace kvappend

@@ -113,4 +113,21 @@ void for_each_run(const Rule<Facts> &rule, RowRange range, Visit visit) {
     }
 }
 
+// The same, and skip(rows) for the rows before, between and after the runs.
+template <Known Facts, class Visit, class Skip>
+void for_each_run_and_gap(const Rule<Facts> &rule, RowRange range, Visit visit, Skip skip) {
+    std::int64_t next = range.first;
+    for_each_run(rule, range, [&](const Run &run) {
+        const std::int64_t first = run.source.outer * rule.a.new_rows + run.source.row;
+        if (next < first) {
+            skip(RowRange{next, first});
+        }
+        next = std::max(next, first + run.rows); // Lengths that decrease may give a row to two samples.
+        visit(run);
+    });
+    if (next < range.end) {
+        skip(RowRange{next, range.end});
+    }
+}
+
 } // namespace kvappend

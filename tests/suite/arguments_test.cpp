@@ -399,7 +399,12 @@ TEST_CASE("an unknown or unfit kernel is refused", "[arguments]") {
         d.addressing = KVAPPEND_ADDRESSING_RING;
         p.kernel_name = "cuda_dense_b16";
         check_creation(d, KVAPPEND_ERROR_KERNEL, "\"cuda_dense_b16\": expected a kernel that serves this problem", &p);
-        check_creation(d, KVAPPEND_ERROR_KERNEL, "not a plain dense append", &p);
+        check_creation(d, KVAPPEND_ERROR_KERNEL, "not a plain dense one", &p);
+        d = ordinary();
+        d.operation = KVAPPEND_OPERATION_GATHER;
+        check_creation(d, KVAPPEND_ERROR_KERNEL, "this problem is a gather", &p);
+        p.kernel_name = "cuda_gather_dense_b16";
+        check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, "this problem is an append", &p);
         d = ordinary();
         d.batch = 1;
         d.cache_rows = std::int64_t{1} << 40; // more than 31 bits
@@ -640,8 +645,8 @@ TEST_CASE("K and V caches that share an element are refused", "[arguments]") {
     Call call;
     const auto check = [&](std::int64_t shift) {
         call.args.v_cache = moved(call.args.k_cache, shift);
-        call.check(KVAPPEND_ERROR_CACHE_OVERLAP, "args.k_cache is " + text(call.args.k_cache) +
-                                                     " and args.v_cache is " + text(call.args.v_cache) + ": ");
+        call.check(KVAPPEND_ERROR_OVERLAP, "args.k_cache is " + text(call.args.k_cache) + " and args.v_cache is " +
+                                               text(call.args.v_cache) + ": ");
     };
     const auto k_bytes = static_cast<std::int64_t>(call.args.k_cache_bytes);
     const auto v_bytes = static_cast<std::int64_t>(call.args.v_cache_bytes);
@@ -677,7 +682,7 @@ TEST_CASE("pools of K and V are accepted at their distance, and refused an eleme
             call.check_accepted();
             for (const std::int64_t beside : {distance - 1, distance + 1}) {
                 call.args.v_cache = moved(call.args.k_cache, beside * 4);
-                call.check(KVAPPEND_ERROR_CACHE_OVERLAP, "and args.v_cache is " + text(call.args.v_cache));
+                call.check(KVAPPEND_ERROR_OVERLAP, "and args.v_cache is " + text(call.args.v_cache));
             }
         }
     }

@@ -66,6 +66,26 @@ void put_indices(const Scenario &scenario, std::vector<std::vector<unsigned char
     }
 }
 
+// Takes the rows that a gather writes.
+void take_rows(const Scenario &scenario, TensorIndex tensor, const std::vector<std::vector<unsigned char>> &from,
+               std::vector<std::vector<unsigned char>> &to) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    const Extents e = reference_extents(d, tensor);
+    const BufferLocation &location = scenario.locations[tensor];
+    const std::size_t width = element_bytes(d.element_type);
+    for (std::int64_t b = 0; b < e.batch; ++b) {
+        for (std::int64_t h = 0; h < e.heads; ++h) {
+            for (std::int64_t l = 0; l < e.rows; ++l) {
+                for (std::int64_t i = 0; i < e.dim; ++i) {
+                    const std::size_t at =
+                        location.start + static_cast<std::size_t>(reference_index(d, tensor, b, h, l, i)) * width;
+                    std::memcpy(&to[location.block][at], &from[location.block][at], width);
+                }
+            }
+        }
+    }
+}
+
 // Takes the rows of a cache, and its computed scales.
 void take_cache(const Scenario &scenario, TensorIndex cache, const std::vector<std::vector<unsigned char>> &from,
                 std::vector<std::vector<unsigned char>> &to) {
@@ -132,8 +152,15 @@ public:
         for (const std::size_t bytes : scenario.block_bytes) {
             memory_.emplace_back(bytes);
         }
-        give(k_new, args_.k_new, args_.k_new_bytes);
-        give(v_new, args_.v_new, args_.v_new_bytes);
+        // The tensors of the other operation are ignored.
+        args_.k_new = args_.v_new = args_.k_out = args_.v_out = reinterpret_cast<void *>(std::uintptr_t{1});
+        if (scenario.gathers()) {
+            give(k_new, args_.k_out, args_.k_out_bytes);
+            give(v_new, args_.v_out, args_.v_out_bytes);
+        } else {
+            give(k_new, args_.k_new, args_.k_new_bytes);
+            give(v_new, args_.v_new, args_.v_new_bytes);
+        }
         give(k_cache, args_.k_cache, args_.k_cache_bytes);
         give(v_cache, args_.v_cache, args_.v_cache_bytes);
         const Trial &index_owner = sharer != nullptr ? *sharer : *this;
@@ -184,15 +211,27 @@ public:
     // Requires every byte of every block to be as it was prepared.
     void compare_untouched() { require_expected(download()); }
 
+    // Takes over all that another trial has expected, as what is there before this one runs.
+    void continue_from(const Trial &other) {
+        std::ranges::copy(other.expected_, expected_.begin());
+        put_indices(now_, expected_); // Offsets may have advanced.
+        for (std::size_t i = 0; i < memory_.size(); ++i) {
+            subject().upload(memory_[i].data(), expected_[i].data(), expected_[i].size());
+        }
+    }
+
     // Requires every byte of every block to be as the reference has it after a run.
     void compare() {
         INFO(scenario_.text());
         const std::vector<std::vector<unsigned char>> found = download();
-        if (scenario_.caches_open || scenario_.rows_open) {
+        if ((scenario_.caches_open || scenario_.rows_open) && scenario_.gathers()) {
+            take_rows(scenario_, k_new, found, expected_);
+            take_rows(scenario_, v_new, found, expected_);
+        } else if (scenario_.caches_open || scenario_.rows_open) {
             take_cache(scenario_, k_cache, found, expected_);
             take_cache(scenario_, v_cache, found, expected_);
         } else {
-            reference_append(now_, expected_);
+            reference_run(now_, expected_);
         }
         if (scenario_.rows_open) {
             take(scenario_, offsets_index, found, expected_);
@@ -276,6 +315,36 @@ void check_scenario(const Scenario &scenario, std::mt19937_64 &random, int runs)
         subject().synchronize();
         trial.compare();
     }
+}
+
+void check_round_trip(const Scenario &scenario, std::mt19937_64 &random) {
+    INFO(scenario.text());
+    Trial append(scenario);
+    append.prepare(random);
+    REQUIRE(told(kvappend_plan_run(append.plan(), append.args(), nullptr, 0, subject().stream())) ==
+            "KVAPPEND_SUCCESS");
+    subject().synchronize();
+    append.compare();
+
+    Scenario backwards = scenario;
+    kvappend_descriptor &d = backwards.descriptor;
+    d.operation = KVAPPEND_OPERATION_GATHER;
+    d.flags &= ~(KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_RESET_REPORT | KVAPPEND_FLAG_COUNT_WRITTEN);
+    d.flags |= KVAPPEND_FLAG_ZERO_SKIPPED;
+    d.skip_policy = KVAPPEND_SKIP_SILENTLY;
+    std::ranges::fill(d.k_new_strides, 0); // New rows may be repeated, and outputs may not.
+    std::ranges::fill(d.v_new_strides, 0);
+    for (const TensorIndex rows : {k_new, v_new}) {
+        backwards.locations[rows] = {backwards.block_bytes.size(), 64};
+        backwards.block_bytes.push_back(128 + buffer_bytes(backwards, rows));
+    }
+    Trial gather(backwards);
+    gather.prepare(random);
+    gather.continue_from(append);
+    REQUIRE(told(kvappend_plan_run(gather.plan(), gather.args(), nullptr, 0, subject().stream())) ==
+            "KVAPPEND_SUCCESS");
+    subject().synchronize();
+    gather.compare();
 }
 
 kvappend_status check_validate(const Scenario &scenario, std::mt19937_64 &random) {

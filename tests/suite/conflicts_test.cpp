@@ -58,7 +58,7 @@ void check_refused(std::int32_t addressing, const Change &change, kvappend_statu
         CHECK(message.find(word) != std::string::npos);
     }
     const bool overflow = expected == KVAPPEND_ERROR_OVERFLOW;
-    const bool overlap = expected == KVAPPEND_ERROR_CACHE_OVERLAP;
+    const bool overlap = expected == KVAPPEND_ERROR_OVERLAP;
     CHECK(message.find(overflow ? "63 bits" : overlap ? "share memory" : "expected") != std::string::npos);
     // Leaves another message, so that the next failure must bring its own.
     kvappend_plan_destroy(nullptr);
@@ -102,7 +102,7 @@ TEST_CASE("the addressings of these tests are accepted as they are", "[addressin
 
 TEST_CASE("bits that are no flag are refused", "[addressing]") {
     for (const std::int32_t addressing : addressings) {
-        for (const std::int32_t flags : {8192, 1 << 30, INT32_MIN, -1, 8192 | KVAPPEND_FLAG_LEFT_PADS}) {
+        for (const std::int32_t flags : {16384, 1 << 30, INT32_MIN, -1, 16384 | KVAPPEND_FLAG_LEFT_PADS}) {
             check_refused(addressing, set_flags(flags), KVAPPEND_ERROR_FLAGS, {"descriptor.flags is "});
         }
     }
@@ -386,10 +386,10 @@ TEST_CASE("pieces of rows that share memory are refused", "[addressing]") {
         check_accepted(addressing, lay_out(20, 4, 60));
         check_accepted(addressing, lay_out(4, 12, 60));
         check_accepted(addressing, lay_out(100, 20, 4));
-        check_refused(addressing, lay_out(19, 4, 60), KVAPPEND_ERROR_CACHE_OVERLAP, {"k_cache"});
-        check_refused(addressing, lay_out(20, 3, 60), KVAPPEND_ERROR_CACHE_OVERLAP, {"k_cache"});
-        check_refused(addressing, lay_out(20, 4, 59), KVAPPEND_ERROR_CACHE_OVERLAP, {"k_cache"});
-        check_refused(addressing, lay_out(0, 4, 60), KVAPPEND_ERROR_CACHE_OVERLAP, {"k_cache"});
+        check_refused(addressing, lay_out(19, 4, 60), KVAPPEND_ERROR_OVERLAP, {"k_cache"});
+        check_refused(addressing, lay_out(20, 3, 60), KVAPPEND_ERROR_OVERLAP, {"k_cache"});
+        check_refused(addressing, lay_out(20, 4, 59), KVAPPEND_ERROR_OVERLAP, {"k_cache"});
+        check_refused(addressing, lay_out(0, 4, 60), KVAPPEND_ERROR_OVERLAP, {"k_cache"});
     }
 }
 

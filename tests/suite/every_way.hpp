@@ -33,8 +33,22 @@ inline Scenario appending(std::int32_t addressing, std::int64_t batch, std::int6
     return scenario;
 }
 
-// Alone; with a report over two runs; and, where there are offsets, advancing them over three. `arrange` lays the
-// scenario out in memory.
+// The rows of the scenario, read from their places.
+template <class Arrange>
+void check_gathers(Scenario scenario, std::mt19937_64 &random, Arrange arrange) {
+    INFO("gathered");
+    scenario.descriptor.operation = KVAPPEND_OPERATION_GATHER;
+    arrange(scenario);
+    check_scenario(scenario, random);
+    INFO("with zeros for rows without a place, and a report");
+    scenario.descriptor.flags |= KVAPPEND_FLAG_ZERO_SKIPPED | KVAPPEND_FLAG_COUNT_WRITTEN;
+    scenario.descriptor.skip_policy = KVAPPEND_SKIP_REPORT;
+    arrange(scenario);
+    check_scenario(scenario, random);
+}
+
+// Alone; with a report over two runs; where there are offsets, advancing them over three; and backwards, as a gather.
+// `arrange` lays the scenario out in memory.
 template <class Arrange>
 void check_every_way(const Scenario &scenario, std::mt19937_64 &random, Arrange arrange) {
     const auto check = [&](const char *way, std::int32_t policy, std::int32_t flags, int runs) {
@@ -62,6 +76,9 @@ void check_every_way(const Scenario &scenario, std::mt19937_64 &random, Arrange 
     if (asks_for(scenario.descriptor, offsets_index) && (scenario.descriptor.flags & ends) == 0) {
         check("advancing", KVAPPEND_SKIP_SILENTLY, KVAPPEND_FLAG_ADVANCE, 3);
         check("advancing with a report", KVAPPEND_SKIP_REPORT, KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_COUNT_WRITTEN, 3);
+    }
+    if (scenario.kernel.empty() && (scenario.descriptor.flags & KVAPPEND_FLAG_ADVANCE) == 0) {
+        check_gathers(scenario, random, arrange);
     }
 }
 

@@ -28,7 +28,8 @@ struct Kind {
     std::int32_t skip_policy;
     std::int32_t flags;
     bool wide;     // has strides of more than 31 bits
-    bool converts; // stores K as BF16
+    bool converts; // K is stored as BF16
+    bool gathers;
 
     kvappend_descriptor descriptor() const {
         kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
@@ -37,6 +38,7 @@ struct Kind {
         d.addressing = addressing;
         d.skip_policy = skip_policy;
         d.flags = flags;
+        d.operation = gathers ? KVAPPEND_OPERATION_GATHER : KVAPPEND_OPERATION_APPEND;
         d.batch = addressing == KVAPPEND_ADDRESSING_SLOTS ? 1 : 2;
         d.heads = 2;
         d.new_rows = 3;
@@ -62,7 +64,8 @@ struct Kind {
     }
     std::string text() const {
         return "addressing " + std::to_string(addressing) + ", policy " + std::to_string(skip_policy) + ", flags " +
-               std::to_string(flags) + (wide ? ", wide" : "") + (converts ? ", converts" : "");
+               std::to_string(flags) + (wide ? ", wide" : "") + (converts ? ", converts" : "") +
+               (gathers ? ", gathers" : "");
     }
 };
 
@@ -73,10 +76,11 @@ std::vector<Kind> kinds() {
           KVAPPEND_ADDRESSING_SLOTS}) {
         for (const auto &[wide, converts] : {std::pair(false, false), {true, false}, {false, true}, {true, true}}) {
             for (const std::int32_t policy : {KVAPPEND_SKIP_SILENTLY, KVAPPEND_SKIP_REPORT, KVAPPEND_SKIP_TRAP}) {
-                all.push_back({addressing, policy, 0, wide, converts});
+                all.push_back({addressing, policy, 0, wide, converts, false});
+                all.push_back({addressing, policy, KVAPPEND_FLAG_ZERO_SKIPPED, wide, converts, true});
             }
             if (addressing != KVAPPEND_ADDRESSING_SLOTS) {
-                all.push_back({addressing, KVAPPEND_SKIP_SILENTLY, KVAPPEND_FLAG_ADVANCE, wide, converts});
+                all.push_back({addressing, KVAPPEND_SKIP_SILENTLY, KVAPPEND_FLAG_ADVANCE, wide, converts, false});
             }
         }
     }
@@ -96,6 +100,8 @@ kvappend_args arguments(std::uintptr_t off) {
     args.v_new = take(off);
     args.k_cache = take(off);
     args.v_cache = take(off);
+    args.k_out = take(off);
+    args.v_out = take(off);
     args.cache_offsets = take(0);
     args.slots = take(0);
     args.page_table = static_cast<const std::int32_t *>(take(0));
@@ -170,6 +176,9 @@ TEST_CASE("every kernel that a call of two plans launches is loaded with them", 
         INFO(one.text());
         for (const Kind &other : kinds()) {
             INFO("and " << other.text());
+            if (one.gathers != other.gathers) {
+                continue; // Such a call is refused.
+            }
             const Machine machine;
             const PlanPointer first = make_plan(one.descriptor());
             const PlanPointer second = make_plan(other.descriptor());

@@ -68,7 +68,7 @@ void check_creation(const kvappend_descriptor &d, bool is_k, bool apart) {
     INFO("extents " << d.batch << ' ' << d.heads << ' ' << d.cache_rows << ", strides " << strides[0] << ' '
                     << strides[1] << ' ' << strides[2] << ", dimension " << (is_k ? d.k_dim : d.v_dim) << ": "
                     << message);
-    REQUIRE(status == (apart ? KVAPPEND_SUCCESS : KVAPPEND_ERROR_CACHE_OVERLAP));
+    REQUIRE(status == (apart ? KVAPPEND_SUCCESS : KVAPPEND_ERROR_OVERLAP));
     if (apart) {
         kvappend_plan_destroy(plan);
     } else {
@@ -140,7 +140,7 @@ TEST_CASE("strides too irregular to decide on are refused, and said to be that",
     d.k_cache_strides[KVAPPEND_AXIS_BATCH] = 1000003;
     d.k_cache_strides[KVAPPEND_AXIS_HEAD] = 1000033;
     auto *plan = reinterpret_cast<kvappend_plan *>(&d); // must become NULL
-    CHECK(kvappend_plan_create(&d, nullptr, &plan) == KVAPPEND_ERROR_CACHE_OVERLAP);
+    CHECK(kvappend_plan_create(&d, nullptr, &plan) == KVAPPEND_ERROR_OVERLAP);
     CHECK(std::string(kvappend_last_error_message()).find("too irregular to tell") != std::string::npos);
     CHECK(plan == nullptr);
 }
@@ -193,7 +193,7 @@ TEST_CASE("two tensors with strides that are too irregular are refused, and the 
     kvappend_args args = far_apart();
     args.v_cache = static_cast<char *>(args.k_cache) + 4;
     std::string message = told(kvappend_plan_can_implement(plan.get(), &args));
-    CHECK(message.starts_with("KVAPPEND_ERROR_CACHE_OVERLAP: args.k_cache is 0xc00000000000000 "));
+    CHECK(message.starts_with("KVAPPEND_ERROR_OVERLAP: args.k_cache is 0xc00000000000000 "));
     CHECK(message.find("too irregular to tell") != std::string::npos);
     for (const char *const name : {"k_new", "v_new"}) {
         args = far_apart();
@@ -236,7 +236,7 @@ TEST_CASE("strides just below the limit of a creation are accepted, and strides 
         args.page_table = static_cast<const std::int32_t *>(place(8192));
         args.v_cache = static_cast<char *>(args.k_cache) + 8200;
         const std::string message = told(kvappend_plan_can_implement(plan.get(), &args));
-        CHECK(message.starts_with("KVAPPEND_ERROR_CACHE_OVERLAP: "));
+        CHECK(message.starts_with("KVAPPEND_ERROR_OVERLAP: "));
         CHECK(message.find("too irregular to tell") != std::string::npos);
     }
 }
@@ -337,7 +337,7 @@ TEST_CASE("two caches in one pool are refused if and only if an element belongs 
                         << ", dimension " << d.k_dim << ", v at " << pool->v_at << ", strides " << d.v_cache_strides[0]
                         << ' ' << d.v_cache_strides[1] << ' ' << d.v_cache_strides[2] << ", dimension " << d.v_dim);
         const kvappend_status status = kvappend_plan_can_implement(plan.get(), &args);
-        REQUIRE(status == (pool->apart ? KVAPPEND_SUCCESS : KVAPPEND_ERROR_CACHE_OVERLAP));
+        REQUIRE(status == (pool->apart ? KVAPPEND_SUCCESS : KVAPPEND_ERROR_OVERLAP));
         REQUIRE((pool->apart || told(status).find("too irregular") == std::string::npos));
         REQUIRE(status_when_large(*pool) == status);
         ++(pool->apart ? accepted : refused);
@@ -374,7 +374,7 @@ TEST_CASE("an element in both caches is found over distances that do not fit in 
             args.v_cache = place(k_is_lower ? high : low);
             INFO((k_is_lower ? "K below, " : "V below, ") << beside << " elements beside");
             CHECK(kvappend_plan_can_implement(plan.get(), &args) ==
-                  (beside == 0 ? KVAPPEND_ERROR_CACHE_OVERLAP : KVAPPEND_SUCCESS));
+                  (beside == 0 ? KVAPPEND_ERROR_OVERLAP : KVAPPEND_SUCCESS));
         }
     }
 }
@@ -430,7 +430,7 @@ TEST_CASE("caches that meet at a distance of nearly 2^63 bytes overlap", "[strid
     args.k_new = args.v_new = args.cache_offsets = reinterpret_cast<void *>(std::uintptr_t{3} << 62);
     args.k_cache = k_is_far ? near_cache : cache_at_its_end;
     args.v_cache = k_is_far ? cache_at_its_end : near_cache;
-    CHECK(kvappend_plan_can_implement(plan.get(), &args) == KVAPPEND_ERROR_CACHE_OVERLAP);
+    CHECK(kvappend_plan_can_implement(plan.get(), &args) == KVAPPEND_ERROR_OVERLAP);
     // One row further on they are apart.
     void *const apart = reinterpret_cast<void *>(base + std::uintptr_t{far} * 8 + 16);
     (k_is_far ? args.v_cache : args.k_cache) = apart;
@@ -456,7 +456,7 @@ TEST_CASE("caches that a common divisor of their strides keeps apart are told ap
     args.v_cache = reinterpret_cast<void *>(base + 4);
     CHECK(told(kvappend_plan_can_implement(plan.get(), &args)) == "KVAPPEND_SUCCESS");
     args.v_cache = reinterpret_cast<void *>(base + 8);
-    CHECK(kvappend_plan_can_implement(plan.get(), &args) == KVAPPEND_ERROR_CACHE_OVERLAP);
+    CHECK(kvappend_plan_can_implement(plan.get(), &args) == KVAPPEND_ERROR_OVERLAP);
 }
 
 namespace {
@@ -610,8 +610,7 @@ TEST_CASE("one element that belongs to two tensors is found at each end of them"
         check(&Args::k_new, bytes(d.k_new_strides), to, cache, KVAPPEND_ERROR_ALIAS);
         check(&Args::v_new, bytes(d.v_new_strides), to, cache, KVAPPEND_ERROR_ALIAS);
     }
-    check(&Args::k_cache, bytes(d.k_cache_strides), &Args::v_cache, bytes(d.v_cache_strides),
-          KVAPPEND_ERROR_CACHE_OVERLAP);
+    check(&Args::k_cache, bytes(d.k_cache_strides), &Args::v_cache, bytes(d.v_cache_strides), KVAPPEND_ERROR_OVERLAP);
 }
 
 namespace {
@@ -728,6 +727,6 @@ TEST_CASE("two caches that share one byte overlap, and those that meet do not", 
     }
     for (const std::uintptr_t v : {k - 2, k - 1, k, k + 1, k + 2, k + 3}) {
         args.v_cache = at(v);
-        CHECK(kvappend_plan_can_implement(plan.get(), &args) == KVAPPEND_ERROR_CACHE_OVERLAP);
+        CHECK(kvappend_plan_can_implement(plan.get(), &args) == KVAPPEND_ERROR_OVERLAP);
     }
 }

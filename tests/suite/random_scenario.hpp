@@ -30,6 +30,7 @@ struct Focus {
     std::int64_t least_bytes = 0; // of the new rows
     bool converts = false;        // K or V is stored in another format
     bool wide = false;            // rows of hundreds of elements
+    std::int32_t operation = -1;  // drawn
 
     static constexpr std::size_t count = 12;
     static constexpr Focus of(std::size_t number) {
@@ -72,7 +73,7 @@ public:
     // Whether all rows of this number of runs have places of their own.
     static bool is_defined(Scenario scenario) {
         for (int run = 0; run < runs; ++run) {
-            if (!places_differ(reference_rows(scenario))) {
+            if (!scenario.gathers() && !places_differ(reference_rows(scenario))) {
                 return false;
             }
             if (has(scenario.descriptor, KVAPPEND_FLAG_ADVANCE)) {
@@ -215,6 +216,11 @@ private:
         maybe(slots, 2, KVAPPEND_FLAG_RESERVED_SLOT);
         maybe(!slots && !of_samples(), 3, KVAPPEND_FLAG_RESERVED_PAGE);
         maybe(slots || by_position(), 3, KVAPPEND_FLAG_TOKEN_COUNT);
+        const bool gathers = draw_.one_in(3);
+        d_.operation = focus_.operation >= 0 ? focus_.operation
+                       : gathers             ? KVAPPEND_OPERATION_GATHER
+                                             : KVAPPEND_OPERATION_APPEND;
+        maybe(scenario_.gathers(), 2, KVAPPEND_FLAG_ZERO_SKIPPED);
         draw_offset_flags(maybe);
         d_.skip_policy = draw_.of({KVAPPEND_SKIP_SILENTLY, KVAPPEND_SKIP_REPORT});
         maybe(d_.skip_policy == KVAPPEND_SKIP_REPORT, 3, KVAPPEND_FLAG_RESET_REPORT);
@@ -254,8 +260,8 @@ private:
         maybe(has_offsets && d_.addressing == KVAPPEND_ADDRESSING_PAGED_CSR, 3, KVAPPEND_FLAG_LAST_PAGE_LENGTHS);
         maybe(has_offsets && !has(d_, ends), 4, KVAPPEND_FLAG_END_OFFSETS);
         const bool alike = d_.lengths == KVAPPEND_LENGTHS_FIXED && !has(d_, KVAPPEND_FLAG_LEFT_PADS);
-        maybe(has_offsets && !has(d_, ends) && (alike || !has(d_, KVAPPEND_FLAG_SHARED_OFFSET)), 3,
-              KVAPPEND_FLAG_ADVANCE);
+        maybe(!scenario_.gathers() && has_offsets && !has(d_, ends) && (alike || !has(d_, KVAPPEND_FLAG_SHARED_OFFSET)),
+              3, KVAPPEND_FLAG_ADVANCE);
     }
 
     // A cache [N, H, D/pack, R, pack], by four axes in any order.
@@ -321,8 +327,8 @@ private:
         const std::int64_t held[3] = {blocks(), d_.heads, d_.cache_rows};
         const std::int64_t both = d_.k_dim + d_.v_dim;
         fused_ = draw_.one_in(4);
-        draw_.strides(d_.k_new_strides, fresh, fused_ ? both : d_.k_dim, true);
-        draw_.strides(d_.v_new_strides, fresh, d_.v_dim, true);
+        draw_.strides(d_.k_new_strides, fresh, fused_ ? both : d_.k_dim, !scenario_.gathers());
+        draw_.strides(d_.v_new_strides, fresh, d_.v_dim, !scenario_.gathers());
         pool_ = draw_.one_in(4);
         draw_.strides(d_.k_cache_strides, held, pool_ ? both : d_.k_dim, false);
         draw_.strides(d_.v_cache_strides, held, d_.v_dim, false);

@@ -28,8 +28,12 @@ Scenario draw_scenario(std::mt19937_64 &random) {
     }
     const std::int64_t fresh[3] = {d.batch, d.heads, d.new_rows};
     const std::int64_t held[3] = {d.batch, d.heads, d.cache_rows};
-    draw.strides(d.k_new_strides, fresh, d.k_dim, true);
-    draw.strides(d.v_new_strides, fresh, d.v_dim, true);
+    if (draw.one_in(3)) {
+        d.operation = KVAPPEND_OPERATION_GATHER;
+        d.flags = draw.one_in(2) ? KVAPPEND_FLAG_ZERO_SKIPPED : 0;
+    }
+    draw.strides(d.k_new_strides, fresh, d.k_dim, !scenario.gathers());
+    draw.strides(d.v_new_strides, fresh, d.v_dim, !scenario.gathers());
     draw.strides(d.k_cache_strides, held, d.k_dim, false);
     draw.strides(d.v_cache_strides, held, d.v_dim, false);
     for (std::int64_t b = 0; b < d.batch; ++b) {

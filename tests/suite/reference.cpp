@@ -100,23 +100,70 @@ void store_row(const Scenario &scenario, const Memory &memory, const Row &row, s
     }
 }
 
-void append_one_tensor(const Scenario &scenario, const std::vector<Row> &rows, TensorIndex from, TensorIndex to,
-                       std::vector<std::vector<unsigned char>> &blocks) {
+// The same backwards.
+void load_row(const Scenario &scenario, const Memory &memory, const Row &row, std::int64_t h, TensorIndex from,
+              TensorIndex to) {
     const kvappend_descriptor &d = scenario.descriptor;
-    const Memory memory(scenario, blocks);
-    const bool converts = !reference_keeps_bits(storage_of(d, to), d.element_type);
-    for (const Row &row : rows) {
-        if (row.outcome != Outcome::written || reference_extents(d, from).dim == 0) {
+    const kvappend_storage &storage = *storage_of(d, from);
+    const std::int64_t dim = reference_extents(d, to).dim;
+    const unsigned bits = reference_code_bits(storage.type);
+    StoredRow stored;
+    for (std::int64_t i = 0; i < dim; ++i) {
+        const CodePlace place = reference_code(d, from, row.block, h, row.cache_row, i);
+        std::uint32_t code = 0;
+        std::memcpy(&code, memory.at(from, place.byte), std::max(bits / 8, 1U));
+        stored.codes.push_back(bits < 8 ? code >> place.shift & 15 : code);
+    }
+    const std::int64_t groups = storage.scaling == KVAPPEND_SCALING_NONE ? 0 : dim / reference_group(storage, dim);
+    for (std::int64_t group = 0; group < groups; ++group) {
+        std::memcpy(&stored.scales.emplace_back(0),
+                    memory.at(from == k_cache ? k_scales_index : v_scales_index,
+                              reference_scale(d, from, row.block, h, row.cache_row, group)),
+                    reference_scale_bytes(storage.scale_type));
+    }
+    const std::vector<std::uint32_t> elements = reference_load(
+        storage, d.element_type, stored, from == k_cache ? scenario.k_global_scale : scenario.v_global_scale);
+    for (std::int64_t i = 0; i < dim; ++i) {
+        std::memcpy(memory.element(to, row.batch, h, row.source, i), &elements[static_cast<std::size_t>(i)],
+                    element_bytes(d.element_type));
+    }
+}
+
+// A row of one head with its bits; a row of a gather that is not read becomes zeros.
+void copy_row(const Scenario &scenario, const Memory &memory, const Row &row, std::int64_t h, TensorIndex fresh,
+              TensorIndex cache) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    const std::size_t bytes = element_bytes(d.element_type);
+    for (std::int64_t i = 0; i < reference_extents(d, fresh).dim; ++i) {
+        unsigned char *const element = memory.element(fresh, row.batch, h, row.source, i);
+        if (row.outcome != Outcome::written) {
+            std::memset(element, 0, bytes);
             continue;
         }
+        unsigned char *const place = memory.at(cache, reference_code(d, cache, row.block, h, row.cache_row, i).byte);
+        std::memcpy(scenario.gathers() ? element : place, scenario.gathers() ? place : element, bytes);
+    }
+}
+
+void run_one_tensor(const Scenario &scenario, const std::vector<Row> &rows, TensorIndex fresh, TensorIndex cache,
+                    std::vector<std::vector<unsigned char>> &blocks) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    const Memory memory(scenario, blocks);
+    const bool converts = !reference_keeps_bits(storage_of(d, cache), d.element_type);
+    const bool zeroes = (d.flags & KVAPPEND_FLAG_ZERO_SKIPPED) != 0;
+    // With nothing to copy, nothing happens.
+    if (tensor_bytes(d, fresh) == 0 || tensor_bytes(d, cache) == 0) {
+        return;
+    }
+    for (const Row &row : rows) {
+        const bool written = row.outcome == Outcome::written;
         for (std::int64_t h = 0; h < d.heads; ++h) {
-            if (converts) {
-                store_row(scenario, memory, row, h, from, to);
-                continue;
-            }
-            for (std::int64_t i = 0; i < reference_extents(d, from).dim; ++i) {
-                std::memcpy(memory.at(to, reference_code(d, to, row.block, h, row.cache_row, i).byte),
-                            memory.element(from, row.batch, h, row.source, i), element_bytes(d.element_type));
+            if (written && converts && scenario.gathers()) {
+                load_row(scenario, memory, row, h, cache, fresh);
+            } else if (written && converts) {
+                store_row(scenario, memory, row, h, fresh, cache);
+            } else if (written || zeroes) {
+                copy_row(scenario, memory, row, h, fresh, cache);
             }
         }
     }
@@ -259,10 +306,10 @@ bool places_differ(const std::vector<Row> &rows) {
     });
 }
 
-void reference_append(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks) {
+void reference_run(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks) {
     const std::vector<Row> rows = reference_rows(scenario);
-    append_one_tensor(scenario, rows, k_new, k_cache, blocks);
-    append_one_tensor(scenario, rows, v_new, v_cache, blocks);
+    run_one_tensor(scenario, rows, k_new, k_cache, blocks);
+    run_one_tensor(scenario, rows, v_new, v_cache, blocks);
 }
 
 std::vector<std::int64_t> reference_advance(const Scenario &scenario) {

@@ -36,8 +36,8 @@ std::vector<Row> reference_rows(const Scenario &scenario);
 // Whether no two rows are written to one place, across samples: else the header does not say what is left there.
 bool places_differ(const std::vector<Row> &rows);
 
-// What the cache blocks hold after the append.
-void reference_append(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks);
+// What all blocks hold after the run.
+void reference_run(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks);
 
 // The offsets after KVAPPEND_FLAG_ADVANCE.
 std::vector<std::int64_t> reference_advance(const Scenario &scenario);

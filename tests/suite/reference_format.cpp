@@ -130,6 +130,33 @@ float element_value(std::int32_t element_type, std::uint32_t bits) {
     return (bits & d.sign()) != 0 ? -number : number;
 }
 
+// The number that a code stands for, as a binary32.
+float code_value(const kvappend_storage &storage, std::uint32_t code) {
+    switch (storage.type) {
+    case KVAPPEND_STORED_F32:
+        return std::bit_cast<float>(code);
+    case KVAPPEND_STORED_INT8:
+        return static_cast<float>(static_cast<std::int8_t>(code));
+    case KVAPPEND_STORED_INT4:
+        return static_cast<float>(static_cast<int>(code) - 8);
+    default: {
+        const Definition d = definition_of(storage.type);
+        const std::uint32_t magnitude = code & (d.sign() - 1);
+        if (!d.has_infinity && d.nan != 0 && magnitude == d.nan) {
+            return std::numeric_limits<float>::quiet_NaN();
+        }
+        const auto number = static_cast<float>(d.number(magnitude));
+        return (code & d.sign()) != 0 ? -number : number;
+    }
+    }
+}
+
+std::int32_t stored_type_of_element(std::int32_t element_type) {
+    return element_type == KVAPPEND_ELEMENT_F32   ? KVAPPEND_STORED_F32
+           : element_type == KVAPPEND_ELEMENT_F16 ? KVAPPEND_STORED_F16
+                                                  : KVAPPEND_STORED_BF16;
+}
+
 // The operations of binary32. An operation in binary64 that is then rounded gives the same: binary64 has more than
 // twice the precision.
 float product(float a, float b) {
@@ -277,4 +304,24 @@ StoredRow reference_store(const kvappend_storage &storage, std::int32_t element_
         row.codes.push_back(code_of(storage, y));
     }
     return row;
+}
+
+std::vector<std::uint32_t> reference_load(const kvappend_storage &storage, std::int32_t element_type,
+                                          const StoredRow &row, float global_scale) {
+    std::vector<std::uint32_t> elements;
+    const auto group = static_cast<std::size_t>(reference_group(storage, static_cast<std::int64_t>(row.codes.size())));
+    for (std::size_t i = 0; i < row.codes.size(); ++i) {
+        float x = code_value(storage, row.codes[i]);
+        if (storage.scaling != KVAPPEND_SCALING_NONE) {
+            const float s = scale_value(storage.scale_type, row.scales[i / group]);
+            const float all = storage.global_scale != 0 ? product(s, global_scale) : s;
+            if (all == 0 || s == 0) {
+                x = 0;
+            } else {
+                x = storage.scale_use == KVAPPEND_SCALE_MULTIPLY ? quotient(x, all) : product(x, all);
+            }
+        }
+        elements.push_back(float_code(stored_type_of_element(element_type), x));
+    }
+    return elements;
 }

@@ -26,5 +26,9 @@ StoredRow reference_store(const kvappend_storage &storage, std::int32_t element_
                           const std::vector<std::uint32_t> &elements, const std::vector<std::uint32_t> &scales,
                           float global_scale);
 
+// The bits of the elements that the codes of a row stand for.
+std::vector<std::uint32_t> reference_load(const kvappend_storage &storage, std::int32_t element_type,
+                                          const StoredRow &row, float global_scale);
+
 // The number of elements that share a scale.
 std::int64_t reference_group(const kvappend_storage &storage, std::int64_t dim);

@@ -73,13 +73,13 @@ std::mt19937_64 seeded_random() {
 std::string Scenario::text() const {
     std::ostringstream out;
     const kvappend_descriptor &d = descriptor;
-    out << "element type " << d.element_type << ", offset type " << d.offset_type << ", index type " << d.index_type
-        << ", addressing " << d.addressing << ", lengths " << d.lengths << ", flags " << d.flags << ", skip policy "
-        << d.skip_policy << ", B " << d.batch << ", H " << d.heads << ", L_new " << d.new_rows << ", N "
-        << d.cache_blocks << ", R " << d.cache_rows << ", D_k " << d.k_dim << ", D_v " << d.v_dim << ", sink rows "
-        << d.sink_rows << ", table entries " << d.table_entries << " by " << d.table_stride << ", reserved slot "
-        << d.reserved_slot << ", reserved page " << d.reserved_page << ", packs " << d.k_pack << ' ' << d.v_pack
-        << ", piece strides " << d.k_piece_stride << ' ' << d.v_piece_stride << ", strides k_new "
+    out << (gathers() ? "gather" : "append") << ", element type " << d.element_type << ", offset type " << d.offset_type
+        << ", index type " << d.index_type << ", addressing " << d.addressing << ", lengths " << d.lengths << ", flags "
+        << d.flags << ", skip policy " << d.skip_policy << ", B " << d.batch << ", H " << d.heads << ", L_new "
+        << d.new_rows << ", N " << d.cache_blocks << ", R " << d.cache_rows << ", D_k " << d.k_dim << ", D_v "
+        << d.v_dim << ", sink rows " << d.sink_rows << ", table entries " << d.table_entries << " by " << d.table_stride
+        << ", reserved slot " << d.reserved_slot << ", reserved page " << d.reserved_page << ", packs " << d.k_pack
+        << ' ' << d.v_pack << ", piece strides " << d.k_piece_stride << ' ' << d.v_piece_stride << ", strides k_new "
         << list(d.k_new_strides) << " v_new " << list(d.v_new_strides) << " k_cache " << list(d.k_cache_strides)
         << " v_cache " << list(d.v_cache_strides) << ", kernel \"" << kernel << "\", starts";
     for (const BufferLocation &location : locations) {

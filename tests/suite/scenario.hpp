@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One append as the tests see it: a descriptor, arrays of indices, and blocks of memory in which the buffers lie.
+// One call as the tests see it: a descriptor, arrays of indices, and blocks of memory in which the buffers lie.
 #pragma once
 
 #include <kvappend/kvappend.h>
@@ -19,7 +19,7 @@ enum TensorIndex {
     tensor_count
 };
 
-// The buffers of a run, of which the first four are the tensors.
+// The buffers of a run, of which the first four are the tensors. Those of the rows are also the outputs of a gather.
 constexpr std::size_t offsets_index = tensor_count;
 constexpr std::size_t slots_index = offsets_index + 1;
 constexpr std::size_t lengths_index = offsets_index + 2;
@@ -73,6 +73,7 @@ struct Scenario {
     // For indices which leave open what becomes of rows at all: offsets that advance and the report are open, too.
     bool rows_open = false;
 
+    bool gathers() const { return descriptor.operation == KVAPPEND_OPERATION_GATHER; }
     std::string text() const;
     void store_k(const kvappend_storage &storage) {
         k_storage = std::make_shared<kvappend_storage>(storage);

@@ -227,7 +227,7 @@ TEST_CASE("strides of scales that cannot be are refused", "[format]") {
         check_refused(computed(), stride(axis, 0), KVAPPEND_ERROR_STRIDE, {"scale_strides", "is 0"});
         check_accepted(given(), stride(axis, 0));
     }
-    check_refused(computed(), stride(2, 12), KVAPPEND_ERROR_CACHE_OVERLAP, {"scale_strides"});
+    check_refused(computed(), stride(2, 12), KVAPPEND_ERROR_OVERLAP, {"scale_strides"});
     check_accepted(given(), stride(2, 12));
 }
 
@@ -242,7 +242,7 @@ TEST_CASE("the strides of a cache with a format count bytes", "[format]") {
     CHECK(kvappend_plan_create(&d, nullptr, &plan) == KVAPPEND_ERROR_STRIDE);
     CHECK(std::string(kvappend_last_error_message()).find("multiple of 4 bytes") != std::string::npos);
     d.k_cache_strides[KVAPPEND_AXIS_ROW] = 124;
-    CHECK(kvappend_plan_create(&d, nullptr, &plan) == KVAPPEND_ERROR_CACHE_OVERLAP);
+    CHECK(kvappend_plan_create(&d, nullptr, &plan) == KVAPPEND_ERROR_OVERLAP);
     // Elements of F16 stored as F16 are copied as they are, by strides in bytes.
     f32.type = KVAPPEND_STORED_F16;
     d.k_cache_strides[KVAPPEND_AXIS_ROW] = 256;

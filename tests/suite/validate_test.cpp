@@ -498,7 +498,7 @@ TEST_CASE("the first status that applies is the one returned", "[validate]") {
         call.args = args;
         call.args.v_cache = args.k_cache;
         call.args.v_cache_bytes = 0;
-        call.check(refused(KVAPPEND_ERROR_CACHE_OVERLAP, "share"));
+        call.check(refused(KVAPPEND_ERROR_OVERLAP, "share"));
         call.args = args;
         if (subject().backend() == KVAPPEND_BACKEND_HOST) {
             call.stream = reinterpret_cast<CUstream_st *>(&call);

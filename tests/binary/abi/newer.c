@@ -72,7 +72,7 @@ static void check_read(void) {
     a->known.cache_offsets = &offset, a->known.cache_offsets_bytes = sizeof offset;
 
     d->wish = 1;
-    REFUSED(kvappend_plan_create(&d->known, NULL, &plan), "descriptor.struct_size is 288 and byte 280");
+    REFUSED(kvappend_plan_create(&d->known, NULL, &plan), "descriptor.struct_size is 296 and byte 288");
     REQUIRE(plan == NULL);
     d->wish = 0;
     d->known.k_storage = &s->known;
@@ -91,8 +91,8 @@ static void check_read(void) {
     check_cache(10);
     fill(20);
     a->wish = 7;
-    REFUSED(kvappend_plan_can_implement(plan, &a->known), "args.struct_size is 320 and byte 312");
-    REFUSED(kvappend_plan_run(plan, &a->known, NULL, 0, NULL), "args.struct_size is 320 and byte 312");
+    REFUSED(kvappend_plan_can_implement(plan, &a->known), "args.struct_size is 352 and byte 344");
+    REFUSED(kvappend_plan_run(plan, &a->known, NULL, 0, NULL), "args.struct_size is 352 and byte 344");
     REQUIRE(k_cache[1] == -1 && k_cache[2] == -1);
     a->wish = 0;
     REQUIRE(kvappend_plan_run(plan, &a->known, NULL, 0, NULL) == KVAPPEND_SUCCESS);
@@ -120,7 +120,7 @@ static void check_written(void) {
 
     sku->known.struct_size = sizeof *sku;
     REQUIRE(kvappend_plan_get_sku(plan, &sku->known) == KVAPPEND_SUCCESS);
-    REQUIRE(sku->known.operation == KVAPPEND_OPERATION_DENSE_APPEND && sku->known.kernel_name != NULL);
+    REQUIRE(sku->known.operation == KVAPPEND_OPERATION_APPEND && sku->known.kernel_name != NULL);
     REQUIRE(sku->wish == 0 && sku->known.struct_size == sizeof *sku);
     guarantee->known.struct_size = sizeof *guarantee;
     REQUIRE(kvappend_plan_get_precision_guarantee(plan, &guarantee->known) == KVAPPEND_SUCCESS);

@@ -110,13 +110,14 @@ bool bad_global_scale(const Scenario &scenario) {
     return bad(k_new, k_cache, scenario.k_global_scale) || bad(v_new, v_cache, scenario.v_global_scale);
 }
 
-// Given scales with random bits, of which some may be unusable.
-bool random_given_scales(const Scenario &scenario) {
-    const auto given = [&](TensorIndex cache) {
+// Scales with random bits that the run reads. Some may be unusable.
+bool reads_random_scales(const Scenario &scenario) {
+    const auto reads = [&](TensorIndex cache) {
         const kvappend_storage *const storage = storage_of(scenario.descriptor, cache);
-        return storage != nullptr && storage->scaling == KVAPPEND_SCALING_GIVEN;
+        return storage != nullptr && ((storage->scaling == KVAPPEND_SCALING_GIVEN && !scenario.tame) ||
+                                      (storage->scaling == KVAPPEND_SCALING_COMPUTED && scenario.gathers()));
     };
-    return !scenario.tame && (given(k_cache) || given(v_cache));
+    return reads(k_cache) || reads(v_cache);
 }
 
 // Errors of the arrays of indices come before those of rows, and those of scales come last.
@@ -134,11 +135,11 @@ void check_finding(const Scenario &scenario, kvappend_status status) {
     const std::vector<Row> rows = reference_rows(scenario);
     const bool any_without_place = std::ranges::any_of(
         rows, [](const Row &row) { return row.outcome == Outcome::below || row.outcome == Outcome::above; });
-    const kvappend_status expected = any_without_place            ? KVAPPEND_ERROR_SKIPPED
-                                     : !places_differ(rows)       ? KVAPPEND_ERROR_DUPLICATE
-                                     : bad_global_scale(scenario) ? KVAPPEND_ERROR_SCALE
-                                                                  : KVAPPEND_SUCCESS;
-    if (expected == KVAPPEND_SUCCESS && random_given_scales(scenario)) {
+    const kvappend_status expected = any_without_place                             ? KVAPPEND_ERROR_SKIPPED
+                                     : !scenario.gathers() && !places_differ(rows) ? KVAPPEND_ERROR_DUPLICATE
+                                     : bad_global_scale(scenario)                  ? KVAPPEND_ERROR_SCALE
+                                                                                   : KVAPPEND_SUCCESS;
+    if (expected == KVAPPEND_SUCCESS && reads_random_scales(scenario)) {
         REQUIRE((status == KVAPPEND_SUCCESS || status == KVAPPEND_ERROR_SCALE));
     } else {
         REQUIRE(status == expected);
@@ -165,9 +166,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
         return 0;
     }
     std::vector<ScenarioLayer> cases;
+    Focus of_all = focus;
     while (static_cast<std::int64_t>(cases.size()) < layers) {
         if (cases.empty() || draw.one_in(2)) {
-            cases.push_back({draw_scenario(draw, input, focus, hostile, {})});
+            cases.push_back({draw_scenario(draw, input, of_all, hostile, {})});
+            of_all.operation = cases.front().scenario.descriptor.operation;
         } else {
             cases.push_back({cases.front().scenario, 0});
         }

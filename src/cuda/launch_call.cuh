@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// How appends become the parameters and the grid of a launch.
+// How calls become the parameters and the grid of a launch.
 //
 // A geometry is what some layers of a launch have in common. For each type of geometry there are these functions:
-// fill_layer(append, tensor, is_k, layer) fills the pointers of K or of V;
+// fill_layer(call, tensor, is_k, layer) fills the pointers of K or of V;
 // finish_geometry(problem, indices, geometry) fills what lay_out does not;
 // kernel_of(parameters, wide) returns the kernel that takes these parameters.
 #pragma once
@@ -17,21 +17,21 @@
 
 namespace kvappend {
 
-// A launch to which appends are added one by one.
+// A launch to which calls are added one by one.
 template <class Geometry, unsigned Layers>
 class Launch {
     using P = Parameters<Geometry, Layers>;
     static_assert(sizeof(P) <= 4096);
 
 public:
-    // Returns false if there is no room for the append, or for its geometry.
-    bool add(const Append &append) {
-        const unsigned geometry = find_geometry(append);
+    // Returns false if there is no room for the call, or for its geometry.
+    bool add(const Call &call) {
+        const unsigned geometry = find_geometry(call);
         if (layers_ == Layers || geometry == P::most_geometries) {
             return false;
         }
         geometries_ = std::max(geometries_, geometry + 1);
-        add_layer(append, inputs_[geometry]);
+        add_layer(call, inputs_[geometry]);
         p_.geometry_of[layers_++] = static_cast<std::uint8_t>(geometry);
         return true;
     }
@@ -48,35 +48,34 @@ public:
     }
 
 private:
-    unsigned find_geometry(const Append &append) {
+    unsigned find_geometry(const Call &call) {
         // Constructed in place. A copy would load two pointers at once that were stored one by one. Store forwarding
         // fails for such a load: it waits until both stores have left the store buffer.
-        Indices &tried = *new (&indices_[geometries_]) Indices{indices_of(append.problem.buffers, append.args)};
+        Indices &tried = *new (&indices_[geometries_]) Indices{indices_of(call.problem.buffers, call.args)};
         unsigned geometry = 0;
-        while (geometry < geometries_ &&
-               (inputs_[geometry].problem != &append.problem || indices_[geometry] != tried)) {
+        while (geometry < geometries_ && (inputs_[geometry].problem != &call.problem || indices_[geometry] != tried)) {
             ++geometry;
         }
         if (geometry == geometries_) {
-            inputs_[geometry] = {&append.problem, {}, 0};
+            inputs_[geometry] = {&call.problem, {}, 0};
         }
         return geometry;
     }
 
-    void add_layer(const Append &append, GeometryInput &input) {
+    void add_layer(const Call &call, GeometryInput &input) {
         unsigned tensor = 0;
-        const auto add = [&](const Copy &copy, bool is_k, const void *from, const void *to) {
+        const auto add = [&](const Copy &copy, bool is_k) {
             if (!copy.empty()) {
-                fill_layer(append, tensor, is_k, p_.layers[layers_]);
-                input.addresses[tensor].rows |= reinterpret_cast<std::uintptr_t>(from);
-                input.addresses[tensor].cache |= reinterpret_cast<std::uintptr_t>(to);
+                fill_layer(call, tensor, is_k, p_.layers[layers_]);
+                input.addresses[tensor].rows |= reinterpret_cast<std::uintptr_t>(call.rows(is_k));
+                input.addresses[tensor].cache |= reinterpret_cast<std::uintptr_t>(call.cache(is_k));
                 ++tensor;
             }
         };
-        add(append.problem.k, true, append.args.k_new, append.args.k_cache);
-        add(append.problem.v, false, append.args.v_new, append.args.v_cache);
+        add(call.problem.k, true);
+        add(call.problem.v, false);
         ++input.layers;
-        programmatic_ = programmatic_ && append.problem.addressing.has(KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH);
+        programmatic_ = programmatic_ && call.problem.addressing.has(KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH);
     }
 
     Grid lay_out_geometries(const CudaState &state, bool wide) {
@@ -117,34 +116,34 @@ private:
     bool programmatic_ = true;
 };
 
-inline const CudaState &cuda_state(const Append &append) {
-    return static_cast<const CudaState &>(append.state);
+inline const CudaState &cuda_state(const Call &call) {
+    return static_cast<const CudaState &>(call.state);
 }
 
 template <class Geometry, unsigned Layers>
-Status launch_one(const Append &append, CUstream_st *stream) {
+Status launch_one(const Call &call, CUstream_st *stream) {
     Launch<Geometry, Layers> launch;
-    launch.add(append);
-    return launch.perform(cuda_state(append), append.kernel.variant == Kernel::Variant::wide, stream);
+    launch.add(call);
+    return launch.perform(cuda_state(call), call.kernel.variant == Kernel::Variant::wide, stream);
 }
 
-// Up to `Layers` appends in a launch. An append whose problem does not fit in 31 bits has a launch of its own.
+// Up to `Layers` calls in a launch. A call whose problem does not fit in 31 bits has a launch of its own.
 template <class Geometry, unsigned Layers>
 class CudaLayeredRun final : public LayeredRun {
 public:
     explicit CudaLayeredRun(CUstream_st *stream) : stream_(stream) {}
 
-    Status add(const Append &append) override {
-        state_ = &cuda_state(append);
+    Status add(const Call &call) override {
+        state_ = &cuda_state(call);
         if (Geometry::joins_rows ? !state_->runs_fit_in_31_bits : !state_->fits_in_31_bits) {
-            return launch_append(append, stream_);
+            return launch_call(call, stream_);
         }
-        if (launch_.add(append)) {
+        if (launch_.add(call)) {
             return KVAPPEND_SUCCESS;
         }
         TRY(finish());
         new (&launch_) Launch<Geometry, Layers>;
-        launch_.add(append);
+        launch_.add(call);
         return KVAPPEND_SUCCESS;
     }
 

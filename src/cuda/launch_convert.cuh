@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// The launches of the kernels that convert rows, of appends or of gathers.
+#pragma once
+
+#include "convert_geometry.cuh"
+#include "launch_call.cuh"
+
+namespace kvappend {
+
+// ---- the parameters of a launch: see launch_call.cuh ----
+
+inline void fill_layer(const Call &call, unsigned tensor, bool is_k, ConvertLayer &layer) {
+    const kvappend_args &args = call.args;
+    layer.rows[tensor] = call.rows(is_k);
+    layer.caches[tensor] = call.cache(is_k);
+    layer.scales[tensor] = static_cast<std::byte *>(is_k ? args.k_scales : args.v_scales);
+    layer.global_scales[tensor] = is_k ? args.k_global_scale : args.v_global_scale;
+}
+
+inline void finish_geometry(const Problem &problem, const Indices &indices, ConvertGeometry &g) {
+    g.rule = rule_kind_of(problem.addressing);
+    g.addressing = problem.addressing;
+    g.indices = indices;
+}
+
+// ---- launches ----
+
+// Calls that convert rows, and calls that copy bits.
+template <class Geometry>
+class ConvertingRun final : public LayeredRun {
+public:
+    ConvertingRun(LayeredRun *copies, CUstream_st *stream) : copies_(copies), conversions_(stream) {}
+
+    Status add(const Call &call) override {
+        return call.problem.converts() ? conversions_.add(call) : copies_->add(call);
+    }
+    Status finish() override {
+        TRY(copies_->finish());
+        return conversions_.finish();
+    }
+
+private:
+    LayeredRun *copies_;
+    CudaLayeredRun<Geometry, most_converted_layers> conversions_;
+};
+
+template <class Geometry>
+Status launch_conversion(const Call &call, CUstream_st *stream) {
+    return call.kernel.variant == Kernel::Variant::layers ? launch_one<Geometry, most_converted_layers>(call, stream)
+                                                          : launch_one<Geometry, 1>(call, stream);
+}
+
+template <class Geometry>
+LayeredRun *begin_converting_run(LayeredRunStorage::Part &storage, LayeredRun *copies, CUstream_st *stream) {
+    static_assert(sizeof(ConvertingRun<Geometry>) <= sizeof(LayeredRunStorage::Part));
+    return new (storage.bytes) ConvertingRun<Geometry>(copies, stream);
+}
+
+} // namespace kvappend
