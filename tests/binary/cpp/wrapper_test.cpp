@@ -14,6 +14,7 @@
 #include <string>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -210,6 +211,19 @@ TEST_CASE("buffers fill what a plan knows of them, and nothing else") {
     d.element_type = -1;
     b.fill(d);
     CHECK(std::memcmp(&d, &expected, sizeof d) == 0);
+
+    // The strides of rows are those of the operation.
+    b.k_out = {elements, {10, 11, 12}};
+    b.v_out = {elements, {13, 14, 15}};
+    b.fill(d);
+    CHECK(std::memcmp(&d, &expected, sizeof d) == 0);
+    d.operation = expected.operation = KVAPPEND_OPERATION_GATHER;
+    for (int i = 0; i < 3; ++i) {
+        expected.k_new_strides[i] = i + 10;
+        expected.v_new_strides[i] = i + 13;
+    }
+    b.fill(d);
+    CHECK(std::memcmp(&d, &expected, sizeof d) == 0);
 }
 
 TEST_CASE("buffers fill the strides of a cache in bytes if it has a storage") {
@@ -257,6 +271,8 @@ TEST_CASE("buffers fill the arguments of a run") {
     b.v_new = v;
     b.k_cache = k;
     b.v_cache = kvappend::array_view<double>::unchecked(v.data());
+    b.k_out = std::span(k).first(2);
+    b.v_out = v;
     b.cache_offsets = offsets;
     b.slots = std::span(offsets).first(4);
     b.lengths = indices;
@@ -278,6 +294,10 @@ TEST_CASE("buffers fill the arguments of a run") {
     expected.k_new_bytes = expected.k_cache_bytes = 32;
     expected.v_new = expected.v_cache = v.data();
     expected.v_new_bytes = 24;
+    expected.k_out = k.data();
+    expected.k_out_bytes = 16;
+    expected.v_out = v.data();
+    expected.v_out_bytes = 24;
     expected.cache_offsets = offsets.data();
     expected.cache_offsets_bytes = 40;
     expected.slots = offsets.data();
@@ -337,6 +357,36 @@ TEST_CASE("a plan is created, runs, and reports", "[kvappend_plan_create][kvappe
     const kvappend::plan plan = *std::move(created);
     CHECK(plan.run(step.args()).status() == KVAPPEND_SUCCESS);
     CHECK(step.holds(2));
+}
+
+TEST_CASE("rows are read from const caches", "[kvappend_plan_create][kvappend_plan_run]") {
+    Step step;
+    CHECK(kvappend::plan::create(step.descriptor()).value().run(step.args()));
+    const Step &appended = step;
+    std::vector<float> k_out(samples * dim, 7);
+    std::vector<float> v_out(samples * (dim + 1), 7);
+    const std::array<std::int64_t, samples> offsets{2, rows}; // the row of sample 1 has no place
+    kvappend::buffers<float, const std::int64_t, std::int32_t, const float> b;
+    b.k_out = k_out;
+    b.v_out = {v_out, kvappend::strides{dim + 1, 0, 0}};
+    b.k_cache = appended.k_cache;
+    b.v_cache = {appended.v_cache, kvappend::strides{dim, 0, samples * dim}};
+    b.cache_offsets = offsets;
+    kvappend::descriptor d = Step::extents();
+    d.operation = KVAPPEND_OPERATION_GATHER;
+    b.fill(d);
+    kvappend::args a;
+    b.fill(a);
+    CHECK(kvappend::plan::create(d).value().run(a));
+    CHECK(k_out == std::vector<float>{1, 2, 3, 4, 7, 7, 7, 7});
+    CHECK(v_out == std::vector<float>{-1, -2, -3, -4, 7, 7, 7, 7, 7, 7});
+    d.flags = KVAPPEND_FLAG_ZERO_SKIPPED;
+    CHECK(kvappend::plan::create(d).value().run(a));
+    CHECK(k_out == std::vector<float>{1, 2, 3, 4, 0, 0, 0, 0});
+    CHECK(v_out == std::vector<float>{-1, -2, -3, -4, 7, 0, 0, 0, 0, 7});
+    CHECK(step.holds(2));
+    d.operation = 2;
+    CHECK(kvappend::plan::create(d).status() == KVAPPEND_ERROR_OPERATION);
 }
 
 TEST_CASE("a preference counts", "[kvappend_plan_create]") {
@@ -472,6 +522,12 @@ TEST_CASE("layers are appended as one", "[kvappend_plan_run_layers]") {
     CHECK(layers.run());
     CHECK(steps[0].holds(2));
     CHECK(steps[1].holds(2));
+
+    kvappend::descriptor d = steps[1].descriptor();
+    d.operation = KVAPPEND_OPERATION_GATHER;
+    const kvappend::plan gather = kvappend::plan::create(d).value();
+    layers.add(gather, args[1]);
+    CHECK(layers.run().status() == KVAPPEND_ERROR_OPERATION);
 }
 
 TEST_CASE("layers that share their offsets advance them once", "[kvappend_plan_run_layers]") {
@@ -538,7 +594,7 @@ template <class Cache>
 using StoredBuffers = kvappend::buffers<float, const std::int64_t, std::int32_t, Cache>;
 
 template <class Buffers>
-void append_stored(const kvappend::descriptor &d, const Buffers &b) {
+void run_stored(const kvappend::descriptor &d, const Buffers &b) {
     kvappend::args a;
     b.fill(a);
     const auto done = kvappend::plan::create(d).value().run(a);
@@ -572,7 +628,7 @@ TEST_CASE("rows are stored in E4M3 with given scales", "[kvappend_storage_preset
     d.k_storage = &k_storage;
     d.v_storage = &v_storage;
     b.fill(d);
-    append_stored(d, b);
+    run_stored(d, b);
     CHECK(k_cache == Bytes{0xee, 0xee, 0xee, 0xee, 0x38, 0xbc, 0x7e, 0x28,   // 1, -1.5, 448, 0.25
                            0x7e, 0x00, 0x80, 0x38, 0xee, 0xee, 0xee, 0xee}); // 500, 0, -0, 1.0625
     CHECK(v_cache == Bytes{0xee, 0xee, 0x38, 0xbc, 0x38, 0x30, 0xee, 0xee}); // 1, -1.5; 1, 0.5
@@ -581,6 +637,24 @@ TEST_CASE("rows are stored in E4M3 with given scales", "[kvappend_storage_preset
     CHECK(guarantee->k_bit_exact == 0);
     CHECK(guarantee->same_on_all_backends == 1);
     CHECK(guarantee->v_error == 0.0625F);
+
+    // A gather gives each code times its scale.
+    std::array<float, 8> k_out{};
+    std::array<float, 4> v_out{};
+    StoredBuffers<const std::uint8_t> from;
+    from.k_out = k_out;
+    from.v_out = v_out;
+    from.k_cache = std::as_const(k_cache);
+    from.v_cache = std::as_const(v_cache);
+    from.k_scales = k_scale;
+    from.v_scales = v_scales;
+    from.cache_offsets = stored_at;
+    d.operation = KVAPPEND_OPERATION_GATHER;
+    from.fill(d);
+    run_stored(d, from);
+    CHECK(k_out == std::array<float, 8>{2, -3, 896, 0.5F, 896, 0, -0.0F, 2});
+    CHECK(std::signbit(k_out[6]));
+    CHECK(v_out == std::array<float, 4>{4, -6, 2, 1});
 }
 
 TEST_CASE("rows are stored in INT8, each with its scale after it", "[kvappend_storage_preset][kvappend_plan_run]") {
@@ -597,11 +671,18 @@ TEST_CASE("rows are stored in INT8, each with its scale after it", "[kvappend_st
     kvappend::descriptor d = stored_extents(4, 0);
     d.k_storage = &storage;
     b.fill(d);
-    append_stored(d, b);
+    run_stored(d, b);
     CHECK(k_cache == Bytes{0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee,   // row 0 of sample 0
                            0x7f, 0xc0, 0x01, 0x01, 0x00, 0x00, 0x80, 0x3f,   // 127, -64, 1, 1; 1.0F
                            0x7f, 0x01, 0xfe, 0x03, 0x00, 0x00, 0x00, 0x40,   // 127, 1, -2, 3; 2.0F
                            0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee}); // row 1 of sample 1
+
+    std::array<float, 8> k_out{};
+    b.k_out = k_out;
+    d.operation = KVAPPEND_OPERATION_GATHER;
+    b.fill(d);
+    run_stored(d, b);
+    CHECK(k_out == std::array<float, 8>{127, -64, 1, 1, 254, 2, -4, 6});
 }
 
 TEST_CASE("rows are stored in NVFP4", "[kvappend_storage_preset][kvappend_plan_run]") {
@@ -623,7 +704,7 @@ TEST_CASE("rows are stored in NVFP4", "[kvappend_storage_preset][kvappend_plan_r
     kvappend::descriptor d = stored_extents(16, 0);
     d.k_storage = &storage;
     b.fill(d);
-    append_stored(d, b);
+    run_stored(d, b);
     CHECK(k_cache == Bytes{0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0x10, 0x32, 0x54,
                            0x76, 0xa9, 0xcb, 0xed, 0x0f, 0x67, 0x48, 0xe4, 0x02, 0x00, 0x00,
                            0x00, 0x00, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee});
@@ -640,7 +721,8 @@ TEST_CASE("what was chosen", "[kvappend_plan_get_sku][kvappend_plan_get_precisio
     Step step;
     const kvappend::plan plan = kvappend::plan::create(step.descriptor()).value();
     const kvappend::sku sku = plan.get_sku().value();
-    CHECK(sku.operation == KVAPPEND_OPERATION_DENSE_APPEND);
+    CHECK(sku.operation == KVAPPEND_OPERATION_APPEND);
+    CHECK(sku.addressing == KVAPPEND_ADDRESSING_DENSE);
     CHECK(sku.element_type == KVAPPEND_ELEMENT_F32);
     CHECK(sku.device == 0);
     const auto guarantee = plan.get_precision_guarantee();
@@ -654,6 +736,12 @@ TEST_CASE("what was chosen", "[kvappend_plan_get_sku][kvappend_plan_get_precisio
         names.emplace_back(name);
     }
     CHECK(std::find(names.begin(), names.end(), sku.kernel_name) != names.end());
+    kvappend::descriptor d = step.descriptor();
+    d.addressing = KVAPPEND_ADDRESSING_RING;
+    d.operation = KVAPPEND_OPERATION_GATHER;
+    const kvappend::sku of_gather = kvappend::plan::create(d)->get_sku().value();
+    CHECK(of_gather.operation == KVAPPEND_OPERATION_GATHER);
+    CHECK(of_gather.addressing == KVAPPEND_ADDRESSING_RING);
     CHECK(kvappend::plan().get_sku().status() == KVAPPEND_ERROR_NULL_ARGUMENT);
     CHECK(kvappend::plan().get_precision_guarantee().status() == KVAPPEND_ERROR_NULL_ARGUMENT);
 }
