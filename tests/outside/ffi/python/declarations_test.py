@@ -118,7 +118,7 @@ class Declarations(unittest.TestCase):
     def test_are_not_those_of_another_header(self):
         changes = [
             ("KVAPPEND_ERROR_ALIAS = 33", "KVAPPEND_ERROR_ALIAS = 39"),
-            ("KVAPPEND_ERROR_SCALE = 52", "KVAPPEND_ERROR_SCALE = 52, KVAPPEND_ERROR_NEW = 53"),
+            ("KVAPPEND_ERROR_OPERATION = 53", "KVAPPEND_ERROR_OPERATION = 53, KVAPPEND_ERROR_NEW = 54"),
             ("KVAPPEND_SCALE_UE8M0 = 3", "KVAPPEND_SCALE_UE8M0 = 3, KVAPPEND_SCALE_NEW = 4"),
             ("float scale_floor;", "int32_t scale_floor;"),
             ("const struct kvappend_storage *v_storage;", "const void *v_storage;"),

@@ -15,7 +15,7 @@ import numpy
 os.environ["KVAPPEND_LIBRARY"] = os.environ["EMULATED"]
 
 # pylint: disable=wrong-import-position
-from kvappend import Error, Flag, Plan, append, append_layers, devices
+from kvappend import Error, Flag, Plan, append, append_layers, devices, gather
 from kvappend.layout import Device
 
 devices.DRIVER = os.environ["EMULATED"]
@@ -146,6 +146,18 @@ class Appends(unittest.TestCase):
             append_layers([*layers[:2], other])
         self.assertEqual(other["k_cache"].read().tobytes(), hosts[0]["k_cache"].tobytes())
 
+    def test_rows_are_gathered_on_their_device(self):
+        host = arrays()
+        names = {"k_new": "k_out", "v_new": "v_out"}
+        tensors = {names.get(name, name): DeviceArray(array, 1) for name, array in host.items()}
+        gather(**tensors)
+        self.assertEqual(current_device(), 0)
+        for kind in "kv":
+            cache = host[kind + "_cache"]
+            rows = numpy.stack([cache[b, :, offset:offset + 1] for b, offset in enumerate(host["cache_offsets"])])
+            self.assertEqual(tensors[kind + "_out"].read().tobytes(), rows.tobytes())
+            self.assertEqual(tensors[kind + "_cache"].read().tobytes(), cache.tobytes())
+
     def test_threads_with_devices_of_their_own(self):
         done = []
 
@@ -169,7 +181,7 @@ class Appends(unittest.TestCase):
         with self.assertRaisesRegex(Error, "ERROR_KERNEL"):
             Plan(**tensors, kernel_name="no_such_kernel")
         self.assertEqual(current_device(), 0)
-        with self.assertRaisesRegex(Error, "ERROR_CACHE_OVERLAP"):
+        with self.assertRaisesRegex(Error, "ERROR_OVERLAP"):
             append(**{**tensors, "v_cache": tensors["k_cache"]})
         self.assertEqual(current_device(), 0)
 

@@ -7,7 +7,7 @@ from unittest import mock
 
 import numpy
 import torch
-from kvappend import Error, Plan, Preset, ScaleRounding, ScaleType, Scaling, Storage, Stored, append
+from kvappend import Error, Plan, Preset, ScaleRounding, ScaleType, Scaling, Storage, Stored, append, gather
 
 B, H, L, R, K_DIM, V_DIM = 3, 2, 4, 11, 8, 6
 TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
@@ -38,6 +38,11 @@ class Appends(unittest.TestCase):
                 view[b, :, offset:offset + new.shape[2]] = new[b]
             expected.append((whole, bits(copy)))
         append(k_new=k_new, v_new=v_new, k_cache=k_cache, v_cache=v_cache, cache_offsets=offsets)
+        # A gather reads what was appended, into tensors of the same axes.
+        k_out, v_out = torch.empty_like(k_new), torch.empty_like(v_new)
+        gather(k_out=k_out, v_out=v_out, k_cache=k_cache, v_cache=v_cache, cache_offsets=offsets)
+        self.assertTrue(torch.equal(bits(k_out), bits(k_new)))
+        self.assertTrue(torch.equal(bits(v_out), bits(v_new)))
         for whole, copy in expected:
             self.assertTrue(torch.equal(bits(whole), copy))
 
@@ -182,7 +187,7 @@ class Refusals(unittest.TestCase):
                      torch.zeros(B, H, R, K_DIM, dtype=torch.bfloat16))
 
     def test_of_a_cache_that_lies_over_itself(self):
-        with self.assertRaisesRegex(Error, "ERROR_CACHE_OVERLAP: .*k_cache"):
+        with self.assertRaisesRegex(Error, "ERROR_OVERLAP: .*k_cache"):
             append(k_new=torch.zeros(B, H, L, K_DIM), k_cache=torch.zeros(B, 1, R, K_DIM).expand(B, H, R, K_DIM),
                    cache_offsets=[0] * B)
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Appends new K and V rows to KV caches, by libkvappend: NumPy's arrays and any other tensor with __dlpack__.
+"""Appends new K and V rows to KV caches, and reads rows from them, by libkvappend: NumPy's arrays and any other tensor
+with __dlpack__.
 
     import numpy, kvappend
 
@@ -7,6 +8,9 @@
     k_cache, v_cache = numpy.zeros((2, 2, 8, 100, 64), numpy.float32)  # each [B, H, R, D]
     offsets = numpy.array([17, 3])                                     # the position of each sample's new row
     kvappend.append(k_new=k_new, v_new=v_new, k_cache=k_cache, v_cache=v_cache, cache_offsets=offsets)
+
+    k_rows, v_rows = numpy.empty((2, 2, 8, 18, 64), numpy.float32)     # rows 0 to 17 of each sample
+    kvappend.gather(k_out=k_rows, v_out=v_rows, k_cache=k_cache, v_cache=v_cache, cache_offsets=0)
 
 PyTorch's tensors are used in the same way, on the CPU or on a GPU. Indices of int32 and of int64 are used as they are.
 Plan describes all arguments.
@@ -17,14 +21,17 @@ A cache may store its rows in another type, such as E4M3 with a scale for the wh
     k_cache, v_cache = numpy.zeros((2, 2, 8, 100, 64), numpy.uint8)
     kvappend.append(..., k_storage=e4m3, v_storage=e4m3, k_scales=numpy.float32([2]), v_scales=numpy.float32([2]))
 
+A gather with the same storage gives the rows as floats again.
+
 The package needs nothing except ctypes. Copy it, and install libkvappend where the loader finds it, or set
 KVAPPEND_LIBRARY to its path. kvappend.abi has the C interface itself, for what Plan does not offer."""
 
-from .abi import (Error, Flag, Nibbles, Preset, Report, Rounding, ScaleOrder, ScaleRounding, ScaleType, ScaleUse,
-                  Scaling, Status, Stored)
+from .abi import (Error, Flag, Nibbles, Operation, Preset, Report, Rounding, ScaleOrder, ScaleRounding, ScaleType,
+                  ScaleUse, Scaling, Status, Stored)
 from .layout import Layout
-from .plan import Plan, append, append_layers
+from .plan import Plan, append, append_layers, gather, gather_layers
 from .storage import Storage
 
-__all__ = ["Error", "Flag", "Layout", "Nibbles", "Plan", "Preset", "Report", "Rounding", "ScaleOrder", "ScaleRounding",
-           "ScaleType", "ScaleUse", "Scaling", "Status", "Storage", "Stored", "append", "append_layers"]
+__all__ = ["Error", "Flag", "Layout", "Nibbles", "Operation", "Plan", "Preset", "Report", "Rounding", "ScaleOrder",
+           "ScaleRounding", "ScaleType", "ScaleUse", "Scaling", "Status", "Storage", "Stored", "append",
+           "append_layers", "gather", "gather_layers"]

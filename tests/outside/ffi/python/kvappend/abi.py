@@ -22,7 +22,7 @@ class Status(enum.IntEnum):
     ERROR_EXTENT = 14
     ERROR_STRIDE = 15
     ERROR_OVERFLOW = 16
-    ERROR_CACHE_OVERLAP = 17
+    ERROR_OVERLAP = 17
     ERROR_KERNEL = 18
     ERROR_LENGTHS = 19
     ERROR_UNSUPPORTED = 20
@@ -50,6 +50,12 @@ class Status(enum.IntEnum):
     ERROR_INDEX_TYPE = 50
     ERROR_STORAGE = 51
     ERROR_SCALE = 52
+    ERROR_OPERATION = 53
+
+
+class Operation(enum.IntEnum):
+    APPEND = 0
+    GATHER = 1
 
 
 class Backend(enum.IntEnum):
@@ -107,6 +113,7 @@ class Flag(enum.IntFlag):
     LAST_PAGE_LENGTHS = 1024
     TOKEN_COUNT = 2048
     RESERVED_PAGE = 4096
+    ZERO_SKIPPED = 8192
 
 
 class Skip(enum.IntEnum):
@@ -195,13 +202,6 @@ class Preset(enum.IntEnum):
     Q4_0 = 19
 
 
-class Operation(enum.IntEnum):
-    DENSE_APPEND = 1
-    RING_APPEND = 2
-    PAGED_APPEND = 3
-    SLOT_APPEND = 4
-
-
 class Struct(ctypes.Structure):
     """Fields that are not given are zero, except struct_size, which is the size."""
 
@@ -255,6 +255,8 @@ class Descriptor(Struct):
         ("index_type", ctypes.c_int32),
         ("k_storage", ctypes.POINTER(Storage)),
         ("v_storage", ctypes.POINTER(Storage)),
+        ("operation", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
     ]
 
 
@@ -266,7 +268,7 @@ class Preference(Struct):
 # The names of the buffers in Args. Each is followed by a size.
 BUFFERS = ("k_new", "v_new", "k_cache", "v_cache", "cache_offsets", "slots", "lengths", "left_pads", "batch_index",
            "page_table", "page_indptr", "token_samples", "token_positions", "token_count", "k_scales", "v_scales",
-           "k_global_scale", "v_global_scale", "report")
+           "k_global_scale", "v_global_scale", "report", "k_out", "v_out")
 
 
 class Args(Struct):
@@ -294,7 +296,7 @@ class Sku(Struct):
     _fields_ = [("struct_size", ctypes.c_size_t)]
     _fields_ += [(_name, ctypes.c_int32) for _name in ("operation", "backend", "element_type", "architecture",
                                                        "k_vector_bytes", "v_vector_bytes")]
-    _fields_ += [("kernel_name", ctypes.c_char_p), ("device", ctypes.c_int32), ("reserved", ctypes.c_int32)]
+    _fields_ += [("kernel_name", ctypes.c_char_p), ("device", ctypes.c_int32), ("addressing", ctypes.c_int32)]
 
 
 class PrecisionGuarantee(Struct):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the layouts of tensors to the descriptor of the append that they describe. What cannot be an append is refused
-here, in terms of the arguments. The library checks the rest."""
+"""From the layouts of tensors to the descriptor of the append or the gather that they describe. What cannot be one is
+refused here, in terms of the arguments. The library checks the rest."""
 
 import ctypes
 
-from .abi import (Addressing, Backend, Descriptor, Element, Flag, Index, Lengths, Offset, ScaleOrder, ScaleType,
-                  Scaling, Skip, Stored)
+from .abi import (Addressing, Backend, Descriptor, Element, Flag, Index, Lengths, Offset, Operation, ScaleOrder,
+                  ScaleType, Scaling, Skip, Stored)
 from .devices import common_device
 from .layout import ELEMENT_BYTES, OFFSET_NAMES
 
@@ -21,6 +21,8 @@ CODES = {Stored.F32: ("float32",), Stored.F16: ("float16",), Stored.BF16: ("bflo
          Stored.INT4: ("uint8",), Stored.E2M1: ("uint8",)}
 SCALES = {ScaleType.F32: ("float32",), ScaleType.F16: ("float16",), ScaleType.E4M3: ("uint8", "float8_e4m3fn"),
           ScaleType.UE8M0: ("uint8", "float8_e8m0fnu")}
+# The tensors of rows, of an append and of a gather.
+NEW, OUT = ("k_new", "v_new"), ("k_out", "v_out")
 REPORT_FIELDS = 11
 LAYOUTS = ("HND", "NHD")
 # The axes by their letters. N is a cache's block (a sample's cache, or a page), R a row of a block, T a token.
@@ -93,7 +95,7 @@ def _require_type(name, layout, types):
 
 
 class _States:
-    """Describes k_new, v_new, k_cache and v_cache."""
+    """Describes the rows and the caches of K and of V."""
 
     def __init__(self, extents, layouts, storages, layout, new_layout):
         self.extents, self.layouts, self.storages = extents, layouts, storages
@@ -102,19 +104,20 @@ class _States:
         self.by_token = False
         self.cache_axes = {}
 
-    def read(self, kind):
-        new, cache = self.layouts[kind + "_new"], self.layouts[kind + "_cache"]
+    def read(self, kind, rows):
+        """`rows` is the name of the rows, such as k_new."""
+        new, cache = self.layouts[rows], self.layouts[kind + "_cache"]
         cache_axes = self._cache_axes(kind + "_cache", cache)
         has_heads = "H" in cache_axes
         padded = _PADDED[self.new_layout] if has_heads else "B, L, D"
         tokens = "T, H, D" if has_heads else "T, D"
-        # New rows are tokens with some arrays, and may be tokens with lengths: the number of axes says which.
+        # Rows are tokens with some arrays, and may be tokens with lengths: the number of axes says which.
         by_token = {"slots", "token_samples"} & self.layouts.keys()
         forms = [tokens] if by_token else [padded, tokens] if "lengths" in self.layouts else [padded]
-        new_axes = _require_form(kind + "_new", new, *forms)
+        new_axes = _require_form(rows, new, *forms)
         self.by_token = new_axes == tokens
         self.cache_axes[kind] = cache_axes
-        self._read(kind, kind + "_new", new_axes)
+        self._read(kind, rows, new_axes)
         self._read(kind, kind + "_cache", cache_axes)
 
     def _cache_axes(self, name, layout):
@@ -153,7 +156,8 @@ class _States:
         outer = strides.get("B", strides.get("N", 1))
         inner = next(strides[letter] for letter in "LTR" if letter in strides)
         strides = self._strides(name, layout, (outer, strides.get("H", 0), inner), extents)
-        fields[name + "_strides"] = tuple(unit * stride for stride in strides)
+        # The rows of a gather have the fields of new rows.
+        fields[name.replace("_out", "_new") + "_strides"] = tuple(unit * stride for stride in strides)
 
     def _stored_type(self, kind, name):
         """The stored type of a cache with a storage, else 0."""
@@ -194,8 +198,8 @@ class _States:
 class _Indices:
     """Describes the arrays of indices. Each of their two groups has one type."""
 
-    def __init__(self, extents, layouts, packed):
-        self.extents, self.layouts = extents, layouts
+    def __init__(self, extents, layouts, packed, gathers):
+        self.extents, self.layouts, self.gathers = extents, layouts, gathers
         self.more = {"page_indptr": 1, "lengths": int(packed)}
         self.sources = {}
 
@@ -225,8 +229,9 @@ class _Indices:
         self._read_type(name, field, types)
         _require_form(name, layout, axes)
         _require_strides(name, layout, axes)
-        if name == "slots":
-            # More tokens than slots, or more slots than tokens, are padding.
+        if name == "slots" and not self.gathers:
+            # More tokens than slots, or more slots than tokens, are padding. In a gather, rows without a slot would be
+            # no rows of the plan, and ZERO_SKIPPED would not reach them.
             self.extents.fields["new_rows"] = min(self.extents.fields["new_rows"], layout.shape[0])
         else:
             self.extents.state(axes[0], layout.shape[0] - more, (name, layout, axes))
@@ -318,6 +323,11 @@ class _Scales:
                              "contiguous")
 
 
+def rows_of(kind, names):
+    """The name of the rows of K or of V: the plan is a gather if it has one of k_out and v_out."""
+    return (OUT if names & {*OUT} else NEW)["kv".index(kind)]
+
+
 def is_one_offset(layout):
     """Whether offsets are a single number, or one that is repeated for all samples."""
     return not layout.shape or len(layout.shape) == 1 and layout.shape[0] > 1 and layout.strides[0] == 0
@@ -344,11 +354,16 @@ _APART = (("slots", (*_ANY_OFFSETS, "page_table", "ring", "lengths", "left_pads"
 
 def _require_names(names, flags):
     """Refuses arguments that the descriptor would otherwise leave out, and so ignore silently."""
+    for new in NEW:
+        for out in OUT:
+            if new in names and out in names:
+                raise TypeError(f"{new} and {out} do not go together")
     for kind in "kv":
-        for one, other in (("new", "cache"), ("cache", "new")):
-            if f"{kind}_{one}" in names and f"{kind}_{other}" not in names:
-                raise TypeError(f"{kind}_{other} is missing, and {kind}_{one} is given: expected both or none")
-    if "k_new" not in names and "v_new" not in names:
+        rows = rows_of(kind, names)
+        for one, other in ((rows, kind + "_cache"), (kind + "_cache", rows)):
+            if one in names and other not in names:
+                raise TypeError(f"{other} is missing, and {one} is given: expected both or none")
+    if not names & {*NEW, *OUT}:
         raise TypeError("k_new, k_cache, v_new and v_cache are missing: expected those of K, those of V, or all four")
     offsets = [name for name in OFFSET_NAMES if name in names]
     if not offsets and not {"slots", "token_samples", "flags.ZERO_OFFSETS"} & names:
@@ -411,7 +426,7 @@ def _describe_storage(kind, storage, layouts, extents, cache_axes):
 
 def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
              reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None):
-    """The descriptor of an append with tensors of these layouts, by the names of the arguments."""
+    """The descriptor of an append or a gather with tensors of these layouts, by the names of the arguments."""
     for option, value, values in (("layout", layout, (None, *LAYOUTS)), ("new_layout", new_layout, LAYOUTS)):
         if value not in values:
             raise ValueError(f"{option} is {value!r}: expected \"HND\" or \"NHD\"")
@@ -425,10 +440,11 @@ def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0,
     storages = {"k": k_storage, "v": v_storage}
     states = _States(extents, layouts, storages, layout, new_layout)
     for kind in "kv":
-        if kind + "_new" in layouts:
-            states.read(kind)
+        if kind + "_cache" in layouts:
+            states.read(kind, rows_of(kind, names))
     lengths = _lengths_of(names, states.by_token)
-    _Indices(extents, layouts, lengths == Lengths.PACKED).read()
+    gathers = bool(names & {*OUT})
+    _Indices(extents, layouts, lengths == Lengths.PACKED, gathers).read()
     # Slots have no samples. If no array has an element for each sample, tokens may be in any cache.
     extents.fields.setdefault("batch", 1 if "slots" in names else extents.fields["cache_blocks"])
     _require_batch(extents, names, smaller_batch)
@@ -442,4 +458,5 @@ def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0,
     return Descriptor(backend=Backend.CUDA if is_on_device else Backend.HOST, addressing=_addressing(names),
                       element_type=ELEMENTS[layouts[states.first].type], flags=flags | _flags_of(names, layouts),
                       sink_rows=sink_rows, reserved_slot=reserved_slot or 0, reserved_page=reserved_page or 0,
-                      lengths=lengths, skip_policy=skip_policy, **extents.fields)
+                      lengths=lengths, skip_policy=skip_policy,
+                      operation=Operation.GATHER if gathers else Operation.APPEND, **extents.fields)

@@ -11,23 +11,22 @@ import sys
 import weakref
 
 from . import abi
-from .describe import describe
+from .describe import NEW, OUT, describe
 from .devices import common_device, current
 from .layout import OFFSET_NAMES, ON_DEVICE, Layout, device_name
 from .tensors import borrow, device_of, glance, in_memory, is_torch, learn
 
-_WRITTEN = ("k_cache", "v_cache", "report")
 # The names of tensors, and what kvappend_args calls them.
 _FIELDS = {name: name for name in abi.BUFFERS} | dict.fromkeys(OFFSET_NAMES, "cache_offsets")
 _ARGS_BYTES = ctypes.sizeof(abi.Args)
-# How many kinds of calls append() remembers before it starts anew.
+# How many kinds of calls append() and gather() each remember before they start anew.
 _MOST_CALLS = 512
 
 
-def _require_known(arguments, options=()):
-    unknown = [name for name in arguments if name not in _FIELDS and name not in options]
+def _require_known(arguments, names=tuple(_FIELDS)):
+    unknown = [name for name in arguments if name not in names]
     if unknown:
-        raise TypeError(f"{', '.join(unknown)}: expected some of {', '.join((*_FIELDS, *options))}")
+        raise TypeError(f"{', '.join(unknown)}: expected some of {', '.join(names)}")
 
 
 def _current_torch_stream(device):
@@ -106,9 +105,12 @@ class _Call:
 
 
 class Plan:
-    """An append for tensors like the given ones. Most arguments have the names of kvappend_args:
+    """An append for tensors like the given ones, or a gather if k_out or v_out is among them. Most arguments have the
+    names of kvappend_args:
 
         k_new, v_new      [B, H, L, D]; with slots or token_samples, or with lengths that divide them, [T, H, D]
+        k_out, v_out      the same shapes, instead of k_new and v_new: a gather writes the rows that it reads from the
+                          caches. What is said of new rows holds for them
         k_cache, v_cache  [N, H, R, D]; in pieces (pack) [N, H, D/pack, R, pack]
         cache_offsets     [B], or one number for all samples: the position of a sample's first new row; or instead
         end_offsets       the same, but the number of rows of a sample including the new ones (vLLM's seq_lens); or
@@ -139,7 +141,7 @@ class Plan:
     With a storage, new rows are float32, float16 or bfloat16. The cache is a tensor of the stored type, or of uint8 if
     codes have 8 bits or less. An entry of uint8 has two elements of 4 bits, so a row of D elements has D/2 entries,
     rounded up. Scales are float32, float16, float8_e4m3fn or float8_e8m0fnu, and the last two may also be uint8. They
-    are written if they are computed. Caches and scales may be views of one memory, such as pool[..., :64] and
+    are written if an append computes them. Caches and scales may be views of one memory, such as pool[..., :64] and
     pool[..., 64:68].view(float32).
 
     A plan keeps no tensor. It may run in any number of threads at once. `close`, the end of `with`, or the end of its
@@ -154,13 +156,15 @@ class Plan:
         reserved_slot  a further number in slots that means padding
         reserved_page  a number in page_table that means padding
         flags          Flag.ADVANCE, RESET_REPORT, COUNT_WRITTEN, PROGRAMMATIC_LAUNCH, or ZERO_OFFSETS instead of
-                       cache_offsets; the other flags follow from the arguments
+                       cache_offsets, and ZERO_SKIPPED for a gather that sets rows without a place to zero; the other
+                       flags follow from the arguments
         trap           a row without a place is an error (CUDA: a trap) instead of being skipped
         k_storage, v_storage   how the caches store their rows: a Storage. None keeps their bits
         smaller_batch  allows a batch with fewer samples than caches, which uses the first caches
         kernel_name, host_threads   as in kvappend_preference
 
-    Raises TypeError, ValueError or BufferError for what is not an append, and Error for what the library refuses."""
+    Raises TypeError, ValueError or BufferError for what is neither an append nor a gather, and Error for what the
+    library refuses."""
 
     def __init__(self, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
                  reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None,
@@ -183,16 +187,20 @@ class Plan:
         self._pointer = pointer
         self._destroy = weakref.finalize(self, self._library.plan_destroy, pointer)
         self._expected = layouts
-        self._written = _WRITTEN + (OFFSET_NAMES if flags & abi.Flag.ADVANCE else ())
-        self._written += tuple(name for name, storage in (("k_scales", k_storage), ("v_scales", v_storage))
-                               if storage and storage.scaling == abi.Scaling.COMPUTED)
+        self._written = ("report", *(OFFSET_NAMES if flags & abi.Flag.ADVANCE else ()))
+        if descriptor.operation == abi.Operation.GATHER:
+            self._written += OUT
+        else:
+            self._written += ("k_cache", "v_cache")
+            self._written += tuple(name for name, storage in (("k_scales", k_storage), ("v_scales", v_storage))
+                                   if storage and storage.scaling == abi.Scaling.COMPUTED)
         self.device = self.sku().device if descriptor.backend == abi.Backend.CUDA else None
         self._flags, self._calls = flags, {}
 
     def run(self, *, stream=None, **tensors):
-        """Appends. The tensors are like those that the plan was made for, in other memory or the same. stream is the
-        number of a CUDA stream. None is PyTorch's current stream for tensors of PyTorch, and CUDA's default stream for
-        others."""
+        """Appends or gathers. The tensors are like those that the plan was made for, in other memory or the same.
+        stream is the number of a CUDA stream. None is PyTorch's current stream for tensors of PyTorch, and CUDA's
+        default stream for others."""
         _run(tensors, stream, self._calls, self._prepare)
 
     def bind(self, **tensors):
@@ -357,10 +365,10 @@ def _plan_for(layouts, options):
 
 
 _calls = {}  # of append
+_gathers = {}  # of gather
 
 
 def _find(arguments, borrowed):
-    _require_known(arguments, OPTIONS)
     layouts = tuple((name, tensor.layout) for name, tensor in borrowed.items())
     plan = _plan_for(layouts, tuple((name, arguments[name]) for name in OPTIONS if name in arguments))
     call = plan._call(borrowed, {})  # pylint: disable=protected-access
@@ -368,14 +376,39 @@ def _find(arguments, borrowed):
     return call
 
 
+# What append() and gather() take.
+_OF_APPEND = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in OUT)
+_OF_GATHER = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in NEW)
+
+
 def _prepare_append(arguments, stream):
-    return _prepare(arguments, arguments.get("flags", 0), stream, _calls, _find)
+    def find(given, borrowed):
+        _require_known(given, _OF_APPEND)
+        return _find(given, borrowed)
+
+    return _prepare(arguments, arguments.get("flags", 0), stream, _calls, find)
+
+
+def _prepare_gather(arguments, stream):
+    def find(given, borrowed):
+        _require_known(given, _OF_GATHER)
+        if not borrowed.keys() & {*OUT}:
+            raise TypeError("k_out and v_out are missing: expected tensors for the rows of K, of V, or of both")
+        return _find(given, borrowed)
+
+    return _prepare(arguments, arguments.get("flags", 0), stream, _gathers, find)
 
 
 def append(*, stream=None, **arguments):
     """The same as Plan(...).run(...), with the arguments of both. The plan is kept for the next call with tensors of
     these layouts."""
     _run(arguments, stream, _calls, _prepare_append)
+
+
+def gather(*, stream=None, **arguments):
+    """Reads rows from caches: as `append`, with k_out and v_out instead of k_new and v_new. Rows without a place keep
+    what they have, or are zero with flags=Flag.ZERO_SKIPPED."""
+    _run(arguments, stream, _gathers, _prepare_gather)
 
 
 def append_layers(layers, *, stream=None, **shared):
@@ -386,11 +419,20 @@ def append_layers(layers, *, stream=None, **shared):
                       cache_offsets=offsets)
 
     If one of the appends is refused, the message begins with its number, and nothing has been written."""
+    _run_layers(layers, stream, shared, _prepare_append)
+
+
+def gather_layers(layers, *, stream=None, **shared):
+    """The gathers of several layers as one, as append_layers has the appends."""
+    _run_layers(layers, stream, shared, _prepare_gather)
+
+
+def _run_layers(layers, stream, shared, prepare):
     calls, args, kept = [], [], []
     for number, layer in enumerate(layers):
         arguments = {**shared, **layer}
         try:
-            call, addresses, stream, keep = _prepare_append(arguments, stream)
+            call, addresses, stream, keep = prepare(arguments, stream)
         except (TypeError, ValueError, BufferError) as error:
             raise type(error)(f"layer {number}: {error}") from error
         except abi.Error as error:
