@@ -42,7 +42,7 @@ declare_constants! {
     KVAPPEND_ERROR_EXTENT: kvappend_status = 14;
     KVAPPEND_ERROR_STRIDE: kvappend_status = 15;
     KVAPPEND_ERROR_OVERFLOW: kvappend_status = 16;
-    KVAPPEND_ERROR_CACHE_OVERLAP: kvappend_status = 17;
+    KVAPPEND_ERROR_OVERLAP: kvappend_status = 17;
     KVAPPEND_ERROR_KERNEL: kvappend_status = 18;
     KVAPPEND_ERROR_LENGTHS: kvappend_status = 19;
     KVAPPEND_ERROR_UNSUPPORTED: kvappend_status = 20;
@@ -70,6 +70,10 @@ declare_constants! {
     KVAPPEND_ERROR_INDEX_TYPE: kvappend_status = 50;
     KVAPPEND_ERROR_STORAGE: kvappend_status = 51;
     KVAPPEND_ERROR_SCALE: kvappend_status = 52;
+    KVAPPEND_ERROR_OPERATION: kvappend_status = 53;
+
+    KVAPPEND_OPERATION_APPEND: i32 = 0;
+    KVAPPEND_OPERATION_GATHER: i32 = 1;
 
     KVAPPEND_BACKEND_HOST: i32 = 0;
     KVAPPEND_BACKEND_CUDA: i32 = 1;
@@ -113,6 +117,7 @@ declare_constants! {
     KVAPPEND_FLAG_LAST_PAGE_LENGTHS: i32 = 1024;
     KVAPPEND_FLAG_TOKEN_COUNT: i32 = 2048;
     KVAPPEND_FLAG_RESERVED_PAGE: i32 = 4096;
+    KVAPPEND_FLAG_ZERO_SKIPPED: i32 = 8192;
 
     KVAPPEND_SKIP_SILENTLY: i32 = 0;
     KVAPPEND_SKIP_REPORT: i32 = 1;
@@ -177,11 +182,6 @@ declare_constants! {
     KVAPPEND_PRESET_NVFP4_BY_FOUR_ROWS: i32 = 17;
     KVAPPEND_PRESET_Q8_0: i32 = 18;
     KVAPPEND_PRESET_Q4_0: i32 = 19;
-
-    KVAPPEND_OPERATION_DENSE_APPEND: i32 = 1;
-    KVAPPEND_OPERATION_RING_APPEND: i32 = 2;
-    KVAPPEND_OPERATION_PAGED_APPEND: i32 = 3;
-    KVAPPEND_OPERATION_SLOT_APPEND: i32 = 4;
 }
 
 declare_structs! {
@@ -218,6 +218,8 @@ declare_structs! {
         pub index_type: i32,
         pub k_storage: *const kvappend_storage,
         pub v_storage: *const kvappend_storage,
+        pub operation: i32,
+        pub reserved: i32,
     }
 
     /// How the rows of K, or of V, are stored in their cache.
@@ -288,6 +290,10 @@ declare_structs! {
         pub v_global_scale_bytes: usize,
         pub report: *mut kvappend_report,
         pub report_bytes: usize,
+        pub k_out: *mut c_void,
+        pub k_out_bytes: usize,
+        pub v_out: *mut c_void,
+        pub v_out_bytes: usize,
     }
 
     /// What became of the rows of all runs since the report was zero.
@@ -328,7 +334,7 @@ declare_structs! {
         pub v_vector_bytes: i32,
         pub kernel_name: *const c_char,
         pub device: i32,
-        pub reserved: i32,
+        pub addressing: i32,
     }
 
     /// What a plan promises of the values that it writes.

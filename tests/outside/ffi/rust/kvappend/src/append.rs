@@ -93,9 +93,13 @@ impl Report {
     pub fn get(&self) -> sys::kvappend_report {
         self.0.get()
     }
+
+    pub(crate) fn as_ptr(&self) -> *mut sys::kvappend_report {
+        self.0.as_ptr()
+    }
 }
 
-/// The buffers of one run in host memory. What the plan does not ask for is ignored, and can be left at its default.
+/// The buffers of one append in host memory. What the plan does not ask for is ignored, and can be left at its default.
 pub struct Append<'a, T, O, I = i32> {
     pub k_new: Tensor<'a, T>,
     pub v_new: Tensor<'a, T>,
@@ -153,18 +157,23 @@ impl<T, O, I> fmt::Debug for Append<'_, T, O, I> {
     }
 }
 
-/// The buffers of one run in any memory, such as that of a device: pointers with their numbers of elements. An empty
-/// buffer is passed as NULL.
+/// The buffers of one append or gather in any memory, such as that of a device: pointers with their numbers of elements.
+/// An empty buffer is passed as NULL.
 #[derive(Clone, Copy, Debug)]
-pub struct RawAppend<T, O, I = i32> {
+pub struct RawBuffers<T, O, I = i32> {
+    /// The rows of an append.
     pub k_new: *const [T],
     pub v_new: *const [T],
+    /// Written by an append, and only read by a gather.
     pub k_cache: *mut [T],
     pub v_cache: *mut [T],
     /// The caches of a plan with a storage, in bytes, instead of `k_cache` and `v_cache`.
     pub k_stored: *mut [u8],
     pub v_stored: *mut [u8],
-    /// Written only by a plan that computes them.
+    /// The rows of a gather, which are written.
+    pub k_out: *mut [T],
+    pub v_out: *mut [T],
+    /// Written only by an append that computes them.
     pub k_scales: *mut [u8],
     pub v_scales: *mut [u8],
     pub k_global_scale: *const [f32],
@@ -184,7 +193,7 @@ pub struct RawAppend<T, O, I = i32> {
     pub report: *mut sys::kvappend_report,
 }
 
-impl<T, O, I> Default for RawAppend<T, O, I> {
+impl<T, O, I> Default for RawBuffers<T, O, I> {
     fn default() -> Self {
         Append::default().into_raw(false)
     }
@@ -193,7 +202,7 @@ impl<T, O, I> Default for RawAppend<T, O, I> {
 impl<T, O, I> Append<'_, T, O, I> {
     /// The same as pointers, which are valid as long as the borrows. The caches are those of a plan with a storage or
     /// of one without it.
-    pub(crate) fn into_raw(self, is_stored: bool) -> RawAppend<T, O, I> {
+    pub(crate) fn into_raw(self, is_stored: bool) -> RawBuffers<T, O, I> {
         let (caches, stored) = if is_stored {
             (Caches::default(), self.stored)
         } else {
@@ -201,13 +210,15 @@ impl<T, O, I> Append<'_, T, O, I> {
         };
         let [(_, k_cache), (_, v_cache)] = caches.into_raw();
         let [(k_memory, k_stored), (v_memory, v_stored)] = stored.into_raw();
-        RawAppend {
+        RawBuffers {
             k_new: self.k_new.memory,
             v_new: self.v_new.memory,
             k_cache,
             v_cache,
             k_stored,
             v_stored,
+            k_out: ptr::from_mut(&mut []),
+            v_out: ptr::from_mut(&mut []),
             k_scales: scales(self.k_scales, k_memory),
             v_scales: scales(self.v_scales, v_memory),
             k_global_scale: self.k_global_scale,
@@ -226,7 +237,7 @@ impl<T, O, I> Append<'_, T, O, I> {
             token_samples: self.token_samples,
             token_positions: self.token_positions,
             token_count: self.token_count,
-            report: self.report.map_or(ptr::null_mut(), |report| report.0.as_ptr()),
+            report: self.report.map_or(ptr::null_mut(), Report::as_ptr),
         }
     }
 }
@@ -246,12 +257,14 @@ fn from<T>(pool: *mut [T], begin: usize) -> *mut [T] {
     ptr::slice_from_raw_parts_mut(pool.cast::<T>().wrapping_add(begin), length)
 }
 
-impl<T, O, I> RawAppend<T, O, I> {
+impl<T, O, I> RawBuffers<T, O, I> {
     pub(crate) fn in_c(&self) -> sys::kvappend_args {
         let (k_new, k_new_bytes) = part(self.k_new);
         let (v_new, v_new_bytes) = part(self.v_new);
         let (k_cache, k_cache_bytes) = cache(self.k_cache, self.k_stored);
         let (v_cache, v_cache_bytes) = cache(self.v_cache, self.v_stored);
+        let (k_out, k_out_bytes) = part(self.k_out);
+        let (v_out, v_out_bytes) = part(self.v_out);
         let (k_scales, k_scales_bytes) = part(self.k_scales);
         let (v_scales, v_scales_bytes) = part(self.v_scales);
         let (k_global_scale, k_global_scale_bytes) = part(self.k_global_scale);
@@ -275,6 +288,10 @@ impl<T, O, I> RawAppend<T, O, I> {
             k_cache_bytes,
             v_cache: v_cache.cast_mut(),
             v_cache_bytes,
+            k_out: k_out.cast_mut(),
+            k_out_bytes,
+            v_out: v_out.cast_mut(),
+            v_out_bytes,
             cache_offsets: cache_offsets.cast_mut(),
             cache_offsets_bytes,
             slots,

@@ -66,13 +66,15 @@ pub struct Descriptor {
     addressing: Addressing,
     lengths: Lengths,
     skip: Skip,
+    operation: i32,
     flags: i32,
     host_threads: i32,
     kernel_name: Option<String>,
 }
 
 impl Descriptor {
-    /// The dense append of tensors with these layouts. Where K or V has rows of no elements, there is none.
+    /// The dense append of tensors with these layouts. [`gather`](Self::gather) makes a gather of it, and `k_new` and
+    /// `v_new` are then the layouts of the rows that are written. Where K or V has rows of no elements, there is none.
     pub fn new(k_new: Layout, v_new: Layout, k_cache: Layout, v_cache: Layout) -> Self {
         Self {
             layouts: [k_new, v_new, k_cache, v_cache],
@@ -80,10 +82,25 @@ impl Descriptor {
             addressing: Addressing::default(),
             lengths: Lengths::default(),
             skip: Skip::default(),
+            operation: sys::KVAPPEND_OPERATION_APPEND,
             flags: 0,
             host_threads: 0,
             kernel_name: None,
         }
+    }
+
+    /// Rows are read from the caches instead of being appended to them: the plan has [`Plan::gather`] instead of
+    /// [`Plan::run`].
+    pub fn gather(self) -> Self {
+        Self {
+            operation: sys::KVAPPEND_OPERATION_GATHER,
+            ..self
+        }
+    }
+
+    /// With [`gather`](Self::gather), rows that are not read from a cache are set to zero.
+    pub fn zero_skipped(self) -> Self {
+        self.flag(sys::KVAPPEND_FLAG_ZERO_SKIPPED)
     }
 
     pub fn addressing(self, addressing: Addressing) -> Self {
@@ -98,8 +115,8 @@ impl Descriptor {
         Self { skip, ..self }
     }
 
-    /// How the caches store their rows. Runs take them as [`Append::stored`](crate::Append::stored), in bytes, and their
-    /// layouts count bytes: a row of D elements has D * bits / 8 bytes, rounded up. Rows that keep their bits have the
+    /// How the caches store their rows. Runs take them as [`Append::stored`](crate::Append::stored), and gathers as
+    /// [`Gather::k_stored`](crate::Gather::k_stored), in bytes, and their layouts count bytes: a row of D elements has D * bits / 8 bytes, rounded up. Rows that keep their bits have the
     /// stored type of the elements, such as `KVAPPEND_STORED_F16`. If there is no V, `v` has no effect.
     pub fn storage(self, k: Storage, v: Storage) -> Self {
         Self {
@@ -219,8 +236,8 @@ impl Descriptor {
         check(unsafe { sys::kvappend_plan_create(&descriptor, &preference, &mut plan) })?;
         let advances = self.flags & sys::KVAPPEND_FLAG_ADVANCE != 0;
         let scalings = storages.map(|both| both.map(|storage| storage.scaling));
-        // SAFETY: the plan is new, and was made of these types, layouts, flags and storages.
-        Ok(unsafe { Plan::from_raw(plan, backend, self.layouts, advances, scalings) })
+        // SAFETY: the plan is new, and was made of these types, layouts, operation, flags and storages.
+        Ok(unsafe { Plan::from_raw(plan, backend, self.operation, self.layouts, advances, scalings) })
     }
 
     fn in_c(&self) -> Result<sys::kvappend_descriptor> {
@@ -268,6 +285,7 @@ impl Descriptor {
             k_piece_stride: extent(k_cache.piece_stride)?,
             v_piece_stride: extent(v_cache.piece_stride)?,
             flags: self.flags,
+            operation: self.operation,
             ..Default::default()
         };
         match self.addressing {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Several appends as one.
+//! Several appends, or several gathers, as one.
 use crate::error::{check, Result};
-use crate::{Append, Element, Index, Offset, Plan, RawAppend};
+use crate::{Append, Element, Gather, Index, Offset, Plan, RawBuffers};
 use kvappend_sys as sys;
 use std::ptr;
 
@@ -48,14 +48,29 @@ pub fn run_layers<'a, T: Element, O: Offset, I: Index>(
     unsafe { run_layers_raw(checked.iter().map(|(plan, buffers)| (*plan, buffers)), ptr::null_mut()) }
 }
 
-/// Does several appends as one in the order of a CUDA stream (or, with a NULL stream, in host memory).
+/// Does several gathers in host memory as one, such as those of all layers. If one of them is refused, nothing is
+/// written.
+pub fn gather_layers<'a, T: Element, O: Offset, I: Index>(
+    layers: impl IntoIterator<Item = (&'a Plan<T, O, I>, Gather<'a, T, O, I>)>,
+) -> Result<()> {
+    let mut checked = Vec::new();
+    for (i, (plan, gather)) in layers.into_iter().enumerate() {
+        let buffers = plan.checked_gather(gather).map_err(|error| error.of_layer(i))?;
+        checked.push((plan, buffers));
+    }
+    // SAFETY: as in run_layers. Each layer borrows its own rows mutably.
+    unsafe { run_layers_raw(checked.iter().map(|(plan, buffers)| (*plan, buffers)), ptr::null_mut()) }
+}
+
+/// Does several appends, or several gathers, as one in the order of a CUDA stream (or, with a NULL stream, in host
+/// memory).
 ///
 /// # Safety
 ///
 /// The requirements of [`Plan::run_raw`] hold for each layer. No layer may write what another reads or writes, except
 /// that layers may share offsets and a report.
 pub unsafe fn run_layers_raw<'a, T: Element, O: Offset, I: Index>(
-    layers: impl IntoIterator<Item = (&'a Plan<T, O, I>, &'a RawAppend<T, O, I>)>,
+    layers: impl IntoIterator<Item = (&'a Plan<T, O, I>, &'a RawBuffers<T, O, I>)>,
     stream: *mut sys::CUstream_st,
 ) -> Result<()> {
     let (plans, args): (Vec<_>, Vec<_>) = layers

@@ -73,7 +73,7 @@ impl Layout {
     }
 }
 
-/// New rows: memory from element `[0, 0, 0, 0]` on, as far as it may be read.
+/// New rows, or the cache of a gather: memory from element `[0, 0, 0, 0]` on, as far as it may be read.
 #[derive(Clone, Copy, Debug)]
 pub struct Tensor<'a, T> {
     pub(crate) memory: &'a [T],
@@ -92,7 +92,7 @@ impl<T> Default for Tensor<'_, T> {
     }
 }
 
-/// A cache: memory from element `[0, 0, 0, 0]` on, as far as it may be written.
+/// A cache, or the rows of a gather: memory from element `[0, 0, 0, 0]` on, as far as it may be written.
 #[derive(Debug)]
 pub struct TensorMut<'a, T> {
     pub(crate) memory: &'a mut [T],

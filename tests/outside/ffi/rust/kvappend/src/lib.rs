@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Appends new K and V rows to the KV caches of LLM runtimes, by libkvappend. Its header, `kvappend/kvappend.h`, says
-//! what each setting means.
+//! Appends new K and V rows to the KV caches of LLM runtimes, and reads rows from them, by libkvappend. Its header,
+//! `kvappend/kvappend.h`, says what each setting means.
 //!
 //! Describe the problem once, and run the plan at every step:
 //!
@@ -55,18 +55,20 @@ mod append;
 mod descriptor;
 mod element;
 mod error;
+mod gather;
 mod layers;
 mod layout;
 mod plan;
 mod storage;
 
-pub use append::{Append, Caches, Offsets, RawAppend, Report};
+pub use append::{Append, Caches, Offsets, RawBuffers, Report};
 pub use descriptor::{Addressing, Descriptor, Lengths, Skip};
 pub use element::{Bf16, E4m3, E5m2, Element, Index, Offset, F16};
 pub use error::{Error, Result, Status};
+pub use gather::Gather;
 pub use kvappend_sys as sys;
 pub use kvappend_sys::kvappend_storage as Storage;
-pub use layers::{run_layers, run_layers_raw};
+pub use layers::{gather_layers, run_layers, run_layers_raw};
 pub use layout::{Layout, Tensor, TensorMut};
 pub use plan::Plan;
 pub use storage::{bytes, bytes_mut, preset, Scales};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use crate::error::{check, Error, Result};
-use crate::{Append, Element, Index, Layout, Offset, Offsets, RawAppend, Scales};
+use crate::{Append, Element, Gather, Index, Layout, Offset, Offsets, RawBuffers, Scales};
 use kvappend_sys as sys;
 use std::ffi::CStr;
 use std::marker::PhantomData;
@@ -11,6 +11,7 @@ use std::ptr::{self, NonNull};
 pub struct Plan<T, O, I = i32> {
     plan: NonNull<sys::kvappend_plan>,
     backend: i32,
+    operation: i32,
     layouts: [Layout; 4],
     advances: bool,
     /// Of K and of V, if they have storages.
@@ -37,6 +38,7 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
     pub(crate) unsafe fn from_raw(
         plan: *mut sys::kvappend_plan,
         backend: i32,
+        operation: i32,
         layouts: [Layout; 4],
         advances: bool,
         scalings: Option<[i32; 2]>,
@@ -45,6 +47,7 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
         Self {
             plan,
             backend,
+            operation,
             layouts,
             advances,
             scalings,
@@ -61,22 +64,58 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
         unsafe { self.run_raw(&buffers, ptr::null_mut()) }
     }
 
+    /// Gathers, in host memory: the rows have been read when the call returns. The plan is one with
+    /// [`Descriptor::gather`](crate::Descriptor::gather):
+    ///
+    /// ```
+    /// use kvappend::{Descriptor, Gather, Layout, Tensor, TensorMut};
+    ///
+    /// let (rows, cache) = (Layout::contiguous([1, 1, 2, 1]), Layout::contiguous([1, 1, 4, 1]));
+    /// let plan = Descriptor::new(rows, rows, cache, cache).gather().host::<f32, i64, i32>()?;
+    /// let (mut k_out, mut v_out) = ([0.; 2], [0.; 2]);
+    /// plan.gather(Gather {
+    ///     k_cache: Tensor::new(&[1., 2., 3., 4.], cache),
+    ///     v_cache: Tensor::new(&[-1., -2., -3., -4.], cache),
+    ///     k_out: TensorMut::new(&mut k_out, rows),
+    ///     v_out: TensorMut::new(&mut v_out, rows),
+    ///     offsets: &[1],
+    ///     ..Gather::default()
+    /// })?;
+    /// assert_eq!((k_out, v_out), ([2., 3.], [-2., -3.]));
+    /// # Ok::<(), kvappend::Error>(())
+    /// ```
+    pub fn gather(&self, gather: Gather<'_, T, O, I>) -> Result<()> {
+        let buffers = self.checked_gather(gather)?;
+        // SAFETY: as in run. The plan is a gather, which writes nothing but the rows and the report.
+        unsafe { self.run_raw(&buffers, ptr::null_mut()) }
+    }
+
     /// Looks through the arrays of indices of a run in host memory, which itself skips what has no place.
     pub fn validate(&self, append: Append<'_, T, O, I>) -> Result<()> {
-        let args = self.checked(append)?.in_c();
+        self.validate_checked(&self.checked(append)?)
+    }
+
+    /// The same for a gather.
+    pub fn validate_gather(&self, gather: Gather<'_, T, O, I>) -> Result<()> {
+        self.validate_checked(&self.checked_gather(gather)?)
+    }
+
+    fn validate_checked(&self, buffers: &RawBuffers<T, O, I>) -> Result<()> {
+        let args = buffers.in_c();
         let (workspace, stream, fault) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
         // SAFETY: as in run. Nothing is written.
         check(unsafe { sys::kvappend_plan_validate(self.plan.as_ptr(), &args, workspace, 0, stream, fault) })
     }
 
-    /// Appends in the order of a CUDA stream (or, with a NULL stream, in host memory).
+    /// Appends, or gathers if the plan does, in the order of a CUDA stream (or, with a NULL stream, in host memory).
     ///
     /// # Safety
     ///
     /// Each pointer that the plan needs is good for so many elements, in memory that the plan's backend can reach, and
-    /// the caches (and offsets that the plan advances, and the report) may be written. Until the stream has come past
+    /// the caches of an append and the rows of a gather (and offsets that the plan advances, scales that it computes,
+    /// and the report) may be written. Until the stream has come past
     /// the run, they stay valid, nothing else writes them, and nothing else accesses what the run writes.
-    pub unsafe fn run_raw(&self, buffers: &RawAppend<T, O, I>, stream: *mut sys::CUstream_st) -> Result<()> {
+    pub unsafe fn run_raw(&self, buffers: &RawBuffers<T, O, I>, stream: *mut sys::CUstream_st) -> Result<()> {
         let args = buffers.in_c();
         // SAFETY: the plan and the struct are valid; the rest is the caller's promise. No workspace is needed.
         check(unsafe { sys::kvappend_plan_run(self.plan.as_ptr(), &args, ptr::null_mut(), 0, stream) })
@@ -112,24 +151,15 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
 
     /// What the library cannot see: that the buffers are the host's, that they are laid out as the plan assumes, and
     /// that it writes no offsets and no scales which were lent for reading.
-    pub(crate) fn checked(&self, append: Append<'_, T, O, I>) -> Result<RawAppend<T, O, I>> {
-        if self.backend != sys::KVAPPEND_BACKEND_HOST {
-            let message = "the plan is of the CUDA backend: expected run_raw with pointers that the device can reach";
-            return Err(Error::new(sys::KVAPPEND_ERROR_BACKEND, message));
-        }
+    pub(crate) fn checked(&self, append: Append<'_, T, O, I>) -> Result<RawBuffers<T, O, I>> {
+        self.check_backend()?;
+        self.check_operation(sys::KVAPPEND_OPERATION_APPEND, "the plan gathers: expected a Gather")?;
         let [k_cache, v_cache] = match self.scalings {
             Some(_) => append.stored.layouts(),
             None => append.caches.layouts(),
         };
         let names = ["k_new", "v_new", "k_cache", "v_cache"];
-        let given = [append.k_new.layout, append.v_new.layout, k_cache, v_cache];
-        for ((name, given), expected) in names.iter().zip(&given).zip(&self.layouts) {
-            // A tensor whose rows have no elements does not exist, and need not be given.
-            if given != expected && expected.shape()[3] != 0 {
-                let message = format!("{name} is laid out as {given:?}: expected {expected:?}");
-                return Err(Error::new(sys::KVAPPEND_ERROR_CONFLICT, message));
-            }
-        }
+        self.check_layouts(names, [append.k_new.layout, append.v_new.layout, k_cache, v_cache])?;
         let lent = [("k_scales", &append.k_scales), ("v_scales", &append.v_scales)];
         for ((name, scales), scaling) in lent.iter().zip(self.scalings.unwrap_or_default()) {
             if matches!(scales, Scales::Given(_)) && scaling == sys::KVAPPEND_SCALING_COMPUTED {
@@ -148,5 +178,44 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
             )),
             _ => Ok(append.into_raw(self.scalings.is_some())),
         }
+    }
+
+    /// The same for a gather, which writes neither caches, offsets nor scales.
+    pub(crate) fn checked_gather(&self, gather: Gather<'_, T, O, I>) -> Result<RawBuffers<T, O, I>> {
+        self.check_backend()?;
+        self.check_operation(sys::KVAPPEND_OPERATION_GATHER, "the plan appends: expected an Append")?;
+        let caches = match self.scalings {
+            Some(_) => [gather.k_stored.layout, gather.v_stored.layout],
+            None => [gather.k_cache.layout, gather.v_cache.layout],
+        };
+        let names = ["k_out", "v_out", "k_cache", "v_cache"];
+        self.check_layouts(names, [gather.k_out.layout, gather.v_out.layout, caches[0], caches[1]])?;
+        Ok(gather.into_raw(self.scalings.is_some()))
+    }
+
+    fn check_backend(&self) -> Result<()> {
+        if self.backend == sys::KVAPPEND_BACKEND_HOST {
+            return Ok(());
+        }
+        let message = "the plan is of the CUDA backend: expected run_raw with pointers that the device can reach";
+        Err(Error::new(sys::KVAPPEND_ERROR_BACKEND, message))
+    }
+
+    fn check_operation(&self, expected: i32, message: &str) -> Result<()> {
+        if self.operation == expected {
+            return Ok(());
+        }
+        Err(Error::new(sys::KVAPPEND_ERROR_OPERATION, message))
+    }
+
+    fn check_layouts(&self, names: [&str; 4], given: [Layout; 4]) -> Result<()> {
+        for ((name, given), expected) in names.iter().zip(&given).zip(&self.layouts) {
+            // A tensor whose rows have no elements does not exist, and need not be given.
+            if given != expected && expected.shape()[3] != 0 {
+                let message = format!("{name} is laid out as {given:?}: expected {expected:?}");
+                return Err(Error::new(sys::KVAPPEND_ERROR_CONFLICT, message));
+            }
+        }
+        Ok(())
     }
 }

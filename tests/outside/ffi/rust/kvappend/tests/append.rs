@@ -3,7 +3,7 @@
 
 use kvappend::{
     sys, Addressing, Append, Bf16, Caches, Descriptor, E4m3, E5m2, Element, Error, Layout, Lengths, Offsets, Plan,
-    RawAppend, Report, Skip, Status, Tensor, TensorMut, F16,
+    RawBuffers, Report, Skip, Status, Tensor, TensorMut, F16,
 };
 
 const BATCH: usize = 4;
@@ -398,7 +398,7 @@ fn one_pool_by_slots() -> Result<(), Error> {
     assert_eq!(error.status(), Status(sys::KVAPPEND_ERROR_SKIPPED));
     plan.validate(pool.append(K_DIM, &[17, 0, 16, 5]))?;
     for (v_begin, status) in [
-        (K_DIM - 1, sys::KVAPPEND_ERROR_CACHE_OVERLAP),
+        (K_DIM - 1, sys::KVAPPEND_ERROR_OVERLAP),
         (K_DIM + 1, sys::KVAPPEND_ERROR_BUFFER_TOO_SMALL),
         (usize::MAX, sys::KVAPPEND_ERROR_NULL_BUFFER),
     ] {
@@ -425,7 +425,7 @@ fn a_stream_is_for_devices() -> Result<(), Error> {
     let plan: Plan<f32, i64> = Descriptor::new(none, none, none, none).host()?;
     let stream = std::ptr::NonNull::dangling().as_ptr();
     // SAFETY: no buffer is needed, and the stream is refused.
-    let error = unsafe { plan.run_raw(&RawAppend::default(), stream) }.expect_err("a stream");
+    let error = unsafe { plan.run_raw(&RawBuffers::default(), stream) }.expect_err("a stream");
     assert_eq!(error.status(), Status(sys::KVAPPEND_ERROR_STREAM));
     Ok(())
 }
