@@ -7,6 +7,9 @@ import "C"
 
 import "unsafe"
 
+// Operation is what a plan does.
+type Operation int32
+
 // Backend is where a plan runs.
 type Backend int32
 
@@ -24,6 +27,9 @@ type SkipPolicy int32
 
 // The header says what each of these means.
 const (
+	OperationAppend Operation = C.KVAPPEND_OPERATION_APPEND
+	OperationGather Operation = C.KVAPPEND_OPERATION_GATHER
+
 	Host Backend = C.KVAPPEND_BACKEND_HOST
 	CUDA Backend = C.KVAPPEND_BACKEND_CUDA
 
@@ -51,6 +57,7 @@ const (
 	LastPageLengths    Flags = C.KVAPPEND_FLAG_LAST_PAGE_LENGTHS
 	TokenCount         Flags = C.KVAPPEND_FLAG_TOKEN_COUNT
 	ReservedPage       Flags = C.KVAPPEND_FLAG_RESERVED_PAGE
+	ZeroSkipped        Flags = C.KVAPPEND_FLAG_ZERO_SKIPPED
 
 	SkipSilently SkipPolicy = C.KVAPPEND_SKIP_SILENTLY
 	SkipReport   SkipPolicy = C.KVAPPEND_SKIP_REPORT
@@ -74,12 +81,12 @@ type Element interface {
 	float32 | float64 | F16 | BF16 | E4M3 | E5M2 | int8 | uint8
 }
 
-// Offset is the type of one element of Append.CacheOffsets, Append.Slots and Append.TokenPositions.
+// Offset is the type of one element of CacheOffsets, Slots and TokenPositions.
 type Offset interface {
 	~int64 | ~int32
 }
 
-// Index is the type of one element of every other array of indices, such as Append.Lengths and Append.PageTable.
+// Index is the type of one element of every other array of indices, such as Lengths and PageTable.
 type Index interface {
 	~int32 | ~int64
 }
@@ -89,6 +96,7 @@ type Strides [3]int64
 
 // Descriptor says what is the same at every run of a plan. Its zero value is the dense append of contiguous tensors.
 type Descriptor struct {
+	Operation  Operation
 	Backend    Backend
 	Addressing Addressing
 	Lengths    Lengths
@@ -97,12 +105,12 @@ type Descriptor struct {
 
 	Batch     int64 // B: samples
 	Heads     int64 // H: K/V heads
-	NewRows   int64 // new rows of each sample; Packed, PerToken and Slots: all tokens
+	NewRows   int64 // rows of each sample, new ones or those to be read; Packed, PerToken and Slots: all tokens
 	CacheRows int64 // R: rows of each sample's cache, or of a page
 	KDim      int64 // elements of a K row; 0: there is no K
 	VDim      int64 // elements of a V row; 0: there is no V
 
-	KNewStrides   Strides // of [B, H, NewRows, KDim]
+	KNewStrides   Strides // of [B, H, NewRows, KDim], also of the rows of a gather
 	VNewStrides   Strides
 	KCacheStrides Strides // of [CacheBlocks, H, CacheRows, KDim]
 	VCacheStrides Strides
@@ -192,5 +200,6 @@ func (d *Descriptor) inC() C.kvappend_descriptor {
 		k_piece_stride:  C.int64_t(d.KPieceStride),
 		v_piece_stride:  C.int64_t(d.VPieceStride),
 		skip_policy:     C.int32_t(d.SkipPolicy),
+		operation:       C.int32_t(d.Operation),
 	}
 }

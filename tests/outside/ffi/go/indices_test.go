@@ -190,7 +190,7 @@ func TestManyLayers(t *testing.T) {
 func TestSku(t *testing.T) {
 	sku, err := newPlan[uint8, int64, int32](t, oneByteRows(1, 1, 1)).Sku()
 	must(t, err)
-	if sku.Operation != 1 || sku.Backend != int32(Host) || sku.Device != 0 {
+	if sku.Operation != int32(OperationAppend) || sku.Backend != int32(Host) || sku.Device != 0 {
 		t.Error(sku)
 	}
 	d := oneByteRows(1, 1, 1)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kvappend appends new K and V rows to the KV caches of LLM runtimes, by libkvappend. Its header,
-// kvappend/kvappend.h, is the manual of what each setting means.
+// Package kvappend appends new K and V rows to the KV caches of LLM runtimes, and reads rows from them, by libkvappend.
+// Its header, kvappend/kvappend.h, is the manual of what each setting means.
 package kvappend
 
 /*
@@ -56,15 +56,18 @@ static outcome get_sku(const kvappend_plan *plan, kvappend_sku *sku) {
 // C may keep them only until its function returns. Therefore, if they belong to one of several layers, this function
 // keeps the struct on its stack and calls Go for the other layers (kvappendGoRest).
 static outcome run(const kvappend_plan *plan, kvappend_args sizes, const char *k_new, const char *v_new, char *k_cache,
-                   char *v_cache, char *cache_offsets, const char *slots, const char *lengths, const char *left_pads,
-                   const char *batch_index, const char *page_table, const char *page_indptr, const char *token_samples,
-                   const char *token_positions, const char *token_count, char *k_scales, char *v_scales,
-                   const char *k_global_scale, const char *v_global_scale, kvappend_report *report,
-                   struct CUstream_st *stream, const layer *before, uintptr_t rest) {
+                   char *v_cache, char *k_out, char *v_out, char *cache_offsets, const char *slots,
+                   const char *lengths, const char *left_pads, const char *batch_index, const char *page_table,
+                   const char *page_indptr, const char *token_samples, const char *token_positions,
+                   const char *token_count, char *k_scales, char *v_scales, const char *k_global_scale,
+                   const char *v_global_scale, kvappend_report *report, struct CUstream_st *stream,
+                   const layer *before, uintptr_t rest) {
 	sizes.k_new = k_new;
 	sizes.v_new = v_new;
 	sizes.k_cache = k_cache;
 	sizes.v_cache = v_cache;
+	sizes.k_out = k_out;
+	sizes.v_out = v_out;
 	sizes.cache_offsets = cache_offsets;
 	sizes.slots = slots;
 	sizes.lengths = lengths;
@@ -112,7 +115,7 @@ type Plan[T Element, O Offset, I Index] struct {
 	backend Backend
 }
 
-// Append holds the buffers of one run in Go's memory. Buffers that the plan does not use may be nil.
+// Append holds the buffers of one append in Go's memory. Buffers that the plan does not use may be nil.
 //
 // A slice begins at element [0, 0, 0, 0] of its tensor and may be longer than that. K and V may lie in one pool.
 type Append[T Element, O Offset, I Index] struct {
@@ -138,16 +141,42 @@ type Append[T Element, O Offset, I Index] struct {
 	Report *Report // written by a plan with SkipReport
 }
 
-// Buffer is memory for RawAppend. With 0 bytes it is passed as NULL.
+// Gather holds the buffers of one gather in Go's memory, in the same way. The caches and their scales are only read.
+type Gather[T Element, O Offset, I Index] struct {
+	KCache, VCache []T
+	KOut, VOut     []T // written
+	CacheOffsets   []O
+	Slots          []O
+	Lengths        []I
+	LeftPads       []I
+	BatchIndex     []I
+	PageTable      []I
+	PageIndptr     []I
+	TokenSamples   []I
+	TokenPositions []O
+	TokenCount     []I // one element
+
+	// The caches with a storage, in bytes, instead of KCache and VCache.
+	KStored, VStored []uint8
+	KScales, VScales []uint8
+	KGlobalScale     []float32
+	VGlobalScale     []float32
+
+	Report *Report // written by a plan with SkipReport
+}
+
+// Buffer is memory for RawBuffers. With 0 bytes it is passed as NULL.
 type Buffer struct {
 	Pointer unsafe.Pointer
 	Bytes   int
 }
 
-// RawAppend holds the buffers of one run in memory that the plan's backend can reach, such as that of a device.
-type RawAppend struct {
-	KNew, VNew     Buffer
+// RawBuffers holds the buffers of one append or gather in memory that the plan's backend can reach, such as that of a
+// device.
+type RawBuffers struct {
+	KNew, VNew     Buffer // of an append
 	KCache, VCache Buffer
+	KOut, VOut     Buffer // of a gather
 	CacheOffsets   Buffer
 	Slots          Buffer
 	Lengths        Buffer
@@ -158,7 +187,7 @@ type RawAppend struct {
 	TokenSamples   Buffer
 	TokenPositions Buffer
 	TokenCount     Buffer
-	KScales        Buffer // written by a plan that computes them
+	KScales        Buffer // written by an append that computes them
 	VScales        Buffer
 	KGlobalScale   Buffer
 	VGlobalScale   Buffer
@@ -227,10 +256,19 @@ func (p *Plan[T, O, I]) Run(a *Append[T, O, I]) error {
 	return p.RunRaw(a.raw(), nil)
 }
 
-// RunRaw appends in the order of a cudaStream_t; with the host backend the stream must be nil. A CUDA run may not have
+// Gather reads rows in Go's memory, by a plan with OperationGather: they are in KOut and VOut when it returns. The
+// slices' lengths are kept to.
+func (p *Plan[T, O, I]) Gather(g *Gather[T, O, I]) error {
+	if err := p.needHost(); err != nil {
+		return err
+	}
+	return p.RunRaw(g.raw(), nil)
+}
+
+// RunRaw appends, or gathers if the plan does, in the order of a cudaStream_t; with the host backend the stream must be nil. A CUDA run may not have
 // finished when this returns, so use device memory, never Go's memory.
-func (p *Plan[T, O, I]) RunRaw(a *RawAppend, stream unsafe.Pointer) error {
-	return failure(p.run(a, stream, nil, 0))
+func (p *Plan[T, O, I]) RunRaw(b *RawBuffers, stream unsafe.Pointer) error {
+	return failure(p.run(b, stream, nil, 0))
 }
 
 // Layer is one append of a call of RunLayers.
@@ -239,10 +277,16 @@ type Layer[T Element, O Offset, I Index] struct {
 	Append *Append[T, O, I]
 }
 
-// RawLayer is one append of a call of RunLayersRaw, in memory that the plan's backend can reach.
-type RawLayer[T Element, O Offset, I Index] struct {
+// GatherLayer is one gather of a call of GatherLayers.
+type GatherLayer[T Element, O Offset, I Index] struct {
 	Plan   *Plan[T, O, I]
-	Append *RawAppend
+	Gather *Gather[T, O, I]
+}
+
+// RawLayer is one append or gather of a call of RunLayersRaw, in memory that the plan's backend can reach.
+type RawLayer[T Element, O Offset, I Index] struct {
+	Plan    *Plan[T, O, I]
+	Buffers *RawBuffers
 }
 
 // RunLayers does several appends in Go's memory as one, such as those of all layers. If one of them is refused, nothing
@@ -259,7 +303,20 @@ func RunLayers[T Element, O Offset, I Index](layers []Layer[T, O, I]) error {
 	return RunLayersRaw(raw, nil)
 }
 
-// RunLayersRaw does several appends as one in the order of a cudaStream_t. The rules of RunRaw for memory apply.
+// GatherLayers does several gathers in Go's memory as one, such as those of all layers. If one of them is refused,
+// nothing is written.
+func GatherLayers[T Element, O Offset, I Index](layers []GatherLayer[T, O, I]) error {
+	raw := make([]RawLayer[T, O, I], len(layers))
+	for i, layer := range layers {
+		if err := layer.Plan.needHost(); err != nil {
+			return err
+		}
+		raw[i] = RawLayer[T, O, I]{layer.Plan, layer.Gather.raw()}
+	}
+	return RunLayersRaw(raw, nil)
+}
+
+// RunLayersRaw does several appends, or several gathers, as one in the order of a cudaStream_t. The rules of RunRaw for memory apply.
 func RunLayersRaw[T Element, O Offset, I Index](layers []RawLayer[T, O, I], stream unsafe.Pointer) error {
 	var self cgo.Handle
 	next := 0
@@ -269,7 +326,7 @@ func RunLayersRaw[T Element, O Offset, I Index](layers []RawLayer[T, O, I], stre
 		}
 		layer := layers[next]
 		next++
-		return layer.Plan.run(layer.Append, stream, before, self)
+		return layer.Plan.run(layer.Buffers, stream, before, self)
 	}
 	self = cgo.NewHandle(func(before, result unsafe.Pointer) {
 		*(*C.outcome)(result) = rest((*C.layer)(before))
@@ -280,8 +337,8 @@ func RunLayersRaw[T Element, O Offset, I Index](layers []RawLayer[T, O, I], stre
 
 // Sku is what the library chose for a plan. The header says what each field means.
 type Sku struct {
-	Operation, Backend, ElementType, Architecture, KVectorBytes, VVectorBytes, Device int32
-	KernelName                                                                        string
+	Operation, Backend, ElementType, Architecture, KVectorBytes, VVectorBytes, Device, Addressing int32
+	KernelName                                                                                    string
 }
 
 // Sku returns what the library chose for the plan, such as its device.
@@ -298,6 +355,7 @@ func (p *Plan[T, O, I]) Sku() (Sku, error) {
 		KVectorBytes: int32(s.k_vector_bytes),
 		VVectorBytes: int32(s.v_vector_bytes),
 		Device:       int32(s.device),
+		Addressing:   int32(s.addressing),
 		KernelName:   C.GoString(s.kernel_name),
 	}, nil
 }
@@ -331,14 +389,16 @@ func (p *Plan[T, O, I]) needHost() error {
 	return &Error{ErrorBackend, "the plan is not of the host backend: expected RunRaw or RunLayersRaw"}
 }
 
-// If rest is given, the append is one of several layers, and rest continues with the layers that follow.
-func (p *Plan[T, O, I]) run(a *RawAppend, stream unsafe.Pointer, before *C.layer, rest cgo.Handle) C.outcome {
+// If rest is given, the buffers are those of one of several layers, and rest continues with the layers that follow.
+func (p *Plan[T, O, I]) run(a *RawBuffers, stream unsafe.Pointer, before *C.layer, rest cgo.Handle) C.outcome {
 	sizes := C.kvappend_args{
 		struct_size:           C.sizeof_kvappend_args,
 		k_new_bytes:           a.KNew.bytes(),
 		v_new_bytes:           a.VNew.bytes(),
 		k_cache_bytes:         a.KCache.bytes(),
 		v_cache_bytes:         a.VCache.bytes(),
+		k_out_bytes:           a.KOut.bytes(),
+		v_out_bytes:           a.VOut.bytes(),
 		cache_offsets_bytes:   a.CacheOffsets.bytes(),
 		slots_bytes:           a.Slots.bytes(),
 		lengths_bytes:         a.Lengths.bytes(),
@@ -356,15 +416,15 @@ func (p *Plan[T, O, I]) run(a *RawAppend, stream unsafe.Pointer, before *C.layer
 		report_bytes:          C.sizeof_kvappend_report,
 	}
 	return C.run(p.plan, sizes, a.KNew.pointer(), a.VNew.pointer(), a.KCache.pointer(), a.VCache.pointer(),
-		a.CacheOffsets.pointer(), a.Slots.pointer(), a.Lengths.pointer(), a.LeftPads.pointer(), a.BatchIndex.pointer(),
-		a.PageTable.pointer(), a.PageIndptr.pointer(), a.TokenSamples.pointer(), a.TokenPositions.pointer(),
-		a.TokenCount.pointer(), a.KScales.pointer(), a.VScales.pointer(), a.KGlobalScale.pointer(),
-		a.VGlobalScale.pointer(), (*C.kvappend_report)(a.Report), (*C.struct_CUstream_st)(stream), before,
-		C.uintptr_t(rest))
+		a.KOut.pointer(), a.VOut.pointer(), a.CacheOffsets.pointer(), a.Slots.pointer(), a.Lengths.pointer(),
+		a.LeftPads.pointer(), a.BatchIndex.pointer(), a.PageTable.pointer(), a.PageIndptr.pointer(),
+		a.TokenSamples.pointer(), a.TokenPositions.pointer(), a.TokenCount.pointer(), a.KScales.pointer(),
+		a.VScales.pointer(), a.KGlobalScale.pointer(), a.VGlobalScale.pointer(), (*C.kvappend_report)(a.Report),
+		(*C.struct_CUstream_st)(stream), before, C.uintptr_t(rest))
 }
 
-func (a *Append[T, O, I]) raw() *RawAppend {
-	return &RawAppend{
+func (a *Append[T, O, I]) raw() *RawBuffers {
+	return &RawBuffers{
 		KNew:           buffer(a.KNew),
 		VNew:           buffer(a.VNew),
 		KCache:         cache(a.KCache, a.KStored),
@@ -384,6 +444,30 @@ func (a *Append[T, O, I]) raw() *RawAppend {
 		KGlobalScale:   buffer(a.KGlobalScale),
 		VGlobalScale:   buffer(a.VGlobalScale),
 		Report:         unsafe.Pointer(a.Report),
+	}
+}
+
+func (g *Gather[T, O, I]) raw() *RawBuffers {
+	return &RawBuffers{
+		KCache:         cache(g.KCache, g.KStored),
+		VCache:         cache(g.VCache, g.VStored),
+		KOut:           buffer(g.KOut),
+		VOut:           buffer(g.VOut),
+		CacheOffsets:   buffer(g.CacheOffsets),
+		Slots:          buffer(g.Slots),
+		Lengths:        buffer(g.Lengths),
+		LeftPads:       buffer(g.LeftPads),
+		BatchIndex:     buffer(g.BatchIndex),
+		PageTable:      buffer(g.PageTable),
+		PageIndptr:     buffer(g.PageIndptr),
+		TokenSamples:   buffer(g.TokenSamples),
+		TokenPositions: buffer(g.TokenPositions),
+		TokenCount:     buffer(g.TokenCount),
+		KScales:        buffer(g.KScales),
+		VScales:        buffer(g.VScales),
+		KGlobalScale:   buffer(g.KGlobalScale),
+		VGlobalScale:   buffer(g.VGlobalScale),
+		Report:         unsafe.Pointer(g.Report),
 	}
 }
 

@@ -297,7 +297,7 @@ func TestPoolBySlots(t *testing.T) {
 // A stream reaches the library, which has no use for it in host memory.
 func TestStream(t *testing.T) {
 	plan := newPlan[float32, int64, int32](t, Descriptor{}) // of no rows, so that no buffer is missing
-	refused(t, plan.RunRaw(&RawAppend{}, unsafe.Pointer(new(int64))), ErrorStream, "stream")
+	refused(t, plan.RunRaw(&RawBuffers{}, unsafe.Pointer(new(int64))), ErrorStream, "stream")
 }
 
 // With no device NewPlan says so; a plan for one refuses Go's memory.

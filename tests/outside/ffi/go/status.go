@@ -20,7 +20,7 @@ const (
 	ErrorExtent         Status = C.KVAPPEND_ERROR_EXTENT
 	ErrorStride         Status = C.KVAPPEND_ERROR_STRIDE
 	ErrorOverflow       Status = C.KVAPPEND_ERROR_OVERFLOW
-	ErrorCacheOverlap   Status = C.KVAPPEND_ERROR_CACHE_OVERLAP
+	ErrorOverlap        Status = C.KVAPPEND_ERROR_OVERLAP
 	ErrorKernel         Status = C.KVAPPEND_ERROR_KERNEL
 	ErrorLengths        Status = C.KVAPPEND_ERROR_LENGTHS
 	ErrorUnsupported    Status = C.KVAPPEND_ERROR_UNSUPPORTED
@@ -48,6 +48,7 @@ const (
 	ErrorIndexType      Status = C.KVAPPEND_ERROR_INDEX_TYPE
 	ErrorStorage        Status = C.KVAPPEND_ERROR_STORAGE
 	ErrorScale          Status = C.KVAPPEND_ERROR_SCALE
+	ErrorOperation      Status = C.KVAPPEND_ERROR_OPERATION
 )
 
 // String is the constant's name in C, such as "KVAPPEND_ERROR_ALIAS".
