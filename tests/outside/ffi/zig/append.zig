@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Appends through kvappend.zig, with every byte of the caches and of the memory around them compared.
+//! Appends and gathers through kvappend.zig, with every byte of the caches and of the memory around them compared.
 const std = @import("std");
 const kvappend = @import("kvappend.zig");
 const c = kvappend.c;
@@ -353,6 +353,107 @@ test "slots are counted in a report" {
     try std.testing.expectEqual(2, report.first_row);
 }
 
+/// The rows of a ragged batch after a gather: those without a place have `rest` in all bytes.
+fn gathered(case: anytype, rest: u8) @TypeOf(case) {
+    var after = case;
+    @memset(std.mem.sliceAsBytes(&after.k_new), rest);
+    @memset(std.mem.sliceAsBytes(&after.v_new), rest);
+    for (offsets, lengths, 0..) |offset, length, b| {
+        for (0..@intCast(length)) |l| {
+            const position = offset + @as(i64, @intCast(l));
+            if (position < 0 or position >= cache_rows) continue;
+            for (0..heads) |h| {
+                const k = ((b * heads + h) * new_rows + l) * k_dim;
+                const v = ((b * new_rows + l) * heads + h) * v_dim;
+                @memcpy(after.k_new[k..][0..k_dim], case.k_new[k..][0..k_dim]);
+                @memcpy(after.v_new[v..][0..v_dim], case.v_new[v..][0..v_dim]);
+            }
+        }
+    }
+    return after;
+}
+
+test "the rows that were appended are gathered" {
+    inline for (.{ f32, f64, kvappend.Bf16, u8 }) |T| {
+        const Plan = kvappend.Plan(T, i64, i32);
+        const appends = try Plan.init(ragged_batch, null);
+        defer appends.deinit();
+        var case = Case(T).init(1);
+        var cache_offsets = offsets;
+        try appends.run(case.args(&cache_offsets), null);
+        const before = case;
+        var descriptor = ragged_batch;
+        descriptor.operation = c.KVAPPEND_OPERATION_GATHER;
+        for ([_]u8{ 0xee, 0 }) |rest| {
+            if (rest == 0) descriptor.flags = c.KVAPPEND_FLAG_ZERO_SKIPPED;
+            const plan = try Plan.init(descriptor, null);
+            defer plan.deinit();
+            var out = case;
+            @memset(std.mem.sliceAsBytes(&out.k_new), 0xee);
+            @memset(std.mem.sliceAsBytes(&out.v_new), 0xee);
+            const buffers: Plan.Gather = .{
+                .k_cache = case.k_memory[guard .. case.k_memory.len - guard],
+                .v_cache = case.v_memory[guard .. case.v_memory.len - guard],
+                .k_out = &out.k_new,
+                .v_out = &out.v_new,
+                .cache_offsets = &offsets,
+                .lengths = &lengths,
+            };
+            try plan.gather(buffers, null);
+            const expected = gathered(case, rest);
+            inline for (.{ "k_new", "v_new" }) |name| {
+                const wanted = std.mem.sliceAsBytes(&@field(expected, name));
+                try std.testing.expectEqualSlices(u8, wanted, std.mem.sliceAsBytes(&@field(out, name)));
+            }
+            try before.expectEqual(case);
+            const sku = try plan.sku();
+            const operation = [2]i32{ c.KVAPPEND_OPERATION_GATHER, c.KVAPPEND_ADDRESSING_DENSE };
+            try std.testing.expectEqual(operation, .{ sku.operation, sku.addressing });
+            // Buffers of the other operation.
+            try std.testing.expectError(error.NullBuffer, plan.run(case.args(&cache_offsets), null));
+            try expectMessage("args.k_out is NULL");
+            try std.testing.expectError(error.NullBuffer, appends.gather(buffers, null));
+            try expectMessage("args.k_new is NULL");
+        }
+    }
+}
+
+test "layers are gathered as one" {
+    var descriptor = oneByteRows(1, 2, 1);
+    const Plan = kvappend.Plan(u8, i64, i32);
+    const appends = try Plan.init(descriptor, null);
+    defer appends.deinit();
+    descriptor.operation = c.KVAPPEND_OPERATION_GATHER;
+    const plan = try Plan.init(descriptor, null);
+    defer plan.deinit();
+    const caches = [2][4]u8{ .{ 1, 2, 3, 4 }, .{ 5, 6, 7, 8 } };
+    var outs: [2][2]u8 = @splat(@splat(0));
+    var layers: [2]Plan.GatherLayer = undefined;
+    for (&layers, &caches, &outs) |*layer, *cache, *out| {
+        layer.* = .{ .plan = plan, .gather = .{ .k_cache = cache, .k_out = out, .cache_offsets = &.{1} } };
+    }
+    try Plan.gatherLayers(std.testing.allocator, &layers, null);
+    try std.testing.expectEqual([2][2]u8{ .{ 2, 3 }, .{ 6, 7 } }, outs);
+    layers[1].plan = appends;
+    try std.testing.expectError(error.Operation, Plan.gatherLayers(std.testing.allocator, &layers, null));
+    try expectMessage("layer 1: ");
+    descriptor.operation = 2;
+    try std.testing.expectError(error.Operation, Plan.init(descriptor, null));
+    // Rows that lie over each other.
+    descriptor = oneByteRows(1, 2, 1);
+    descriptor.v_dim = 1;
+    descriptor.operation = c.KVAPPEND_OPERATION_GATHER;
+    const both = try Plan.init(descriptor, null);
+    defer both.deinit();
+    try std.testing.expectError(error.Overlap, both.gather(.{
+        .k_cache = &caches[0],
+        .v_cache = &caches[1],
+        .k_out = &outs[0],
+        .v_out = &outs[0],
+        .cache_offsets = &.{1},
+    }, null));
+}
+
 /// K caches of two rows for each of two samples. The new row of sample 0 goes to row 1, that of sample 1 to row 0.
 fn storedRows(dim: i64, storage: *const c.kvappend_storage) c.kvappend_descriptor {
     return std.mem.zeroInit(c.kvappend_descriptor, .{
@@ -447,6 +548,51 @@ test "NVFP4 with a global scale" {
     expected[16..24].* = .{ 0x67, 0x48, 0xe4, 0x02, 0x00, 0x00, 0x00, 0x00 };
     try std.testing.expectEqual(expected, cache);
     try std.testing.expectEqual([4]u8{ 0xee, 0x48, 0x40, 0xee }, scales); // 4 and 2
+}
+
+// Each element is a code times its scale: INT8 codes with the scale of the row behind them, and E4M3 codes.
+test "stored rows are gathered" {
+    var k_storage = try kvappend.storagePreset(c.KVAPPEND_PRESET_INT8_ROW);
+    k_storage.scale_strides = .{ 16, 0, 8, 0 };
+    const v_storage = try kvappend.storagePreset(c.KVAPPEND_PRESET_E4M3_DIVIDE);
+    var descriptor = storedRows(4, &k_storage);
+    descriptor.k_cache_strides = .{ 16, 0, 8 };
+    descriptor.v_dim = 4;
+    descriptor.v_storage = &v_storage;
+    const Plan = kvappend.Plan(f32, i64, i32);
+    const appends = try Plan.init(descriptor, null);
+    defer appends.deinit();
+    descriptor.operation = c.KVAPPEND_OPERATION_GATHER;
+    const plan = try Plan.init(descriptor, null);
+    defer plan.deinit();
+    var cache_offsets = stored_at;
+    var v_scales = [1]f32{2};
+    var k_cache: [32]u8 align(@alignOf(f32)) = @splat(0xee);
+    var v_cache: [16]u8 = @splat(0xee);
+    try appends.run(.{
+        .k_new = &.{ 127, -63.5, 1, 0.5, 254, 1, -3, 5 },
+        .v_new = &.{ 2, -3, 896, 0.5, 1000, 0, -0.0, 2.125 },
+        .k_stored = &k_cache,
+        .v_stored = &v_cache,
+        .k_scales = k_cache[4..],
+        .v_scales = std.mem.sliceAsBytes(&v_scales),
+        .cache_offsets = &cache_offsets,
+    }, null);
+    var k_out: [8]f32 = @splat(7);
+    var v_out: [8]f32 = @splat(7);
+    try plan.gather(.{
+        .k_stored = &k_cache,
+        .v_stored = &v_cache,
+        .k_scales = k_cache[4..],
+        .v_scales = std.mem.sliceAsBytes(&v_scales),
+        .k_out = &k_out,
+        .v_out = &v_out,
+        .cache_offsets = &stored_at,
+    }, null);
+    const k_expected = [8]f32{ 127, -64, 1, 1, 254, 2, -4, 6 };
+    const v_expected = [8]f32{ 2, -3, 896, 0.5, 896, 0, -0.0, 2 };
+    try std.testing.expectEqualSlices(u8, std.mem.sliceAsBytes(&k_expected), std.mem.sliceAsBytes(&k_out));
+    try std.testing.expectEqualSlices(u8, std.mem.sliceAsBytes(&v_expected), std.mem.sliceAsBytes(&v_out));
 }
 
 test "storages that are refused" {

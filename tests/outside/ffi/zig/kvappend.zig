@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Appends new K and V rows to the KV caches of LLM runtimes, by libkvappend. Its header, kvappend/kvappend.h, is the
-//! manual of what each setting means.
+//! Appends new K and V rows to the KV caches of LLM runtimes, and reads rows from them, by libkvappend. Its header,
+//! kvappend/kvappend.h, is the manual of what each setting means.
 const std = @import("std");
 const interface = @import("c");
 
@@ -26,7 +26,7 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
 
         handle: *c.kvappend_plan,
 
-        /// The buffers of one run, in memory that the plan's backend can reach. Leave empty what the plan does not use.
+        /// The buffers of one append, in memory that the plan's backend can reach. Leave empty what the plan does not use.
         /// A run accesses nothing outside the slices.
         pub const Append = struct {
             k_new: []const T = &.{},
@@ -56,30 +56,42 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
             k_global_scale: []const f32 = &.{},
             v_global_scale: []const f32 = &.{},
             report: ?*c.kvappend_report = null,
+        };
 
-            fn inC(append: Append) c.kvappend_args {
-                var args = std.mem.zeroes(c.kvappend_args);
-                args.struct_size = @sizeOf(c.kvappend_args);
-                // To the library, 0 bytes mean that the size is unknown. An empty buffer must be null, as it is by
-                // default.
-                inline for (comptime std.meta.fieldNames(Append)) |name| {
-                    const buffer = @field(append, name);
-                    if (@TypeOf(buffer) == ?*c.kvappend_report) {
-                        args.report = buffer;
-                        args.report_bytes = @sizeOf(c.kvappend_report);
-                    } else if (buffer.len != 0) {
-                        const is_stored = comptime std.mem.endsWith(u8, name, "_stored");
-                        const in_c = if (is_stored) name[0..2] ++ "cache" else name;
-                        @field(args, in_c) = buffer.ptr;
-                        @field(args, in_c ++ "_bytes") = std.mem.sliceAsBytes(buffer).len;
-                    }
-                }
-                return args;
-            }
+        /// The buffers of one gather, in the same way. The caches and their scales are only read.
+        pub const Gather = struct {
+            k_cache: []const T = &.{},
+            v_cache: []const T = &.{},
+            k_out: []T = &.{},
+            v_out: []T = &.{},
+            cache_offsets: []const O = &.{},
+            slots: []const O = &.{},
+            lengths: []const I = &.{},
+            left_pads: []const I = &.{},
+            batch_index: []const I = &.{},
+            page_table: []const I = &.{},
+            page_indptr: []const I = &.{},
+            token_samples: []const I = &.{},
+            token_positions: []const O = &.{},
+            /// One element.
+            token_count: []const I = &.{},
+            /// The caches with a storage, in bytes, instead of k_cache and v_cache.
+            k_stored: []const u8 = &.{},
+            v_stored: []const u8 = &.{},
+            /// In bytes, whether they were given or computed.
+            k_scales: []const u8 = &.{},
+            v_scales: []const u8 = &.{},
+            /// One element.
+            k_global_scale: []const f32 = &.{},
+            v_global_scale: []const f32 = &.{},
+            report: ?*c.kvappend_report = null,
         };
 
         /// One append of a call of runLayers.
         pub const Layer = struct { plan: Self, append: Append };
+
+        /// One gather of a call of gatherLayers.
+        pub const GatherLayer = struct { plan: Self, gather: Gather };
 
         /// The types and the size of the descriptor are set here, whatever the caller has set. Its storages are read
         /// here only.
@@ -120,7 +132,15 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
         /// With the host backend the stream must be null, and the rows are written when this returns. With CUDA, the
         /// buffers are in device memory, and must stay valid until the run has finished in the stream.
         pub fn run(self: Self, append: Append, stream: ?*c.struct_CUstream_st) !void {
-            const args = append.inC();
+            const args = inC(append);
+            try check(c.kvappend_plan_run(self.handle, &args, null, 0, stream));
+        }
+
+        /// Reads rows from the caches, by a plan with KVAPPEND_OPERATION_GATHER. The same holds for the stream and for
+        /// device memory.
+        pub fn gather(self: Self, buffers: Gather, stream: ?*c.struct_CUstream_st) !void {
+            // A plan that appends is refused, because it has no new rows here. So nothing that is const is written.
+            const args = inC(buffers);
             try check(c.kvappend_plan_run(self.handle, &args, null, 0, stream));
         }
 
@@ -128,6 +148,24 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
         /// rows are placed by the offsets from before the call. cache_offsets that several layers share advance once.
         /// The allocator's memory is used during the call only.
         pub fn runLayers(allocator: std.mem.Allocator, layers: []const Layer, stream: ?*c.struct_CUstream_st) !void {
+            try runEach(allocator, layers, "append", stream);
+        }
+
+        /// Does several gathers as one, in the same way.
+        pub fn gatherLayers(
+            allocator: std.mem.Allocator,
+            layers: []const GatherLayer,
+            stream: ?*c.struct_CUstream_st,
+        ) !void {
+            try runEach(allocator, layers, "gather", stream);
+        }
+
+        fn runEach(
+            allocator: std.mem.Allocator,
+            layers: anytype,
+            comptime buffers: []const u8,
+            stream: ?*c.struct_CUstream_st,
+        ) !void {
             const args = try allocator.alloc(c.kvappend_args, layers.len);
             defer allocator.free(args);
             const each = try allocator.alloc(?*const c.kvappend_args, layers.len);
@@ -135,7 +173,7 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
             const plans = try allocator.alloc(?*const c.kvappend_plan, layers.len);
             defer allocator.free(plans);
             for (layers, args, each, plans) |layer, *arg, *pointer, *plan| {
-                arg.* = layer.append.inC();
+                arg.* = inC(@field(layer, buffers));
                 pointer.* = arg;
                 plan.* = layer.plan.handle;
             }
@@ -158,6 +196,27 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
             return filled;
         }
     };
+}
+
+/// The buffers of an append or a gather.
+fn inC(buffers: anytype) c.kvappend_args {
+    var args = std.mem.zeroes(c.kvappend_args);
+    args.struct_size = @sizeOf(c.kvappend_args);
+    // To the library, 0 bytes mean that the size is unknown. An empty buffer must be null, as it is by default.
+    inline for (comptime std.meta.fieldNames(@TypeOf(buffers))) |name| {
+        const buffer = @field(buffers, name);
+        if (@TypeOf(buffer) == ?*c.kvappend_report) {
+            args.report = buffer;
+            args.report_bytes = @sizeOf(c.kvappend_report);
+        } else if (buffer.len != 0) {
+            const is_stored = comptime std.mem.endsWith(u8, name, "_stored");
+            const in_c = if (is_stored) name[0..2] ++ "cache" else name;
+            // To C, some buffers are not const that are only read.
+            @field(args, in_c) = @constCast(buffer.ptr);
+            @field(args, in_c ++ "_bytes") = std.mem.sliceAsBytes(buffer).len;
+        }
+    }
+    return args;
 }
 
 /// The storage of a known cache, one of KVAPPEND_PRESET_*, for a descriptor's k_storage or v_storage. Change any of its
@@ -187,7 +246,7 @@ fn check(status: c.kvappend_status) !void {
         c.KVAPPEND_ERROR_EXTENT => error.Extent,
         c.KVAPPEND_ERROR_STRIDE => error.Stride,
         c.KVAPPEND_ERROR_OVERFLOW => error.Overflow,
-        c.KVAPPEND_ERROR_CACHE_OVERLAP => error.CacheOverlap,
+        c.KVAPPEND_ERROR_OVERLAP => error.Overlap,
         c.KVAPPEND_ERROR_KERNEL => error.Kernel,
         c.KVAPPEND_ERROR_LENGTHS => error.Lengths,
         c.KVAPPEND_ERROR_UNSUPPORTED => error.Unsupported,
@@ -215,6 +274,7 @@ fn check(status: c.kvappend_status) !void {
         c.KVAPPEND_ERROR_INDEX_TYPE => error.IndexType,
         c.KVAPPEND_ERROR_STORAGE => error.Storage,
         c.KVAPPEND_ERROR_SCALE => error.Scale,
+        c.KVAPPEND_ERROR_OPERATION => error.Operation,
         else => error.Unknown,
     };
 }
