@@ -158,6 +158,26 @@ def paged():
     return figure
 
 
+def gather():
+    figure = Figure("Gather, rows packed: the rows of each sample come from its pages")
+    figure.text(20, 68, "page_table", "code")
+    figure.cells(130, 48, [("3", "index"), ("0", "index"), ("-1", "index")])
+    figure.text(280, 68, "sample 0", "quiet")
+    figure.cells(360, 48, [("1", "index"), ("2", "index"), ("-1", "index")])
+    figure.text(510, 68, "sample 1", "quiet")
+    figure.text(20, 130, "k_cache", "code")
+    places = []
+    for page, rows in enumerate([("11", "12"), ("20", "21"), ("", ""), ("9", "10")]):
+        places += figure.cells(130 + page * 130, 110, [(row, "held") for row in rows])
+        figure.text(130 + page * 130 + 46, 158, f"page {page}", "quiet", "middle")
+    figure.text(20, 250, "k_out", "code")
+    figure.text(470, 250, "lengths 0 4 6, from position 0 on", "quiet")
+    tops = figure.cells(130, 230, [(row, "new") for row in ("9", "10", "11", "12", "20", "21", "0")])
+    for row, place in enumerate([6, 7, 0, 1, 2, 3]):
+        figure.arrow(places[place], tops[row])
+    return figure
+
+
 def csr():
     figure = Figure("Paged, CSR: the samples' page ids behind each other, and where each sample's begin")
     figure.text(20, 68, "page_indptr", "code")
@@ -296,6 +316,7 @@ def row_scales():
 
 
 FIGURES = {"dense-bhsd": lambda: dense("BHSD"), "dense-bshd": lambda: dense("BSHD"), "ring": ring, "paged": paged,
+           "gather": gather,
            "csr": csr, "slots": slots, "lengths": lengths, "packs": packs, "row-656": row_656,
            "page-584": page_584, "page-132": page_132, "nvfp4": nvfp4, "row-scales": row_scales}
 
