@@ -133,7 +133,7 @@ Status check_conflicts(const kvappend_descriptor &d) {
         {has(KVAPPEND_FLAG_ADVANCE) && gathers, FLAG(ADVANCE), "operation", d.operation,
          "expected KVAPPEND_OPERATION_APPEND with this flag, because a gather adds no rows"},
         {has(KVAPPEND_FLAG_ZERO_SKIPPED) && !gathers, FLAG(ZERO_SKIPPED), "operation", d.operation,
-         "expected KVAPPEND_OPERATION_GATHER with this flag, because an append leaves skipped places alone"},
+         "expected KVAPPEND_OPERATION_GATHER with this flag, because an append has no output"},
         {d.reserved_slot != 0 && !has(KVAPPEND_FLAG_RESERVED_SLOT), "reserved_slot", d.reserved_slot, "flags", d.flags,
          "expected KVAPPEND_FLAG_RESERVED_SLOT in the flags, or slot 0"},
         {d.reserved_page != 0 && !has(KVAPPEND_FLAG_RESERVED_PAGE), "reserved_page", d.reserved_page, "flags", d.flags,

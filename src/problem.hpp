@@ -54,7 +54,7 @@ struct Problem {
     // Whether rows of K or of V are stored in another format.
     bool converts() const { return k.converts() || v.converts(); }
     bool writes_scales(const Copy &copy) const { return copy.format.computed() && !gathers; }
-    // A dense append that copies bits, and needs one offset for each sample and no other index.
+    // A dense problem that copies bits, and needs one offset for each sample and no other index.
     bool plain_dense() const {
         return addressing.plain_dense() && !converts() && k.cache.whole_rows() && v.cache.whole_rows();
     }

@@ -324,7 +324,7 @@ Status check_global_scale(const Copy &copy, const char *name, const float *scale
                : scale_fault(fault, name, 0, bits_of(*scale), *scale);
 }
 
-// Checks the global scales, and those scales that the rows of the call use.
+// Checks the global scales, and the scales that a run reads for the rows of the call.
 Status check_scales(const Problem &problem, const Indices &indices, const kvappend_args &args, kvappend_fault &fault) {
     TRY(check_global_scale(problem.k, "k_global_scale", args.k_global_scale, fault));
     TRY(check_global_scale(problem.v, "v_global_scale", args.v_global_scale, fault));

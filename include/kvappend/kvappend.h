@@ -56,12 +56,19 @@
  *         k_out[b, h, l, :] = k_cache[b, h, pos, :]
  *         v_out[b, h, l, :] = v_cache[b, h, pos, :]
  *
- * k_out and v_out have the layout that the descriptor gives to new rows. Where this header speaks of new rows, it means
- * them too, with these differences. Their rows must not overlap. A row without a place is left as it is, or becomes
- * zeros with KVAPPEND_FLAG_ZERO_SKIPPED. Two rows may be read from one place. Nothing of the caches and scales is
- * written, so they may be memory that can only be read. KVAPPEND_FLAG_ADVANCE is not allowed. Rows that are stored in
- * another format are decoded: see kvappend_storage. To gather the stored bytes instead, declare the codes and the
- * scales as K and V of UINT8 elements, without a storage.
+ * k_out and v_out have the shapes of new rows, and the strides k_new_strides and v_new_strides. args.k_new and v_new
+ * are ignored. What this header says of new rows also holds for the rows of k_out and v_out, with these differences:
+ *
+ * - Rows of k_out or v_out must not overlap, so no stride may repeat a row.
+ * - A skipped row is left as it is: a row without a place, padding, or a row that a later row of a ring replaces. With
+ *   KVAPPEND_FLAG_ZERO_SKIPPED, the run sets it to zero. Reports and skip policies treat it as in an append.
+ * - Two rows may be read from one place.
+ * - A gather does not write the caches and the scales. They may be memory that can only be read.
+ * - KVAPPEND_FLAG_ADVANCE is refused.
+ * - Rows that are stored in another format are decoded: see kvappend_storage.
+ *
+ * A gather can also give the stored bytes. Declare the codes as K and their scales as V, with UINT8 elements and
+ * without a storage. The K cache and the V cache then have a plan each.
  *
  * RAGGED BATCHES. Each sample has its own position. With KVAPPEND_LENGTHS_* each sample can have its own number of
  * rows. An offset of -L_new or less also leaves a sample out of a step: all its rows are skipped.
@@ -69,15 +76,16 @@
  * MEMORY. With the CUDA backend, every buffer is memory that the kernel can reach: device, managed or pinned memory.
  * This includes cache_offsets. A run does not look at the contents of a buffer on the host. With the host backend,
  * every buffer is ordinary memory. The library owns no buffer, needs no workspace, and keeps no pointer after the call
- * that received it. However, a kernel that a run launches reads the new rows and the indices only when the stream
- * reaches it. They must stay valid and unchanged until the kernel has finished. Therefore advance the offsets in the
- * order of the stream (by a kernel or a copy in it), or wait for the kernel first.
+ * that received it. However, a kernel that a run launches accesses the buffers only when the stream reaches it. All
+ * buffers must stay valid until the kernel has finished. Those that the run reads must also stay unchanged: the new
+ * rows, the given scales and the indices, and with a gather the caches and the scales. Therefore advance the offsets in
+ * the order of the stream (by a kernel or a copy in it), or wait for the kernel first.
  *
  * ERRORS. Every function that can fail returns a status. If the status is not KVAPPEND_SUCCESS, the results that are
  * passed back through pointers are NULL or zero, and kvappend_last_error_message() names the argument, its value, and
- * what was expected. The call has then written nothing to any cache. There is one exception to this: kvappend_plan_run
- * and kvappend_plan_run_layers may launch several kernels. If one of these launches fails, the kernels launched before
- * it still do their work.
+ * what was expected. The call has then written nothing. There is one exception to this: kvappend_plan_run and
+ * kvappend_plan_run_layers may launch several kernels. If one of these launches fails, the kernels launched before it
+ * still do their work.
  *
  * CUDA reports some failures only after the launch, such as an access to a buffer that the GPU cannot reach. Therefore
  * KVAPPEND_ERROR_CUDA can also report a failure of earlier work on the device. The library neither reads nor clears the
@@ -182,12 +190,11 @@ enum kvappend_status_code {
     /* One of these does not fit in 63 bits: the number of bytes of a tensor, the distance between its first and its
      * last byte, or the number of bytes of an array of indices. [plan_create] */
     KVAPPEND_ERROR_OVERFLOW = 16,
-    /* Two rows of one cache, two of its computed scales, or two rows that a gather writes share memory because of their
-     * strides [plan_create]; or k_cache and v_cache share memory, or k_out and v_out with a gather [can_implement,
-     * run]. The check is exact for all strides that occur in practice.
-     * It gives up after 65536 steps for each cache in plan_create (about a millisecond), and after 256 steps for each
-     * pair of tensors in a run (a few microseconds). If it gives up, the strides are refused as well, and the message
-     * says so. */
+    /* Two rows of one cache, two of its computed scales, or two rows of k_out or of v_out share memory because of their
+     * strides [plan_create]. Or two tensors share memory [can_implement, run]: k_cache and v_cache with an append,
+     * k_out and v_out with a gather. The check is exact for all strides that occur in practice. It gives up after 65536
+     * steps for each tensor in plan_create (about a millisecond), and after 256 steps for each pair of tensors in a run
+     * (a few microseconds). If it gives up, the strides are refused as well, and the message says so. */
     KVAPPEND_ERROR_OVERLAP = 17,
     /* preference.kernel_name does not name a kernel of the backend, or that kernel does not support this problem.
      * [plan_create] */
@@ -215,12 +222,12 @@ enum kvappend_status_code {
     /* A buffer is not aligned to the size of its elements. [can_implement, run] */
     KVAPPEND_ERROR_MISALIGNED = 32,
     /* A new tensor, a tensor of scales, an array of indices or the report shares memory with a cache, or with another
-     * buffer that the run writes. With a gather: any other buffer shares memory with k_out, v_out or the report. A new
-     * tensor may lie in the gaps of a cache, and a cache in the gaps of a new tensor: they share memory only if an
-     * element belongs to both. The same holds for scales. This is checked as for KVAPPEND_ERROR_OVERLAP. An array of
-     * indices or a report may not lie in a gap: it and the buffer that it is compared with both count as the whole
-     * range from their first to their last element. The check compares addresses, so it does not notice two virtual
-     * addresses of the same memory. [can_implement, run] */
+     * buffer that the run writes. With a gather, these are k_out, v_out and the report: no other buffer may share
+     * memory with them. A new tensor may lie in the gaps of a cache, and a cache in the gaps of a new tensor: they
+     * share memory only if an element belongs to both. The same holds for scales. This is checked as for
+     * KVAPPEND_ERROR_OVERLAP. An array of indices or a report may not lie in a gap: it and the buffer that it is
+     * compared with both count as the whole range from their first to their last element. The check compares addresses,
+     * so it does not notice two virtual addresses of the same memory. [can_implement, run] */
     KVAPPEND_ERROR_ALIAS = 33,
     /* workspace is NULL although workspace_bytes is not 0. [run] */
     KVAPPEND_ERROR_WORKSPACE = 34,
@@ -244,7 +251,7 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_INDEX_ORDER = 45,
     /* A length, pad, block, page, sample or number of tokens is out of its range. [validate] */
     KVAPPEND_ERROR_INDEX_RANGE = 46,
-    /* Two rows go to the same place. [validate] */
+    /* Two rows of an append go to the same place. [validate] */
     KVAPPEND_ERROR_DUPLICATE = 47,
 
     /* preference.host_threads is negative or more than 1024, or the system cannot start more threads. [plan_create] */
@@ -258,7 +265,8 @@ enum kvappend_status_code {
     /* A field of descriptor.k_storage or v_storage is not one of its constants or is out of its range [plan_create],
      * or a preset is not a KVAPPEND_PRESET_* value [storage_preset]. */
     KVAPPEND_ERROR_STORAGE = 51,
-    /* A given scale or a global scale is NaN, infinite, zero or negative. [validate] */
+    /* A scale that the run reads, or a global scale, is NaN, infinite, zero or negative. A computed scale may be zero.
+     * [validate] */
     KVAPPEND_ERROR_SCALE = 52,
     /* descriptor.operation is not a KVAPPEND_OPERATION_* value [plan_create], or the plans of a call have different
      * operations [run_layers]. */
@@ -324,8 +332,9 @@ enum kvappend_addressing {
     /* As DENSE, but positions from sink_rows on wrap around in the rows sink_rows to R - 1. This is a sliding window
      * whose first sink_rows rows stay ("attention sinks", Xiao et al., 2023). A position pos below sink_rows has row
      * pos. Any other position has row sink_rows + (pos - sink_rows) mod (R - sink_rows), or no place if R = sink_rows.
-     * If several rows of one call have the same place, the last one is written and the others are skipped. Rows with
-     * negative positions are skipped. With sink_rows = 0 this is the mode "circular" of ONNX TensorScatter. */
+     * If several rows of one call have the same place, the run writes the last one, or reads it with a gather. The
+     * others are skipped. Rows with negative positions are skipped. With sink_rows = 0 this is the mode "circular" of
+     * ONNX TensorScatter. */
     KVAPPEND_ADDRESSING_RING = 1,
     /* Pages of R rows, found by a table [B, table_entries]: n = page_table[b, pos / R], and the row is pos mod R, if
      * pos >= 0, pos / R < table_entries and 0 <= n < N. FlashAttention calls this table block_table. K and V may have
@@ -379,11 +388,12 @@ enum kvappend_flag {
     KVAPPEND_FLAG_ZERO_OFFSETS = 4,
     /* With SLOTS, the slot descriptor.reserved_slot is padding, too. */
     KVAPPEND_FLAG_RESERVED_SLOT = 8,
-    /* After the copy, the run adds the number of sample b's rows to cache_offsets[b]. Skipped rows of the sample count,
-     * too. If the sum exceeds the greatest value of the offset type, the offset becomes that value. A sample that is
-     * left out keeps its offset: its batch_index is negative, or all its rows have negative positions. Every row of the
-     * call is placed by the offset from before the call. The run writes args.cache_offsets, so the caller must have
-     * write access to that memory. CUDA backend: costs the one further launch that kvappend_plan_run describes.
+    /* Not with OPERATION_GATHER. After the copy, the run adds the number of sample b's rows to cache_offsets[b].
+     * Skipped rows of the sample count, too. If the sum exceeds the greatest value of the offset type, the offset
+     * becomes that value. A sample that is left out keeps its offset: its batch_index is negative, or all its rows have
+     * negative positions. Every row of the call is placed by the offset from before the call. The run writes
+     * args.cache_offsets, so the caller must have write access to that memory. CUDA backend: costs the one further
+     * launch that kvappend_plan_run describes.
      *
      * All layers of a model usually share one array of offsets, which must advance once in each step. In one call of
      * kvappend_plan_run_layers it does, even if every append has this flag. If each layer has a call of
@@ -399,23 +409,25 @@ enum kvappend_flag {
      * CUDA backend: the kernel that counts the rows also sets the report to zero, so this flag costs no launch of its
      * own. */
     KVAPPEND_FLAG_RESET_REPORT = 32,
-    /* The report also counts the rows that were written. */
+    /* The report also counts the rows that were appended or gathered. */
     KVAPPEND_FLAG_COUNT_WRITTEN = 64,
     /* CUDA backend: the copy uses programmatic dependent launch (the name in the CUDA programming guide; the attribute
      * is cudaLaunchAttributeProgrammaticStreamSerialization). The kernel of the copy may start while the kernel before
      * it in the stream still runs. It works out which thread copies what, and then waits for the end of the kernel
      * before it. Only after that does it access any buffer. A kernel after the copy that is launched in the same way
-     * may start early, too. That kernel must call cudaGridDependencySynchronize before it reads a cache, and before it
-     * writes anything that the copy reads: new rows and indices. The flag does not change what is copied. It has no
-     * effect below compute capability 9.0. It also has no effect if the driver compiled the kernel for the device from
-     * PTX for a compute capability below 9.0. */
+     * may start early, too. That kernel must call cudaGridDependencySynchronize before it reads what the copy writes,
+     * and before it writes what the copy reads. An append writes the caches and the computed scales, and reads new
+     * rows, given scales and indices. A gather writes k_out and v_out, and reads caches, scales and indices. The flag
+     * does not change what is copied. It has no effect below compute capability 9.0. It also has no effect if the
+     * driver compiled the kernel for the device from PTX for a compute capability below 9.0. */
     KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH = 128,
     /* All samples have the same offset, and args.cache_offsets has one element. KVAPPEND_FLAG_ADVANCE adds L_new to it
      * once, unless all rows have negative positions. Both flags together require LENGTHS_FIXED without LEFT_PADS,
      * because all samples must have the same number of rows. */
     KVAPPEND_FLAG_SHARED_OFFSET = 256,
     /* cache_offsets[b] is the number of rows that sample b has after the call, including the new rows. If the sample
-     * has n new rows, its row l has the position cache_offsets[b] - n + l. */
+     * has n new rows, its row l has the position cache_offsets[b] - n + l. A gather thus reads the n rows before
+     * position cache_offsets[b]. */
     KVAPPEND_FLAG_END_OFFSETS = 512,
     /* With PAGED_CSR, cache_offsets[b] is the number of rows that sample b has on its last page after the call. If the
      * sample has p pages and n new rows, its row l has the position (p - 1) * R + cache_offsets[b] - n + l. The number
@@ -426,12 +438,13 @@ enum kvappend_flag {
      * whatever the arrays hold for them. Thus a graph that was captured for T tokens also serves steps with fewer
      * tokens. A negative number counts as 0, and a number above T counts as T. */
     KVAPPEND_FLAG_TOKEN_COUNT = 2048,
-    /* With PAGED and PAGED_CSR, page descriptor.reserved_page is never written. A row whose entry in page_table is this
-     * page is padding. Use this if a runtime gives one page to all padded requests. reserved_page need not be a page of
-     * the cache: it may be -1, for example. */
+    /* With PAGED and PAGED_CSR, page descriptor.reserved_page is neither written nor read. A row whose entry in
+     * page_table is this page is padding. Use this if a runtime gives one page to all padded requests. reserved_page
+     * need not be a page of the cache: it may be -1, for example. */
     KVAPPEND_FLAG_RESERVED_PAGE = 4096,
-    /* With OPERATION_GATHER, every row of k_out and v_out that is not read from a cache is set to zero: rows without a
-     * place, padding, and rows that a ring has replaced. Without this flag a run does not touch them. */
+    /* With OPERATION_GATHER, the run sets every row of k_out and v_out to zero that it does not read from a cache: rows
+     * without a place, padding, and rows that a later row of a ring replaces. Without this flag, these rows keep their
+     * contents. */
     KVAPPEND_FLAG_ZERO_SKIPPED = 8192
 };
 
@@ -440,7 +453,7 @@ enum kvappend_flag {
  * sample's table, on a page that does not exist, or in a block that does not exist. Padding has no position, so this
  * policy does not concern it. */
 enum kvappend_skip {
-    /* The run skips the row and does nothing else. This costs nothing. */
+    /* The run skips the row and reports nothing. This costs nothing. */
     KVAPPEND_SKIP_SILENTLY = 0,
     /* The run skips the row and counts it in args.report. CUDA backend: this costs the one further launch that
      * kvappend_plan_run describes. The copy itself is as fast as without a report. The further kernel finds the place
@@ -483,10 +496,11 @@ enum kvappend_stored_type {
 enum kvappend_scaling {
     KVAPPEND_SCALING_NONE = 0,    /* There are none. */
     KVAPPEND_SCALING_GIVEN = 1,   /* A run reads them from args.k_scales or v_scales. */
-    KVAPPEND_SCALING_COMPUTED = 2 /* An append computes them and writes them there. A gather reads them. */
+    KVAPPEND_SCALING_COMPUTED = 2 /* An append computes them and writes them to args.k_scales or v_scales. */
 };
 
-/* What becomes of an element x, if s is the scale of its group (with a global scale g: s * g). */
+/* What an append makes of an element x, if s is the scale of its group (with a global scale g: s * g). A gather does
+ * the opposite: see kvappend_storage. */
 enum kvappend_scale_use {
     KVAPPEND_SCALE_DIVIDE = 0,     /* x / s */
     KVAPPEND_SCALE_RECIPROCAL = 1, /* x * (1 / s) */
@@ -556,10 +570,11 @@ enum kvappend_nibbles {
  *
  * If the stored type is that of the new rows, all bits stay as they are: this is AS_IS with strides in bytes.
  *
- * A GATHER decodes. x is the number that a code stands for, as a binary32. With scales it becomes x * s, or x / s if
- * the use is MULTIPLY; with a global scale g, s is s * g here. A product or scale of zero gives 0 for every code. The
- * result is rounded to the element type, as in step 4. Scales are only read, even if they are COMPUTED, and the fields
- * that say how to compute and round them have no effect.
+ * A GATHER decodes. x is the number that a code stands for, as a binary32, and s is the scale of its group. With a
+ * global scale g, s is s * g here. The result is x / s if the use is MULTIPLY, x * s with any other use, and x without
+ * scales. A product or scale of zero gives 0 for every code. The result is rounded to the element type, as in step 4. A
+ * gather only reads scales, even COMPUTED ones. The fields that say how scales are computed, and how numbers are
+ * rounded to codes, have no effect.
  *
  * SCALES. args.k_scales has a scale for each block, head, row and group [N, H, R, D / group], by scale_strides. The
  * scales of a place lie next to each other or anywhere else: in a tensor of their own, at the end of each row, at the
@@ -609,8 +624,8 @@ typedef struct kvappend_storage {
  * zeros cannot express one row for all three axes, because they mean contiguous. If one of the axes has extent 1, give
  * that axis a stride other than 0 to express this.
  *
- * The rows of a cache must not overlap. This is not checked if there is nothing to copy. The stride of an axis of
- * extent 0 or 1 has no effect, but it must not be negative.
+ * The rows of a cache must not overlap, nor those of k_out or v_out. This is not checked if there is nothing to copy.
+ * The stride of an axis of extent 0 or 1 has no effect, but it must not be negative.
  *
  * In a contiguous cache, the head axis is outside the row axis ("HND"). A cache with tokens outside ("NHD": [N, R, H,
  * D], as in vLLM's and FlashAttention's pages) has the strides { R*H*D, D, H*D }. With a pack, the row stride is
@@ -622,7 +637,7 @@ typedef struct kvappend_storage {
 typedef struct kvappend_descriptor {
     size_t struct_size;
     int32_t backend;      /* KVAPPEND_BACKEND_* */
-    int32_t element_type; /* KVAPPEND_ELEMENT_*, of all four tensors; of the new rows, if a cache has a storage */
+    int32_t element_type; /* KVAPPEND_ELEMENT_*, of rows and caches; of the rows alone, if a cache has a storage */
     int32_t offset_type;  /* KVAPPEND_OFFSET_*, of cache_offsets, slots and token_positions */
     int32_t addressing;   /* KVAPPEND_ADDRESSING_* */
 
@@ -697,10 +712,10 @@ typedef struct kvappend_preference {
  *
  * An append writes the caches, the scales that it computes, the report, and the offsets that it advances. A gather
  * writes k_out, v_out and the report. None of these may overlap another buffer of the call. There is one exception:
- * caches, scales, new tensors and outputs may be interleaved with each other, as long as no element belongs to two of
- * them. Examples are one pool for K and V, scales at the end of
- * each row, and rows that move within the memory of their cache. In all other cases, each buffer counts as the whole
- * range from its first to its last element. */
+ * caches, scales, new tensors, k_out and v_out may be interleaved with each other, as long as no element that is
+ * written belongs to two of them. Examples are one pool for K and V, scales at the end of each row, and rows that move
+ * within the memory of their cache. In all other cases, each buffer counts as the whole range from its first to its
+ * last element. An append ignores k_out and v_out. A gather ignores k_new and v_new. */
 typedef struct kvappend_args {
     size_t struct_size;
     const void *k_new; /* [B, H, L_new, D_k], read: OPERATION_APPEND */
@@ -709,7 +724,7 @@ typedef struct kvappend_args {
     size_t v_new_bytes;
     void *k_cache; /* [N, H, R, D_k], written in place by OPERATION_APPEND, only read by OPERATION_GATHER */
     size_t k_cache_bytes;
-    void *v_cache; /* [N, H, R, D_v], likewise */
+    void *v_cache; /* [N, H, R, D_v], written and read as k_cache */
     size_t v_cache_bytes;
     /* [B], or [1] with FLAG_SHARED_OFFSET; contiguous: the position of each sample's row 0, unless a flag says
      * otherwise. A run reads it, and writes it with FLAG_ADVANCE. Not used with SLOTS and LENGTHS_PER_TOKEN. */
@@ -893,43 +908,44 @@ KVAPPEND_API kvappend_status kvappend_plan_can_implement(const kvappend_plan *pl
  * together with the threads that preference.host_threads asks for. Without such threads, a run makes no allocation,
  * lock or system call.
  *
- * If two runs write the same cache rows at once, the contents of those rows are undefined. The same holds for two rows
- * of one run with the same place (a slot, page or batch index given twice), except in a ring. Such a row holds bytes of
- * one of them, or parts of each. If all padding slots name one place, use KVAPPEND_FLAG_RESERVED_SLOT for it. */
+ * If two runs write the same rows at once, the contents of those rows are undefined. If a gather reads a cache row
+ * while another run writes it, the gathered row is undefined. Two rows of one append with the same place (a slot, page
+ * or batch index given twice) also leave undefined contents there, except in a ring. Such a row holds bytes of one of
+ * them, or parts of each. If all padding slots name one place, use KVAPPEND_FLAG_RESERVED_SLOT for it. */
 KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
                                                size_t workspace_bytes, struct CUstream_st *stream);
 
-/* Does several appends as one, such as the appends of all layers. This is for callers who have the rows of all layers
- * at once: when speculated tokens are accepted, when a chunk of a prompt is done, or when a cache is imported. It also
- * does several gathers as one, such as those of an export. plans[i] and args[i] are what run would take for append i.
+/* Does several appends or several gathers as one, such as those of all layers. This is for callers who have the rows of
+ * all layers at once: when speculated tokens are accepted, when a chunk of a prompt is done, or when a cache is
+ * imported. Gathers of all layers are of use for an export. plans[i] and args[i] are what run would take for layer i.
  * The arrays and structs are read during the call only. One plan may occur any number of times. All plans must have the
  * same backend (KVAPPEND_ERROR_BACKEND), the same operation (KVAPPEND_ERROR_OPERATION) and the same device, and may
  * differ in everything else. If layers is 0, there is nothing to do, and both arrays may be NULL.
  *
- * First all appends are checked, as run checks them. If one of them is refused, nothing has been written, and the
+ * First all layers are checked, as run checks them. If one of them is refused, nothing has been written, and the
  * message begins with "layer i: ". If a launch after the first one fails, the kernels launched before it still do their
- * work. An append must not write memory that another append reads or writes, except that all may read the same indices
- * and count in the same report. If rows of two appends have the same place, the contents of that place are undefined.
- * This is not checked.
+ * work. A layer must not write memory that another layer reads or writes, except that all may count in the same report,
+ * and may share the offsets that advance. If rows of two appends have the same place, the contents of that place are
+ * undefined. This is not checked.
  *
  * All rows are placed and counted by the offsets from before the call. After that, each array of offsets advances once:
  * if several appends with KVAPPEND_FLAG_ADVANCE have the same pointer in args.cache_offsets, only the first of them
- * advances it. A report is reset once, before any append of the call counts in it, if one of the appends with the same
- * pointer in args.report has KVAPPEND_FLAG_RESET_REPORT.
+ * advances it. A report is reset once, before any layer counts in it, if one of the layers with the same pointer in
+ * args.report has KVAPPEND_FLAG_RESET_REPORT.
  *
- * CUDA backend: one launch takes up to 80 appends or gathers, if they have at most two geometries. A geometry is a pair
- * of a plan and its arrays of indices: layers with a sliding window and layers without one have two. If there are more
- * of them or more geometries, the call makes as many launches as necessary. After the copies, each append that reports
- * or traps costs one further launch, and so does each array of offsets that advances. If every plan is a plain dense
- * one ([B, H, L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
+ * CUDA backend: one launch takes up to 80 layers, if they have at most two geometries. A geometry is a pair of a plan
+ * and its arrays of indices: layers with a sliding window and layers without one have two. If there are more layers or
+ * more geometries, the call makes as many launches as necessary. After the copies, each layer that reports or traps
+ * costs one further launch, and so does each array of offsets that advances. If every plan is a plain dense one ([B, H,
+ * L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
  * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. Plans whose caches
  * have another format have launches of their own, with up to 36 in each: cuda_convert_layers_b16. The kernels of
- * gathers are cuda_gather_dense_layers_b16 and so on. There is one exception: a plan whose extents or strides need
- * 64-bit indices has a launch of its own, by its own kernel. KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a
- * launch if all plans of that launch have it. In all other respects the same holds as for run. Legal under stream
- * capture.
+ * gathers are cuda_gather_dense_layers_b16, cuda_gather_rows_layers_b16 and cuda_gather_convert_layers_b16. There is
+ * one exception: a plan whose extents or strides need 64-bit indices has a launch of its own, by its own kernel.
+ * KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a launch if all plans of that launch have it. In all other
+ * respects the same holds as for run. Legal under stream capture.
  *
- * Host backend: the appends are done one after the other. */
+ * Host backend: the layers are done one after the other. */
 KVAPPEND_API kvappend_status kvappend_plan_run_layers(const kvappend_plan *const *plans,
                                                       const kvappend_args *const *args, size_t layers, void *workspace,
                                                       size_t workspace_bytes, struct CUstream_st *stream);
@@ -974,11 +990,12 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
  *
  * It returns the first of these statuses that applies, and describes the fault in *fault. fault may be NULL. Before
  * these checks, it fails for everything that can_implement refuses, and for a wrong stream or device. If there is
- * nothing to copy, there is no fault. It writes to no cache, offset or report.
+ * nothing to copy, there is no fault. It writes to no buffer.
  *
- * workspace is the same as for run: none is needed. CUDA backend: the call copies the arrays and the given scales to
- * host memory in the stream, and waits for the stream. Therefore it is not legal under stream capture. It needs host
- * memory for that copy and 24 bytes for each row (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be current. */
+ * workspace is the same as for run: none is needed. CUDA backend: the call copies the arrays, and the scales that a run
+ * reads, to host memory in the stream, and waits for the stream. Therefore it is not legal under stream capture. It
+ * needs host memory for that copy and 24 bytes for each row (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be
+ * current. */
 KVAPPEND_API kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend_args *args,
                                                     void *workspace, size_t workspace_bytes, struct CUstream_st *stream,
                                                     kvappend_fault *fault);
@@ -1019,8 +1036,8 @@ typedef struct kvappend_precision_guarantee {
     int32_t same_on_all_backends;
     /* The largest error of a code, if y is the number that it is the nearest code of (see kvappend_storage) and |y| is
      * at most the greatest number of the type. For floating-point types it is relative to |y|, which must be at least
-     * the least normal number. For INT8 and INT4 it is 0.5. With a gather, it is that of the element type. 0 if all
-     * bits are kept. */
+     * the least normal number. For INT8 and INT4 it is 0.5. A gather that decodes rounds to the element type, so this
+     * is the largest error of that rounding (0 for F32). 0 if all bits are kept. */
     float k_error;
     float v_error;
 } kvappend_precision_guarantee;
@@ -1040,10 +1057,11 @@ KVAPPEND_API kvappend_status kvappend_plan_get_precision_guarantee(const kvappen
                                                                    kvappend_precision_guarantee *guarantee);
 
 /* Returns the name of entry `index` (from 0) in the table of all kernels of this library, those of all backends. Past
- * the end of the table it returns NULL. A name states the backend and how the kernel finds rows. "wide" means 64-bit
- * indices. For CUDA the name ends with the widest access in bytes ("cuda_dense_b16"). Such a kernel uses narrower
- * accesses if base addresses, strides or the bytes of a row are not multiples of 16. The result is a static string,
- * valid while the library is loaded. This function cannot fail. Legal under stream capture. */
+ * the end of the table it returns NULL. A name states the backend, "gather" for the kernels of gathers, and how the
+ * kernel finds rows. "wide" means 64-bit indices. For CUDA the name ends with the widest access in bytes
+ * ("cuda_dense_b16"). Such a kernel uses narrower accesses if base addresses, strides or the bytes of a row are not
+ * multiples of 16. The result is a static string, valid while the library is loaded. This function cannot fail. Legal
+ * under stream capture. */
 KVAPPEND_API const char *kvappend_kernel_name(size_t index);
 
 /* ---- versions and loading by hand ---- */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the ways to convert rows have in common. layout.hpp says how a row is divided: a unit is what a
-// team of threads converts together, such as a group whose scale they compute.
+// What all conversions of rows have in common, of appends and of gathers. layout.hpp says how a row is divided: a unit
+// is what a team of threads converts together, such as a group whose scale they compute.
 #pragma once
 
 #include "../format.hpp"

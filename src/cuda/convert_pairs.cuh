@@ -22,7 +22,7 @@ template <class Index>
 struct PairPart {
     Index first; // element
     Index end;
-    bool leads; // the team
+    bool leads; // whether the thread is the first of its team
 
     static __device__ __forceinline__ PairPart of(const ConvertLayout &f, Index i) {
         const Index unit = i >> f.team_log2;

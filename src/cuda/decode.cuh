@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gathers from caches in another format: the codes of a row become elements again. A thread has the same part of a row
-// as in an append (convert.cuh), and a team has nothing to find together.
+// as in an append (convert.cuh). The threads of a team need no common result.
 #pragma once
 
 #include "convert_chunks.cuh"

@@ -81,7 +81,7 @@ __device__ __forceinline__ std::uint64_t byte_of(const Strides &strides, const S
     return product(spot.block, strides.outer) + product(head, strides.head) + row;
 }
 
-// What a kernel does with rows without a place.
+// The operation of a kernel. A gather also knows what to do with skipped rows.
 struct AppendRows {
     static constexpr bool gathers = false;
 };
@@ -90,7 +90,7 @@ struct GatherRows {
     bool zeroes; // KVAPPEND_FLAG_ZERO_SKIPPED
 };
 
-// Reads the vectors of a run from its place, from `first` on. Once: there is one.
+// Reads the vectors of a run from its place, from `first` on. With Once, the thread has one vector.
 template <bool Once, class Move, class Source, class Target, class Index>
 __device__ __forceinline__ void gather_run(Move &move, GatherRows way, const Source &source, Target target, Index first,
                                            Index step) {

@@ -101,7 +101,7 @@ public:
         });
     }
 
-    // Loads those vectors that the source has, and zeros in place of the others.
+    // Loads the vectors that the source has. The others become zero.
     template <class Source>
     __device__ __forceinline__ void load_or_zero(const Source &source, Index i) {
         Access::with_type(c_, [&](auto type) {

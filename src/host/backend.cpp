@@ -74,7 +74,7 @@ void run_on_host(const Call &call) {
     copy_all_rows(static_cast<const HostState &>(call.state), call.problem, call.args);
 }
 
-// Runs each append when it is added.
+// Runs each call when it is added.
 class HostLayeredRun final : public LayeredRun {
 public:
     Status add(const Call &call) override {

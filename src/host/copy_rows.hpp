@@ -95,7 +95,8 @@ template <class Copier, bool NonTemporal, bool Gathers>
     copy_runs<Copier, NonTemporal, Gathers, Known{}>(problem, args, part);
 }
 
-// The copies of a Copier, of which NonTemporal is false for those through the processor's caches.
+// The copies by a Copier. The first of each pair uses the processor's caches, and the second bypasses them if
+// NonTemporal.
 template <class Copier, bool NonTemporal>
 constexpr Copies copies_of{{{copy_dense<Copier, false, false>, copy_dense<Copier, NonTemporal, false>},
                             {copy_dense<Copier, false, true>, copy_dense<Copier, NonTemporal, true>}},

@@ -87,7 +87,7 @@ private:
         }
     }
 
-    // Bytes of a row, which may lie in pieces: where they are, or in a copy.
+    // Returns a pointer to bytes of a row. If the row is in pieces, the bytes are first copied to `to`.
     const std::byte *load_bytes(const CacheRow &from, std::int64_t byte, std::int64_t bytes, std::byte *to) const {
         if (c_.copy.cache.whole_rows()) {
             return from.codes + byte;
@@ -102,7 +102,7 @@ private:
         return to;
     }
 
-    // Writes the elements from `first` on, each of whose codes has its bytes.
+    // Writes the elements from `first` on. In `codes`, no two codes share a byte.
     void store_elements(const CacheRow &from, std::int64_t first, std::int64_t count, const std::byte *codes,
                         std::byte *to) const {
         float x[chunk_elements];
@@ -144,7 +144,7 @@ private:
     std::int64_t piece_bytes_ = 0;
 };
 
-// Elements that are stored as they are, next to others that are not.
+// Copies a row that is stored as it is, in a call whose other cache has another format.
 inline void gather_bits(const Conversion &c, const std::byte *from, std::byte *to) {
     const std::int64_t bytes = c.copy.cache.piece_bytes;
     for (std::int64_t at = 0; at < c.copy.row_bytes(); at += bytes) {

@@ -43,7 +43,7 @@ public:
     std::unique_ptr<ThreadPool> threads; // NULL if the plan has none
 };
 
-// The functions of one kind of processor: those of appends, then those of gathers.
+// The functions for one kind of processor. Index 0 is for appends, index 1 for gathers.
 struct Copies {
     CopyRows dense[2];
     CopyRows rows[2];

@@ -113,7 +113,7 @@ void for_each_run(const Rule<Facts> &rule, RowRange range, Visit visit) {
     }
 }
 
-// The same, and skip(rows) for the rows before, between and after the runs.
+// As for_each_run. It also calls skip(rows) for the rows before, between and after the runs.
 template <Known Facts, class Visit, class Skip>
 void for_each_run_and_gap(const Rule<Facts> &rule, RowRange range, Visit visit, Skip skip) {
     std::int64_t next = range.first;

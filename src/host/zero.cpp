@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The rows of a gather's output that no row of the cache fills.
+// Sets the skipped rows of a gather's output to zero.
 #include "host.hpp"
 
 #include <cstring>

@@ -211,7 +211,7 @@ public:
     // Requires every byte of every block to be as it was prepared.
     void compare_untouched() { require_expected(download()); }
 
-    // Takes over all that another trial has expected, as what is there before this one runs.
+    // Starts from the memory that another trial expects after its run.
     void continue_from(const Trial &other) {
         std::ranges::copy(other.expected_, expected_.begin());
         put_indices(now_, expected_); // Offsets may have advanced.

@@ -12,8 +12,8 @@
 // plan advances, and a report that it does not reset, go on from run to run.
 void check_scenario(const Scenario &scenario, std::mt19937_64 &random, int runs = 1);
 
-// Runs an append, and then a gather by the same descriptor, of which each row without a place becomes zeros. Requires
-// every byte to be as in a run of the reference's append and gather.
+// Runs an append, and then a gather by the same descriptor that sets skipped rows to zero. Requires every byte to be as
+// after the reference's append and gather.
 void check_round_trip(const Scenario &scenario, std::mt19937_64 &random);
 
 // What validate says of the scenario, and that it leaves every byte unchanged.

@@ -33,7 +33,7 @@ inline Scenario appending(std::int32_t addressing, std::int64_t batch, std::int6
     return scenario;
 }
 
-// The rows of the scenario, read from their places.
+// Checks a gather of the rows of the scenario, without and with zeros for skipped rows.
 template <class Arrange>
 void check_gathers(Scenario scenario, std::mt19937_64 &random, Arrange arrange) {
     INFO("gathered");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How other projects read rows from their caches, stated anew here, is what a gather through the header does: all bytes
-// are the same.
+// Independent implementations of the kernels by which other projects read rows from their caches. A gather gives the
+// same bytes.
 #include "quantised_call.hpp"
 
 #include <catch2/generators/catch_generators.hpp>

@@ -100,7 +100,7 @@ void store_row(const Scenario &scenario, const Memory &memory, const Row &row, s
     }
 }
 
-// The same backwards.
+// Reads a row from the cache and decodes it.
 void load_row(const Scenario &scenario, const Memory &memory, const Row &row, std::int64_t h, TensorIndex from,
               TensorIndex to) {
     const kvappend_descriptor &d = scenario.descriptor;
@@ -129,7 +129,7 @@ void load_row(const Scenario &scenario, const Memory &memory, const Row &row, st
     }
 }
 
-// A row of one head with its bits; a row of a gather that is not read becomes zeros.
+// Copies the bits of a row of one head. A row that a gather skips becomes zeros.
 void copy_row(const Scenario &scenario, const Memory &memory, const Row &row, std::int64_t h, TensorIndex fresh,
               TensorIndex cache) {
     const kvappend_descriptor &d = scenario.descriptor;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rows of a quantised cache on their way to another machine: the stored bytes of two tokens, and their scales. */
+/* An export of a quantised cache: a gather reads the stored bytes of two tokens and their scales. */
 #include <kvappend/kvappend.h>
 #include <stdio.h>
 

@@ -16,11 +16,11 @@ int main(void) {
         .addressing = KVAPPEND_ADDRESSING_PAGED,
         .batch = 2,
         .heads = 1,
-        .new_rows = 7, /* T: rows of the output, at least those of all prefixes */
+        .new_rows = 7, /* T: rows of the output. The two prefixes have 6 rows together. */
         .cache_rows = 2,
         .k_dim = 1,
         .lengths = KVAPPEND_LENGTHS_PACKED,
-        .flags = KVAPPEND_FLAG_ZERO_OFFSETS | KVAPPEND_FLAG_ZERO_SKIPPED, /* from position 0 on; zeros in other rows */
+        .flags = KVAPPEND_FLAG_ZERO_OFFSETS | KVAPPEND_FLAG_ZERO_SKIPPED, /* from position 0 on; other rows: zero */
         .cache_blocks = 4,
         .table_entries = 3,
     };
