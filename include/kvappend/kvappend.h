@@ -444,7 +444,8 @@ enum kvappend_flag {
     KVAPPEND_FLAG_RESERVED_PAGE = 4096,
     /* With OPERATION_GATHER, the run sets every row of k_out and v_out to zero that it does not read from a cache: rows
      * without a place, padding, and rows that a later row of a ring replaces. Without this flag, these rows keep their
-     * contents. */
+     * contents. If there are no samples, or if the caches have no elements, there is nothing to gather, and all rows
+     * keep their contents. */
     KVAPPEND_FLAG_ZERO_SKIPPED = 8192
 };
 
@@ -992,10 +993,10 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
  * these checks, it fails for everything that can_implement refuses, and for a wrong stream or device. If there is
  * nothing to copy, there is no fault. It writes to no buffer.
  *
- * workspace is the same as for run: none is needed. CUDA backend: the call copies the arrays, and the scales that a run
- * reads, to host memory in the stream, and waits for the stream. Therefore it is not legal under stream capture. It
- * needs host memory for that copy and 24 bytes for each row (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be
- * current. */
+ * workspace is the same as for run: none is needed. CUDA backend: the call copies the arrays to host memory in the
+ * stream, and the scales that a run reads, from the first to the last one. It waits for the stream. Therefore it is not
+ * legal under stream capture. It needs host memory for that copy and 24 bytes for each row
+ * (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be current. */
 KVAPPEND_API kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend_args *args,
                                                     void *workspace, size_t workspace_bytes, struct CUstream_st *stream,
                                                     kvappend_fault *fault);

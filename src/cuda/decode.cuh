@@ -9,14 +9,14 @@
 namespace kvappend {
 
 // Where a row lies in its cache; `placed` is false if it has no place.
-struct CacheRow {
+struct PlacedRow {
     bool placed;
     std::byte *codes;
     std::byte *scales;
 
     template <class Index>
-    static __device__ __forceinline__ CacheRow of(const ConvertLayout &f, const ConvertPointers &pointers,
-                                                  const CopyLayout &c, const Spot<Index> &spot, Index head) {
+    static __device__ __forceinline__ PlacedRow of(const ConvertLayout &f, const ConvertPointers &pointers,
+                                                   const CopyLayout &c, const Spot<Index> &spot, Index head) {
         if (spot.begin >= spot.end) {
             return {false, nullptr, nullptr};
         }
@@ -45,7 +45,7 @@ public:
     __device__ __forceinline__ void load(Index /*head*/) {}
 
     __device__ __forceinline__ void store(const CopyLayout &c, const Spot<Index> &spot, Index head) const {
-        const CacheRow from = CacheRow::of(f_, pointers_, c, spot, head);
+        const PlacedRow from = PlacedRow::of(f_, pointers_, c, spot, head);
         if (!from.placed && f_.zeroes == 0) {
             return;
         }
@@ -56,7 +56,7 @@ public:
     }
 
 private:
-    __device__ __forceinline__ void store_pair(const CacheRow &from, Index at, float global) const {
+    __device__ __forceinline__ void store_pair(const PlacedRow &from, Index at, float global) const {
         const bool has_second = at + 1 < part_.end;
         std::uint32_t codes[2] = {};
         if (from.placed && f_.code_bits < 8) {
@@ -73,7 +73,7 @@ private:
         }
     }
 
-    __device__ __forceinline__ void store_one(const CacheRow &from, Index element, std::uint32_t code,
+    __device__ __forceinline__ void store_one(const PlacedRow &from, Index element, std::uint32_t code,
                                               float global) const {
         std::uint32_t bits = code;
         if (from.placed && f_.format.type != KVAPPEND_STORED_AS_IS) {
@@ -136,7 +136,7 @@ public:
 
     __device__ __forceinline__ void store(const CopyLayout &c, const Spot<std::int32_t> &spot,
                                           std::int32_t head) const {
-        const CacheRow from = CacheRow::of(f_, pointers_, c, spot, head);
+        const PlacedRow from = PlacedRow::of(f_, pointers_, c, spot, head);
         if (!from.placed && f_.zeroes == 0) {
             return;
         }

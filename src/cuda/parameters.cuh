@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The parameters of the kernels that write caches.
+// The parameters of the kernels that append and gather rows.
 #pragma once
 
 #include "layout.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The placing of plain dense appends: a sample's rows follow each other from its offset on, so a run may be all rows of
-// a sample and head.
+// The placing of plain dense problems: a sample's rows follow each other from its offset on, so a run may be all rows
+// of a sample and head.
 #pragma once
 
 #include "../place.hpp"

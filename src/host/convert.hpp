@@ -581,6 +581,7 @@ private:
 };
 
 // Rows that are stored as they are, next to others that are not.
+template <class Processor>
 inline void copy_bits(const Conversion &c, const std::byte *from, std::byte *to) {
     const std::int64_t bytes = c.copy.cache.piece_bytes;
     for (std::int64_t at = 0; at < c.copy.row_bytes(); at += bytes) {
@@ -607,8 +608,9 @@ inline void for_each_row(const Conversion &c, RowIndex from, RowIndex to, std::i
 template <class Processor>
 inline void convert_run(const Conversion &c, std::int32_t element_type, RowIndex from, RowIndex to, std::int64_t rows) {
     if (!c.copy.converts()) {
-        return for_each_row(c, from, to, rows, 1, 1,
-                            [&](const std::byte *row, const CacheRow &target) { copy_bits(c, row, target.codes); });
+        return for_each_row(c, from, to, rows, 1, 1, [&](const std::byte *row, const CacheRow &target) {
+            copy_bits<Processor>(c, row, target.codes);
+        });
     }
     const RowConverter<Processor> converter(c, element_type, rows);
     for_each_row(c, from, to, rows, converter.shape().rows, converter.shape().heads,

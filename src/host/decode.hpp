@@ -145,6 +145,7 @@ private:
 };
 
 // Copies a row that is stored as it is, in a call whose other cache has another format.
+template <class Processor>
 inline void gather_bits(const Conversion &c, const std::byte *from, std::byte *to) {
     const std::int64_t bytes = c.copy.cache.piece_bytes;
     for (std::int64_t at = 0; at < c.copy.row_bytes(); at += bytes) {
@@ -158,7 +159,7 @@ inline void decode_run(const Conversion &c, std::int32_t element_type, RowIndex 
                        std::int64_t rows) {
     if (!c.copy.converts()) {
         return for_each_row(c, out, cache, rows, 1, 1,
-                            [&](std::byte *row, const CacheRow &from) { gather_bits(c, from.codes, row); });
+                            [&](std::byte *row, const CacheRow &from) { gather_bits<Processor>(c, from.codes, row); });
     }
     const RowDecoder<Processor> decoder(c, element_type, rows);
     for_each_row(c, out, cache, rows, decoder.shape().rows, decoder.shape().heads,

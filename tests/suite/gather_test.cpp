@@ -148,6 +148,30 @@ TEST_CASE("a gather may read a place twice, and validate accepts that", "[gather
     CHECK(check_validate(scenario, random) == KVAPPEND_ERROR_SKIPPED);
 }
 
+TEST_CASE("a gather with nothing to read leaves its outputs as they are", "[gather]") {
+    kvappend_descriptor d = describe();
+    d.flags = KVAPPEND_FLAG_ZERO_SKIPPED;
+    const std::vector<float> before(48, 7);
+    const Held<float> out(before);
+    const Held<std::int64_t> indices(std::vector<std::int64_t>{0, 0});
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_out = args.v_out = out.data();
+    args.k_cache = args.v_cache = out.data();
+    args.cache_offsets = indices.data();
+    args.lengths = indices.data();
+    const auto check = [&] {
+        const PlanPointer plan = make_plan(d);
+        CHECK(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+        CHECK(out.holds(before));
+    };
+    d.cache_rows = 0;
+    check();
+    d.cache_rows = 8;
+    d.batch = 0;
+    d.lengths = KVAPPEND_LENGTHS_PACKED;
+    check();
+}
+
 TEST_CASE("validate looks at the scales that a gather reads", "[gather]") {
     kvappend_descriptor d = describe();
     d.batch = d.heads = 1;
