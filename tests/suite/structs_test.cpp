@@ -168,8 +168,8 @@ void check_written_struct(const char *name, const Struct &full, kvappend_status 
     for (const std::size_t size : sizes) {
         std::vector<unsigned char> bytes(size + 16, 0xee);
         std::memcpy(bytes.data(), &size, sizeof size);
-        std::vector<unsigned char> expected(size + 16, 0xee);
-        std::fill_n(expected.begin(), size, static_cast<unsigned char>(0));
+        std::vector<unsigned char> expected(size, 0);
+        expected.resize(size + 16, 0xee);
         std::memcpy(expected.data(), &full, std::min(size, sizeof full));
         std::memcpy(expected.data(), &size, sizeof size);
         CHECK(told(get(plan, reinterpret_cast<Struct *>(bytes.data()))) == "KVAPPEND_SUCCESS");
