@@ -33,11 +33,12 @@ bool is_one_of(std::int32_t addressing, unsigned set) {
 // Refuses a field that the addressing does not use, unless the field is 0. Any other value is a mistake, or is meant
 // for another addressing.
 Status check_unused_fields(const kvappend_descriptor &d) {
+    const bool moves_samples = d.operation == KVAPPEND_OPERATION_MOVE && d.lengths == KVAPPEND_LENGTHS_PACKED;
     const struct {
         const char *name;
         std::int64_t value;
         unsigned goes_with;
-    } fields[] = {{"lengths", d.lengths, dense | ring | paged},
+    } fields[] = {{"lengths", moves_samples ? 0 : d.lengths, dense | ring | paged},
                   {"sink_rows", d.sink_rows, ring},
                   {"table_entries", d.table_entries, paged},
                   {"table_stride", d.table_stride, paged & ~csr},
@@ -124,6 +125,30 @@ Status check_offset_flags(const kvappend_descriptor &d) {
     return check_each(conflicts);
 }
 
+// Refuses what has no meaning for a move: every addressing but SLOTS, and new rows.
+Status check_move(const kvappend_descriptor &d) {
+    if (d.operation != KVAPPEND_OPERATION_MOVE) {
+        return KVAPPEND_SUCCESS;
+    }
+    if (d.addressing != KVAPPEND_ADDRESSING_SLOTS) {
+        return fail(KVAPPEND_ERROR_CONFLICT,
+                    "descriptor.operation is %" PRId32 " and descriptor.addressing is KVAPPEND_ADDRESSING_%s: expected "
+                    "KVAPPEND_ADDRESSING_SLOTS, because a move goes from slots to slots",
+                    d.operation, kind_names[d.addressing]);
+    }
+    for (int axis = 0; axis < 3; ++axis) {
+        const bool is_k = d.k_new_strides[axis] != 0;
+        if (is_k || d.v_new_strides[axis] != 0) {
+            return fail(KVAPPEND_ERROR_CONFLICT,
+                        "descriptor.operation is %" PRId32 " and descriptor.%s[%d] is %" PRId64
+                        ": expected 0, because a move has no new rows",
+                        d.operation, is_k ? "k_new_strides" : "v_new_strides", axis,
+                        is_k ? d.k_new_strides[axis] : d.v_new_strides[axis]);
+        }
+    }
+    return KVAPPEND_SUCCESS;
+}
+
 Status check_conflicts(const kvappend_descriptor &d) {
     const auto has = [&d](std::int32_t flags) { return (d.flags & flags) != 0; };
     const bool samples_have_blocks = is_one_of(d.addressing, dense | ring);
@@ -147,7 +172,8 @@ Status check_conflicts(const kvappend_descriptor &d) {
         {has(KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH) && d.backend != KVAPPEND_BACKEND_CUDA, "flags", d.flags, "backend",
          d.backend,
          "expected KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH with KVAPPEND_BACKEND_CUDA only, not with KVAPPEND_BACKEND_HOST"},
-        {d.addressing == KVAPPEND_ADDRESSING_SLOTS && d.batch != 1, "batch", d.batch, "addressing", d.addressing,
+        {d.addressing == KVAPPEND_ADDRESSING_SLOTS && d.lengths == KVAPPEND_LENGTHS_FIXED && d.batch != 1, "batch",
+         d.batch, "addressing", d.addressing,
          "expected batch 1 and the number of tokens in new_rows, because KVAPPEND_ADDRESSING_SLOTS has no samples"},
         {is_one_of(d.addressing, paged | slots) && d.cache_blocks == 0, "cache_blocks", d.cache_blocks, "addressing",
          d.addressing, "expected the number of pages in cache_blocks"},
@@ -242,6 +268,7 @@ Status check_enumerators(const kvappend_descriptor &d) {
 
 Status Addressing::create(const kvappend_descriptor &d, Addressing &addressing) {
     TRY(check_enumerators(d));
+    TRY(check_move(d));
     TRY(check_unused_fields(d));
     TRY(check_offset_flags(d));
     TRY(check_conflicts(d));
@@ -253,6 +280,7 @@ Status Addressing::create(const kvappend_descriptor &d, Addressing &addressing) 
     addressing.lengths = d.lengths;
     addressing.flags = d.flags;
     addressing.skip_policy = d.skip_policy;
+    addressing.moves = d.operation == KVAPPEND_OPERATION_MOVE;
     addressing.samples = d.batch;
     addressing.new_rows = d.new_rows;
     const bool samples_have_blocks = is_one_of(d.addressing, dense | ring);
@@ -290,6 +318,7 @@ void add_index_buffers(const Addressing &a, NeededBuffers &buffers) {
     };
     add(Name::cache_offsets, a.offset_bytes(), offsets ? a.offsets() : 0);
     add(Name::slots, a.offset_bytes(), by_slots ? a.new_rows : 0);
+    add(Name::from_slots, a.offset_bytes(), a.moves ? a.new_rows : 0);
     add(Name::lengths, a.index_bytes(), lengths);
     add(Name::left_pads, a.index_bytes(), a.has(KVAPPEND_FLAG_LEFT_PADS) ? a.samples : 0);
     add(Name::batch_index, a.index_bytes(), a.has(KVAPPEND_FLAG_BATCH_INDEX) ? a.samples : 0);
@@ -305,15 +334,11 @@ void add_index_buffers(const Addressing &a, NeededBuffers &buffers) {
 Indices indices_of(const NeededBuffers &buffers, const kvappend_args &args) {
     const auto used = [&](BufferName name, const void *array) { return buffers.has(name) ? array : nullptr; };
     using Name = BufferName;
-    return {used(Name::cache_offsets, args.cache_offsets),
-            used(Name::slots, args.slots),
-            used(Name::lengths, args.lengths),
-            used(Name::left_pads, args.left_pads),
-            used(Name::batch_index, args.batch_index),
-            used(Name::page_table, args.page_table),
-            used(Name::page_indptr, args.page_indptr),
-            used(Name::token_samples, args.token_samples),
-            used(Name::token_positions, args.token_positions),
+    return {used(Name::cache_offsets, args.cache_offsets), used(Name::slots, args.slots),
+            used(Name::from_slots, args.from_slots),       used(Name::lengths, args.lengths),
+            used(Name::left_pads, args.left_pads),         used(Name::batch_index, args.batch_index),
+            used(Name::page_table, args.page_table),       used(Name::page_indptr, args.page_indptr),
+            used(Name::token_samples, args.token_samples), used(Name::token_positions, args.token_positions),
             used(Name::token_count, args.token_count)};
 }
 

@@ -16,6 +16,7 @@ struct Addressing {
     std::int32_t lengths; // KVAPPEND_LENGTHS_*
     std::int32_t flags;
     std::int32_t skip_policy;
+    bool moves;                 // Rows come from slots, too.
     std::uint32_t wide_offsets; // 1: cache_offsets, slots and token_positions have 64-bit elements; 0: 32-bit ones
     std::uint32_t wide_indices; // the same for the other arrays of indices
     // The binary logarithm of the period, or -1 if the period is not a power of two. The period is the number of rows
@@ -63,6 +64,7 @@ struct Addressing {
 struct Indices {
     const void *offsets;
     const void *slots;
+    const void *from_slots;
     const void *lengths;
     const void *left_pads;
     const void *batch_index;

@@ -31,8 +31,8 @@ struct Kernel {
         wide    // CUDA: indices and strides of 64 bits
     };
 
-    std::int32_t backend; // KVAPPEND_BACKEND_*
-    bool gathers;
+    std::int32_t backend;   // KVAPPEND_BACKEND_*
+    std::int32_t operation; // KVAPPEND_OPERATION_*
     Family family;
     Variant variant;
     std::uint32_t access_bytes; // the widest load or store; 0 for the kernels of the host
@@ -53,7 +53,9 @@ struct NamedKernel : Kernel {
             }
         };
         append(backend == KVAPPEND_BACKEND_HOST ? "host" : "cuda");
-        append(gathers ? "_gather" : "");
+        append(operation == KVAPPEND_OPERATION_GATHER ? "_gather"
+               : operation == KVAPPEND_OPERATION_MOVE ? "_move"
+                                                      : "");
         append(family == Family::dense ? "_dense" : family == Family::rows ? "_rows" : "_convert");
         append(variant == Variant::avx      ? "_avx"
                : variant == Variant::avx2   ? "_avx2"
@@ -86,7 +88,8 @@ struct Call {
 
     // The rows of K or of V: new ones, which a run only reads, or those that a gather writes.
     std::byte *rows(bool of_k) const {
-        const void *const given = problem.gathers ? (of_k ? args.k_out : args.v_out) : (of_k ? args.k_new : args.v_new);
+        const void *const given =
+            problem.gathers() ? (of_k ? args.k_out : args.v_out) : (of_k ? args.k_new : args.v_new);
         return static_cast<std::byte *>(const_cast<void *>(given));
     }
     std::byte *cache(bool of_k) const { return static_cast<std::byte *>(of_k ? args.k_cache : args.v_cache); }
@@ -118,9 +121,9 @@ struct LayeredRunStorage {
 
 // What is known of all problems of a run of several layers.
 struct LayersKind {
-    bool all_dense;    // all are plain dense ones
-    bool some_convert; // some have caches in another format
-    bool gathers;      // all gather; else all append
+    bool all_dense;         // all are plain dense ones
+    bool some_convert;      // some have caches in another format
+    std::int32_t operation; // KVAPPEND_OPERATION_*, of all
 };
 
 class Backend {

@@ -22,6 +22,7 @@ enum class BufferName : std::uint8_t {
     v_cache,
     cache_offsets,
     slots,
+    from_slots,
     lengths,
     left_pads,
     batch_index,
@@ -38,7 +39,7 @@ enum class BufferName : std::uint8_t {
     k_out,
     v_out,
 };
-inline constexpr std::size_t buffer_count = 21;
+inline constexpr std::size_t buffer_count = 22;
 
 constexpr bool is_index(BufferName name) {
     return name >= BufferName::cache_offsets && name <= BufferName::token_count;

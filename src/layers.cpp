@@ -11,9 +11,9 @@ Status Layers::check(const Plan &plan, const kvappend_args &args) {
                     "the plan's backend is %" PRId32 ": expected %" PRId32 ", that of the first layer's plan",
                     plan.problem().backend, first_.problem().backend);
     }
-    if (plan.problem().gathers != first_.problem().gathers) {
+    if (plan.problem().operation != first_.problem().operation) {
         return fail(KVAPPEND_ERROR_OPERATION, "the plan's operation is %d: expected %d, that of the first layer's plan",
-                    plan.problem().operation(), first_.problem().operation());
+                    plan.problem().operation, first_.problem().operation);
     }
     TRY(plan.check(args, context_));
     kind_.all_dense = kind_.all_dense && plan.problem().plain_dense();

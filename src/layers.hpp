@@ -13,7 +13,7 @@ class Layers {
 public:
     Layers(const Plan &first, const RunContext &context)
         : first_(first),
-          context_(context), kind_{.all_dense = true, .some_convert = false, .gathers = first.problem().gathers} {}
+          context_(context), kind_{.all_dense = true, .some_convert = false, .operation = first.problem().operation} {}
 
     // Refuses what a run of one plan refuses, and plans of different backends or operations.
     Status check(const Plan &plan, const kvappend_args &args);

@@ -501,6 +501,68 @@ KVAPPEND_HOST_DEVICE Place place_of(const Rule<Facts> &rule, std::int64_t sample
     return place_of(rule, sample, row, load_row(rule, sample, row, load), load);
 }
 
+// ---- MOVE: from one slot to another ----
+
+// Where a row of a move comes from, and where it goes.
+struct MovedRow {
+    Place from;
+    Place to;
+
+    KVAPPEND_HOST_DEVICE constexpr bool placed() const { return from.placed() && to.placed(); }
+};
+
+template <class Load>
+struct LoadedMove {
+    Loaded<Load> to;
+    typename Load::Number from; // the slot
+};
+
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE LoadedMove<Load> load_move(const Rule<Facts> &rule, std::int64_t row, Load load) {
+    return {load_row(rule, 0, row, load), load.number(rule.indices.from_slots, rule.a.wide_offsets, row)};
+}
+
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE MovedRow places_of_move(const Rule<Facts> &rule, std::int64_t row, const LoadedMove<Load> &loaded,
+                                             Load load) {
+    Loaded<Load> from = loaded.to;
+    from.number = loaded.from;
+    return {place_of(rule, 0, row, from, load), place_of(rule, 0, row, loaded.to, load)};
+}
+
+// The rows of a sample of a move. Without PACKED, all rows belong to one sample.
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE SampleRows moves_of_sample(const Rule<Facts> &rule, std::int64_t sample, Load load) {
+    Loaded<Load> loaded{};
+    if (rule.packed()) {
+        loaded.length = load.number(rule.indices.lengths, rule.a.wide_indices, sample);
+        loaded.end = load.number(rule.indices.lengths, rule.a.wide_indices, sample + 1);
+    }
+    return rows_of_sample(rule, loaded);
+}
+
+// Where a row of a move goes, or the place that it lacks: if neither side is padding, its source's before its target's.
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE Place place_of_move(const Rule<Facts> &rule, std::int64_t row, Load load) {
+    const MovedRow moved = places_of_move(rule, row, load_move(rule, row, load), load);
+    Place place = moved.from.placed() || moved.to.outcome == Outcome::padding ? moved.to : moved.from;
+    if (rule.packed()) {
+        place.sample = find_sample(rule, row, load);
+        const SampleRows rows = place.sample < 0 ? SampleRows{row, 0} : moves_of_sample(rule, place.sample, load);
+        place.sample_row = row - rows.begin;
+        place.outcome = place.sample_row < rows.count ? place.outcome : Outcome::padding;
+    }
+    return place;
+}
+
+// Where a row goes, or why it has no place, for every operation.
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE Place place_of_row(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row, Load load) {
+    return rule.a.moves ? place_of_move(rule, row, load) : place_of(rule, sample, row, load);
+}
+
+// ---- rows that belong together ----
+
 // The number of rows of the sample, from this one on, that share its outcome and, if they are placed, follow each other
 // in its block. At least 1, if the cache has rows.
 template <Known Facts>

@@ -32,7 +32,7 @@ void for_each_stretch(const Problem &problem, const Indices &indices, Visit visi
     for (std::int64_t sample = 0; sample < problem.source_samples; ++sample) {
         std::int64_t rows = 0;
         for (std::int64_t row = 0; row < problem.new_rows; row += rows) {
-            const Place place = place_of(rule, sample, row, HostLoad{});
+            const Place place = place_of_row(rule, sample, row, HostLoad{});
             rows = std::min(rows_alike(rule, place), problem.new_rows - row);
             if (!visit(place, rows)) {
                 return;

@@ -44,8 +44,10 @@ Status check_architecture(std::span<const NamedKernel> kernels, const BackendSta
 
 // Why a kernel does not serve a problem on this machine, as the end of a message.
 const char *lack_of(const NamedKernel &kernel, const Problem &problem) {
-    if (kernel.gathers != problem.gathers) {
-        return problem.gathers ? "; this problem is a gather" : "; this problem is an append";
+    if (kernel.operation != problem.operation) {
+        return problem.gathers() ? "; this problem is a gather"
+               : problem.moves() ? "; this problem is a move"
+                                 : "; this problem is an append";
     }
     if ((kernel.family == Kernel::Family::convert) != problem.converts()) {
         return problem.converts() ? "; this problem has a cache in another format"
@@ -137,7 +139,7 @@ void Plan::describe(kvappend_sku &sku) const {
     const auto vector_bytes = [this](const Copy &copy) {
         return copy.empty() ? 0 : static_cast<std::int32_t>(std::min(copy.alignment, kernel_->access_bytes));
     };
-    sku.operation = problem_.operation();
+    sku.operation = problem_.operation;
     sku.addressing = problem_.addressing.kind;
     sku.backend = problem_.backend;
     sku.element_type = problem_.element_type;
@@ -154,7 +156,7 @@ void Plan::guarantee(kvappend_precision_guarantee &g) const {
     g.deterministic = 1;
     g.same_on_all_backends = 1;
     const auto error = [this](const Copy &copy) {
-        const std::int32_t type = problem_.gathers ? stored_type_of(problem_.element_type) : copy.format.type;
+        const std::int32_t type = problem_.gathers() ? stored_type_of(problem_.element_type) : copy.format.type;
         return copy.converts() ? error_of(type) : 0;
     };
     g.k_error = error(problem_.k);

@@ -36,7 +36,7 @@ Status check_enumerators(const kvappend_descriptor &d) {
         return fail(KVAPPEND_ERROR_BACKEND, "descriptor.backend is %" PRId32 ": expected a KVAPPEND_BACKEND_* constant",
                     d.backend);
     }
-    if (d.operation != KVAPPEND_OPERATION_APPEND && d.operation != KVAPPEND_OPERATION_GATHER) {
+    if (d.operation < KVAPPEND_OPERATION_APPEND || d.operation > KVAPPEND_OPERATION_MOVE) {
         return fail(KVAPPEND_ERROR_OPERATION,
                     "descriptor.operation is %" PRId32 ": expected a KVAPPEND_OPERATION_* constant", d.operation);
     }
@@ -76,13 +76,15 @@ Status check_extents(const kvappend_descriptor &d) {
     return KVAPPEND_SUCCESS;
 }
 
-// Refuses a tensor of computed scales in which two scales share memory.
+// Refuses a tensor of scales that a run writes in which two scales share memory.
 Status check_scales(const char *storage, const Tensor &scales) {
     const Reach overlap = pieces_overlap(Pieces(scales));
     return overlap == Reach::no
                ? KVAPPEND_SUCCESS
                : fail(KVAPPEND_ERROR_OVERLAP,
-                      "descriptor.%s->scale_strides: %s; expected computed scales that share no byte", storage,
+                      "descriptor.%s->scale_strides: %s; expected scales that share no byte, because the run writes "
+                      "them",
+                      storage,
                       overlap == Reach::yes ? "two scales share memory"
                                             : "these strides are too irregular to tell whether scales share memory");
 }
@@ -153,16 +155,36 @@ Status create_tensors(const kvappend_descriptor &d, const Problem &problem, cons
     }
     copy.cache_alignment = cache.element_alignment();
     TRY(check_rows(cache, copy.cache));
-    if (problem.gathers) {
+    if (problem.gathers()) {
         TRY(check_rows(rows, copy.rows));
     }
     return copy.format.computed() ? check_scales(input.storage_name, copy.scales) : KVAPPEND_SUCCESS;
+}
+
+// Makes the copy of a move from that of an append: it moves the stored bytes, and the scales that each row has of its
+// own. Scales that are the same for all rows stay where they are.
+Status copy_within_cache(const CopyInput &input, Copy &copy) {
+    copy.rows = copy.cache;
+    copy.alignment = copy.cache.alignment();
+    copy.format.type = KVAPPEND_STORED_AS_IS;
+    Tensor &scales = copy.scales;
+    if (scales.strides.outer == 0 && scales.strides.row == 0 && !copy.format.by_four_rows) {
+        scales = {};
+        return KVAPPEND_SUCCESS;
+    }
+    // Heads, or the groups of a row, may share scales. These are moved once.
+    scales.heads = scales.strides.head == 0 ? 1 : scales.heads;
+    scales.row_bytes = scales.piece_stride == 0 ? scales.piece_bytes : scales.row_bytes;
+    return check_scales(input.storage_name, scales);
 }
 
 Status create_copy(const kvappend_descriptor &d, const Problem &problem, const CopyInput &input, Copy &copy) {
     TRY(create_tensors(d, problem, input, copy));
     if (copy.empty()) {
         return KVAPPEND_SUCCESS;
+    }
+    if (problem.moves()) {
+        return copy_within_cache(input, copy);
     }
     copy.alignment = std::min(copy.rows.alignment(), copy.cache.alignment());
     if (copy.converts()) {
@@ -179,13 +201,25 @@ Status create_copy(const kvappend_descriptor &d, const Problem &problem, const C
 
 Status create_copies(const kvappend_descriptor &d, Problem &problem) {
     TRY(create_copy(d, problem,
-                    {problem.gathers ? "k_out" : "k_new", "k_cache", "k_storage", "k_new_strides", "k_cache_strides",
+                    {problem.gathers() ? "k_out" : "k_new", "k_cache", "k_storage", "k_new_strides", "k_cache_strides",
                      d.k_dim, d.k_new_strides, d.k_cache_strides, d.k_pack, d.k_piece_stride, d.k_storage},
                     problem.k));
     return create_copy(d, problem,
-                       {problem.gathers ? "v_out" : "v_new", "v_cache", "v_storage", "v_new_strides", "v_cache_strides",
-                        d.v_dim, d.v_new_strides, d.v_cache_strides, d.v_pack, d.v_piece_stride, d.v_storage},
+                       {problem.gathers() ? "v_out" : "v_new", "v_cache", "v_storage", "v_new_strides",
+                        "v_cache_strides", d.v_dim, d.v_new_strides, d.v_cache_strides, d.v_pack, d.v_piece_stride,
+                        d.v_storage},
                        problem.v);
+}
+
+void add_moved_tensors(Problem &problem) {
+    if (!problem.moves()) {
+        return;
+    }
+    const auto together_log2 = [](const Copy &copy) { return copy.format.by_four_rows ? 2U : 0U; };
+    problem.moved.add(BufferName::k_cache, problem.k.cache);
+    problem.moved.add(BufferName::v_cache, problem.v.cache);
+    problem.moved.add(BufferName::k_scales, problem.k.scales, together_log2(problem.k));
+    problem.moved.add(BufferName::v_scales, problem.v.scales, together_log2(problem.v));
 }
 
 // The number of bytes that a run copies at most. One block receives at most cache_rows rows of a sample, because a ring
@@ -218,12 +252,14 @@ void add_copy_buffers(const CopyBuffers &names, const Copy &copy, Problem &probl
         return;
     }
     const auto target_if = [](bool is_target) { return is_target ? BufferUse::target : BufferUse::read; };
-    problem.buffers.add({names.rows, target_if(problem.gathers), problem.element_bytes, copy.rows.bytes});
-    problem.buffers.add({names.cache, target_if(!problem.gathers), copy.cache_alignment, copy.cache.bytes});
+    problem.buffers.add(
+        {names.rows, target_if(problem.gathers()), problem.element_bytes, problem.moves() ? 0 : copy.rows.bytes});
+    problem.buffers.add({names.cache, target_if(!problem.gathers()), copy.cache_alignment, copy.cache.bytes});
     problem.buffers.add({names.scales, problem.writes_scales(copy) ? BufferUse::written : BufferUse::read,
                          bytes_of_scale(copy.format.scale_type), copy.scales.bytes});
     constexpr std::int64_t one_float = 4;
-    problem.buffers.add({names.global_scale, BufferUse::read, one_float, copy.format.has_global_scale ? one_float : 0});
+    const bool reads_global_scale = copy.format.has_global_scale && !problem.moves();
+    problem.buffers.add({names.global_scale, BufferUse::read, one_float, reads_global_scale ? one_float : 0});
 }
 
 // Adds the pairs of strided tensors of which a run writes one.
@@ -232,16 +268,16 @@ Status add_interleavings(Problem &problem) {
         const Tensor *tensor;
         BufferName name;
         bool written;
-    } tensors[] = {{&problem.k.rows, k_buffers(problem.gathers).rows, problem.gathers},
-                   {&problem.v.rows, v_buffers(problem.gathers).rows, problem.gathers},
-                   {&problem.k.cache, BufferName::k_cache, !problem.gathers},
-                   {&problem.v.cache, BufferName::v_cache, !problem.gathers},
+    } tensors[] = {{&problem.k.rows, k_buffers(problem.gathers()).rows, problem.gathers()},
+                   {&problem.v.rows, v_buffers(problem.gathers()).rows, problem.gathers()},
+                   {&problem.k.cache, BufferName::k_cache, !problem.gathers()},
+                   {&problem.v.cache, BufferName::v_cache, !problem.gathers()},
                    {&problem.k.scales, BufferName::k_scales, problem.writes_scales(problem.k)},
                    {&problem.v.scales, BufferName::v_scales, problem.writes_scales(problem.v)}};
-    const auto for_each_pair = [&tensors](auto act) {
+    const auto for_each_pair = [&](auto act) {
         for (const auto &a : tensors) {
             for (const auto *b = &a + 1; b != std::end(tensors); ++b) {
-                if ((a.written || b->written) && !a.tensor->empty() && !b->tensor->empty()) {
+                if ((a.written || b->written) && problem.buffers.has(a.name) && problem.buffers.has(b->name)) {
                     act(a, *b);
                 }
             }
@@ -257,8 +293,8 @@ Status add_interleavings(Problem &problem) {
 }
 
 Status add_buffers(Problem &problem) {
-    add_copy_buffers(k_buffers(problem.gathers), problem.k, problem);
-    add_copy_buffers(v_buffers(problem.gathers), problem.v, problem);
+    add_copy_buffers(k_buffers(problem.gathers()), problem.k, problem);
+    add_copy_buffers(v_buffers(problem.gathers()), problem.v, problem);
     add_index_buffers(problem.addressing, problem.buffers);
     return add_interleavings(problem);
 }
@@ -271,12 +307,13 @@ Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
     TRY(check_extents(d));
     TRY(Addressing::create(d, problem.addressing));
     problem.backend = d.backend;
-    problem.gathers = d.operation == KVAPPEND_OPERATION_GATHER;
+    problem.operation = d.operation;
     problem.element_type = d.element_type;
     problem.element_bytes = bytes_of_element(d.element_type);
     problem.source_samples = problem.addressing.by_token() ? std::min<std::int64_t>(d.batch, 1) : d.batch;
     problem.new_rows = d.new_rows;
     TRY(create_copies(d, problem));
+    add_moved_tensors(problem);
     if (problem.empty()) {
         return KVAPPEND_SUCCESS;
     }

@@ -5,6 +5,7 @@
 #include "addressing.hpp"
 #include "buffers.hpp"
 #include "format.hpp"
+#include "moved.hpp"
 #include "status.hpp"
 #include "tensor.hpp"
 
@@ -37,7 +38,7 @@ struct Copy {
 
 struct Problem {
     std::int32_t backend;
-    bool gathers; // reads rows from the caches; else it writes them there
+    std::int32_t operation; // KVAPPEND_OPERATION_*
     std::int32_t element_type;
     std::uint32_t element_bytes;
     Addressing addressing;
@@ -46,14 +47,16 @@ struct Problem {
     std::int64_t new_rows;
     Copy k;
     Copy v;
+    MovedTensors moved;    // if it is a move
     std::int64_t bytes;    // that a run moves at most; INT64_MAX if there are more
     NeededBuffers buffers; // none if there is nothing to copy
 
-    std::int32_t operation() const { return gathers ? KVAPPEND_OPERATION_GATHER : KVAPPEND_OPERATION_APPEND; }
+    bool gathers() const { return operation == KVAPPEND_OPERATION_GATHER; }
+    bool moves() const { return operation == KVAPPEND_OPERATION_MOVE; }
     bool empty() const { return k.empty() && v.empty(); }
     // Whether rows of K or of V are stored in another format.
     bool converts() const { return k.converts() || v.converts(); }
-    bool writes_scales(const Copy &copy) const { return copy.format.computed() && !gathers; }
+    bool writes_scales(const Copy &copy) const { return moves() || (copy.format.computed() && !gathers()); }
     // A dense problem that copies bits, and needs one offset for each sample and no other index.
     bool plain_dense() const {
         return addressing.plain_dense() && !converts() && k.cache.whole_rows() && v.cache.whole_rows();

@@ -23,7 +23,8 @@ std::int64_t index_at(const void *array, std::uint32_t wide, std::int64_t i) {
 }
 
 bool is_offset(BufferName name) {
-    return name == BufferName::cache_offsets || name == BufferName::slots || name == BufferName::token_positions;
+    return name == BufferName::cache_offsets || name == BufferName::slots || name == BufferName::from_slots ||
+           name == BufferName::token_positions;
 }
 
 // Whether an array of 32-bit indices has the size of one with as many 64-bit indices.
@@ -240,8 +241,8 @@ std::size_t find_written(const Problem &problem, const Indices &indices, Written
 Status duplicate_error(const Problem &problem, const Indices &indices, const Written &earlier, const Written &later,
                        kvappend_fault &fault) {
     const auto place_at = [&](std::int64_t number) {
-        return place_of(Rule<>{problem.addressing, indices}, number / problem.new_rows, number % problem.new_rows,
-                        HostLoad{});
+        return place_of_row(Rule<>{problem.addressing, indices}, number / problem.new_rows, number % problem.new_rows,
+                            HostLoad{});
     };
     const Place first = place_at(earlier.number);
     const Place second = place_at(later.number);
@@ -273,6 +274,79 @@ Status check_duplicates(const Problem &problem, const Indices &indices, kvappend
         }
     }
     return later == nullptr ? KVAPPEND_SUCCESS : duplicate_error(problem, indices, later[-1], *later, fault);
+}
+
+// A place that a row of a move reads or writes.
+struct Touched {
+    std::int64_t block;
+    std::int64_t row;
+    std::int64_t sample;
+    std::int64_t number; // of the row; its complement if the row writes the place
+
+    auto operator<=>(const Touched &) const = default;
+    bool same_place(const Touched &other) const { return block == other.block && row == other.row; }
+    bool writes() const { return number < 0; }
+    std::int64_t moved_row() const { return writes() ? ~number : number; }
+    bool excludes(const Touched &other) const {
+        return same_place(other) && sample != other.sample && (writes() || other.writes());
+    }
+};
+static_assert(2 * sizeof(Touched) == 64); // as kvappend.h says
+
+std::size_t find_touched(const Problem &problem, const Indices &indices, Touched *touched) {
+    const Rule<> rule{problem.addressing, indices};
+    std::size_t count = 0;
+    for (std::int64_t row = 0; row < problem.new_rows; ++row) {
+        const Place place = place_of_move(rule, row, HostLoad{});
+        if (!place.placed()) {
+            continue;
+        }
+        const MovedRow moved = places_of_move(rule, row, load_move(rule, row, HostLoad{}), HostLoad{});
+        touched[count++] = {moved.from.block, moved.from.row, place.sample, row};
+        touched[count++] = {moved.to.block, moved.to.row, place.sample, ~row};
+    }
+    return count;
+}
+
+Status shared_place_error(const Problem &problem, const Indices &indices, const Touched &a, const Touched &b,
+                          kvappend_fault &fault) {
+    const auto first_row_of = [&](const Touched &touched) {
+        return place_of_move(Rule<>{problem.addressing, indices}, touched.moved_row(), HostLoad{});
+    };
+    const bool in_order = a.moved_row() < b.moved_row();
+    const Place earlier = first_row_of(in_order ? a : b);
+    const Place later = first_row_of(in_order ? b : a);
+    fault.sample = later.sample;
+    fault.row = later.sample_row;
+    fault.position = a.block * problem.addressing.cache_rows + a.row;
+    fault.other_sample = earlier.sample;
+    fault.other_row = earlier.sample_row;
+    return fail(KVAPPEND_ERROR_DUPLICATE,
+                "row %" PRId64 " of sample %" PRId64 " and row %" PRId64 " of sample %" PRId64 " both use row %" PRId64
+                " of block %" PRId64 " of the cache, and one of them writes it: expected "
+                "samples that write no place of another",
+                earlier.sample_row, earlier.sample, later.sample_row, later.sample, a.row, a.block);
+}
+
+// Finds a place that one sample of a move writes and another one uses. Among the uses of a place by a sample, those
+// that write come first. So a sample that writes the place shows in a comparison with the first use of all.
+Status check_samples_apart(const Problem &problem, const Indices &indices, kvappend_fault &fault) {
+    const auto most = 2 * static_cast<std::size_t>(problem.new_rows);
+    const std::unique_ptr<Touched[]> memory(new (std::nothrow) Touched[most]);
+    if (memory == nullptr) {
+        return fail(KVAPPEND_ERROR_OUT_OF_MEMORY, "validate: there is no host memory for the places of %zu rows",
+                    static_cast<std::size_t>(problem.new_rows));
+    }
+    const std::span touched(memory.get(), find_touched(problem, indices, memory.get()));
+    std::ranges::sort(touched);
+    const Touched *first = touched.data();
+    for (const Touched &use : touched) {
+        if (use.excludes(*first)) {
+            return shared_place_error(problem, indices, *first, use, fault);
+        }
+        first = use.same_place(*first) ? first : &use;
+    }
+    return KVAPPEND_SUCCESS;
 }
 
 Status scale_fault(kvappend_fault &fault, const char *array, std::int64_t index, std::uint32_t bits, float value) {
@@ -359,7 +433,10 @@ Status validate(const Problem &problem, const Backend &backend, const kvappend_a
     TRY(check_tokens(a, indices, fault));
     TRY(check_samples(a, indices, fault));
     TRY(check_places(problem, indices, fault));
-    if (!problem.gathers) { // A gather may read a place twice.
+    if (problem.moves()) {
+        return check_samples_apart(problem, indices, fault);
+    }
+    if (!problem.gathers()) { // A gather may read a place twice.
         TRY(check_duplicates(problem, indices, fault));
     }
     return check_scales(problem, indices, copies.args(), fault);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * libkvappend: append new K and V rows to running KV caches, and gather rows from them.
+ * libkvappend: append new K and V rows to running KV caches, gather rows from them, and move rows within them.
  *
  * At each step of autoregressive decoding, a model produces new K and V rows for every sample of a batch. This library
  * writes them into the caches, each sample at its own position. Describe the problem once (a plan), then run the plan
@@ -34,7 +34,7 @@
  * - how many rows a sample has: see enum kvappend_lengths and KVAPPEND_FLAG_LEFT_PADS;
  * - where a row goes: see enum kvappend_addressing and KVAPPEND_FLAG_BATCH_INDEX;
  * - how a row is stored: with its bits, or in another format such as FP8, INT8 or NVFP4. See kvappend_storage;
- * - the direction: see GATHER.
+ * - the operation: see GATHER and MOVE.
  *
  * A row without a place in the cache is skipped, and every other row of the call is still written.
  * descriptor.skip_policy says whether a run reports the rows that it skipped. No other byte of the caches changes. If
@@ -69,6 +69,29 @@
  *
  * A gather can also give the stored bytes. Declare the codes as K and their scales as V, with UINT8 elements and
  * without a storage. The K cache and the V cache then have a plan each.
+ *
+ * MOVE. With descriptor.operation = KVAPPEND_OPERATION_MOVE, a run moves rows within the caches, from slots to slots:
+ * accepted rows of draft tokens, rows that stay after an eviction, copies of shared pages, reordered beams.
+ *
+ *     for all t, one after the other, for all h:
+ *         k_cache[slots[t], h, :] = k_cache[from_slots[t], h, :]
+ *         v_cache[slots[t], h, :] = v_cache[from_slots[t], h, :]
+ *
+ * The addressing is KVAPPEND_ADDRESSING_SLOTS, and new_rows is the number T of rows that are moved. What this header
+ * says of slots and of appends holds for both arrays, with these differences:
+ *
+ * - A row is skipped if its slot, or the slot it comes from, is padding or does not exist. Reports, skip policies and
+ *   KVAPPEND_FLAG_RESERVED_SLOT look at both. If both lack a place, padding counts first, then from_slots.
+ * - With KVAPPEND_LENGTHS_PACKED, batch is the number of samples, and sample b has the rows lengths[b] <= t <
+ *   lengths[b + 1]. The rows of a sample are moved one after the other, so a row may come from a place to which an
+ *   earlier row went. Different samples are moved at the same time: no sample may write a place that another one reads
+ *   or writes, or the contents of that place are undefined. Two samples may read one place. Without PACKED there is one
+ *   sample, and batch is 1. Rows that do not depend on each other are moved faster as samples of their own.
+ * - There are no new rows: k_new, v_new, k_out and v_out are ignored, and k_new_strides and v_new_strides must be 0.
+ * - The stored bytes are moved, whatever the format, and with them the scales that each row has of its own. Scales that
+ *   are the same for all rows stay as they are. Scales that only some rows share are refused. The global scale is not
+ *   used.
+ * - A row may be a whole page: with cache_rows = 1, a slot is the number of a page.
  *
  * RAGGED BATCHES. Each sample has its own position. With KVAPPEND_LENGTHS_* each sample can have its own number of
  * rows. An offset of -L_new or less also leaves a sample out of a step: all its rows are skipped.
@@ -191,10 +214,11 @@ enum kvappend_status_code {
      * last byte, or the number of bytes of an array of indices. [plan_create] */
     KVAPPEND_ERROR_OVERFLOW = 16,
     /* Two rows of one cache, two of its computed scales, or two rows of k_out or of v_out share memory because of their
-     * strides [plan_create]. Or two tensors share memory [can_implement, run]: k_cache and v_cache with an append,
-     * k_out and v_out with a gather. The check is exact for all strides that occur in practice. It gives up after 65536
-     * steps for each tensor in plan_create (about a millisecond), and after 256 steps for each pair of tensors in a run
-     * (a few microseconds). If it gives up, the strides are refused as well, and the message says so. */
+     * strides [plan_create]. The same holds for two scales that a move moves. Or two tensors share memory
+     * [can_implement, run]: k_cache and v_cache with an append or a move, k_out and v_out with a gather. The check is
+     * exact for all strides that occur in practice. It gives up after 65536 steps for each tensor in plan_create (about
+     * a millisecond), and after 256 steps for each pair of tensors in a run (a few microseconds). If it gives up, the
+     * strides are refused as well, and the message says so. */
     KVAPPEND_ERROR_OVERLAP = 17,
     /* preference.kernel_name does not name a kernel of the backend, or that kernel does not support this problem.
      * [plan_create] */
@@ -251,7 +275,8 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_INDEX_ORDER = 45,
     /* A length, pad, block, page, sample or number of tokens is out of its range. [validate] */
     KVAPPEND_ERROR_INDEX_RANGE = 46,
-    /* Two rows of an append go to the same place. [validate] */
+    /* Two rows of an append go to the same place, or a sample of a move writes a place that another sample uses.
+     * [validate] */
     KVAPPEND_ERROR_DUPLICATE = 47,
 
     /* preference.host_threads is negative or more than 1024, or the system cannot start more threads. [plan_create] */
@@ -288,7 +313,8 @@ KVAPPEND_API const char *kvappend_last_error_message(void);
 /* What a plan does. */
 enum kvappend_operation {
     KVAPPEND_OPERATION_APPEND = 0, /* It writes rows to their places: k_new to k_cache, and v_new to v_cache. */
-    KVAPPEND_OPERATION_GATHER = 1  /* It reads rows from their places: k_cache to k_out, and v_cache to v_out. */
+    KVAPPEND_OPERATION_GATHER = 1, /* It reads rows from their places: k_cache to k_out, and v_cache to v_out. */
+    KVAPPEND_OPERATION_MOVE = 2    /* It moves rows within k_cache and v_cache, from from_slots to slots. */
 };
 
 /* Where a plan runs. */
@@ -309,7 +335,7 @@ enum kvappend_element_type {
     KVAPPEND_ELEMENT_UINT8 = 7 /* 1 byte; also for any other data of 1 byte, such as two 4-bit elements */
 };
 
-/* The type of one element of cache_offsets, slots and token_positions. */
+/* The type of one element of cache_offsets, slots, from_slots and token_positions. */
 enum kvappend_offset_type {
     KVAPPEND_OFFSET_INT64 = 0, /* int64_t */
     KVAPPEND_OFFSET_INT32 = 1  /* int32_t */
@@ -347,9 +373,9 @@ enum kvappend_addressing {
      * its paged_kv_last_page_len as cache_offsets with KVAPPEND_FLAG_LAST_PAGE_LENGTHS. */
     KVAPPEND_ADDRESSING_PAGED_CSR = 3,
     /* Pages of R rows, found by a slot for each token: n = slots[l] / R, and the row is slots[l] mod R, if slots[l] >=
-     * 0 and n < N. vLLM calls this array slot_mapping. There are no samples: batch must be 1, and new_rows is the
-     * number T of tokens. The array may have more slots than there are tokens, or the new tensors more tokens than
-     * there are slots. T is then the smaller number. Contiguous new tensors are [T, H, D]. */
+     * 0 and n < N. vLLM calls this array slot_mapping. Except in moves, there are no samples: batch must be 1, and
+     * new_rows is the number T of tokens. The array may have more slots than there are tokens, or the new tensors more
+     * tokens than there are slots. T is then the smaller number. Contiguous new tensors are [T, H, D]. */
     KVAPPEND_ADDRESSING_SLOTS = 4
 };
 
@@ -364,7 +390,8 @@ enum kvappend_lengths {
      * known as cu_seqlens. An entry above T counts as T, and a negative entry as 0. Rows outside every sample are
      * padding and are skipped. The entries must not decrease. If they do, rows may be skipped or be taken for rows of
      * another sample. In the stride arrays, the row axis is the axis of tokens, and the batch axis is not used. All
-     * zero means contiguous [T, H, D]. */
+     * zero means contiguous [T, H, D]. This is the only value apart from LENGTHS_FIXED that goes with SLOTS, and only
+     * with OPERATION_MOVE. */
     KVAPPEND_LENGTHS_PACKED = 2,
     /* Each row is a token of tensors [T, H, D], where T is new_rows. Token t belongs to sample token_samples[t] and has
      * the position token_positions[t]. The tokens may be in any order. FlashInfer calls these arrays batch_indices and
@@ -388,7 +415,7 @@ enum kvappend_flag {
     KVAPPEND_FLAG_ZERO_OFFSETS = 4,
     /* With SLOTS, the slot descriptor.reserved_slot is padding, too. */
     KVAPPEND_FLAG_RESERVED_SLOT = 8,
-    /* Not with OPERATION_GATHER. After the copy, the run adds the number of sample b's rows to cache_offsets[b].
+    /* With OPERATION_APPEND. After the copy, the run adds the number of sample b's rows to cache_offsets[b].
      * Skipped rows of the sample count, too. If the sum exceeds the greatest value of the offset type, the offset
      * becomes that value. A sample that is left out keeps its offset: its batch_index is negative, or all its rows have
      * negative positions. Every row of the call is placed by the offset from before the call. The run writes
@@ -409,7 +436,7 @@ enum kvappend_flag {
      * CUDA backend: the kernel that counts the rows also sets the report to zero, so this flag costs no launch of its
      * own. */
     KVAPPEND_FLAG_RESET_REPORT = 32,
-    /* The report also counts the rows that were appended or gathered. */
+    /* The report also counts the rows that were appended, gathered or moved. */
     KVAPPEND_FLAG_COUNT_WRITTEN = 64,
     /* CUDA backend: the copy uses programmatic dependent launch (the name in the CUDA programming guide; the attribute
      * is cudaLaunchAttributeProgrammaticStreamSerialization). The kernel of the copy may start while the kernel before
@@ -417,9 +444,10 @@ enum kvappend_flag {
      * before it. Only after that does it access any buffer. A kernel after the copy that is launched in the same way
      * may start early, too. That kernel must call cudaGridDependencySynchronize before it reads what the copy writes,
      * and before it writes what the copy reads. An append writes the caches and the computed scales, and reads new
-     * rows, given scales and indices. A gather writes k_out and v_out, and reads caches, scales and indices. The flag
-     * does not change what is copied. It has no effect below compute capability 9.0. It also has no effect if the
-     * driver compiled the kernel for the device from PTX for a compute capability below 9.0. */
+     * rows, given scales and indices. A gather writes k_out and v_out, and reads caches, scales and indices. A move
+     * reads and writes caches and the scales of their rows, and reads indices. The flag does not change what is copied.
+     * It has no effect below compute capability 9.0. It also has no effect if the driver compiled the kernel for the
+     * device from PTX for a compute capability below 9.0. */
     KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH = 128,
     /* All samples have the same offset, and args.cache_offsets has one element. KVAPPEND_FLAG_ADVANCE adds L_new to it
      * once, unless all rows have negative positions. Both flags together require LENGTHS_FIXED without LEFT_PADS,
@@ -639,7 +667,7 @@ typedef struct kvappend_descriptor {
     size_t struct_size;
     int32_t backend;      /* KVAPPEND_BACKEND_* */
     int32_t element_type; /* KVAPPEND_ELEMENT_*, of rows and caches; of the rows alone, if a cache has a storage */
-    int32_t offset_type;  /* KVAPPEND_OFFSET_*, of cache_offsets, slots and token_positions */
+    int32_t offset_type;  /* KVAPPEND_OFFSET_*, of cache_offsets, slots, from_slots and token_positions */
     int32_t addressing;   /* KVAPPEND_ADDRESSING_* */
 
     int64_t batch;      /* B: samples */
@@ -712,18 +740,19 @@ typedef struct kvappend_preference {
  * be NULL. If there is nothing to do, every buffer may be NULL.
  *
  * An append writes the caches, the scales that it computes, the report, and the offsets that it advances. A gather
- * writes k_out, v_out and the report. None of these may overlap another buffer of the call. There is one exception:
- * caches, scales, new tensors, k_out and v_out may be interleaved with each other, as long as no element that is
- * written belongs to two of them. Examples are one pool for K and V, scales at the end of each row, and rows that move
- * within the memory of their cache. In all other cases, each buffer counts as the whole range from its first to its
- * last element. An append ignores k_out and v_out. A gather ignores k_new and v_new. */
+ * writes k_out, v_out and the report. A move writes the caches, the scales that it moves, and the report. None of these
+ * may overlap another buffer of the call. There is one exception: caches, scales, new tensors, k_out and v_out may be
+ * interleaved with each other, as long as no element that is written belongs to two of them. Examples are one pool for
+ * K and V, scales at the end of each row, and rows that move within the memory of their cache. In all other cases, each
+ * buffer counts as the whole range from its first to its last element. An append ignores k_out and v_out. A gather
+ * ignores k_new and v_new. A move ignores all four. */
 typedef struct kvappend_args {
     size_t struct_size;
     const void *k_new; /* [B, H, L_new, D_k], read: OPERATION_APPEND */
     size_t k_new_bytes;
     const void *v_new; /* [B, H, L_new, D_v], read: OPERATION_APPEND */
     size_t v_new_bytes;
-    void *k_cache; /* [N, H, R, D_k], written in place by OPERATION_APPEND, only read by OPERATION_GATHER */
+    void *k_cache; /* [N, H, R, D_k], written in place; only read by OPERATION_GATHER */
     size_t k_cache_bytes;
     void *v_cache; /* [N, H, R, D_v], written and read as k_cache */
     size_t v_cache_bytes;
@@ -732,10 +761,12 @@ typedef struct kvappend_args {
     void *cache_offsets;
     size_t cache_offsets_bytes;
     /* The following arrays are contiguous. A run reads those that the descriptor asks for, and ignores the others. The
-     * elements of slots and token_positions have the type descriptor.offset_type. Those of the other arrays have the
-     * type descriptor.index_type. */
+     * elements of slots, from_slots and token_positions have the type descriptor.offset_type. Those of the other arrays
+     * have the type descriptor.index_type. */
     const void *slots; /* [T]: SLOTS */
     size_t slots_bytes;
+    const void *from_slots; /* [T]: OPERATION_MOVE */
+    size_t from_slots_bytes;
     const void *lengths; /* [B]: LENGTHS_PER_SAMPLE; [B + 1]: LENGTHS_PACKED */
     size_t lengths_bytes;
     const void *left_pads; /* [B]: FLAG_LEFT_PADS */
@@ -753,7 +784,7 @@ typedef struct kvappend_args {
     const void *token_count; /* [1]: FLAG_TOKEN_COUNT */
     size_t token_count_bytes;
     /* [N, H, R, D / group], by storage.scale_strides. An append reads them with SCALING_GIVEN, and writes them with
-     * SCALING_COMPUTED. A gather reads them. */
+     * SCALING_COMPUTED. A gather reads them. A move moves those that differ between rows, and ignores others. */
     void *k_scales;
     size_t k_scales_bytes;
     void *v_scales;
@@ -777,7 +808,7 @@ typedef struct kvappend_args {
  * the report. 0 means the fields below. A later release writes additional fields only if report_bytes covers them. */
 typedef struct kvappend_report {
     size_t struct_size;    /* for the caller; the library neither reads nor writes it */
-    int64_t rows_written;  /* appended or gathered rows, counted with KVAPPEND_FLAG_COUNT_WRITTEN only */
+    int64_t rows_written;  /* appended, gathered or moved rows, counted with KVAPPEND_FLAG_COUNT_WRITTEN only */
     int64_t rows_replaced; /* RING: skipped, because a later row of the same run has the same place */
     /* Rows that belong to no sample, or to a sample with a negative batch_index; rows on the reserved page; tokens with
      * a negative slot, sample or position; tokens with the reserved slot; tokens from number token_count[0] on. */
@@ -786,8 +817,9 @@ typedef struct kvappend_report {
     int64_t rows_above; /* skipped, because the cache does not have the position */
     /* The first row below or above, if there is one. It comes from the first run that had such a row: the smallest
      * sample (0 with SLOTS), and in that sample the smallest row l (with SLOTS, the token). With LENGTHS_PER_TOKEN,
-     * first_row is the smallest such token, and first_sample is its sample. With SLOTS, first_position is the slot. A
-     * position below INT64_MIN or above INT64_MAX is given as that limit. */
+     * first_row is the smallest such token, and first_sample is its sample. With SLOTS, first_position is the slot. In
+     * a move with LENGTHS_PACKED, first_sample is a sample, and first_row counts from its first row on. A position
+     * below INT64_MIN or above INT64_MAX is given as that limit. */
     int64_t first_sample;
     int64_t first_row;
     int64_t first_position;
@@ -804,7 +836,7 @@ typedef struct kvappend_report {
     { sizeof(kvappend_preference), NULL, 0, 0 }
 #define KVAPPEND_ARGS_INIT                                                                                             \
     { sizeof(kvappend_args), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,                                              \
-      NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,                        \
+      NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,               \
       NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0 }
 #define KVAPPEND_REPORT_INIT                                                                                           \
     { sizeof(kvappend_report), 0, 0, 0, 0, 0, 0, 0, 0, {0, 0} }
@@ -885,7 +917,7 @@ KVAPPEND_API kvappend_status kvappend_plan_workspace_size(const kvappend_plan *p
  * CUDA call, reads no buffer, and does not depend on the current device. Legal under stream capture. */
 KVAPPEND_API kvappend_status kvappend_plan_can_implement(const kvappend_plan *plan, const kvappend_args *args);
 
-/* Appends or gathers: see WHAT A RUN DOES and GATHER above. *args is read during the call only.
+/* Appends, gathers or moves: see WHAT A RUN DOES, GATHER and MOVE above. *args is read during the call only.
  *
  * workspace is workspace_bytes bytes for the library's use, in memory of the backend. NULL and 0 are enough, because
  * the needed size is 0.
@@ -894,7 +926,7 @@ KVAPPEND_API kvappend_status kvappend_plan_can_implement(const kvappend_plan *pl
  * compiled for a default stream per thread. The handle of that per-thread stream is cudaStreamPerThread. The plan's
  * device must be current and must be the device of the stream.
  *
- * With the CUDA backend, one kernel copies all of K and V. If there is nothing to do, nothing is launched.
+ * With the CUDA backend, one kernel copies or moves all of K and V. If there is nothing to do, nothing is launched.
  * KVAPPEND_SKIP_REPORT, KVAPPEND_SKIP_TRAP and KVAPPEND_FLAG_ADVANCE, alone or together, launch exactly one further
  * kernel after the copy. It has one block. It resets the report, counts the rows, names the first row without a place
  * or traps, and advances the offsets, as far as the plan asks for these. If its launch fails, the copy still does its
@@ -916,7 +948,7 @@ KVAPPEND_API kvappend_status kvappend_plan_can_implement(const kvappend_plan *pl
 KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
                                                size_t workspace_bytes, struct CUstream_st *stream);
 
-/* Does several appends or several gathers as one, such as those of all layers. This is for callers who have the rows of
+/* Does several appends, gathers or moves as one, such as those of all layers. This is for callers who have the rows of
  * all layers at once: when speculated tokens are accepted, when a chunk of a prompt is done, or when a cache is
  * imported. Gathers of all layers are of use for an export. plans[i] and args[i] are what run would take for layer i.
  * The arrays and structs are read during the call only. One plan may occur any number of times. All plans must have the
@@ -941,10 +973,10 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
  * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. Plans whose caches
  * have another format have launches of their own, with up to 36 in each: cuda_convert_layers_b16. The kernels of
- * gathers are cuda_gather_dense_layers_b16, cuda_gather_rows_layers_b16 and cuda_gather_convert_layers_b16. There is
- * one exception: a plan whose extents or strides need 64-bit indices has a launch of its own, by its own kernel.
- * KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a launch if all plans of that launch have it. In all other
- * respects the same holds as for run. Legal under stream capture.
+ * gathers are cuda_gather_dense_layers_b16, cuda_gather_rows_layers_b16 and cuda_gather_convert_layers_b16. That of
+ * moves is cuda_move_rows_layers_b16. There is one exception: a plan whose extents or strides need 64-bit indices has a
+ * launch of its own, by its own kernel. KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a launch if all plans of
+ * that launch have it. In all other respects the same holds as for run. Legal under stream capture.
  *
  * Host backend: the layers are done one after the other. */
 KVAPPEND_API kvappend_status kvappend_plan_run_layers(const kvappend_plan *const *plans,
@@ -962,7 +994,7 @@ typedef struct kvappend_fault {
     int64_t sample; /* SKIPPED, DUPLICATE: the faulty row */
     int64_t row;
     int64_t position;
-    int64_t other_sample; /* DUPLICATE: the earlier row with the same place */
+    int64_t other_sample; /* DUPLICATE: the earlier row with the same place; position is the slot in a move */
     int64_t other_row;
 } kvappend_fault;
 
@@ -985,7 +1017,7 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
  * - KVAPPEND_ERROR_SKIPPED: a row has a position below or above its cache (see enum kvappend_skip). This includes the
  *   rows of samples that an offset leaves out. To avoid this, leave samples out by their length;
  * - KVAPPEND_ERROR_DUPLICATE: two rows of an append have the same place, and it is not a ring that replaces one of
- *   them;
+ *   them. Or two samples of a move use the same place, and one of them writes it;
  * - KVAPPEND_ERROR_SCALE: a global scale, or a scale that a row of the call reads, is NaN, infinite, zero or negative.
  *   A computed scale may be zero.
  *
@@ -995,7 +1027,7 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
  *
  * workspace is the same as for run: none is needed. CUDA backend: the call copies the arrays to host memory in the
  * stream, and the scales that a run reads, from the first to the last one. It waits for the stream. Therefore it is not
- * legal under stream capture. It needs host memory for that copy and 24 bytes for each row
+ * legal under stream capture. It needs host memory for that copy and 24 bytes for each row, or 64 in a move
  * (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be current. */
 KVAPPEND_API kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend_args *args,
                                                     void *workspace, size_t workspace_bytes, struct CUstream_st *stream,
@@ -1058,8 +1090,8 @@ KVAPPEND_API kvappend_status kvappend_plan_get_precision_guarantee(const kvappen
                                                                    kvappend_precision_guarantee *guarantee);
 
 /* Returns the name of entry `index` (from 0) in the table of all kernels of this library, those of all backends. Past
- * the end of the table it returns NULL. A name states the backend, "gather" for the kernels of gathers, and how the
- * kernel finds rows. "wide" means 64-bit indices. For CUDA the name ends with the widest access in bytes
+ * the end of the table it returns NULL. A name states the backend, "gather" or "move" for the kernels of these, and how
+ * the kernel finds rows. "wide" means 64-bit indices. For CUDA the name ends with the widest access in bytes
  * ("cuda_dense_b16"). Such a kernel uses narrower accesses if base addresses, strides or the bytes of a row are not
  * multiples of 16. The result is a static string, valid while the library is loaded. This function cannot fail. Legal
  * under stream capture. */

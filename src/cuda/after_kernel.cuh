@@ -53,7 +53,7 @@ __device__ inline void count_rows(const AfterParameters &p, const Rule<> &rule, 
     auto sample = static_cast<std::int64_t>(at.quotient);
     auto row = static_cast<std::int64_t>(at.remainder);
     while (first < end) {
-        const Place place = place_of(rule, sample, row, DeviceLoad{});
+        const Place place = place_of_row(rule, sample, row, DeviceLoad{});
         std::int64_t rows = rows_alike(rule, place);
         rows = rows < new_rows - row ? rows : new_rows - row;
         const std::uint64_t left = end - first;
@@ -133,8 +133,8 @@ __device__ inline void name_first(const AfterParameters &p, const Rule<> &rule) 
     }
     __stcg(state + 1, 1);
     const Quotient at = divide(index, static_cast<std::uint64_t>(p.addressing.new_rows));
-    const Place place =
-        place_of(rule, static_cast<std::int64_t>(at.quotient), static_cast<std::int64_t>(at.remainder), DeviceLoad{});
+    const Place place = place_of_row(rule, static_cast<std::int64_t>(at.quotient),
+                                     static_cast<std::int64_t>(at.remainder), DeviceLoad{});
     __stcg(reinterpret_cast<long long *>(&p.report->first_sample), place.sample);
     __stcg(reinterpret_cast<long long *>(&p.report->first_row), place.sample_row);
     __stcg(reinterpret_cast<long long *>(&p.report->first_position), reported_position(place));

@@ -20,24 +20,33 @@ using enum Kernel::Variant;
 
 constexpr std::int32_t least_architecture = 75;
 
-constexpr NamedKernel table_entry(bool gathers, Kernel::Family family, Kernel::Variant variant) {
-    return NamedKernel({KVAPPEND_BACKEND_CUDA, gathers, family, variant, 1U << widest_access_log2, least_architecture});
+constexpr std::int32_t append = KVAPPEND_OPERATION_APPEND;
+constexpr std::int32_t gather = KVAPPEND_OPERATION_GATHER;
+constexpr std::int32_t move = KVAPPEND_OPERATION_MOVE;
+
+constexpr NamedKernel table_entry(std::int32_t operation, Kernel::Family family, Kernel::Variant variant) {
+    return NamedKernel(
+        {KVAPPEND_BACKEND_CUDA, operation, family, variant, 1U << widest_access_log2, least_architecture});
 }
 
 // The kernels for several layers serve one as well, but not as fast.
 constexpr NamedKernel table[] = {
-    table_entry(false, dense, plain),  table_entry(false, rows, plain),     table_entry(false, rows, wide),
-    table_entry(false, dense, layers), table_entry(false, rows, layers),    table_entry(false, convert, plain),
-    table_entry(false, convert, wide), table_entry(false, convert, layers), table_entry(true, dense, plain),
-    table_entry(true, rows, plain),    table_entry(true, rows, wide),       table_entry(true, dense, layers),
-    table_entry(true, rows, layers),   table_entry(true, convert, plain),   table_entry(true, convert, wide),
-    table_entry(true, convert, layers)};
+    table_entry(append, dense, plain),    table_entry(append, rows, plain),     table_entry(append, rows, wide),
+    table_entry(append, dense, layers),   table_entry(append, rows, layers),    table_entry(append, convert, plain),
+    table_entry(append, convert, wide),   table_entry(append, convert, layers), table_entry(gather, dense, plain),
+    table_entry(gather, rows, plain),     table_entry(gather, rows, wide),      table_entry(gather, dense, layers),
+    table_entry(gather, rows, layers),    table_entry(gather, convert, plain),  table_entry(gather, convert, wide),
+    table_entry(gather, convert, layers), table_entry(move, rows, plain),       table_entry(move, rows, layers)};
 
 Status load_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state) {
-    if (kernel.family == convert) {
-        return kernel.gathers ? load_decode_kernels(kernel, state) : load_convert_kernels(kernel, state);
+    if (kernel.operation == move) {
+        return load_move_kernels(kernel, state);
     }
-    return kernel.gathers ? load_gather_kernels(kernel, problem, state) : load_copy_kernels(kernel, problem, state);
+    const bool gathers = kernel.operation == gather;
+    if (kernel.family == convert) {
+        return gathers ? load_decode_kernels(kernel, state) : load_convert_kernels(kernel, state);
+    }
+    return gathers ? load_gather_kernels(kernel, problem, state) : load_copy_kernels(kernel, problem, state);
 }
 
 class CudaBackend final : public Backend {
@@ -53,19 +62,20 @@ public:
     }
 
     bool supports(const NamedKernel &kernel, const BackendState & /*state*/, const Problem &problem) const override {
-        if (kernel.gathers != problem.gathers || (kernel.family == convert) != problem.converts()) {
+        if (kernel.operation != problem.operation || (kernel.family == convert) != problem.converts()) {
             return false;
         }
         if (kernel.family == dense) {
             return problem.plain_dense() && runs_fit_in_31_bits(problem);
         }
-        return kernel.variant == wide || fits_in_31_bits(problem);
+        return kernel.variant == wide || problem.moves() || fits_in_31_bits(problem);
     }
 
     Status prepare(const Problem &problem, const NamedKernel &kernel, std::int32_t /*host_threads*/,
                    BackendState &state) const override {
         auto &cuda_state = static_cast<CudaState &>(state);
-        cuda_state.fits_in_31_bits = fits_in_31_bits(problem);
+        // The kernels of moves have 64-bit indices.
+        cuda_state.fits_in_31_bits = problem.moves() || fits_in_31_bits(problem);
         cuda_state.runs_fit_in_31_bits = runs_fit_in_31_bits(problem);
         TRY(load_kernels(kernel, problem, cuda_state));
         return load_after(problem);
@@ -82,7 +92,10 @@ public:
     }
 
     LayeredRun *begin(LayeredRunStorage &storage, LayersKind kind, CUstream_st *stream) const override {
-        if (kind.gathers) {
+        if (kind.operation == move) {
+            return begin_moves(storage.copies, stream);
+        }
+        if (kind.operation == gather) {
             LayeredRun *const gathers = begin_gathers(storage.copies, kind.all_dense, stream);
             return kind.some_convert ? begin_decodings(storage.conversions, gathers, stream) : gathers;
         }
@@ -98,8 +111,11 @@ public:
 } // namespace
 
 Status launch_call(const Call &call, CUstream_st *stream) {
+    if (call.kernel.operation == move) {
+        return launch_move(call, stream);
+    }
     const bool converts = call.kernel.family == convert;
-    if (call.kernel.gathers) {
+    if (call.kernel.operation == gather) {
         return converts ? launch_decode(call, stream) : launch_gather(call, stream);
     }
     return converts ? launch_convert(call, stream) : launch_copy(call, stream);

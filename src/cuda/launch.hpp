@@ -28,17 +28,20 @@ Status load_copy_kernels(const NamedKernel &kernel, const Problem &problem, Cuda
 Status load_gather_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
 Status load_convert_kernels(const NamedKernel &kernel, CudaState &state);
 Status load_decode_kernels(const NamedKernel &kernel, CudaState &state);
+Status load_move_kernels(const NamedKernel &kernel, CudaState &state);
 
 // Launch one call, by its kernel.
 Status launch_copy(const Call &call, CUstream_st *stream);
 Status launch_gather(const Call &call, CUstream_st *stream);
 Status launch_convert(const Call &call, CUstream_st *stream);
 Status launch_decode(const Call &call, CUstream_st *stream);
+Status launch_move(const Call &call, CUstream_st *stream);
 Status launch_call(const Call &call, CUstream_st *stream);
 
-// Begin a run of several layers: of appends that copy bits, or of gathers.
+// Begin a run of several layers: of appends that copy bits, of gathers, or of moves.
 LayeredRun *begin_copies(LayeredRunStorage::Part &storage, bool all_dense, CUstream_st *stream);
 LayeredRun *begin_gathers(LayeredRunStorage::Part &storage, bool all_dense, CUstream_st *stream);
+LayeredRun *begin_moves(LayeredRunStorage::Part &storage, CUstream_st *stream);
 // The same if caches of some layers have another format. The others are added to `copies`, or to `gathers`.
 LayeredRun *begin_conversions(LayeredRunStorage::Part &storage, LayeredRun *copies, CUstream_st *stream);
 LayeredRun *begin_decodings(LayeredRunStorage::Part &storage, LayeredRun *gathers, CUstream_st *stream);

@@ -2,12 +2,14 @@
 // How calls become the parameters and the grid of a launch.
 //
 // A geometry is what some layers of a launch have in common. For each type of geometry there are these functions:
-// fill_layer(call, tensor, is_k, layer) fills the pointers of K or of V;
+// add_tensors(call, layer, input) fills the pointers of a layer, and adds them to the addresses of the input. The one
+// here, for K and V, calls fill_layer(call, tensor, is_k, layer), which fills the pointers of K or of V;
 // finish_geometry(problem, indices, geometry) fills what lay_out does not;
 // kernel_of(parameters, wide) returns the kernel that takes these parameters.
 #pragma once
 
 #include "device.hpp"
+#include "move_layout.hpp"
 #include "parameters.cuh"
 
 #include <algorithm>
@@ -16,6 +18,21 @@
 #include <type_traits>
 
 namespace kvappend {
+
+template <class Layer>
+void add_tensors(const Call &call, Layer &layer, GeometryInput &input) {
+    unsigned tensor = 0;
+    const auto add = [&](const Copy &copy, bool is_k) {
+        if (!copy.empty()) {
+            fill_layer(call, tensor, is_k, layer);
+            input.addresses[tensor].rows |= reinterpret_cast<std::uintptr_t>(call.rows(is_k));
+            input.addresses[tensor].cache |= reinterpret_cast<std::uintptr_t>(call.cache(is_k));
+            ++tensor;
+        }
+    };
+    add(call.problem.k, true);
+    add(call.problem.v, false);
+}
 
 // A launch to which calls are added one by one.
 template <class Geometry, unsigned Layers>
@@ -31,7 +48,9 @@ public:
             return false;
         }
         geometries_ = std::max(geometries_, geometry + 1);
-        add_layer(call, inputs_[geometry]);
+        add_tensors(call, p_.layers[layers_], inputs_[geometry]);
+        ++inputs_[geometry].layers;
+        programmatic_ = programmatic_ && call.problem.addressing.has(KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH);
         p_.geometry_of[layers_++] = static_cast<std::uint8_t>(geometry);
         return true;
     }
@@ -62,32 +81,26 @@ private:
         return geometry;
     }
 
-    void add_layer(const Call &call, GeometryInput &input) {
-        unsigned tensor = 0;
-        const auto add = [&](const Copy &copy, bool is_k) {
-            if (!copy.empty()) {
-                fill_layer(call, tensor, is_k, p_.layers[layers_]);
-                input.addresses[tensor].rows |= reinterpret_cast<std::uintptr_t>(call.rows(is_k));
-                input.addresses[tensor].cache |= reinterpret_cast<std::uintptr_t>(call.cache(is_k));
-                ++tensor;
+    Grid lay_out_all(const CudaState &state, bool wide) {
+        if constexpr (std::is_base_of_v<MoveGeometryLayout, Geometry>) {
+            std::array<MoveGeometryLayout *, P::most_geometries> layouts;
+            std::ranges::transform(p_.geometries, layouts.begin(), [](Geometry &g) { return &g; });
+            return lay_out_moves(inputs_.data(), geometries_, layers_, layouts.data());
+        } else {
+            std::array<GeometryLayout *, P::most_geometries> layouts;
+            std::ranges::transform(p_.geometries, layouts.begin(), [](Geometry &g) { return &g; });
+            LayoutInput input{inputs_.data(), geometries_, layers_, state.multiprocessors, Geometry::joins_rows, wide};
+            std::array<ConvertLayout *, P::most_geometries> formats;
+            if constexpr (Geometry::converts) {
+                std::ranges::transform(p_.geometries, formats.begin(), [](Geometry &g) { return g.formats; });
+                input.formats = formats.data();
             }
-        };
-        add(call.problem.k, true);
-        add(call.problem.v, false);
-        ++input.layers;
-        programmatic_ = programmatic_ && call.problem.addressing.has(KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH);
+            return lay_out(input, layouts.data());
+        }
     }
 
     Grid lay_out_geometries(const CudaState &state, bool wide) {
-        std::array<GeometryLayout *, P::most_geometries> layouts;
-        std::ranges::transform(p_.geometries, layouts.begin(), [](Geometry &g) { return &g; });
-        LayoutInput input{inputs_.data(), geometries_, layers_, state.multiprocessors, Geometry::joins_rows, wide};
-        std::array<ConvertLayout *, P::most_geometries> formats;
-        if constexpr (Geometry::converts) {
-            std::ranges::transform(p_.geometries, formats.begin(), [](Geometry &g) { return g.formats; });
-            input.formats = formats.data();
-        }
-        const Grid grid = lay_out(input, layouts.data());
+        const Grid grid = lay_out_all(state, wide);
         for (unsigned i = 0; i < geometries_; ++i) {
             finish_geometry(*inputs_[i].problem, indices_[i], p_.geometries[i]);
         }

@@ -149,7 +149,7 @@ void choose_chunks(const LayoutInput &input, bool is_short, const Problem &probl
         return try_chunks(chunk) && f.unit == chunk << f.team_log2 && f.dim % f.unit == 0;
     };
     f.by_chunks = 1;
-    const bool known = !problem.gathers && rule_kind_of(problem.addressing) != RuleKind::any;
+    const bool known = !problem.gathers() && rule_kind_of(problem.addressing) != RuleKind::any;
     f.types = known ? types_of(f.element_type, f.format) : Types::any;
     if (f.types != Types::any) {
         f.is_short = is_short && try_known_chunks(short_chunk) ? 1 : 0;

@@ -159,7 +159,7 @@ struct Addresses {
 // What is known of a geometry before its layout.
 struct GeometryInput {
     const Problem *problem;
-    Addresses addresses[2]; // of K and of V
+    Addresses addresses[MovedTensors::most]; // of K and of V; of a move, those of its tensors, as `cache`
     unsigned layers;
 };
 

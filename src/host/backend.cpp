@@ -17,30 +17,35 @@ namespace {
 using enum Kernel::Family;
 using enum Kernel::Variant;
 
-constexpr NamedKernel table_entry(bool gathers, Kernel::Family family, Kernel::Variant variant) {
-    return NamedKernel({KVAPPEND_BACKEND_HOST, gathers, family, variant, 0, 0});
+constexpr NamedKernel table_entry(std::int32_t operation, Kernel::Family family, Kernel::Variant variant) {
+    return NamedKernel({KVAPPEND_BACKEND_HOST, operation, family, variant, 0, 0});
 }
+
+constexpr std::int32_t append = KVAPPEND_OPERATION_APPEND;
+constexpr std::int32_t gather = KVAPPEND_OPERATION_GATHER;
+constexpr std::int32_t move = KVAPPEND_OPERATION_MOVE;
 
 constexpr NamedKernel kernels[] = {
 #if defined(__x86_64__)
-    table_entry(false, dense, avx),   table_entry(false, rows, avx),   table_entry(false, convert, avx2),
-    table_entry(true, dense, avx),    table_entry(true, rows, avx),    table_entry(true, convert, avx2),
+    table_entry(append, dense, avx),   table_entry(append, rows, avx),   table_entry(append, convert, avx2),
+    table_entry(gather, dense, avx),   table_entry(gather, rows, avx),   table_entry(gather, convert, avx2),
 #endif
-    table_entry(false, dense, plain), table_entry(false, rows, plain), table_entry(false, convert, plain),
-    table_entry(true, dense, plain),  table_entry(true, rows, plain),  table_entry(true, convert, plain)};
+    table_entry(append, dense, plain), table_entry(append, rows, plain), table_entry(append, convert, plain),
+    table_entry(gather, dense, plain), table_entry(gather, rows, plain), table_entry(gather, convert, plain),
+    table_entry(move, rows, plain)};
 
 const CopyRows &copy_of(const NamedKernel &kernel) {
 #if defined(__x86_64__)
     if (kernel.variant == avx2) {
-        return avx2_conversions[kernel.gathers];
+        return avx2_conversions[kernel.operation];
     }
     const Copies &copies = kernel.variant == avx ? avx_copies : plain_copies;
 #else
     const Copies &copies = plain_copies;
 #endif
-    return kernel.family == convert ? plain_conversions[kernel.gathers]
-           : kernel.family == dense ? copies.dense[kernel.gathers]
-                                    : copies.rows[kernel.gathers];
+    return kernel.family == convert ? plain_conversions[kernel.operation]
+           : kernel.family == dense ? copies.dense[kernel.operation]
+                                    : copies.rows[kernel.operation];
 }
 
 // What the processor has, if the system saves the registers of AVX. __builtin_cpu_supports tells this, too, but it
@@ -112,7 +117,7 @@ public:
 
     bool supports(const NamedKernel &kernel, const BackendState &state, const Problem &problem) const override {
         const Extensions &extensions = static_cast<const HostState &>(state).extensions;
-        return kernel.gathers == problem.gathers && (kernel.family == convert) == problem.converts() &&
+        return kernel.operation == problem.operation && (kernel.family == convert) == problem.converts() &&
                (kernel.family != dense || problem.plain_dense()) && (kernel.variant != avx || extensions.avx) &&
                (kernel.variant != avx2 || extensions.avx2);
     }
@@ -120,7 +125,9 @@ public:
     Status prepare(const Problem &problem, const NamedKernel &kernel, std::int32_t host_threads,
                    BackendState &state) const override {
         auto &host_state = static_cast<HostState &>(state);
-        host_state.copy = copy_of(kernel);
+        if (!problem.moves()) {
+            host_state.copy = copy_of(kernel);
+        }
         return host_threads > 1 && !problem.empty() ? start_threads(host_threads, host_state) : KVAPPEND_SUCCESS;
     }
 

@@ -8,10 +8,6 @@ namespace kvappend {
 
 namespace {
 
-// A run of at least this many bytes would evict other data from the processor's cache. So it bypasses the cache with
-// non-temporal stores, and the threads share it. A smaller run ends before a helper wakes up, and its rows are read
-// again from the cache. With stores through the cache, large prefill took 14 to 31 % longer (medians of layouts).
-constexpr std::int64_t large_bytes = std::int64_t{8} << 20;
 // Enough bytes for long runs, and few enough that a helper still finds a share if it wakes up after the start.
 constexpr std::int64_t share_bytes = large_bytes / 16;
 
@@ -60,6 +56,9 @@ Job in_shares(CopyRows::Rows copy, const Problem &problem, const kvappend_args &
 } // namespace
 
 void copy_all_rows(const HostState &state, const Problem &problem, const kvappend_args &args) {
+    if (problem.moves()) {
+        return move_all_rows(state, problem, args);
+    }
     const std::int64_t rows = problem.source_samples * problem.new_rows;
     const bool large = problem.bytes >= large_bytes;
     const CopyRows::Rows copy_rows = large ? state.copy.non_temporal : state.copy.cached;

@@ -61,7 +61,8 @@ TEST_CASE("every kernel that serves a random problem agrees with the reference, 
         }
         INFO(name);
         // A dense kernel serves dense problems alone, of which there may be none that it is wide enough for.
-        CHECK((served > 0 || name.find("dense") != std::string::npos));
+        const bool is_special = name.find("dense") != std::string::npos || name.find("_move") != std::string::npos;
+        CHECK((served > 0 || is_special)); // [move] has those for moves
     }
 }
 

@@ -100,12 +100,13 @@ void take_cache(const Scenario &scenario, TensorIndex cache, const std::vector<s
                     &from[location.block][location.start + static_cast<std::size_t>(byte)], count);
     };
     const bool computed = storage != nullptr && storage->scaling == KVAPPEND_SCALING_COMPUTED;
+    const bool moved = scenario.moves() && asks_for(d, cache == k_cache ? k_scales_index : v_scales_index);
     for (std::int64_t n = 0; n < e.batch; ++n) {
         for (std::int64_t h = 0; h < e.heads; ++h) {
             for (std::int64_t r = 0; r < e.rows; ++r) {
                 for (std::int64_t i = 0; i < e.dim; ++i) {
                     take_bytes(cache, reference_code(d, cache, n, h, r, i).byte, width);
-                    if (computed) {
+                    if (computed || moved) {
                         take_bytes(cache == k_cache ? k_scales_index : v_scales_index,
                                    reference_scale(d, cache, n, h, r, i / reference_group(*storage, e.dim)),
                                    reference_scale_bytes(storage->scale_type));
@@ -166,6 +167,7 @@ public:
         const Trial &index_owner = sharer != nullptr ? *sharer : *this;
         index_owner.give(offsets_index, args_.cache_offsets, args_.cache_offsets_bytes);
         index_owner.give(slots_index, args_.slots, args_.slots_bytes);
+        index_owner.give(from_slots_index, args_.from_slots, args_.from_slots_bytes);
         index_owner.give(lengths_index, args_.lengths, args_.lengths_bytes);
         index_owner.give(left_pads_index, args_.left_pads, args_.left_pads_bytes);
         index_owner.give(batch_index_index, args_.batch_index, args_.batch_index_bytes);

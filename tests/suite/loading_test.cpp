@@ -29,7 +29,7 @@ struct Kind {
     std::int32_t flags;
     bool wide;     // has strides of more than 31 bits
     bool converts; // K is stored as BF16
-    bool gathers;
+    std::int32_t operation;
 
     kvappend_descriptor descriptor() const {
         kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
@@ -38,7 +38,7 @@ struct Kind {
         d.addressing = addressing;
         d.skip_policy = skip_policy;
         d.flags = flags;
-        d.operation = gathers ? KVAPPEND_OPERATION_GATHER : KVAPPEND_OPERATION_APPEND;
+        d.operation = operation;
         d.batch = addressing == KVAPPEND_ADDRESSING_SLOTS ? 1 : 2;
         d.heads = 2;
         d.new_rows = 3;
@@ -64,8 +64,8 @@ struct Kind {
     }
     std::string text() const {
         return "addressing " + std::to_string(addressing) + ", policy " + std::to_string(skip_policy) + ", flags " +
-               std::to_string(flags) + (wide ? ", wide" : "") + (converts ? ", converts" : "") +
-               (gathers ? ", gathers" : "");
+               std::to_string(flags) + (wide ? ", wide" : "") + (converts ? ", converts" : "") + ", operation " +
+               std::to_string(operation);
     }
 };
 
@@ -76,11 +76,16 @@ std::vector<Kind> kinds() {
           KVAPPEND_ADDRESSING_SLOTS}) {
         for (const auto &[wide, converts] : {std::pair(false, false), {true, false}, {false, true}, {true, true}}) {
             for (const std::int32_t policy : {KVAPPEND_SKIP_SILENTLY, KVAPPEND_SKIP_REPORT, KVAPPEND_SKIP_TRAP}) {
-                all.push_back({addressing, policy, 0, wide, converts, false});
-                all.push_back({addressing, policy, KVAPPEND_FLAG_ZERO_SKIPPED, wide, converts, true});
+                all.push_back({addressing, policy, 0, wide, converts, KVAPPEND_OPERATION_APPEND});
+                all.push_back(
+                    {addressing, policy, KVAPPEND_FLAG_ZERO_SKIPPED, wide, converts, KVAPPEND_OPERATION_GATHER});
+                if (addressing == KVAPPEND_ADDRESSING_SLOTS) {
+                    all.push_back({addressing, policy, 0, wide, converts, KVAPPEND_OPERATION_MOVE});
+                }
             }
             if (addressing != KVAPPEND_ADDRESSING_SLOTS) {
-                all.push_back({addressing, KVAPPEND_SKIP_SILENTLY, KVAPPEND_FLAG_ADVANCE, wide, converts, false});
+                all.push_back({addressing, KVAPPEND_SKIP_SILENTLY, KVAPPEND_FLAG_ADVANCE, wide, converts,
+                               KVAPPEND_OPERATION_APPEND});
             }
         }
     }
@@ -104,6 +109,7 @@ kvappend_args arguments(std::uintptr_t off) {
     args.v_out = take(off);
     args.cache_offsets = take(0);
     args.slots = take(0);
+    args.from_slots = take(0);
     args.page_table = static_cast<const std::int32_t *>(take(0));
     args.page_indptr = static_cast<const std::int32_t *>(take(0));
     args.report = static_cast<kvappend_report *>(take(0));
@@ -176,7 +182,7 @@ TEST_CASE("every kernel that a call of two plans launches is loaded with them", 
         INFO(one.text());
         for (const Kind &other : kinds()) {
             INFO("and " << other.text());
-            if (one.gathers != other.gathers) {
+            if (one.operation != other.operation) {
                 continue; // Such a call is refused.
             }
             const Machine machine;

@@ -176,6 +176,46 @@ std::int64_t code_bits_of(const kvappend_descriptor &d, TensorIndex cache) {
                                                          : reference_code_bits(storage->type);
 }
 
+// The bytes that hold a row of one head, and its scales: each by a buffer and a number of bytes from its beginning.
+std::vector<std::pair<std::size_t, std::int64_t>> bytes_of_row(const kvappend_descriptor &d, TensorIndex cache,
+                                                               std::int64_t n, std::int64_t h, std::int64_t r) {
+    std::vector<std::pair<std::size_t, std::int64_t>> bytes;
+    const std::int64_t dim = reference_extents(d, cache).dim;
+    const kvappend_storage *const storage = storage_of(d, cache);
+    for (std::int64_t i = 0; i < dim; ++i) {
+        for (std::int64_t byte = 0; byte < (code_bits_of(d, cache) + 7) / 8; ++byte) {
+            bytes.emplace_back(cache, reference_code(d, cache, n, h, r, i).byte + byte);
+        }
+    }
+    const std::size_t scales = cache == k_cache ? k_scales_index : v_scales_index;
+    for (std::int64_t i = 0; asks_for(d, scales) && i < dim; i += reference_group(*storage, dim)) {
+        const std::int64_t first = reference_scale(d, cache, n, h, r, i / reference_group(*storage, dim));
+        for (std::size_t byte = 0; byte < reference_scale_bytes(storage->scale_type); ++byte) {
+            bytes.emplace_back(scales, first + static_cast<std::int64_t>(byte));
+        }
+    }
+    return bytes;
+}
+
+// Moves the stored bytes of the rows, one row after the other.
+void move_one_tensor(const Scenario &scenario, const std::vector<Row> &rows, TensorIndex cache,
+                     std::vector<std::vector<unsigned char>> &blocks) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    const Memory memory(scenario, blocks);
+    for (const Row &row : rows) {
+        for (std::int64_t h = 0; row.outcome == Outcome::written && h < d.heads; ++h) {
+            std::vector<unsigned char> held;
+            for (const auto &[buffer, byte] : bytes_of_row(d, cache, row.from_block, h, row.from_row)) {
+                held.push_back(*memory.at(buffer, byte));
+            }
+            auto next = held.begin();
+            for (const auto &[buffer, byte] : bytes_of_row(d, cache, row.block, h, row.cache_row)) {
+                *memory.at(buffer, byte) = *next++;
+            }
+        }
+    }
+}
+
 } // namespace
 
 std::size_t element_bytes(std::int32_t element_type) {
@@ -274,6 +314,13 @@ std::int64_t reference_scale(const kvappend_descriptor &d, TensorIndex cache, st
     return n * s[0] + h * s[1] + r * s[2] + group * s[3];
 }
 
+bool scales_vary(const kvappend_descriptor &d, TensorIndex cache) {
+    const kvappend_storage &storage = *storage_of(d, cache);
+    const Extents e = reference_extents(d, cache);
+    return storage.scale_order == KVAPPEND_SCALE_BY_FOUR_ROWS || (e.batch > 1 && storage.scale_strides[0] != 0) ||
+           (e.rows > 1 && storage.scale_strides[2] != 0);
+}
+
 std::size_t scales_bytes(const kvappend_descriptor &d, TensorIndex cache) {
     const Extents e = reference_extents(d, cache);
     if (e.batch == 0 || e.heads == 0 || e.rows == 0 || e.dim == 0) {
@@ -308,6 +355,11 @@ bool places_differ(const std::vector<Row> &rows) {
 
 void reference_run(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks) {
     const std::vector<Row> rows = reference_rows(scenario);
+    if (scenario.moves()) {
+        move_one_tensor(scenario, rows, k_cache, blocks);
+        move_one_tensor(scenario, rows, v_cache, blocks);
+        return;
+    }
     run_one_tensor(scenario, rows, k_new, k_cache, blocks);
     run_one_tensor(scenario, rows, v_new, v_cache, blocks);
 }

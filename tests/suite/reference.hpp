@@ -29,6 +29,9 @@ struct Row {
     Wide position;
     std::int64_t block;
     std::int64_t cache_row;
+    // Where a move takes it from.
+    std::int64_t from_block;
+    std::int64_t from_row;
 };
 
 std::vector<Row> reference_rows(const Scenario &scenario);

@@ -165,9 +165,9 @@ void place_on_page(const Scenario &scenario, Row &row) {
     }
 }
 
-void place_by_slot(const Scenario &scenario, Row &row) {
+void place_by_slot(const Scenario &scenario, const std::vector<std::int64_t> &slots, Row &row) {
     const kvappend_descriptor &d = scenario.descriptor;
-    row.position = entry(scenario.slots, row.source);
+    row.position = entry(slots, row.source);
     const bool counted = !flag(scenario, KVAPPEND_FLAG_TOKEN_COUNT) || row.source < scenario.token_count.at(0);
     if (!counted || row.position < 0 ||
         (flag(scenario, KVAPPEND_FLAG_RESERVED_SLOT) && row.position == d.reserved_slot)) {
@@ -176,6 +176,22 @@ void place_by_slot(const Scenario &scenario, Row &row) {
         row.outcome = Outcome::above;
     } else {
         put(row, row.position / d.cache_rows, row.position % d.cache_rows);
+    }
+}
+
+// A row goes to its slot. In a move it comes from another, and is skipped unless both are places of the cache.
+void place_by_slots(const Scenario &scenario, Row &row) {
+    place_by_slot(scenario, scenario.slots, row);
+    if (!scenario.moves()) {
+        return;
+    }
+    Row from = row;
+    place_by_slot(scenario, scenario.from_slots, from);
+    row.from_block = from.block;
+    row.from_row = from.cache_row;
+    if (row.outcome != Outcome::padding && from.outcome != Outcome::written) {
+        row.outcome = from.outcome;
+        row.position = from.position;
     }
 }
 
@@ -195,7 +211,7 @@ std::vector<Row> reference_rows(const Scenario &scenario) {
         if (!row.of_sample) {
             row.outcome = Outcome::padding;
         } else if (d.addressing == KVAPPEND_ADDRESSING_SLOTS) {
-            place_by_slot(scenario, row);
+            place_by_slots(scenario, row);
         } else {
             if (!by_position) {
                 row.position = position_of(scenario, rows, row);

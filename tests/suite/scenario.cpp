@@ -18,6 +18,7 @@ std::int64_t entries_of(const kvappend_descriptor &d, std::size_t buffer) {
     case offsets_index:
         return (d.flags & KVAPPEND_FLAG_SHARED_OFFSET) != 0 ? 1 : d.batch;
     case slots_index:
+    case from_slots_index:
     case token_samples_index:
     case token_positions_index:
         return d.new_rows;
@@ -73,13 +74,16 @@ std::mt19937_64 seeded_random() {
 std::string Scenario::text() const {
     std::ostringstream out;
     const kvappend_descriptor &d = descriptor;
-    out << (gathers() ? "gather" : "append") << ", element type " << d.element_type << ", offset type " << d.offset_type
-        << ", index type " << d.index_type << ", addressing " << d.addressing << ", lengths " << d.lengths << ", flags "
-        << d.flags << ", skip policy " << d.skip_policy << ", B " << d.batch << ", H " << d.heads << ", L_new "
-        << d.new_rows << ", N " << d.cache_blocks << ", R " << d.cache_rows << ", D_k " << d.k_dim << ", D_v "
-        << d.v_dim << ", sink rows " << d.sink_rows << ", table entries " << d.table_entries << " by " << d.table_stride
-        << ", reserved slot " << d.reserved_slot << ", reserved page " << d.reserved_page << ", packs " << d.k_pack
-        << ' ' << d.v_pack << ", piece strides " << d.k_piece_stride << ' ' << d.v_piece_stride << ", strides k_new "
+    out << (moves()     ? "move"
+            : gathers() ? "gather"
+                        : "append")
+        << ", element type " << d.element_type << ", offset type " << d.offset_type << ", index type " << d.index_type
+        << ", addressing " << d.addressing << ", lengths " << d.lengths << ", flags " << d.flags << ", skip policy "
+        << d.skip_policy << ", B " << d.batch << ", H " << d.heads << ", L_new " << d.new_rows << ", N "
+        << d.cache_blocks << ", R " << d.cache_rows << ", D_k " << d.k_dim << ", D_v " << d.v_dim << ", sink rows "
+        << d.sink_rows << ", table entries " << d.table_entries << " by " << d.table_stride << ", reserved slot "
+        << d.reserved_slot << ", reserved page " << d.reserved_page << ", packs " << d.k_pack << ' ' << d.v_pack
+        << ", piece strides " << d.k_piece_stride << ' ' << d.v_piece_stride << ", strides k_new "
         << list(d.k_new_strides) << " v_new " << list(d.v_new_strides) << " k_cache " << list(d.k_cache_strides)
         << " v_cache " << list(d.v_cache_strides) << ", kernel \"" << kernel << "\", starts";
     for (const BufferLocation &location : locations) {
@@ -98,11 +102,20 @@ bool asks_for(const kvappend_descriptor &d, std::size_t buffer) {
     const bool slots = d.addressing == KVAPPEND_ADDRESSING_SLOTS;
     const bool csr = d.addressing == KVAPPEND_ADDRESSING_PAGED_CSR;
     const bool by_position = d.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
+    const bool moves = d.operation == KVAPPEND_OPERATION_MOVE;
+    const auto scaled = [&](const kvappend_storage *storage, TensorIndex cache) {
+        return storage != nullptr && storage->scaling != KVAPPEND_SCALING_NONE && (!moves || scales_vary(d, cache));
+    };
     switch (buffer) {
     case offsets_index:
         return !slots && !by_position && (d.flags & KVAPPEND_FLAG_ZERO_OFFSETS) == 0;
+    case k_new:
+    case v_new:
+        return !moves;
     case slots_index:
         return slots;
+    case from_slots_index:
+        return moves;
     case lengths_index:
         return d.lengths == KVAPPEND_LENGTHS_PER_SAMPLE || d.lengths == KVAPPEND_LENGTHS_PACKED;
     case left_pads_index:
@@ -121,13 +134,13 @@ bool asks_for(const kvappend_descriptor &d, std::size_t buffer) {
     case report_index:
         return d.skip_policy == KVAPPEND_SKIP_REPORT;
     case k_scales_index:
-        return d.k_storage != nullptr && d.k_storage->scaling != KVAPPEND_SCALING_NONE;
+        return scaled(d.k_storage, k_cache);
     case v_scales_index:
-        return d.v_storage != nullptr && d.v_storage->scaling != KVAPPEND_SCALING_NONE;
+        return scaled(d.v_storage, v_cache);
     case k_global_scale_index:
-        return d.k_storage != nullptr && d.k_storage->global_scale != 0;
+        return !moves && d.k_storage != nullptr && d.k_storage->global_scale != 0;
     case v_global_scale_index:
-        return d.v_storage != nullptr && d.v_storage->global_scale != 0;
+        return !moves && d.v_storage != nullptr && d.v_storage->global_scale != 0;
     default:
         return true;
     }

@@ -35,7 +35,8 @@ constexpr std::size_t v_scales_index = offsets_index + 11;
 constexpr std::size_t k_global_scale_index = offsets_index + 12;
 constexpr std::size_t v_global_scale_index = offsets_index + 13;
 constexpr std::size_t report_index = offsets_index + 14;
-constexpr std::size_t buffer_count = offsets_index + 15;
+constexpr std::size_t from_slots_index = offsets_index + 15;
+constexpr std::size_t buffer_count = offsets_index + 16;
 
 // Where a buffer lies: its first element is `start` bytes into a block of memory.
 struct BufferLocation {
@@ -50,6 +51,7 @@ struct Scenario {
     // An array that the descriptor does not ask for is not passed, whatever its contents.
     std::vector<std::int64_t> offsets;
     std::vector<std::int64_t> slots;
+    std::vector<std::int64_t> from_slots;
     std::vector<std::int64_t> lengths;
     std::vector<std::int64_t> left_pads;
     std::vector<std::int64_t> batch_index;
@@ -74,6 +76,7 @@ struct Scenario {
     bool rows_open = false;
 
     bool gathers() const { return descriptor.operation == KVAPPEND_OPERATION_GATHER; }
+    bool moves() const { return descriptor.operation == KVAPPEND_OPERATION_MOVE; }
     std::string text() const;
     void store_k(const kvappend_storage &storage) {
         k_storage = std::make_shared<kvappend_storage>(storage);
@@ -92,6 +95,9 @@ bool asks_for(const kvappend_descriptor &descriptor, std::size_t buffer);
 
 // Bytes from the first to the last element of a tensor; 0 if it has no elements.
 std::size_t tensor_bytes(const kvappend_descriptor &descriptor, TensorIndex tensor);
+
+// Whether the scales of a cache are not the same for all rows, so that a move moves them.
+bool scales_vary(const kvappend_descriptor &descriptor, TensorIndex cache);
 
 // Bytes from the first to the last scale of a cache; 0 if it has none.
 std::size_t scales_bytes(const kvappend_descriptor &descriptor, TensorIndex cache);
@@ -112,6 +118,7 @@ struct IndexArray {
 };
 constexpr IndexArray index_arrays[] = {{"cache_offsets", offsets_index, &Scenario::offsets, true},
                                        {"slots", slots_index, &Scenario::slots, true},
+                                       {"from_slots", from_slots_index, &Scenario::from_slots, true},
                                        {"lengths", lengths_index, &Scenario::lengths, false},
                                        {"left_pads", left_pads_index, &Scenario::left_pads, false},
                                        {"batch_index", batch_index_index, &Scenario::batch_index, false},

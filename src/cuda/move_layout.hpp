@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a move is spread over the blocks and threads of a grid: plain C++, which needs no CUDA.
+//
+// A column is one vector of all rows: at most 16 bytes of a head. A thread moves a column of all rows of a sample, one
+// row after the other, so threads never wait for each other. The grid's x axis counts the columns of a tensor, its y
+// axis counts samples, and its z axis counts the tensors of each layer. If the grid is smaller than the work, each
+// thread goes on in steps of the grid.
+#pragma once
+
+#include "../moved.hpp"
+#include "layout.hpp"
+
+namespace kvappend {
+
+inline constexpr unsigned moved_tensors_log2 = 2;
+static_assert(MovedTensors::most == 1U << moved_tensors_log2);
+
+// One tensor of a move. "Vectors" are units of 1 << access_log2 bytes.
+struct MoveLayout {
+    Strides strides;
+    std::int64_t columns; // of all heads
+    std::int64_t row_vectors;
+    std::int64_t piece_stride;
+    std::uint32_t piece_log2;    // vectors of a piece; if the row is whole, a piece is at least a row
+    std::uint32_t together_log2; // as in MovedTensor
+    std::uint32_t access_log2;
+};
+
+struct MoveGeometryLayout {
+    MoveLayout tensors[MovedTensors::most];
+    std::uint32_t tensor_count;
+    std::int64_t samples;
+};
+
+// Fills *layouts[i] for each geometry, and returns the grid for all of them. `layers` is the number of all layers.
+Grid lay_out_moves(const GeometryInput *geometries, unsigned count, unsigned layers,
+                   MoveGeometryLayout *const *layouts);
+
+} // namespace kvappend
