@@ -178,6 +178,32 @@ def gather():
     return figure
 
 
+def move():
+    figure = Figure("Move: the accepted tokens a, c and d of a draft tree, after a prefix of two rows")
+    figure.text(20, 68, "from_slots", "code")
+    figure.cells(130, 48, [(slot, "index") for slot in ("14", "0", "1")])
+    figure.text(290, 68, "slots", "code")
+    figure.cells(340, 48, [(slot, "index") for slot in ("14", "15", "0")])
+
+    def cache(y, label, page_3, page_0):
+        figure.text(20, y + 20, "k_cache", "code")
+        figure.text(20, y + 38, label, "quiet")
+        return figure.cells(130, y, page_3) + figure.cells(340, y, page_0)
+
+    held = [(row, "held") for row in ("0", "1", "a", "b", "c", "d")]
+    before = cache(110, "before", held[:4], held[4:] + [("", "free")] * 2)
+    after = cache(220, "after", held[:3] + [("c", "new")], [("d", "new"), held[5]] + [("", "free")] * 2)
+    for source, target in [(2, 2), (4, 3), (5, 4)]:
+        figure.arrow(before[source], after[target])
+    figure.text(20, 278, "slot", "quiet")
+    for slot, (x, _) in zip([12, 13, 14, 15, 0, 1, 2, 3], after):
+        figure.text(x, 278, str(slot), "quiet", "middle")
+    figure.text(222, 302, "page 3", "quiet", "middle")
+    figure.text(432, 302, "page 0", "quiet", "middle")
+    figure.text(20, 330, "After the move the sample has 5 rows. Its next row goes to slot 1.", "quiet")
+    return figure
+
+
 def csr():
     figure = Figure("Paged, CSR: the samples' page ids behind each other, and where each sample's begin")
     figure.text(20, 68, "page_indptr", "code")
@@ -316,7 +342,7 @@ def row_scales():
 
 
 FIGURES = {"dense-bhsd": lambda: dense("BHSD"), "dense-bshd": lambda: dense("BSHD"), "ring": ring, "paged": paged,
-           "gather": gather,
+           "gather": gather, "move": move,
            "csr": csr, "slots": slots, "lengths": lengths, "packs": packs, "row-656": row_656,
            "page-584": page_584, "page-132": page_132, "nvfp4": nvfp4, "row-scales": row_scales}
 
