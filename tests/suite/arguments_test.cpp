@@ -406,6 +406,11 @@ TEST_CASE("an unknown or unfit kernel is refused", "[arguments]") {
         p.kernel_name = "cuda_gather_dense_b16";
         check_creation(ordinary(), KVAPPEND_ERROR_KERNEL, "this problem is an append", &p);
         d = ordinary();
+        d.operation = KVAPPEND_OPERATION_MOVE;
+        d.addressing = KVAPPEND_ADDRESSING_SLOTS;
+        d.batch = d.cache_blocks = 1;
+        check_creation(d, KVAPPEND_ERROR_KERNEL, "this problem is a move", &p);
+        d = ordinary();
         d.batch = 1;
         d.cache_rows = std::int64_t{1} << 40; // more than 31 bits
         p.kernel_name = "cuda_rows_b16";

@@ -76,7 +76,7 @@ public:
         const auto array = [this](Name name) {
             return count(name) > 0 ? reinterpret_cast<const void *>(std::uintptr_t{name} << 48) : nullptr;
         };
-        return {array(offsets),         array(slots),      array(lengths),     array(left_pads),
+        return {array(offsets),         array(slots),  nullptr,    array(lengths),     array(left_pads),
                 array(batch_index),     array(page_table), array(page_indptr), array(token_samples),
                 array(token_positions), array(token_count)};
     }

@@ -159,8 +159,11 @@ TEST_CASE("the kernel table names each kernel once, and each can be wished for",
         p.kernel_name = name.c_str();
         kvappend_descriptor d = with_rows(KVAPPEND_ELEMENT_F16, 64, 64);
         d.k_storage = d.v_storage = name.find("convert") != std::string::npos ? &e4m3 : nullptr;
-        const bool gathers = name.find("gather") != std::string::npos;
-        d.operation = gathers ? KVAPPEND_OPERATION_GATHER : KVAPPEND_OPERATION_APPEND;
+        if (name.find("_gather") != std::string::npos) {
+            d.operation = KVAPPEND_OPERATION_GATHER;
+        } else if (name.find("_move") != std::string::npos) {
+            d = to_move(d);
+        }
         kvappend_plan *wished = nullptr;
         const kvappend_status status = kvappend_plan_create(&d, &p, &wished);
         const PlanPointer plan(wished);
@@ -177,6 +180,7 @@ TEST_CASE("the kernel table names each kernel once, and each can be wished for",
             CHECK(sku.v_vector_bytes == 16);
             // Rows of K that allow 4 bytes do not hinder those of V, nor are they read by more than that.
             kvappend_descriptor narrow = with_rows(KVAPPEND_ELEMENT_F16, 2, 64);
+            narrow = d.operation == KVAPPEND_OPERATION_MOVE ? to_move(narrow) : narrow;
             narrow.operation = d.operation;
             const kvappend_sku unlike = sku_of(make_plan(narrow, &p));
             CHECK(unlike.v_vector_bytes == sku.v_vector_bytes);

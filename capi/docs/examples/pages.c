@@ -102,9 +102,9 @@ int main(void) {
     /* [zero] */
     printf("%g %g %g\n", k_cache[4][0], k_cache[5][0], v_cache[6][1]); /* 1 0 0 */
 
-    /* [beams] */
+    /* [reorder] */
     int64_t parent[beams] = {1, 0, 1, 3}; /* Beam b goes on from parent[b]. Its own page is page b. */
-    int64_t from_slots[2 * beams], slots[2 * beams];
+    int64_t from_slots[2 * beams] = {0}, slots[2 * beams] = {0};
     const int32_t moves = order_moves(parent, pages - 1, from_slots, slots);
     kvappend_descriptor reorder = copy;
     reorder.lengths = KVAPPEND_LENGTHS_FIXED; /* one sample: one move after the other */
@@ -113,7 +113,7 @@ int main(void) {
     reorder.flags = KVAPPEND_FLAG_TOKEN_COUNT; /* Only the first moves are done. */
     a.from_slots = from_slots, a.slots = slots, a.token_count = &moves;
     run(&reorder, &a);
-    /* [beams] */
+    /* [reorder] */
     printf("%g %g %g %g, %d moves\n", k_cache[0][0], k_cache[1][0], k_cache[2][0], k_cache[3][0],
            (int)moves); /* 3 1 3 7, 4 moves */
     return 0;
