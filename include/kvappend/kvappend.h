@@ -214,7 +214,7 @@ enum kvappend_status_code {
      * last byte, or the number of bytes of an array of indices. [plan_create] */
     KVAPPEND_ERROR_OVERFLOW = 16,
     /* Two rows of one cache, two of its computed scales, or two rows of k_out or of v_out share memory because of their
-     * strides [plan_create]. The same holds for two scales that a move moves. Or two tensors share memory
+     * strides, or two scales that a move moves [plan_create]. Or two tensors share memory
      * [can_implement, run]: k_cache and v_cache with an append or a move, k_out and v_out with a gather. The check is
      * exact for all strides that occur in practice. It gives up after 65536 steps for each tensor in plan_create (about
      * a millisecond), and after 256 steps for each pair of tensors in a run (a few microseconds). If it gives up, the

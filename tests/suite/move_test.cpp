@@ -240,6 +240,31 @@ TEST_CASE("the buffers of a move are checked, and those of other operations are 
     check("KVAPPEND_ERROR_OVERLAP: args.k_cache");
 }
 
+TEST_CASE("scales that a move moves share no memory with another buffer", "[move]") {
+    kvappend_descriptor d = moving({0}, {1}).descriptor;
+    d.backend = subject().backend();
+    kvappend_storage storage = KVAPPEND_STORAGE_INIT;
+    storage.type = KVAPPEND_STORED_E4M3;
+    storage.scaling = KVAPPEND_SCALING_GIVEN;
+    storage.scale_strides[0] = 8;
+    storage.scale_strides[2] = 4;
+    d.k_storage = d.v_storage = &storage;
+    const PlanPointer plan = make_plan(d);
+    alignas(16) std::array<unsigned char, 1024> memory{};
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_cache = memory.data();
+    args.v_cache = memory.data() + 256;
+    args.slots = args.from_slots = memory.data() + 512;
+    args.k_scales = memory.data() + 528;
+    args.v_scales = memory.data() + 552;
+    CHECK(told(kvappend_plan_can_implement(plan.get(), &args)) == "KVAPPEND_SUCCESS");
+    args.v_scales = args.k_scales;
+    CHECK(told(kvappend_plan_can_implement(plan.get(), &args)).starts_with("KVAPPEND_ERROR_ALIAS: args.v_scales"));
+    args.v_scales = nullptr;
+    CHECK(
+        told(kvappend_plan_can_implement(plan.get(), &args)).starts_with("KVAPPEND_ERROR_NULL_BUFFER: args.v_scales"));
+}
+
 TEST_CASE("layers of moves and of other operations are refused together", "[move]") {
     kvappend_descriptor d = moving({0}, {1}).descriptor;
     d.backend = subject().backend();
@@ -273,6 +298,8 @@ TEST_CASE("validate finds a place that one sample of a move writes and another o
     CHECK(fault.position == 1);
     CHECK(fault.other_sample == 0);
     CHECK(fault.other_row == 0);
+    // Between the two, sample 0 also reads it.
+    CHECK(validated(moving({0, 1, 1}, {1, 4, 2}, {0, 2, 3}), fault).starts_with("KVAPPEND_ERROR_DUPLICATE"));
     // Sample 1 writes what sample 0 reads, and then what sample 0 writes.
     CHECK(validated(moving({4, 2}, {1, 4}, {0, 1, 2}), fault).starts_with("KVAPPEND_ERROR_DUPLICATE"));
     CHECK(validated(moving({4, 2}, {1, 1}, {0, 1, 2}), fault).starts_with("KVAPPEND_ERROR_DUPLICATE"));

@@ -76,9 +76,9 @@ public:
         const auto array = [this](Name name) {
             return count(name) > 0 ? reinterpret_cast<const void *>(std::uintptr_t{name} << 48) : nullptr;
         };
-        return {array(offsets),         array(slots),  nullptr,    array(lengths),     array(left_pads),
-                array(batch_index),     array(page_table), array(page_indptr), array(token_samples),
-                array(token_positions), array(token_count)};
+        return {array(offsets),       array(slots),           nullptr,           array(lengths),
+                array(left_pads),     array(batch_index),     array(page_table), array(page_indptr),
+                array(token_samples), array(token_positions), array(token_count)};
     }
 
     std::int64_t value_of_number(const void *array, std::uint32_t wide, std::int64_t i) const {

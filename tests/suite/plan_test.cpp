@@ -25,6 +25,15 @@ kvappend_descriptor with_rows(std::int32_t element_type, std::int64_t k_dim, std
     return d;
 }
 
+// The same caches, with a row of each sample that is moved.
+kvappend_descriptor to_move(kvappend_descriptor d) {
+    d.operation = KVAPPEND_OPERATION_MOVE;
+    d.addressing = KVAPPEND_ADDRESSING_SLOTS;
+    d.cache_blocks = d.batch;
+    d.batch = 1;
+    return d;
+}
+
 kvappend_sku sku_of(const PlanPointer &plan) {
     kvappend_sku sku = KVAPPEND_SKU_INIT;
     REQUIRE(told(kvappend_plan_get_sku(plan.get(), &sku)) == "KVAPPEND_SUCCESS");

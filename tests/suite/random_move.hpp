@@ -25,6 +25,12 @@ public:
         scenario_.pass_sizes = !draw_.one_in(4);
         const bool guarded = draw_.one_in(2);
         place_apart(scenario_, guarded ? 256 : 0, guarded ? 256 : 0);
+        for (const TensorIndex cache : {k_cache, v_cache}) {
+            const auto shift = static_cast<std::size_t>(draw_.template of<std::int64_t>({0, 0, 1, 2, 3, 4, 8})) *
+                               element_bytes(d_.element_type);
+            scenario_.locations[cache].start += shift;
+            scenario_.block_bytes[cache] += shift;
+        }
         if (converts) {
             storage_.place();
         }

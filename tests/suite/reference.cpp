@@ -353,6 +353,19 @@ bool places_differ(const std::vector<Row> &rows) {
     });
 }
 
+bool samples_keep_apart(const std::vector<Row> &rows) {
+    const auto uses = [](const Row &row, std::int64_t block, std::int64_t cache_row) {
+        return (row.block == block && row.cache_row == cache_row) ||
+               (row.from_block == block && row.from_row == cache_row);
+    };
+    return std::ranges::none_of(rows, [&](const Row &writer) {
+        return writer.outcome == Outcome::written && std::ranges::any_of(rows, [&](const Row &other) {
+                   return other.outcome == Outcome::written && other.sample != writer.sample &&
+                          uses(other, writer.block, writer.cache_row);
+               });
+    });
+}
+
 void reference_run(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks) {
     const std::vector<Row> rows = reference_rows(scenario);
     if (scenario.moves()) {

@@ -39,6 +39,10 @@ std::vector<Row> reference_rows(const Scenario &scenario);
 // Whether no two rows are written to one place, across samples: else the header does not say what is left there.
 bool places_differ(const std::vector<Row> &rows);
 
+// Whether no sample of a move writes a place that another one reads or writes: else the header does not say what is
+// left there.
+bool samples_keep_apart(const std::vector<Row> &rows);
+
 // What all blocks hold after the run.
 void reference_run(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks);
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whole appends, drawn from the input as the random tests draw theirs, with more hostile indices: every byte must be as
-// the reference has it, alone and with other layers, and validate must say what the reference finds.
+// Whole appends, gathers and moves, drawn from the input as the random tests draw theirs, with more hostile indices:
+// every byte must be as the reference has it, alone and with other layers, and validate must say what the reference
+// finds.
 #include "../../suite/check_scenario.hpp"
+#include "../../suite/random_move.hpp"
 #include "../../suite/random_scenario.hpp"
 #include "input.hpp"
 
@@ -92,6 +94,15 @@ Scenario draw_scenario(Draw<Input> &draw, Input &input, const Focus &focus, bool
     return scenario;
 }
 
+Scenario draw_move(Draw<Input> &draw, Input &input, bool hostile) {
+    Scenario scenario = RandomMove<Input>(input).draw(draw.one_in(2));
+    if (hostile) {
+        spoil(draw, scenario);
+    }
+    scenario.caches_open = !samples_keep_apart(reference_rows(scenario));
+    return scenario;
+}
+
 bool nothing_to_copy(const kvappend_descriptor &d, TensorIndex rows, TensorIndex cache) {
     return tensor_bytes(d, rows) == 0 || tensor_bytes(d, cache) == 0;
 }
@@ -135,6 +146,12 @@ void check_finding(const Scenario &scenario, kvappend_status status) {
     const std::vector<Row> rows = reference_rows(scenario);
     const bool any_without_place = std::ranges::any_of(
         rows, [](const Row &row) { return row.outcome == Outcome::below || row.outcome == Outcome::above; });
+    if (scenario.moves()) {
+        REQUIRE(status == (any_without_place          ? KVAPPEND_ERROR_SKIPPED
+                           : samples_keep_apart(rows) ? KVAPPEND_SUCCESS
+                                                      : KVAPPEND_ERROR_DUPLICATE));
+        return;
+    }
     const kvappend_status expected = any_without_place                             ? KVAPPEND_ERROR_SKIPPED
                                      : !scenario.gathers() && !places_differ(rows) ? KVAPPEND_ERROR_DUPLICATE
                                      : bad_global_scale(scenario)                  ? KVAPPEND_ERROR_SCALE
@@ -158,6 +175,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
     constexpr std::size_t unfocused = 256 - Focus::count;
     const Focus focus = first < unfocused ? Focus{} : Focus::of(first - unfocused);
     const bool hostile = !draw.one_in(3);
+    constexpr std::size_t moves = 16;
+    if (first < unfocused && first + moves >= unfocused) {
+        const Scenario scenario = draw_move(draw, input, hostile);
+        check_finding(scenario, check_validate(scenario, random));
+        check_scenario(scenario, random, Scenarios::runs);
+        return 0;
+    }
     const auto layers = draw.one_in(4) ? draw.between(2, 5) : 1;
     if (layers == 1) {
         const Scenario scenario = draw_scenario(draw, input, focus, hostile, kernels);

@@ -5,10 +5,12 @@
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <random>
 #include <thread>
@@ -84,6 +86,7 @@ private:
 struct Arrays {
     Block offsets{batch * 8};
     Block slots{new_rows * 8};
+    Block from_slots{new_rows * 8};
     Block lengths{(batch + 1) * 4};
     Block left_pads{batch * 4};
     Block batch_index{batch * 4};
@@ -102,7 +105,8 @@ public:
                   Scribbler<std::int32_t>(a.batch_index), Scribbler<std::int32_t>(a.page_table),
                   Scribbler<std::int32_t>(a.page_indptr)};
               const std::vector<Scribbler<std::int64_t>> wide = {Scribbler<std::int64_t>(a.offsets),
-                                                                 Scribbler<std::int64_t>(a.slots)};
+                                                                 Scribbler<std::int64_t>(a.slots),
+                                                                 Scribbler<std::int64_t>(a.from_slots)};
               while (!over_) {
                   for (const auto &array : narrow) {
                       array.write(random);
@@ -175,6 +179,22 @@ std::vector<kvappend_descriptor> descriptors() {
     return all;
 }
 
+// Moves of one sample and of several.
+std::vector<kvappend_descriptor> moves() {
+    std::vector<kvappend_descriptor> all;
+    for (const std::int32_t lengths : {KVAPPEND_LENGTHS_FIXED, KVAPPEND_LENGTHS_PACKED}) {
+        for (kvappend_descriptor d : descriptors()) {
+            if (d.addressing == KVAPPEND_ADDRESSING_SLOTS) {
+                d.operation = KVAPPEND_OPERATION_MOVE;
+                d.lengths = lengths;
+                d.batch = lengths == KVAPPEND_LENGTHS_PACKED ? batch : 1;
+                all.push_back(d);
+            }
+        }
+    }
+    return all;
+}
+
 bool ran(kvappend_status status) {
     return status == KVAPPEND_SUCCESS || status == KVAPPEND_ERROR_SKIPPED;
 }
@@ -183,9 +203,11 @@ bool ran(kvappend_status status) {
 
 TEST_CASE("indices that change while they are read lead nowhere outside the buffers", "[hostile]") {
     const int runs = subject().backend() == KVAPPEND_BACKEND_CUDA ? 40 : 4000;
-    for (const kvappend_descriptor &d : descriptors()) {
-        INFO("addressing " << d.addressing << ", lengths " << d.lengths << ", flags " << d.flags << ", policy "
-                           << d.skip_policy << ", offset type " << d.offset_type);
+    std::vector<kvappend_descriptor> all = descriptors();
+    std::ranges::copy(moves(), std::back_inserter(all));
+    for (const kvappend_descriptor &d : all) {
+        INFO("operation " << d.operation << ", addressing " << d.addressing << ", lengths " << d.lengths << ", flags "
+                          << d.flags << ", policy " << d.skip_policy << ", offset type " << d.offset_type);
         const bool tokens = d.lengths == KVAPPEND_LENGTHS_PACKED || d.addressing == KVAPPEND_ADDRESSING_SLOTS;
         Block source((tokens ? 1 : batch) * heads * new_rows * dim * 4);
         Block k(blocks * heads * cache_rows * dim * 4);
@@ -201,6 +223,7 @@ TEST_CASE("indices that change while they are read lead nowhere outside the buff
         args.k_cache_bytes = args.v_cache_bytes = k.bytes();
         args.cache_offsets = arrays.offsets.as<void>();
         args.slots = arrays.slots.as<void>();
+        args.from_slots = arrays.from_slots.as<void>();
         args.lengths = arrays.lengths.as<std::int32_t>();
         args.left_pads = arrays.left_pads.as<std::int32_t>();
         args.batch_index = arrays.batch_index.as<std::int32_t>();
