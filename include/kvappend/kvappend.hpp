@@ -35,6 +35,15 @@
 //     d.operation = KVAPPEND_OPERATION_GATHER;                                  before fill, which depends on it
 //     b.fill(d);
 //
+// MOVES. A plan with KVAPPEND_OPERATION_MOVE moves rows within the caches. Its buffers have slots and from_slots, and
+// no rows:
+//
+//     b.k_cache = k_cache, b.v_cache = v_cache;
+//     b.slots = slots, b.from_slots = from_slots;                               from_slots[t] to slots[t]
+//     ...
+//     d.operation = KVAPPEND_OPERATION_MOVE;
+//     b.fill(d);
+//
 // ERRORS. A call that can fail returns a result<T>: a value or a status, like std::expected. No function of this header
 // throws by itself. Only value() throws: it throws kvappend::error if there is no value. A program that is compiled
 // without exceptions has everything except value(). If memory runs out, layers::add and result::error behave like the
@@ -307,7 +316,7 @@ private:
 };
 
 // The scales of a cache, as floats or as any type of 16 or 8 bits. They are a view like an array_view. They may be
-// const if a run only reads them (KVAPPEND_SCALING_GIVEN).
+// const if no run writes them: no append with KVAPPEND_SCALING_COMPUTED, and no move of rows with scales of their own.
 class scales_view {
 public:
     constexpr scales_view() noexcept = default;
@@ -362,9 +371,9 @@ private:
     kvappend::strides by_;
 };
 
-// The buffers of an append or of a gather. All tensors have elements of type T; offsets, slots and positions are of
-// type Offset, and all other indices of type Index. Both are std::int64_t or std::int32_t. Offset may be const if no
-// run advances the offsets (KVAPPEND_FLAG_ADVANCE), and KCache and VCache if no run writes the caches
+// The buffers of an append, of a gather or of a move. All tensors have elements of type T; offsets, slots and positions
+// are of type Offset, and all other indices of type Index. Both are std::int64_t or std::int32_t. Offset may be const
+// if no run advances the offsets (KVAPPEND_FLAG_ADVANCE), and KCache and VCache if no run writes the caches
 // (KVAPPEND_OPERATION_GATHER).
 //
 // A cache with a storage consists of KCache or VCache instead. This is the type of its codes, or a type of bytes if
@@ -390,6 +399,7 @@ struct buffers {
     tensor_view<std::remove_cv_t<T>> v_out;
     array_view<Offset> cache_offsets;
     array_view<const Offset> slots;
+    array_view<const Offset> from_slots; // of a move
     array_view<const Index> lengths;
     array_view<const Index> left_pads;
     array_view<const Index> batch_index;
@@ -406,15 +416,15 @@ struct buffers {
 
     // Sets the fields of a descriptor that the buffers determine: the types of elements, offsets and indices, and all
     // strides except the piece strides. The descriptor must have its operation and its storages already. The operation
-    // says whether the strides of the rows are those of k_new and v_new or those of k_out and v_out. With a storage,
-    // the descriptor has the strides of a cache in bytes. The strides of scales are those of the storage.
+    // says whether the strides of the rows are those of k_new and v_new, those of k_out and v_out, or 0 because there
+    // are no rows. With a storage, the descriptor has the strides of a cache in bytes. The strides of scales are those
+    // of the storage.
     void fill(kvappend_descriptor &d) const noexcept {
         d.element_type = element_type<std::remove_cv_t<T>>;
         d.offset_type = sizeof(Offset) == 8 ? KVAPPEND_OFFSET_INT64 : KVAPPEND_OFFSET_INT32;
         d.index_type = sizeof(Index) == 8 ? KVAPPEND_INDEX_INT64 : KVAPPEND_INDEX_INT32;
-        const bool gathers = d.operation == KVAPPEND_OPERATION_GATHER;
-        put(gathers ? k_out.strides() : k_new.strides(), d.k_new_strides);
-        put(gathers ? v_out.strides() : v_new.strides(), d.v_new_strides);
+        put(strides_of_rows(d, k_new.strides(), k_out.strides()), d.k_new_strides);
+        put(strides_of_rows(d, v_new.strides(), v_out.strides()), d.v_new_strides);
         put(k_cache.strides(), d.k_cache_strides, unit<KCache>(d.k_storage));
         put(v_cache.strides(), d.v_cache_strides, unit<VCache>(d.v_storage));
     }
@@ -423,7 +433,7 @@ struct buffers {
     void fill(kvappend_args &a) const noexcept {
         a.k_new = k_new.pointer(), a.k_new_bytes = k_new.bytes();
         a.v_new = v_new.pointer(), a.v_new_bytes = v_new.bytes();
-        // A run writes the caches only with KVAPPEND_OPERATION_APPEND.
+        // A run writes the caches except with KVAPPEND_OPERATION_GATHER.
         a.k_cache = const_cast<std::remove_const_t<KCache> *>(k_cache.pointer()), a.k_cache_bytes = k_cache.bytes();
         a.v_cache = const_cast<std::remove_const_t<VCache> *>(v_cache.pointer()), a.v_cache_bytes = v_cache.bytes();
         a.k_out = k_out.pointer(), a.k_out_bytes = k_out.bytes();
@@ -432,6 +442,7 @@ struct buffers {
         a.cache_offsets = const_cast<std::remove_const_t<Offset> *>(cache_offsets.pointer());
         a.cache_offsets_bytes = cache_offsets.bytes();
         a.slots = slots.pointer(), a.slots_bytes = slots.bytes();
+        a.from_slots = from_slots.pointer(), a.from_slots_bytes = from_slots.bytes();
         a.lengths = lengths.pointer(), a.lengths_bytes = lengths.bytes();
         a.left_pads = left_pads.pointer(), a.left_pads_bytes = left_pads.bytes();
         a.batch_index = batch_index.pointer(), a.batch_index_bytes = batch_index.bytes();
@@ -440,7 +451,7 @@ struct buffers {
         a.token_samples = token_samples.pointer(), a.token_samples_bytes = token_samples.bytes();
         a.token_positions = token_positions.pointer(), a.token_positions_bytes = token_positions.bytes();
         a.token_count = token_count.pointer(), a.token_count_bytes = token_count.bytes();
-        // A run writes the scales only with KVAPPEND_OPERATION_APPEND and KVAPPEND_SCALING_COMPUTED.
+        // A run writes the scales only in an append with KVAPPEND_SCALING_COMPUTED, and in a move.
         a.k_scales = const_cast<void *>(k_scales.pointer()), a.k_scales_bytes = k_scales.bytes();
         a.v_scales = const_cast<void *>(v_scales.pointer()), a.v_scales_bytes = v_scales.bytes();
         a.k_global_scale = k_global_scale.pointer(), a.k_global_scale_bytes = k_global_scale.bytes();
@@ -449,6 +460,11 @@ struct buffers {
     }
 
 private:
+    static strides strides_of_rows(const kvappend_descriptor &d, strides appended, strides gathered) noexcept {
+        return d.operation == KVAPPEND_OPERATION_MOVE     ? strides{}
+               : d.operation == KVAPPEND_OPERATION_GATHER ? gathered
+                                                          : appended;
+    }
     // What one element of a view of Ts counts in the descriptor.
     template <class Element>
     static std::int64_t unit(const kvappend_storage *storage) noexcept {
@@ -540,7 +556,7 @@ private:
     kvappend_plan *owned_ = nullptr;
 };
 
-// Several appends, or several gathers, that are done as one, such as those of all layers. Build it once and run it at
+// Several appends, gathers or moves that are done as one, such as those of all layers. Build it once and run it at
 // each step. It holds pointers to the args and to the plans (the pointers that plan::get returns). These must stay
 // where they are. The contents of the args may change between runs.
 class layers {

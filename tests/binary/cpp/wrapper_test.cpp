@@ -224,6 +224,12 @@ TEST_CASE("buffers fill what a plan knows of them, and nothing else") {
     }
     b.fill(d);
     CHECK(std::memcmp(&d, &expected, sizeof d) == 0);
+    d.operation = expected.operation = KVAPPEND_OPERATION_MOVE;
+    for (int i = 0; i < 3; ++i) {
+        expected.k_new_strides[i] = expected.v_new_strides[i] = 0;
+    }
+    b.fill(d);
+    CHECK(std::memcmp(&d, &expected, sizeof d) == 0);
 }
 
 TEST_CASE("buffers fill the strides of a cache in bytes if it has a storage") {
@@ -275,6 +281,7 @@ TEST_CASE("buffers fill the arguments of a run") {
     b.v_out = v;
     b.cache_offsets = offsets;
     b.slots = std::span(offsets).first(4);
+    b.from_slots = std::span(offsets).last(2);
     b.lengths = indices;
     b.left_pads = std::span(indices).first(1);
     b.batch_index = std::span(indices).first(2);
@@ -302,6 +309,8 @@ TEST_CASE("buffers fill the arguments of a run") {
     expected.cache_offsets_bytes = 40;
     expected.slots = offsets.data();
     expected.slots_bytes = 32;
+    expected.from_slots = offsets.data() + 3;
+    expected.from_slots_bytes = 16;
     expected.lengths = expected.left_pads = expected.batch_index = indices.data();
     expected.page_table = expected.page_indptr = indices.data();
     expected.lengths_bytes = 24;
@@ -385,8 +394,110 @@ TEST_CASE("rows are read from const caches", "[kvappend_plan_create][kvappend_pl
     CHECK(k_out == std::vector<float>{1, 2, 3, 4, 0, 0, 0, 0});
     CHECK(v_out == std::vector<float>{-1, -2, -3, -4, 7, 0, 0, 0, 0, 7});
     CHECK(step.holds(2));
-    d.operation = 2;
+    d.operation = 3;
     CHECK(kvappend::plan::create(d).status() == KVAPPEND_ERROR_OPERATION);
+}
+
+namespace {
+
+// Caches of five rows, from 10 on and from 20 on, each row of one head with one element of K and two of V.
+struct Moved {
+    std::vector<float> k_cache{10, 11, 12, 13, 14};
+    std::vector<float> v_cache{20, -20, 21, -21, 22, -22, 23, -23, 24, -24};
+
+    static kvappend::descriptor extents(std::int64_t moved, std::int64_t moved_samples) {
+        kvappend::descriptor d;
+        d.operation = KVAPPEND_OPERATION_MOVE;
+        d.addressing = KVAPPEND_ADDRESSING_SLOTS;
+        d.lengths = KVAPPEND_LENGTHS_PACKED;
+        d.batch = moved_samples;
+        d.new_rows = moved;
+        d.heads = d.cache_blocks = d.k_dim = 1;
+        d.cache_rows = 5;
+        d.v_dim = 2;
+        return d;
+    }
+    kvappend::buffers<float> buffers(const std::vector<std::int64_t> &from, const std::vector<std::int64_t> &to,
+                                     const std::vector<std::int32_t> &lengths) {
+        kvappend::buffers<float> b;
+        b.k_cache = k_cache;
+        b.v_cache = v_cache;
+        b.from_slots = from;
+        b.slots = to;
+        b.lengths = lengths;
+        return b;
+    }
+    kvappend::result<void> run(const std::vector<std::int64_t> &from, const std::vector<std::int64_t> &to,
+                               const std::vector<std::int32_t> &lengths) {
+        kvappend::descriptor d =
+            extents(static_cast<std::int64_t>(to.size()), static_cast<std::int64_t>(lengths.size()) - 1);
+        kvappend::args a;
+        buffers(from, to, lengths).fill(d);
+        buffers(from, to, lengths).fill(a);
+        return kvappend::plan::create(d).value().run(a);
+    }
+    // Whether each row of the caches is the one that was in this row of them.
+    bool holds(const std::vector<int> &rows_before) const {
+        std::vector<float> k;
+        std::vector<float> v;
+        for (const int row : rows_before) {
+            k.push_back(static_cast<float>(10 + row));
+            v.push_back(static_cast<float>(20 + row));
+            v.push_back(static_cast<float>(-20 - row));
+        }
+        return k == k_cache && v == v_cache;
+    }
+};
+
+} // namespace
+
+TEST_CASE("rows are moved within caches", "[kvappend_plan_create][kvappend_plan_run]") {
+    Moved chain;
+    CHECK(chain.run({0, 1, 2}, {1, 2, 3}, {0, 3}));
+    CHECK(chain.holds({0, 0, 0, 0, 4}));
+    Moved padded;
+    CHECK(padded.run({0, -1, 2}, {-1, 1, 3}, {0, 3}));
+    CHECK(padded.holds({0, 1, 2, 2, 4}));
+    Moved of_two_samples; // one sample swaps rows 0 and 1 by way of row 4
+    CHECK(of_two_samples.run({0, 1, 4, 2}, {4, 0, 1, 3}, {0, 3, 4}));
+    CHECK(of_two_samples.holds({1, 0, 2, 2, 0}));
+    Moved outside; // rows outside every sample are padding
+    CHECK(outside.run({0, 1}, {2, 3}, {1, 2}));
+    CHECK(outside.holds({0, 1, 2, 1, 4}));
+    Moved none;
+    CHECK(none.run({0}, {}, {0, 0}));
+    CHECK(none.holds({0, 1, 2, 3, 4}));
+}
+
+TEST_CASE("what is not a move is refused", "[kvappend_plan_create][kvappend_plan_run][kvappend_plan_validate]") {
+    Moved moved;
+    const std::vector<std::int64_t> from{0, 1};
+    const std::vector<std::int64_t> to{1, 2};
+    const std::vector<std::int32_t> lengths{0, 1, 2};
+    const kvappend::buffers<float> b = moved.buffers(from, to, lengths);
+    kvappend::descriptor d = Moved::extents(2, 2);
+    b.fill(d);
+    kvappend::args a;
+    b.fill(a);
+    const kvappend::plan move = kvappend::plan::create(d).value();
+    kvappend::fault fault; // Sample 1 reads what sample 0 writes.
+    CHECK(move.validate(a, &fault).status() == KVAPPEND_ERROR_DUPLICATE);
+    CHECK(fault.sample == 1);
+    CHECK(fault.position == 1);
+    a.from_slots = nullptr;
+    CHECK(move.run(a).status() == KVAPPEND_ERROR_NULL_BUFFER);
+    CHECK(std::string(kvappend::last_error_message()).rfind("args.from_slots", 0) == 0);
+    b.fill(a);
+    d.batch = 1;
+    d.lengths = KVAPPEND_LENGTHS_FIXED;
+    d.operation = KVAPPEND_OPERATION_APPEND;
+    const kvappend::plan append = kvappend::plan::create(d).value();
+    CHECK(append.run(a).status() == KVAPPEND_ERROR_NULL_BUFFER);
+    kvappend::layers layers;
+    layers.add(move, a);
+    layers.add(append, a);
+    CHECK(layers.run().status() == KVAPPEND_ERROR_OPERATION);
+    CHECK(moved.holds({0, 1, 2, 3, 4}));
 }
 
 TEST_CASE("a preference counts", "[kvappend_plan_create]") {
@@ -683,6 +794,21 @@ TEST_CASE("rows are stored in INT8, each with its scale after it", "[kvappend_st
     b.fill(d);
     run_stored(d, b);
     CHECK(k_out == std::array<float, 8>{127, -64, 1, 1, 254, 2, -4, 6});
+
+    // A move takes the scale of the row along.
+    const std::array<std::int64_t, 1> from{2};
+    const std::array<std::int64_t, 1> to{0};
+    b.from_slots = from;
+    b.slots = to;
+    d.operation = KVAPPEND_OPERATION_MOVE;
+    d.addressing = KVAPPEND_ADDRESSING_SLOTS;
+    d.cache_blocks = 2;
+    d.batch = 1;
+    b.fill(d);
+    run_stored(d, b);
+    CHECK(k_cache == Bytes{0x7f, 0x01, 0xfe, 0x03, 0x00, 0x00, 0x00, 0x40, 0x7f, 0xc0, 0x01,
+                           0x01, 0x00, 0x00, 0x80, 0x3f, 0x7f, 0x01, 0xfe, 0x03, 0x00, 0x00,
+                           0x00, 0x40, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee});
 }
 
 TEST_CASE("rows are stored in NVFP4", "[kvappend_storage_preset][kvappend_plan_run]") {
