@@ -91,8 +91,8 @@ static void check_read(void) {
     check_cache(10);
     fill(20);
     a->wish = 7;
-    REFUSED(kvappend_plan_can_implement(plan, &a->known), "args.struct_size is 352 and byte 344");
-    REFUSED(kvappend_plan_run(plan, &a->known, NULL, 0, NULL), "args.struct_size is 352 and byte 344");
+    REFUSED(kvappend_plan_can_implement(plan, &a->known), "args.struct_size is 368 and byte 360");
+    REFUSED(kvappend_plan_run(plan, &a->known, NULL, 0, NULL), "args.struct_size is 368 and byte 360");
     REQUIRE(k_cache[1] == -1 && k_cache[2] == -1);
     a->wish = 0;
     REQUIRE(kvappend_plan_run(plan, &a->known, NULL, 0, NULL) == KVAPPEND_SUCCESS);
