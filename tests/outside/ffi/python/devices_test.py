@@ -15,7 +15,7 @@ import numpy
 os.environ["KVAPPEND_LIBRARY"] = os.environ["EMULATED"]
 
 # pylint: disable=wrong-import-position
-from kvappend import Error, Flag, Plan, append, append_layers, devices, gather
+from kvappend import Error, Flag, Plan, append, append_layers, devices, gather, move
 from kvappend.layout import Device
 
 devices.DRIVER = os.environ["EMULATED"]
@@ -157,6 +157,16 @@ class Appends(unittest.TestCase):
             rows = numpy.stack([cache[b, :, offset:offset + 1] for b, offset in enumerate(host["cache_offsets"])])
             self.assertEqual(tensors[kind + "_out"].read().tobytes(), rows.tobytes())
             self.assertEqual(tensors[kind + "_cache"].read().tobytes(), cache.tobytes())
+
+    def test_rows_are_moved_on_their_device(self):
+        host = arrays()
+        tensors = {name: DeviceArray(host[name], 1) for name in ("k_cache", "v_cache")}
+        slots = {"from_slots": numpy.array([0, 1, 2, R]), "slots": numpy.array([1, 2, 3, -1])}
+        move(**tensors, **{name: DeviceArray(array, 1) for name, array in slots.items()})
+        self.assertEqual(current_device(), 0)
+        for name, tensor in tensors.items():
+            host[name][0, :, 1:4] = host[name][0, :, :1]
+            self.assertEqual(tensor.read().tobytes(), host[name].tobytes())
 
     def test_threads_with_devices_of_their_own(self):
         done = []

@@ -234,8 +234,8 @@ class Refusals(unittest.TestCase):
         self.refused(Error, "ERROR_ALIAS: .*k_out", k_out=self.good["k_cache"][:, :, :L])
 
     def test_of_an_operation_that_does_not_exist(self):
-        descriptor = abi.Descriptor(operation=2)
-        with self.assertRaisesRegex(Error, "operation is 2") as caught:
+        descriptor = abi.Descriptor(operation=3)
+        with self.assertRaisesRegex(Error, "operation is 3") as caught:
             abi.library().plan_create(descriptor, None, abi.PlanPointer())
         self.assertEqual(caught.exception.status, Status.ERROR_OPERATION)
 

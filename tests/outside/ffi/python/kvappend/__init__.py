@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Appends new K and V rows to KV caches, and reads rows from them, by libkvappend: NumPy's arrays and any other tensor
-with __dlpack__.
+"""Appends new K and V rows to KV caches, reads rows from them, and moves rows within them, by libkvappend: NumPy's
+arrays and any other tensor with __dlpack__.
 
     import numpy, kvappend
 
@@ -11,6 +11,9 @@ with __dlpack__.
 
     k_rows, v_rows = numpy.empty((2, 2, 8, 18, 64), numpy.float32)     # rows 0 to 17 of each sample
     kvappend.gather(k_out=k_rows, v_out=v_rows, k_cache=k_cache, v_cache=v_cache, cache_offsets=0)
+
+    # Row 19 of sample 0 becomes its row 18, and row 5 of sample 1 its row 4.
+    kvappend.move(k_cache=k_cache, v_cache=v_cache, from_slots=[19, 105], slots=[18, 104])
 
 PyTorch's tensors are used in the same way, on the CPU or on a GPU. Indices of int32 and of int64 are used as they are.
 Plan describes all arguments.
@@ -29,9 +32,9 @@ KVAPPEND_LIBRARY to its path. kvappend.abi has the C interface itself, for what 
 from .abi import (Error, Flag, Nibbles, Operation, Preset, Report, Rounding, ScaleOrder, ScaleRounding, ScaleType,
                   ScaleUse, Scaling, Status, Stored)
 from .layout import Layout
-from .plan import Plan, append, append_layers, gather, gather_layers
+from .plan import Plan, append, append_layers, gather, gather_layers, move, move_layers
 from .storage import Storage
 
 __all__ = ["Error", "Flag", "Layout", "Nibbles", "Operation", "Plan", "Preset", "Report", "Rounding", "ScaleOrder",
            "ScaleRounding", "ScaleType", "ScaleUse", "Scaling", "Status", "Storage", "Stored", "append",
-           "append_layers", "gather", "gather_layers"]
+           "append_layers", "gather", "gather_layers", "move", "move_layers"]

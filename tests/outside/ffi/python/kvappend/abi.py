@@ -56,6 +56,7 @@ class Status(enum.IntEnum):
 class Operation(enum.IntEnum):
     APPEND = 0
     GATHER = 1
+    MOVE = 2
 
 
 class Backend(enum.IntEnum):
@@ -266,9 +267,9 @@ class Preference(Struct):
 
 
 # The names of the buffers in Args. Each is followed by a size.
-BUFFERS = ("k_new", "v_new", "k_cache", "v_cache", "cache_offsets", "slots", "lengths", "left_pads", "batch_index",
-           "page_table", "page_indptr", "token_samples", "token_positions", "token_count", "k_scales", "v_scales",
-           "k_global_scale", "v_global_scale", "report", "k_out", "v_out")
+BUFFERS = ("k_new", "v_new", "k_cache", "v_cache", "cache_offsets", "slots", "from_slots", "lengths", "left_pads",
+           "batch_index", "page_table", "page_indptr", "token_samples", "token_positions", "token_count", "k_scales",
+           "v_scales", "k_global_scale", "v_global_scale", "report", "k_out", "v_out")
 
 
 class Args(Struct):

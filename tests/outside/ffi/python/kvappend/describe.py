@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the layouts of tensors to the descriptor of the append or the gather that they describe. What cannot be one is
-refused here, in terms of the arguments. The library checks the rest."""
+"""From the layouts of tensors to the descriptor of the append, the gather or the move that they describe. What cannot
+be one is refused here, in terms of the arguments. The library checks the rest."""
 
 import ctypes
 
@@ -105,20 +105,23 @@ class _States:
         self.cache_axes = {}
 
     def read(self, kind, rows):
-        """`rows` is the name of the rows, such as k_new."""
-        new, cache = self.layouts[rows], self.layouts[kind + "_cache"]
-        cache_axes = self._cache_axes(kind + "_cache", cache)
-        has_heads = "H" in cache_axes
+        """`rows` is the name of the rows, such as k_new. A move has none: None."""
+        cache_axes = self.cache_axes[kind] = self._cache_axes(kind + "_cache", self.layouts[kind + "_cache"])
+        if rows is None:
+            self.by_token = True
+        else:
+            self._read(kind, rows, self._rows_axes(rows, "H" in cache_axes))
+        self._read(kind, kind + "_cache", cache_axes)
+
+    def _rows_axes(self, name, has_heads):
         padded = _PADDED[self.new_layout] if has_heads else "B, L, D"
         tokens = "T, H, D" if has_heads else "T, D"
         # Rows are tokens with some arrays, and may be tokens with lengths: the number of axes says which.
         by_token = {"slots", "token_samples"} & self.layouts.keys()
         forms = [tokens] if by_token else [padded, tokens] if "lengths" in self.layouts else [padded]
-        new_axes = _require_form(rows, new, *forms)
-        self.by_token = new_axes == tokens
-        self.cache_axes[kind] = cache_axes
-        self._read(kind, rows, new_axes)
-        self._read(kind, kind + "_cache", cache_axes)
+        axes = _require_form(name, self.layouts[name], *forms)
+        self.by_token = axes == tokens
+        return axes
 
     def _cache_axes(self, name, layout):
         axes = _require_form(name, layout, _CACHE[self.layout or "HND"], "N, R, D", _PIECES)
@@ -175,8 +178,9 @@ class _States:
                              "type")
 
     def _row_of_pairs(self, kind, name, entries):
-        """The elements of a row with two elements in each entry."""
-        dim = self.extents.fields[kind + "_dim"]
+        """The elements of a row with two elements in each entry. In a move, nothing else says whether the last one has
+        two, and both are moved."""
+        dim = self.extents.fields.get(kind + "_dim", 2 * entries)
         if entries != (dim + 1) // 2:
             raise ValueError(f"{name} has {entries} entries in a row: expected {(dim + 1) // 2}, with two elements of "
                              "4 bits in each")
@@ -198,8 +202,8 @@ class _States:
 class _Indices:
     """Describes the arrays of indices. Each of their two groups has one type."""
 
-    def __init__(self, extents, layouts, packed, gathers):
-        self.extents, self.layouts, self.gathers = extents, layouts, gathers
+    def __init__(self, extents, layouts, packed, operation):
+        self.extents, self.layouts, self.operation = extents, layouts, operation
         self.more = {"page_indptr": 1, "lengths": int(packed)}
         self.sources = {}
 
@@ -216,6 +220,7 @@ class _Indices:
         self._read("token_positions", "offset_type", OFFSETS, "T")
         self._read("token_samples", "index_type", INDICES, "T")
         self._read("slots", "offset_type", OFFSETS, "T")
+        self._read("from_slots", "offset_type", OFFSETS, "T")
         self._read_table()
         if "token_count" in self.layouts:
             self._read_type("token_count", "index_type", INDICES)
@@ -229,7 +234,7 @@ class _Indices:
         self._read_type(name, field, types)
         _require_form(name, layout, axes)
         _require_strides(name, layout, axes)
-        if name == "slots" and not self.gathers:
+        if name == "slots" and self.operation == Operation.APPEND:
             # More tokens than slots, or more slots than tokens, are padding. In a gather, rows without a slot would be
             # no rows of the plan, and ZERO_SKIPPED would not reach them.
             self.extents.fields["new_rows"] = min(self.extents.fields["new_rows"], layout.shape[0])
@@ -266,6 +271,7 @@ class _Scales:
 
     def __init__(self, kind, storage, layouts, extents, cache_axes):
         self.kind, self.storage, self.layouts = kind, storage, layouts
+        self.moves = "from_slots" in layouts
         self.by_four_rows = storage.scale_order == ScaleOrder.BY_FOUR_ROWS
         axes = _CACHE["HND"] if cache_axes == _PIECES or self.by_four_rows and "H" in cache_axes else cache_axes
         self.axes = axes.replace("D", "D/group").split(", ")
@@ -299,6 +305,8 @@ class _Scales:
 
     def _require_global_scale(self):
         name = self.kind + "_global_scale"
+        if self.moves and name not in self.layouts:
+            return
         layout = self._require(name, self.storage.global_scale)
         if layout is not None:
             _require_type(name, layout, ("float32",))
@@ -323,9 +331,17 @@ class _Scales:
                              "contiguous")
 
 
-def rows_of(kind, names):
-    """The name of the rows of K or of V: the plan is a gather if it has one of k_out and v_out."""
-    return (OUT if names & {*OUT} else NEW)["kv".index(kind)]
+def _operation_of(names):
+    """A plan with from_slots moves, and one with k_out or v_out gathers."""
+    if "from_slots" in names:
+        return Operation.MOVE
+    return Operation.GATHER if names & {*OUT} else Operation.APPEND
+
+
+def _rows_of(kind, operation):
+    """The name of the rows of K or of V, or None."""
+    rows = {Operation.APPEND: NEW, Operation.GATHER: OUT}.get(operation)
+    return rows["kv".index(kind)] if rows else None
 
 
 def is_one_offset(layout):
@@ -344,29 +360,40 @@ def _addressing(names):
 _TOGETHER = (("page_indptr", "page_table"), ("sink_rows", "ring"), ("reserved_slot", "slots"),
              ("reserved_page", "page_table"), ("flags.RESET_REPORT", "report"), ("flags.COUNT_WRITTEN", "report"),
              ("token_samples", "token_positions"), ("token_positions", "token_samples"),
-             ("last_page_lengths", "page_indptr"))
+             ("last_page_lengths", "page_indptr"), ("from_slots", "slots"))
 _ANY_OFFSETS = (*OFFSET_NAMES, "flags.ZERO_OFFSETS")
-_APART = (("slots", (*_ANY_OFFSETS, "page_table", "ring", "lengths", "left_pads", "batch_index", "token_samples")),
-          ("token_samples", (*_ANY_OFFSETS, "lengths", "left_pads")), ("flags.ZERO_OFFSETS", OFFSET_NAMES),
+_APART = (("slots", (*_ANY_OFFSETS, "page_table", "ring", "left_pads", "batch_index", "token_samples")),
+          ("from_slots", (*NEW, *OUT)), ("token_samples", (*_ANY_OFFSETS, "lengths", "left_pads")),
+          ("flags.ZERO_OFFSETS", OFFSET_NAMES),
           ("cache_offsets", ("end_offsets", "last_page_lengths")), ("end_offsets", ("last_page_lengths",)),
           ("page_table", ("batch_index", "ring")), ("report", ("trap",)))
+_APART_UNLESS_MOVED = (("slots", ("lengths",)),)
 
 
-def _require_names(names, flags):
-    """Refuses arguments that the descriptor would otherwise leave out, and so ignore silently."""
+def _require_rows(names, operation):
+    """That K, V or both have what the operation needs of them."""
     for new in NEW:
         for out in OUT:
             if new in names and out in names:
                 raise TypeError(f"{new} and {out} do not go together")
+    if operation == Operation.MOVE:
+        if not names & {"k_cache", "v_cache"}:
+            raise TypeError("k_cache and v_cache are missing: expected that of K, that of V, or both")
+        return
     for kind in "kv":
-        rows = rows_of(kind, names)
+        rows = _rows_of(kind, operation)
         for one, other in ((rows, kind + "_cache"), (kind + "_cache", rows)):
             if one in names and other not in names:
                 raise TypeError(f"{other} is missing, and {one} is given: expected both or none")
     if not names & {*NEW, *OUT}:
         raise TypeError("k_new, k_cache, v_new and v_cache are missing: expected those of K, those of V, or all four")
+
+
+def _require_names(names, flags, operation):
+    """Refuses arguments that the descriptor would otherwise leave out, and so ignore silently."""
+    _require_rows(names, operation)
     offsets = [name for name in OFFSET_NAMES if name in names]
-    if not offsets and not {"slots", "token_samples", "flags.ZERO_OFFSETS"} & names:
+    if not offsets and not {"slots", "from_slots", "token_samples", "flags.ZERO_OFFSETS"} & names:
         raise TypeError("cache_offsets is missing: expected the position of each sample's first new row as an array "
                         "[B], or one number for all samples (0: from the start of the cache), or end_offsets, or "
                         "slots, or token_samples")
@@ -377,7 +404,7 @@ def _require_names(names, flags):
             raise TypeError(f"{other} is missing, and {one} is given: expected both or none")
     if "token_count" in names and not {"slots", "token_samples"} & names:
         raise TypeError("token_count is given: expected it with slots or token_samples")
-    for one, others in _APART:
+    for one, others in _APART + (() if operation == Operation.MOVE else _APART_UNLESS_MOVED):
         for other in others:
             if one in names and other in names:
                 raise TypeError(f"{one} and {other} do not go together")
@@ -426,7 +453,7 @@ def _describe_storage(kind, storage, layouts, extents, cache_axes):
 
 def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
              reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None):
-    """The descriptor of an append or a gather with tensors of these layouts, by the names of the arguments."""
+    """The descriptor of an append, a gather or a move with tensors of these layouts, by the names of the arguments."""
     for option, value, values in (("layout", layout, (None, *LAYOUTS)), ("new_layout", new_layout, LAYOUTS)):
         if value not in values:
             raise ValueError(f"{option} is {value!r}: expected \"HND\" or \"NHD\"")
@@ -434,18 +461,18 @@ def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0,
     names |= {name for name, is_set in (("ring", ring), ("trap", trap), ("sink_rows", sink_rows),
                                         ("reserved_slot", reserved_slot is not None),
                                         ("reserved_page", reserved_page is not None)) if is_set}
-    _require_names(names, flags)
+    operation = _operation_of(names)
+    _require_names(names, flags, operation)
     is_on_device = common_device({name: layout.device for name, layout in layouts.items()}) is not None
     extents = _Extents()
     storages = {"k": k_storage, "v": v_storage}
     states = _States(extents, layouts, storages, layout, new_layout)
     for kind in "kv":
         if kind + "_cache" in layouts:
-            states.read(kind, rows_of(kind, names))
+            states.read(kind, _rows_of(kind, operation))
     lengths = _lengths_of(names, states.by_token)
-    gathers = bool(names & {*OUT})
-    _Indices(extents, layouts, lengths == Lengths.PACKED, gathers).read()
-    # Slots have no samples. If no array has an element for each sample, tokens may be in any cache.
+    _Indices(extents, layouts, lengths == Lengths.PACKED, operation).read()
+    # Without lengths, slots have no samples. If no array has an element for each sample, tokens may be in any cache.
     extents.fields.setdefault("batch", 1 if "slots" in names else extents.fields["cache_blocks"])
     _require_batch(extents, names, smaller_batch)
     if "report" in layouts:
@@ -455,8 +482,9 @@ def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0,
     for kind in "kv":
         _describe_storage(kind, storages[kind], layouts, extents, states.cache_axes)
     skip_policy = Skip.TRAP if trap else Skip.REPORT if "report" in names else Skip.SILENTLY
+    # The rows of a move have no type if all caches have storages. Each of these can be the storage of float32.
+    element_type = ELEMENTS[layouts[states.first].type] if states.first else Element.F32
     return Descriptor(backend=Backend.CUDA if is_on_device else Backend.HOST, addressing=_addressing(names),
-                      element_type=ELEMENTS[layouts[states.first].type], flags=flags | _flags_of(names, layouts),
+                      element_type=element_type, flags=flags | _flags_of(names, layouts),
                       sink_rows=sink_rows, reserved_slot=reserved_slot or 0, reserved_page=reserved_page or 0,
-                      lengths=lengths, skip_policy=skip_policy,
-                      operation=Operation.GATHER if gathers else Operation.APPEND, **extents.fields)
+                      lengths=lengths, skip_policy=skip_policy, operation=operation, **extents.fields)

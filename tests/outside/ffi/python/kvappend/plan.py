@@ -19,7 +19,7 @@ from .tensors import borrow, device_of, glance, in_memory, is_torch, learn
 # The names of tensors, and what kvappend_args calls them.
 _FIELDS = {name: name for name in abi.BUFFERS} | dict.fromkeys(OFFSET_NAMES, "cache_offsets")
 _ARGS_BYTES = ctypes.sizeof(abi.Args)
-# How many kinds of calls append() and gather() each remember before they start anew.
+# How many kinds of calls append(), gather() and move() each remember before they start anew.
 _MOST_CALLS = 512
 
 
@@ -104,9 +104,21 @@ class _Call:
             raise ValueError("the plan is closed")
 
 
+def _writes_scales(descriptor, kind):
+    """Whether an append computes the scales of K or of V, or a move moves them."""
+    storage = getattr(descriptor, kind + "_storage")
+    if not storage:
+        return False
+    storage = storage.contents
+    if descriptor.operation == abi.Operation.APPEND:
+        return storage.scaling == abi.Scaling.COMPUTED
+    by_block, _, by_row, _ = storage.scale_strides
+    return bool(by_block or by_row or storage.scale_order == abi.ScaleOrder.BY_FOUR_ROWS)
+
+
 class Plan:
-    """An append for tensors like the given ones, or a gather if k_out or v_out is among them. Most arguments have the
-    names of kvappend_args:
+    """An append for tensors like the given ones; a gather if k_out or v_out is among them; a move if from_slots is.
+    Most arguments have the names of kvappend_args:
 
         k_new, v_new      [B, H, L, D]; with slots or token_samples, or with lengths that divide them, [T, H, D]
         k_out, v_out      the same shapes, instead of k_new and v_new: a gather writes the rows that it reads from the
@@ -117,6 +129,9 @@ class Plan:
         last_page_lengths [B]: the number of rows on its last page after the append, with page_indptr (FlashInfer)
         lengths           [B], or [B + 1] for new rows [T, H, D]
         left_pads, batch_index [B]; page_table [B, entries]; page_indptr [B + 1] and page_table [entries]; slots [T]
+        from_slots        [T]: a move has no rows, and moves those of the caches from these slots to slots. lengths
+                          [B + 1] divide the slots into samples, whose rows are moved at the same time. The rows of
+                          one sample are moved one after the other
         token_samples, token_positions [T]: the sample and the position of each token
         token_count       [1]: how many of the tokens are not padding, with slots or token_samples
         report            eleven int64, zero at first (see Report)
@@ -141,8 +156,8 @@ class Plan:
     With a storage, new rows are float32, float16 or bfloat16. The cache is a tensor of the stored type, or of uint8 if
     codes have 8 bits or less. An entry of uint8 has two elements of 4 bits, so a row of D elements has D/2 entries,
     rounded up. Scales are float32, float16, float8_e4m3fn or float8_e8m0fnu, and the last two may also be uint8. They
-    are written if an append computes them. Caches and scales may be views of one memory, such as pool[..., :64] and
-    pool[..., 64:68].view(float32).
+    are written if an append computes them, and if a move moves them: those that differ between rows. Caches and scales
+    may be views of one memory, such as pool[..., :64] and pool[..., 64:68].view(float32).
 
     A plan keeps no tensor. It may run in any number of threads at once. `close`, the end of `with`, or the end of its
     last reference destroys it. `close` must not overlap a run. A CUDA plan makes its device current for its own calls.
@@ -163,8 +178,8 @@ class Plan:
         smaller_batch  allows a batch with fewer samples than caches, which uses the first caches
         kernel_name, host_threads   as in kvappend_preference
 
-    Raises TypeError, ValueError or BufferError for what is neither an append nor a gather, and Error for what the
-    library refuses."""
+    Raises TypeError, ValueError or BufferError for what is none of the three operations, and Error for what the library
+    refuses."""
 
     def __init__(self, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
                  reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None,
@@ -191,14 +206,13 @@ class Plan:
         if descriptor.operation == abi.Operation.GATHER:
             self._written += OUT
         else:
-            self._written += ("k_cache", "v_cache")
-            self._written += tuple(name for name, storage in (("k_scales", k_storage), ("v_scales", v_storage))
-                                   if storage and storage.scaling == abi.Scaling.COMPUTED)
+            self._written += ("k_cache", "v_cache", *(kind + "_scales" for kind in "kv"
+                                                      if _writes_scales(descriptor, kind)))
         self.device = self.sku().device if descriptor.backend == abi.Backend.CUDA else None
         self._flags, self._calls = flags, {}
 
     def run(self, *, stream=None, **tensors):
-        """Appends or gathers. The tensors are like those that the plan was made for, in other memory or the same.
+        """Appends, gathers or moves. The tensors are like those that the plan was made for, in the same memory or other.
         stream is the number of a CUDA stream. None is PyTorch's current stream for tensors of PyTorch, and CUDA's
         default stream for others."""
         _run(tensors, stream, self._calls, self._prepare)
@@ -366,6 +380,7 @@ def _plan_for(layouts, options):
 
 _calls = {}  # of append
 _gathers = {}  # of gather
+_moves = {}  # of move
 
 
 def _find(arguments, borrowed):
@@ -376,9 +391,10 @@ def _find(arguments, borrowed):
     return call
 
 
-# What append() and gather() take.
-_OF_APPEND = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in OUT)
-_OF_GATHER = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in NEW)
+# What append(), gather() and move() take.
+_OF_APPEND = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*OUT, "from_slots"))
+_OF_GATHER = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*NEW, "from_slots"))
+_OF_MOVE = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*NEW, *OUT))
 
 
 def _prepare_append(arguments, stream):
@@ -399,6 +415,16 @@ def _prepare_gather(arguments, stream):
     return _prepare(arguments, arguments.get("flags", 0), stream, _gathers, find)
 
 
+def _prepare_move(arguments, stream):
+    def find(given, borrowed):
+        _require_known(given, _OF_MOVE)
+        if "from_slots" not in borrowed:
+            raise TypeError("from_slots is missing: expected the slots that the rows come from")
+        return _find(given, borrowed)
+
+    return _prepare(arguments, arguments.get("flags", 0), stream, _moves, find)
+
+
 def append(*, stream=None, **arguments):
     """The same as Plan(...).run(...), with the arguments of both. The plan is kept for the next call with tensors of
     these layouts."""
@@ -409,6 +435,12 @@ def gather(*, stream=None, **arguments):
     """Reads rows from caches: as `append`, with k_out and v_out instead of k_new and v_new. Rows without a place keep
     what they have, or are zero with flags=Flag.ZERO_SKIPPED."""
     _run(arguments, stream, _gathers, _prepare_gather)
+
+
+def move(*, stream=None, **arguments):
+    """Moves rows within caches, from from_slots to slots: as `append`, without k_new and v_new. A row is skipped if one
+    of its slots is negative or does not exist."""
+    _run(arguments, stream, _moves, _prepare_move)
 
 
 def append_layers(layers, *, stream=None, **shared):
@@ -425,6 +457,11 @@ def append_layers(layers, *, stream=None, **shared):
 def gather_layers(layers, *, stream=None, **shared):
     """The gathers of several layers as one, as append_layers has the appends."""
     _run_layers(layers, stream, shared, _prepare_gather)
+
+
+def move_layers(layers, *, stream=None, **shared):
+    """The moves of several layers as one, as append_layers has the appends."""
+    _run_layers(layers, stream, shared, _prepare_move)
 
 
 def _run_layers(layers, stream, shared, prepare):

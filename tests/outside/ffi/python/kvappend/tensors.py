@@ -16,7 +16,7 @@ from .storage import Storage
 
 # The arguments that may be plain numbers of Python, in the two groups that have one type each, and the type that plain
 # numbers get if no tensor of the group has another.
-_OFFSETS = (*OFFSET_NAMES, "slots", "token_positions")
+_OFFSETS = (*OFFSET_NAMES, "slots", "from_slots", "token_positions")
 _INDICES = ("lengths", "left_pads", "batch_index", "page_table", "page_indptr", "token_samples", "token_count")
 _PLAIN = {name: (_OFFSETS, "int64") for name in _OFFSETS} | {name: (_INDICES, "int32") for name in _INDICES}
 _LISTS = (list, tuple, range)
