@@ -74,6 +74,7 @@ declare_constants! {
 
     KVAPPEND_OPERATION_APPEND: i32 = 0;
     KVAPPEND_OPERATION_GATHER: i32 = 1;
+    KVAPPEND_OPERATION_MOVE: i32 = 2;
 
     KVAPPEND_BACKEND_HOST: i32 = 0;
     KVAPPEND_BACKEND_CUDA: i32 = 1;
@@ -264,6 +265,8 @@ declare_structs! {
         pub cache_offsets_bytes: usize,
         pub slots: *const c_void,
         pub slots_bytes: usize,
+        pub from_slots: *const c_void,
+        pub from_slots_bytes: usize,
         pub lengths: *const c_void,
         pub lengths_bytes: usize,
         pub left_pads: *const c_void,

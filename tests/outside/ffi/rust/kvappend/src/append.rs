@@ -157,14 +157,14 @@ impl<T, O, I> fmt::Debug for Append<'_, T, O, I> {
     }
 }
 
-/// The buffers of one append or gather in any memory, such as that of a device: pointers with their numbers of elements.
-/// An empty buffer is passed as NULL.
+/// The buffers of one append, gather or move in any memory, such as that of a device: pointers with their numbers of
+/// elements. An empty buffer is passed as NULL.
 #[derive(Clone, Copy, Debug)]
 pub struct RawBuffers<T, O, I = i32> {
     /// The rows of an append.
     pub k_new: *const [T],
     pub v_new: *const [T],
-    /// Written by an append, and only read by a gather.
+    /// Written by an append and by a move, and only read by a gather.
     pub k_cache: *mut [T],
     pub v_cache: *mut [T],
     /// The caches of a plan with a storage, in bytes, instead of `k_cache` and `v_cache`.
@@ -173,7 +173,7 @@ pub struct RawBuffers<T, O, I = i32> {
     /// The rows of a gather, which are written.
     pub k_out: *mut [T],
     pub v_out: *mut [T],
-    /// Written only by an append that computes them.
+    /// Written only by an append that computes them, and by a move of rows with scales of their own.
     pub k_scales: *mut [u8],
     pub v_scales: *mut [u8],
     pub k_global_scale: *const [f32],
@@ -181,6 +181,8 @@ pub struct RawBuffers<T, O, I = i32> {
     /// Written only by a plan that advances them.
     pub offsets: *mut [O],
     pub slots: *const [O],
+    /// Where the rows of a move come from.
+    pub from_slots: *const [O],
     pub lengths: *const [I],
     pub left_pads: *const [I],
     pub batch_index: *const [I],
@@ -229,6 +231,7 @@ impl<T, O, I> Append<'_, T, O, I> {
                 Offsets::Advance(offsets) => ptr::from_ref(offsets) as *mut [O],
             },
             slots: self.slots,
+            from_slots: &[],
             lengths: self.lengths,
             left_pads: self.left_pads,
             batch_index: self.batch_index,
@@ -271,6 +274,7 @@ impl<T, O, I> RawBuffers<T, O, I> {
         let (v_global_scale, v_global_scale_bytes) = part(self.v_global_scale);
         let (cache_offsets, cache_offsets_bytes) = part(self.offsets);
         let (slots, slots_bytes) = part(self.slots);
+        let (from_slots, from_slots_bytes) = part(self.from_slots);
         let (lengths, lengths_bytes) = part(self.lengths);
         let (left_pads, left_pads_bytes) = part(self.left_pads);
         let (batch_index, batch_index_bytes) = part(self.batch_index);
@@ -296,6 +300,8 @@ impl<T, O, I> RawBuffers<T, O, I> {
             cache_offsets_bytes,
             slots,
             slots_bytes,
+            from_slots,
+            from_slots_bytes,
             lengths,
             lengths_bytes,
             left_pads,

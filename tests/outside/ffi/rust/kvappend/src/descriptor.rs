@@ -26,7 +26,8 @@ pub enum Addressing {
         table_entries: usize,
         reserved: Option<i64>,
     },
-    /// Pages, by a slot for each token; new rows are [`Layout::packed`]. The reserved slot is padding.
+    /// Pages, by a slot for each token; new rows are [`Layout::packed`]. The only addressing of a move. The reserved
+    /// slot is padding.
     Slots { reserved: Option<i64> },
 }
 
@@ -38,7 +39,8 @@ pub enum Lengths {
     Fixed,
     /// `lengths[b]`.
     PerSample,
-    /// Those from `lengths[b]` to `lengths[b + 1]`, of so many samples, in new tensors that are [`Layout::packed`].
+    /// Those from `lengths[b]` to `lengths[b + 1]`, of so many samples, in new tensors that are [`Layout::packed`], or
+    /// in the slots of a move.
     Packed { batch: usize },
     /// Each row is a token. It belongs to sample `token_samples[t]`, and has the position `token_positions[t]`. `batch`
     /// is the number of samples. New tensors are [`Layout::packed`], and there are no offsets.
@@ -89,6 +91,21 @@ impl Descriptor {
         }
     }
 
+    /// The move of `rows` rows within caches with these layouts, from slots to slots: the plan has [`Plan::move_rows`]
+    /// instead of [`Plan::run`]. With [`Lengths::Packed`], samples are moved at the same time, and the rows of each one
+    /// after the other.
+    pub fn move_rows(rows: usize, k_cache: Layout, v_cache: Layout) -> Self {
+        let moved = Layout {
+            shape: [1, k_cache.shape[1], rows, 0],
+            ..Layout::default()
+        };
+        Self {
+            addressing: Addressing::Slots { reserved: None },
+            operation: sys::KVAPPEND_OPERATION_MOVE,
+            ..Self::new(moved, moved, k_cache, v_cache)
+        }
+    }
+
     /// Rows are read from the caches instead of being appended to them: the plan has [`Plan::gather`] instead of
     /// [`Plan::run`].
     pub fn gather(self) -> Self {
@@ -115,9 +132,10 @@ impl Descriptor {
         Self { skip, ..self }
     }
 
-    /// How the caches store their rows. Runs take them as [`Append::stored`](crate::Append::stored), and gathers as
-    /// [`Gather::k_stored`](crate::Gather::k_stored), in bytes, and their layouts count bytes: a row of D elements has D * bits / 8 bytes, rounded up. Rows that keep their bits have the
-    /// stored type of the elements, such as `KVAPPEND_STORED_F16`. If there is no V, `v` has no effect.
+    /// How the caches store their rows. Runs take them as [`Append::stored`](crate::Append::stored), gathers as
+    /// [`Gather::k_stored`](crate::Gather::k_stored), and moves as [`Move::stored`](crate::Move::stored), in bytes, and
+    /// their layouts count bytes: a row of D elements has D * bits / 8 bytes, rounded up. Rows that keep their bits
+    /// have the stored type of the elements, such as `KVAPPEND_STORED_F16`. If there is no V, `v` has no effect.
     pub fn storage(self, k: Storage, v: Storage) -> Self {
         Self {
             storages: Some([k, v]),
@@ -240,8 +258,25 @@ impl Descriptor {
         Ok(unsafe { Plan::from_raw(plan, backend, self.operation, self.layouts, advances, scalings) })
     }
 
+    /// The layouts of the rows. Those of a move have as many elements as the rows of the caches, and no strides.
+    fn rows(&self) -> Result<[Layout; 2]> {
+        let mut rows = [self.layouts[0], self.layouts[1]];
+        if self.operation != sys::KVAPPEND_OPERATION_MOVE {
+            return Ok(rows);
+        }
+        for (i, rows) in rows.iter_mut().enumerate() {
+            let row = self.layouts[2 + i].shape[3];
+            rows.shape[3] = match &self.storages {
+                Some(both) => row.saturating_mul(8) / bits(&both[i])?,
+                None => row,
+            };
+        }
+        Ok(rows)
+    }
+
     fn in_c(&self) -> Result<sys::kvappend_descriptor> {
-        let [k_new, v_new, k_cache, v_cache] = &self.layouts;
+        let [_, _, k_cache, v_cache] = &self.layouts;
+        let [k_new, v_new] = &self.rows()?;
         let [new_batch, heads, new_rows, k_dim] = k_new.shape;
         let [blocks, _, cache_rows, _] = k_cache.shape;
         let v_dim = v_new.shape[3];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Several appends, or several gathers, as one.
+//! Several appends, gathers or moves as one.
 use crate::error::{check, Result};
-use crate::{Append, Element, Gather, Index, Offset, Plan, RawBuffers};
+use crate::{Append, Element, Gather, Index, Move, Offset, Plan, RawBuffers};
 use kvappend_sys as sys;
 use std::ptr;
 
@@ -62,7 +62,21 @@ pub fn gather_layers<'a, T: Element, O: Offset, I: Index>(
     unsafe { run_layers_raw(checked.iter().map(|(plan, buffers)| (*plan, buffers)), ptr::null_mut()) }
 }
 
-/// Does several appends, or several gathers, as one in the order of a CUDA stream (or, with a NULL stream, in host
+/// Does several moves in host memory as one, such as those of all layers. If one of them is refused, nothing is
+/// written.
+pub fn move_layers<'a, T: Element, O: Offset, I: Index>(
+    layers: impl IntoIterator<Item = (&'a Plan<T, O, I>, Move<'a, T, O, I>)>,
+) -> Result<()> {
+    let mut checked = Vec::new();
+    for (i, (plan, moved)) in layers.into_iter().enumerate() {
+        let buffers = plan.checked_move(moved).map_err(|error| error.of_layer(i))?;
+        checked.push((plan, buffers));
+    }
+    // SAFETY: as in run_layers.
+    unsafe { run_layers_raw(checked.iter().map(|(plan, buffers)| (*plan, buffers)), ptr::null_mut()) }
+}
+
+/// Does several appends, gathers or moves as one in the order of a CUDA stream (or, with a NULL stream, in host
 /// memory).
 ///
 /// # Safety

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Appends new K and V rows to the KV caches of LLM runtimes, and reads rows from them, by libkvappend. Its header,
-//! `kvappend/kvappend.h`, says what each setting means.
+//! Appends new K and V rows to the KV caches of LLM runtimes, reads rows from them, and moves rows within them, by
+//! libkvappend. Its header, `kvappend/kvappend.h`, says what each setting means.
 //!
 //! Describe the problem once, and run the plan at every step:
 //!
@@ -58,6 +58,7 @@ mod error;
 mod gather;
 mod layers;
 mod layout;
+mod moves;
 mod plan;
 mod storage;
 
@@ -68,7 +69,8 @@ pub use error::{Error, Result, Status};
 pub use gather::Gather;
 pub use kvappend_sys as sys;
 pub use kvappend_sys::kvappend_storage as Storage;
-pub use layers::{gather_layers, run_layers, run_layers_raw};
+pub use layers::{gather_layers, move_layers, run_layers, run_layers_raw};
 pub use layout::{Layout, Tensor, TensorMut};
+pub use moves::{Move, MovedScales};
 pub use plan::Plan;
 pub use storage::{bytes, bytes_mut, preset, Scales};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use crate::error::{check, Error, Result};
-use crate::{Append, Element, Gather, Index, Layout, Offset, Offsets, RawBuffers, Scales};
+use crate::{Append, Element, Gather, Index, Layout, Move, Offset, Offsets, RawBuffers, Scales};
 use kvappend_sys as sys;
 use std::ffi::CStr;
 use std::marker::PhantomData;
@@ -90,6 +90,31 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
         unsafe { self.run_raw(&buffers, ptr::null_mut()) }
     }
 
+    /// Moves rows within the caches, in host memory: they have been moved when the call returns. The plan is one of
+    /// [`Descriptor::move_rows`](crate::Descriptor::move_rows):
+    ///
+    /// ```
+    /// use kvappend::{Caches, Descriptor, Layout, Move, TensorMut};
+    ///
+    /// let cache = Layout::contiguous([1, 1, 4, 1]);
+    /// let plan = Descriptor::move_rows(2, cache, cache).host::<f32, i64, i32>()?;
+    /// let (mut k, mut v) = ([1., 2., 3., 4.], [-1., -2., -3., -4.]);
+    /// plan.move_rows(Move {
+    ///     caches: Caches::Apart(TensorMut::new(&mut k, cache), TensorMut::new(&mut v, cache)),
+    ///     from_slots: &[2, 3],
+    ///     slots: &[1, 2],
+    ///     ..Move::default()
+    /// })?;
+    /// assert_eq!((k, v), ([1., 3., 4., 4.], [-1., -3., -4., -4.]));
+    /// # Ok::<(), kvappend::Error>(())
+    /// ```
+    pub fn move_rows(&self, moved: Move<'_, T, O, I>) -> Result<()> {
+        let buffers = self.checked_move(moved)?;
+        // SAFETY: as in run. The plan is a move, which writes nothing but caches, scales that were lent for it, and the
+        // report.
+        unsafe { self.run_raw(&buffers, ptr::null_mut()) }
+    }
+
     /// Looks through the arrays of indices of a run in host memory, which itself skips what has no place.
     pub fn validate(&self, append: Append<'_, T, O, I>) -> Result<()> {
         self.validate_checked(&self.checked(append)?)
@@ -100,6 +125,11 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
         self.validate_checked(&self.checked_gather(gather)?)
     }
 
+    /// The same for a move.
+    pub fn validate_move(&self, moved: Move<'_, T, O, I>) -> Result<()> {
+        self.validate_checked(&self.checked_move(moved)?)
+    }
+
     fn validate_checked(&self, buffers: &RawBuffers<T, O, I>) -> Result<()> {
         let args = buffers.in_c();
         let (workspace, stream, fault) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
@@ -107,14 +137,15 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
         check(unsafe { sys::kvappend_plan_validate(self.plan.as_ptr(), &args, workspace, 0, stream, fault) })
     }
 
-    /// Appends, or gathers if the plan does, in the order of a CUDA stream (or, with a NULL stream, in host memory).
+    /// Appends, or gathers or moves if the plan does, in the order of a CUDA stream (or, with a NULL stream, in host
+    /// memory).
     ///
     /// # Safety
     ///
     /// Each pointer that the plan needs is good for so many elements, in memory that the plan's backend can reach, and
-    /// the caches of an append and the rows of a gather (and offsets that the plan advances, scales that it computes,
-    /// and the report) may be written. Until the stream has come past
-    /// the run, they stay valid, nothing else writes them, and nothing else accesses what the run writes.
+    /// the caches of an append or a move and the rows of a gather (and offsets that the plan advances, scales that it
+    /// computes or moves, and the report) may be written. Until the stream has come past the run, they stay valid,
+    /// nothing else writes them, and nothing else accesses what the run writes.
     pub unsafe fn run_raw(&self, buffers: &RawBuffers<T, O, I>, stream: *mut sys::CUstream_st) -> Result<()> {
         let args = buffers.in_c();
         // SAFETY: the plan and the struct are valid; the rest is the caller's promise. No workspace is needed.
@@ -153,13 +184,14 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
     /// that it writes no offsets and no scales which were lent for reading.
     pub(crate) fn checked(&self, append: Append<'_, T, O, I>) -> Result<RawBuffers<T, O, I>> {
         self.check_backend()?;
-        self.check_operation(sys::KVAPPEND_OPERATION_APPEND, "the plan gathers: expected a Gather")?;
+        self.check_operation(sys::KVAPPEND_OPERATION_APPEND)?;
         let [k_cache, v_cache] = match self.scalings {
             Some(_) => append.stored.layouts(),
             None => append.caches.layouts(),
         };
         let names = ["k_new", "v_new", "k_cache", "v_cache"];
-        self.check_layouts(names, [append.k_new.layout, append.v_new.layout, k_cache, v_cache])?;
+        let given = [append.k_new.layout, append.v_new.layout, k_cache, v_cache];
+        self.check_layouts(&names, &given, &self.layouts)?;
         let lent = [("k_scales", &append.k_scales), ("v_scales", &append.v_scales)];
         for ((name, scales), scaling) in lent.iter().zip(self.scalings.unwrap_or_default()) {
             if matches!(scales, Scales::Given(_)) && scaling == sys::KVAPPEND_SCALING_COMPUTED {
@@ -183,14 +215,27 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
     /// The same for a gather, which writes neither caches, offsets nor scales.
     pub(crate) fn checked_gather(&self, gather: Gather<'_, T, O, I>) -> Result<RawBuffers<T, O, I>> {
         self.check_backend()?;
-        self.check_operation(sys::KVAPPEND_OPERATION_GATHER, "the plan appends: expected an Append")?;
+        self.check_operation(sys::KVAPPEND_OPERATION_GATHER)?;
         let caches = match self.scalings {
             Some(_) => [gather.k_stored.layout, gather.v_stored.layout],
             None => [gather.k_cache.layout, gather.v_cache.layout],
         };
         let names = ["k_out", "v_out", "k_cache", "v_cache"];
-        self.check_layouts(names, [gather.k_out.layout, gather.v_out.layout, caches[0], caches[1]])?;
+        let given = [gather.k_out.layout, gather.v_out.layout, caches[0], caches[1]];
+        self.check_layouts(&names, &given, &self.layouts)?;
         Ok(gather.into_raw(self.scalings.is_some()))
+    }
+
+    /// The same for a move, which has no rows.
+    pub(crate) fn checked_move(&self, moved: Move<'_, T, O, I>) -> Result<RawBuffers<T, O, I>> {
+        self.check_backend()?;
+        self.check_operation(sys::KVAPPEND_OPERATION_MOVE)?;
+        let caches = match self.scalings {
+            Some(_) => moved.stored.layouts(),
+            None => moved.caches.layouts(),
+        };
+        self.check_layouts(&["k_cache", "v_cache"], &caches, &self.layouts[2..])?;
+        Ok(moved.into_raw(self.scalings.is_some()))
     }
 
     fn check_backend(&self) -> Result<()> {
@@ -201,15 +246,20 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
         Err(Error::new(sys::KVAPPEND_ERROR_BACKEND, message))
     }
 
-    fn check_operation(&self, expected: i32, message: &str) -> Result<()> {
+    fn check_operation(&self, expected: i32) -> Result<()> {
         if self.operation == expected {
             return Ok(());
         }
+        let message = match self.operation {
+            sys::KVAPPEND_OPERATION_GATHER => "the plan gathers: expected a Gather",
+            sys::KVAPPEND_OPERATION_MOVE => "the plan moves: expected a Move",
+            _ => "the plan appends: expected an Append",
+        };
         Err(Error::new(sys::KVAPPEND_ERROR_OPERATION, message))
     }
 
-    fn check_layouts(&self, names: [&str; 4], given: [Layout; 4]) -> Result<()> {
-        for ((name, given), expected) in names.iter().zip(&given).zip(&self.layouts) {
+    fn check_layouts(&self, names: &[&str], given: &[Layout], expected: &[Layout]) -> Result<()> {
+        for ((name, given), expected) in names.iter().zip(given).zip(expected) {
             // A tensor whose rows have no elements does not exist, and need not be given.
             if given != expected && expected.shape()[3] != 0 {
                 let message = format!("{name} is laid out as {given:?}: expected {expected:?}");

@@ -35,7 +35,7 @@ pub fn bytes_mut<T: Element>(elements: &mut [T]) -> &mut [u8] {
     unsafe { slice::from_raw_parts_mut(elements.as_mut_ptr().cast(), size_of_val(elements)) }
 }
 
-/// The scales of a cache with a storage, in bytes: see [`bytes`].
+/// The scales of the cache of an append with a storage, in bytes: see [`bytes`].
 #[derive(Debug, Default)]
 pub enum Scales<'a> {
     #[default]
