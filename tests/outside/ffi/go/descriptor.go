@@ -29,6 +29,7 @@ type SkipPolicy int32
 const (
 	OperationAppend Operation = C.KVAPPEND_OPERATION_APPEND
 	OperationGather Operation = C.KVAPPEND_OPERATION_GATHER
+	OperationMove   Operation = C.KVAPPEND_OPERATION_MOVE
 
 	Host Backend = C.KVAPPEND_BACKEND_HOST
 	CUDA Backend = C.KVAPPEND_BACKEND_CUDA
@@ -81,7 +82,7 @@ type Element interface {
 	float32 | float64 | F16 | BF16 | E4M3 | E5M2 | int8 | uint8
 }
 
-// Offset is the type of one element of CacheOffsets, Slots and TokenPositions.
+// Offset is the type of one element of CacheOffsets, Slots, FromSlots and TokenPositions.
 type Offset interface {
 	~int64 | ~int32
 }
@@ -105,12 +106,12 @@ type Descriptor struct {
 
 	Batch     int64 // B: samples
 	Heads     int64 // H: K/V heads
-	NewRows   int64 // rows of each sample, new ones or those to be read; Packed, PerToken and Slots: all tokens
+	NewRows   int64 // rows of each sample, new ones or those to be read; Packed, PerToken, Slots and moves: all of them
 	CacheRows int64 // R: rows of each sample's cache, or of a page
 	KDim      int64 // elements of a K row; 0: there is no K
 	VDim      int64 // elements of a V row; 0: there is no V
 
-	KNewStrides   Strides // of [B, H, NewRows, KDim], also of the rows of a gather
+	KNewStrides   Strides // of [B, H, NewRows, KDim], also of the rows of a gather; a move has none
 	VNewStrides   Strides
 	KCacheStrides Strides // of [CacheBlocks, H, CacheRows, KDim]
 	VCacheStrides Strides

@@ -145,9 +145,9 @@ func TestOperations(t *testing.T) {
 	refused(t, newPlan[float32, int64, int32](t, raggedBatch).Gather(g), ErrorNullBuffer, "args.k_new is NULL")
 	g.VOut = g.KOut
 	refused(t, plan.Gather(g), ErrorOverlap, "args.k_out")
-	d.Operation = 2
+	d.Operation = 3
 	_, err = NewPlan[float32, int64, int32](d)
-	refused(t, err, ErrorOperation, "operation is 2")
+	refused(t, err, ErrorOperation, "operation is 3")
 	if ErrorOperation.String() != "KVAPPEND_ERROR_OPERATION" || ErrorOverlap.String() != "KVAPPEND_ERROR_OVERLAP" {
 		t.Error(ErrorOperation, ErrorOverlap)
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kvappend appends new K and V rows to the KV caches of LLM runtimes, and reads rows from them, by libkvappend.
-// Its header, kvappend/kvappend.h, is the manual of what each setting means.
+// Package kvappend appends new K and V rows to the KV caches of LLM runtimes, reads rows from them, and moves rows
+// within them, by libkvappend. Its header, kvappend/kvappend.h, is the manual of what each setting means.
 package kvappend
 
 /*
@@ -57,11 +57,11 @@ static outcome get_sku(const kvappend_plan *plan, kvappend_sku *sku) {
 // keeps the struct on its stack and calls Go for the other layers (kvappendGoRest).
 static outcome run(const kvappend_plan *plan, kvappend_args sizes, const char *k_new, const char *v_new, char *k_cache,
                    char *v_cache, char *k_out, char *v_out, char *cache_offsets, const char *slots,
-                   const char *lengths, const char *left_pads, const char *batch_index, const char *page_table,
-                   const char *page_indptr, const char *token_samples, const char *token_positions,
-                   const char *token_count, char *k_scales, char *v_scales, const char *k_global_scale,
-                   const char *v_global_scale, kvappend_report *report, struct CUstream_st *stream,
-                   const layer *before, uintptr_t rest) {
+                   const char *from_slots, const char *lengths, const char *left_pads, const char *batch_index,
+                   const char *page_table, const char *page_indptr, const char *token_samples,
+                   const char *token_positions, const char *token_count, char *k_scales, char *v_scales,
+                   const char *k_global_scale, const char *v_global_scale, kvappend_report *report,
+                   struct CUstream_st *stream, const layer *before, uintptr_t rest) {
 	sizes.k_new = k_new;
 	sizes.v_new = v_new;
 	sizes.k_cache = k_cache;
@@ -70,6 +70,7 @@ static outcome run(const kvappend_plan *plan, kvappend_args sizes, const char *k
 	sizes.v_out = v_out;
 	sizes.cache_offsets = cache_offsets;
 	sizes.slots = slots;
+	sizes.from_slots = from_slots;
 	sizes.lengths = lengths;
 	sizes.left_pads = left_pads;
 	sizes.batch_index = batch_index;
@@ -165,20 +166,36 @@ type Gather[T Element, O Offset, I Index] struct {
 	Report *Report // written by a plan with SkipReport
 }
 
+// Move holds the buffers of one move in Go's memory, in the same way.
+type Move[T Element, O Offset, I Index] struct {
+	KCache, VCache []T // written
+	FromSlots      []O // where the rows come from
+	Slots          []O // where they go
+	Lengths        []I
+	TokenCount     []I // one element
+
+	// The caches with a storage, in bytes, instead of KCache and VCache.
+	KStored, VStored []uint8
+	KScales, VScales []uint8 // written if they differ between rows, else ignored
+
+	Report *Report // written by a plan with SkipReport
+}
+
 // Buffer is memory for RawBuffers. With 0 bytes it is passed as NULL.
 type Buffer struct {
 	Pointer unsafe.Pointer
 	Bytes   int
 }
 
-// RawBuffers holds the buffers of one append or gather in memory that the plan's backend can reach, such as that of a
-// device.
+// RawBuffers holds the buffers of one append, gather or move in memory that the plan's backend can reach, such as that
+// of a device.
 type RawBuffers struct {
 	KNew, VNew     Buffer // of an append
 	KCache, VCache Buffer
 	KOut, VOut     Buffer // of a gather
 	CacheOffsets   Buffer
 	Slots          Buffer
+	FromSlots      Buffer // of a move
 	Lengths        Buffer
 	LeftPads       Buffer
 	BatchIndex     Buffer
@@ -187,7 +204,7 @@ type RawBuffers struct {
 	TokenSamples   Buffer
 	TokenPositions Buffer
 	TokenCount     Buffer
-	KScales        Buffer // written by an append that computes them
+	KScales        Buffer // written by an append that computes them, and by a move if they differ between rows
 	VScales        Buffer
 	KGlobalScale   Buffer
 	VGlobalScale   Buffer
@@ -265,8 +282,17 @@ func (p *Plan[T, O, I]) Gather(g *Gather[T, O, I]) error {
 	return p.RunRaw(g.raw(), nil)
 }
 
-// RunRaw appends, or gathers if the plan does, in the order of a cudaStream_t; with the host backend the stream must be nil. A CUDA run may not have
-// finished when this returns, so use device memory, never Go's memory.
+// Move moves rows within caches in Go's memory, by a plan with OperationMove: they have been moved when it returns. The
+// slices' lengths are kept to.
+func (p *Plan[T, O, I]) Move(m *Move[T, O, I]) error {
+	if err := p.needHost(); err != nil {
+		return err
+	}
+	return p.RunRaw(m.raw(), nil)
+}
+
+// RunRaw appends, or gathers or moves if the plan does, in the order of a cudaStream_t; with the host backend the
+// stream must be nil. A CUDA run may not have finished when this returns, so use device memory, never Go's memory.
 func (p *Plan[T, O, I]) RunRaw(b *RawBuffers, stream unsafe.Pointer) error {
 	return failure(p.run(b, stream, nil, 0))
 }
@@ -283,7 +309,13 @@ type GatherLayer[T Element, O Offset, I Index] struct {
 	Gather *Gather[T, O, I]
 }
 
-// RawLayer is one append or gather of a call of RunLayersRaw, in memory that the plan's backend can reach.
+// MoveLayer is one move of a call of MoveLayers.
+type MoveLayer[T Element, O Offset, I Index] struct {
+	Plan *Plan[T, O, I]
+	Move *Move[T, O, I]
+}
+
+// RawLayer is one append, gather or move of a call of RunLayersRaw, in memory that the plan's backend can reach.
 type RawLayer[T Element, O Offset, I Index] struct {
 	Plan    *Plan[T, O, I]
 	Buffers *RawBuffers
@@ -316,7 +348,21 @@ func GatherLayers[T Element, O Offset, I Index](layers []GatherLayer[T, O, I]) e
 	return RunLayersRaw(raw, nil)
 }
 
-// RunLayersRaw does several appends, or several gathers, as one in the order of a cudaStream_t. The rules of RunRaw for memory apply.
+// MoveLayers does several moves in Go's memory as one, such as those of all layers. If one of them is refused, nothing
+// is written.
+func MoveLayers[T Element, O Offset, I Index](layers []MoveLayer[T, O, I]) error {
+	raw := make([]RawLayer[T, O, I], len(layers))
+	for i, layer := range layers {
+		if err := layer.Plan.needHost(); err != nil {
+			return err
+		}
+		raw[i] = RawLayer[T, O, I]{layer.Plan, layer.Move.raw()}
+	}
+	return RunLayersRaw(raw, nil)
+}
+
+// RunLayersRaw does several appends, gathers or moves as one in the order of a cudaStream_t. The rules of RunRaw for
+// memory apply.
 func RunLayersRaw[T Element, O Offset, I Index](layers []RawLayer[T, O, I], stream unsafe.Pointer) error {
 	var self cgo.Handle
 	next := 0
@@ -401,6 +447,7 @@ func (p *Plan[T, O, I]) run(a *RawBuffers, stream unsafe.Pointer, before *C.laye
 		v_out_bytes:           a.VOut.bytes(),
 		cache_offsets_bytes:   a.CacheOffsets.bytes(),
 		slots_bytes:           a.Slots.bytes(),
+		from_slots_bytes:      a.FromSlots.bytes(),
 		lengths_bytes:         a.Lengths.bytes(),
 		left_pads_bytes:       a.LeftPads.bytes(),
 		batch_index_bytes:     a.BatchIndex.bytes(),
@@ -416,11 +463,11 @@ func (p *Plan[T, O, I]) run(a *RawBuffers, stream unsafe.Pointer, before *C.laye
 		report_bytes:          C.sizeof_kvappend_report,
 	}
 	return C.run(p.plan, sizes, a.KNew.pointer(), a.VNew.pointer(), a.KCache.pointer(), a.VCache.pointer(),
-		a.KOut.pointer(), a.VOut.pointer(), a.CacheOffsets.pointer(), a.Slots.pointer(), a.Lengths.pointer(),
-		a.LeftPads.pointer(), a.BatchIndex.pointer(), a.PageTable.pointer(), a.PageIndptr.pointer(),
-		a.TokenSamples.pointer(), a.TokenPositions.pointer(), a.TokenCount.pointer(), a.KScales.pointer(),
-		a.VScales.pointer(), a.KGlobalScale.pointer(), a.VGlobalScale.pointer(), (*C.kvappend_report)(a.Report),
-		(*C.struct_CUstream_st)(stream), before, C.uintptr_t(rest))
+		a.KOut.pointer(), a.VOut.pointer(), a.CacheOffsets.pointer(), a.Slots.pointer(), a.FromSlots.pointer(),
+		a.Lengths.pointer(), a.LeftPads.pointer(), a.BatchIndex.pointer(), a.PageTable.pointer(),
+		a.PageIndptr.pointer(), a.TokenSamples.pointer(), a.TokenPositions.pointer(), a.TokenCount.pointer(),
+		a.KScales.pointer(), a.VScales.pointer(), a.KGlobalScale.pointer(), a.VGlobalScale.pointer(),
+		(*C.kvappend_report)(a.Report), (*C.struct_CUstream_st)(stream), before, C.uintptr_t(rest))
 }
 
 func (a *Append[T, O, I]) raw() *RawBuffers {
@@ -468,6 +515,20 @@ func (g *Gather[T, O, I]) raw() *RawBuffers {
 		KGlobalScale:   buffer(g.KGlobalScale),
 		VGlobalScale:   buffer(g.VGlobalScale),
 		Report:         unsafe.Pointer(g.Report),
+	}
+}
+
+func (m *Move[T, O, I]) raw() *RawBuffers {
+	return &RawBuffers{
+		KCache:     cache(m.KCache, m.KStored),
+		VCache:     cache(m.VCache, m.VStored),
+		Slots:      buffer(m.Slots),
+		FromSlots:  buffer(m.FromSlots),
+		Lengths:    buffer(m.Lengths),
+		TokenCount: buffer(m.TokenCount),
+		KScales:    buffer(m.KScales),
+		VScales:    buffer(m.VScales),
+		Report:     unsafe.Pointer(m.Report),
 	}
 }
 
