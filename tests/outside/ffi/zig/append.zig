@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Appends and gathers through kvappend.zig, with every byte of the caches and of the memory around them compared.
+//! Appends, gathers and moves through kvappend.zig. Every byte of the caches and of the memory around them is compared.
 const std = @import("std");
 const kvappend = @import("kvappend.zig");
 const c = kvappend.c;
@@ -437,7 +437,7 @@ test "layers are gathered as one" {
     layers[1].plan = appends;
     try std.testing.expectError(error.Operation, Plan.gatherLayers(std.testing.allocator, &layers, null));
     try expectMessage("layer 1: ");
-    descriptor.operation = 2;
+    descriptor.operation = 3;
     try std.testing.expectError(error.Operation, Plan.init(descriptor, null));
     // Rows that lie over each other.
     descriptor = oneByteRows(1, 2, 1);
@@ -452,6 +452,136 @@ test "layers are gathered as one" {
         .v_out = &outs[0],
         .cache_offsets = &.{1},
     }, null));
+}
+
+/// Moves within three blocks of four rows of one byte.
+fn oneByteMoves(rows: i64) c.kvappend_descriptor {
+    var descriptor = oneByteRows(1, rows, 3);
+    descriptor.operation = c.KVAPPEND_OPERATION_MOVE;
+    descriptor.addressing = c.KVAPPEND_ADDRESSING_SLOTS;
+    return descriptor;
+}
+
+const numbered = [12]u8{ 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 };
+
+test "rows are moved in a chain" {
+    inline for (.{ .{ i64, i32 }, .{ i32, i64 } }) |types| {
+        const plan = try kvappend.Plan(u8, types[0], types[1]).init(oneByteMoves(3), null);
+        defer plan.deinit();
+        var cache = numbered;
+        try plan.move(.{ .k_cache = &cache, .from_slots = &.{ 0, 1, 2 }, .slots = &.{ 1, 2, 3 } }, null);
+        try std.testing.expectEqual([12]u8{ 0, 0, 0, 0, 4, 5, 6, 7, 8, 9, 10, 11 }, cache);
+        const sku = try plan.sku();
+        const operation = [2]i32{ c.KVAPPEND_OPERATION_MOVE, c.KVAPPEND_ADDRESSING_SLOTS };
+        try std.testing.expectEqual(operation, .{ sku.operation, sku.addressing });
+    }
+}
+
+/// Two samples: a chain from slot 0 on, and a swap of rows 5 and 9 by way of row 11. -1 is padding on either side.
+const from_slots = [8]i64{ 0, 1, 2, -1, 5, 9, 11, 7 };
+const to_slots = [8]i64{ 1, 2, 3, 4, 11, 5, 9, -1 };
+
+test "rows of two samples are moved" {
+    inline for (.{ f32, f64, kvappend.Bf16, u8 }) |T| {
+        var descriptor = oneByteMoves(8);
+        descriptor.lengths = c.KVAPPEND_LENGTHS_PACKED;
+        descriptor.batch = 2;
+        descriptor.heads = heads;
+        descriptor.k_dim = k_dim;
+        descriptor.v_dim = v_dim;
+        descriptor.v_cache_strides = .{ 4 * heads * v_dim, v_dim, heads * v_dim }; // tokens outside heads
+        const plan = try kvappend.Plan(T, i64, i32).init(descriptor, null);
+        defer plan.deinit();
+        var case = Case(T).init(1);
+        var expected = case;
+        for (from_slots, to_slots) |from_slot, to_slot| {
+            if (from_slot < 0 or to_slot < 0) continue;
+            const from: usize = @intCast(from_slot);
+            const to: usize = @intCast(to_slot);
+            for (0..heads) |h| {
+                const k = expected.k_memory[guard..];
+                const k_from = ((from / 4 * heads + h) * 4 + from % 4) * k_dim;
+                const k_to = ((to / 4 * heads + h) * 4 + to % 4) * k_dim;
+                @memcpy(k[k_to..][0..k_dim], k[k_from..][0..k_dim]);
+                const v = expected.v_memory[guard..];
+                @memcpy(v[(to * heads + h) * v_dim ..][0..v_dim], v[(from * heads + h) * v_dim ..][0..v_dim]);
+            }
+        }
+        try plan.move(.{
+            .k_cache = case.k_memory[guard..][0 .. 12 * heads * k_dim],
+            .v_cache = case.v_memory[guard..][0 .. 12 * heads * v_dim],
+            .from_slots = &from_slots,
+            .slots = &to_slots,
+            .lengths = &.{ 0, 4, 8 },
+        }, null);
+        try expected.expectEqual(case);
+    }
+}
+
+test "moved rows without a place" {
+    var descriptor = oneByteMoves(5);
+    descriptor.flags = c.KVAPPEND_FLAG_RESERVED_SLOT | c.KVAPPEND_FLAG_TOKEN_COUNT | c.KVAPPEND_FLAG_COUNT_WRITTEN;
+    descriptor.reserved_slot = 7;
+    descriptor.skip_policy = c.KVAPPEND_SKIP_REPORT;
+    const plan = try kvappend.Plan(u8, i64, i32).init(descriptor, null);
+    defer plan.deinit();
+    var cache = numbered;
+    var report = std.mem.zeroes(c.kvappend_report);
+    try plan.move(.{
+        .k_cache = &cache,
+        .from_slots = &.{ 0, 7, 12, 3, 1 },
+        .slots = &.{ 5, 6, 8, -1, 2 },
+        .token_count = &.{4},
+        .report = &report,
+    }, null);
+    try std.testing.expectEqual([12]u8{ 0, 1, 2, 3, 4, 0, 6, 7, 8, 9, 10, 11 }, cache);
+    const counts = [3]i64{ report.rows_written, report.rows_padding, report.rows_above };
+    try std.testing.expectEqual([3]i64{ 1, 3, 1 }, counts);
+    try std.testing.expectEqual([2]i64{ 2, 12 }, .{ report.first_row, report.first_position });
+}
+
+test "layers are moved as one, and other plans are refused" {
+    const Plan = kvappend.Plan(u8, i64, i32);
+    var descriptor = oneByteMoves(2);
+    const plan = try Plan.init(descriptor, null);
+    defer plan.deinit();
+    descriptor.operation = c.KVAPPEND_OPERATION_APPEND;
+    const appends = try Plan.init(descriptor, null);
+    defer appends.deinit();
+    descriptor.operation = c.KVAPPEND_OPERATION_GATHER;
+    const gathers = try Plan.init(descriptor, null);
+    defer gathers.deinit();
+    var caches: [2][12]u8 = @splat(numbered);
+    var layers: [2]Plan.MoveLayer = undefined;
+    for (&layers, &caches) |*layer, *cache| {
+        layer.* = .{ .plan = plan, .move = .{ .k_cache = cache, .from_slots = &.{ 0, 5 }, .slots = &.{ 5, 4 } } };
+    }
+    try Plan.moveLayers(std.testing.allocator, &layers, null);
+    const expected = [12]u8{ 0, 1, 2, 3, 0, 0, 6, 7, 8, 9, 10, 11 };
+    try std.testing.expectEqual([2][12]u8{ expected, expected }, caches);
+    layers[1].plan = appends;
+    try std.testing.expectError(error.Operation, Plan.moveLayers(std.testing.allocator, &layers, null));
+    try expectMessage("layer 1: ");
+    try std.testing.expectError(error.NullBuffer, appends.move(layers[0].move, null));
+    try expectMessage("args.k_new is NULL");
+    try std.testing.expectError(error.NullBuffer, gathers.move(layers[0].move, null));
+    try expectMessage("args.k_out is NULL");
+    const slots = [2]i64{ 5, 4 };
+    const new: Plan.Append = .{ .k_new = &.{ 9, 9 }, .k_cache = &caches[0], .slots = &slots };
+    try std.testing.expectError(error.NullBuffer, plan.run(new, null));
+    try expectMessage("args.from_slots is NULL");
+    var out: [2]u8 = @splat(9);
+    const read: Plan.Gather = .{ .k_out = &out, .k_cache = &caches[0], .slots = &slots };
+    try std.testing.expectError(error.NullBuffer, plan.gather(read, null));
+    try expectMessage("args.from_slots is NULL");
+    layers[0].move.from_slots = &.{0};
+    try std.testing.expectError(error.BufferTooSmall, plan.move(layers[0].move, null));
+    try expectMessage("args.from_slots_bytes");
+    try std.testing.expectEqual([2][12]u8{ expected, expected }, caches);
+    descriptor = oneByteMoves(2);
+    descriptor.k_new_strides[c.KVAPPEND_AXIS_ROW] = 1;
+    try std.testing.expectError(error.Conflict, Plan.init(descriptor, null));
+    try expectMessage("k_new_strides[2] is 1");
 }
 
 /// K caches of two rows for each of two samples. The new row of sample 0 goes to row 1, that of sample 1 to row 0.
@@ -593,6 +723,33 @@ test "stored rows are gathered" {
     const v_expected = [8]f32{ 2, -3, 896, 0.5, 896, 0, -0.0, 2 };
     try std.testing.expectEqualSlices(u8, std.mem.sliceAsBytes(&k_expected), std.mem.sliceAsBytes(&k_out));
     try std.testing.expectEqualSlices(u8, std.mem.sliceAsBytes(&v_expected), std.mem.sliceAsBytes(&v_out));
+}
+
+test "the scales of stored rows are moved with them" {
+    var k_storage = try kvappend.storagePreset(c.KVAPPEND_PRESET_INT8_ROW);
+    k_storage.scale_strides = .{ 0, 0, 8, 0 };
+    const v_storage = try kvappend.storagePreset(c.KVAPPEND_PRESET_E4M3_DIVIDE); // one scale, which need not be given
+    var descriptor = oneByteMoves(1);
+    descriptor.cache_blocks = 1;
+    descriptor.cache_rows = 2;
+    descriptor.k_dim = 4;
+    descriptor.k_cache_strides = .{ 16, 0, 8 };
+    descriptor.k_storage = &k_storage;
+    descriptor.v_dim = 2;
+    descriptor.v_storage = &v_storage;
+    const plan = try kvappend.Plan(f32, i64, i32).init(descriptor, null);
+    defer plan.deinit();
+    var k_cache: [16]u8 align(@alignOf(f32)) = .{ 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
+    var v_cache = [4]u8{ 1, 2, 3, 4 };
+    try plan.move(.{
+        .k_stored = &k_cache,
+        .v_stored = &v_cache,
+        .k_scales = k_cache[4..],
+        .from_slots = &.{1},
+        .slots = &.{0},
+    }, null);
+    try std.testing.expectEqual([16]u8{ 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15 }, k_cache);
+    try std.testing.expectEqual([4]u8{ 3, 4, 3, 4 }, v_cache);
 }
 
 test "storages that are refused" {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Appends new K and V rows to the KV caches of LLM runtimes, and reads rows from them, by libkvappend. Its header,
-//! kvappend/kvappend.h, is the manual of what each setting means.
+//! Appends new K and V rows to the KV caches of LLM runtimes, reads rows from them, and moves rows within them, by
+//! libkvappend. Its header, kvappend/kvappend.h, is the manual of what each setting means.
 const std = @import("std");
 const interface = @import("c");
 
@@ -87,11 +87,33 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
             report: ?*c.kvappend_report = null,
         };
 
+        /// The buffers of one move, in the same way.
+        pub const Move = struct {
+            k_cache: []T = &.{},
+            v_cache: []T = &.{},
+            /// Where the rows come from, and where they go.
+            from_slots: []const O = &.{},
+            slots: []const O = &.{},
+            lengths: []const I = &.{},
+            /// One element.
+            token_count: []const I = &.{},
+            /// The caches with a storage, in bytes, instead of k_cache and v_cache.
+            k_stored: []u8 = &.{},
+            v_stored: []u8 = &.{},
+            /// In bytes. Written if they differ between rows, else ignored.
+            k_scales: []u8 = &.{},
+            v_scales: []u8 = &.{},
+            report: ?*c.kvappend_report = null,
+        };
+
         /// One append of a call of runLayers.
         pub const Layer = struct { plan: Self, append: Append };
 
         /// One gather of a call of gatherLayers.
         pub const GatherLayer = struct { plan: Self, gather: Gather };
+
+        /// One move of a call of moveLayers.
+        pub const MoveLayer = struct { plan: Self, move: Move };
 
         /// The types and the size of the descriptor are set here, whatever the caller has set. Its storages are read
         /// here only.
@@ -139,7 +161,15 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
         /// Reads rows from the caches, by a plan with KVAPPEND_OPERATION_GATHER. The same holds for the stream and for
         /// device memory.
         pub fn gather(self: Self, buffers: Gather, stream: ?*c.struct_CUstream_st) !void {
-            // A plan that appends is refused, because it has no new rows here. So nothing that is const is written.
+            // A plan that appends is refused, because it has no new rows here, and one that moves, because it has no
+            // from_slots. So nothing that is const is written.
+            const args = inC(buffers);
+            try check(c.kvappend_plan_run(self.handle, &args, null, 0, stream));
+        }
+
+        /// Moves rows within the caches, by a plan with KVAPPEND_OPERATION_MOVE. The same holds for the stream and for
+        /// device memory.
+        pub fn move(self: Self, buffers: Move, stream: ?*c.struct_CUstream_st) !void {
             const args = inC(buffers);
             try check(c.kvappend_plan_run(self.handle, &args, null, 0, stream));
         }
@@ -158,6 +188,15 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
             stream: ?*c.struct_CUstream_st,
         ) !void {
             try runEach(allocator, layers, "gather", stream);
+        }
+
+        /// Does several moves as one, in the same way.
+        pub fn moveLayers(
+            allocator: std.mem.Allocator,
+            layers: []const MoveLayer,
+            stream: ?*c.struct_CUstream_st,
+        ) !void {
+            try runEach(allocator, layers, "move", stream);
         }
 
         fn runEach(
@@ -198,7 +237,7 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
     };
 }
 
-/// The buffers of an append or a gather.
+/// The buffers of an append, a gather or a move.
 fn inC(buffers: anytype) c.kvappend_args {
     var args = std.mem.zeroes(c.kvappend_args);
     args.struct_size = @sizeOf(c.kvappend_args);
