@@ -20,6 +20,12 @@ std::span<std::byte> whole(const auto &buffer) {
     return {buffer.memory.get(), buffer.bytes};
 }
 
+std::string kernel_of(const kvappend_plan &plan) {
+    kvappend_sku sku = KVAPPEND_SKU_INIT;
+    require(kvappend_plan_get_sku(&plan, &sku));
+    return sku.kernel_name;
+}
+
 // On the host.
 const std::byte *readable(const auto &buffer) {
     return buffer.copy.empty() ? buffer.memory.get() : buffer.copy.data();
@@ -137,12 +143,7 @@ void Cache::plan_unlike(const std::string &kernel_name, std::size_t rows) {
 }
 
 void Cache::place(std::span<const Feed> feeds) {
-    const Indices indices = placement_->place(feeds, pass_rows_);
-    upload(offsets_, std::as_bytes(std::span(indices.offsets)));
-    upload(lengths_, std::as_bytes(std::span(indices.lengths)));
-    upload(page_table_, std::as_bytes(std::span(indices.page_table)));
-    upload(slots_, std::as_bytes(std::span(indices.slots)));
-
+    upload_indices(placement_->place(feeds, pass_rows_));
     feeds_.assign(feeds.begin(), feeds.end());
     written_rows_ = 0;
     for (std::size_t i = 0; i < feeds.size(); ++i) {
@@ -156,6 +157,13 @@ void Cache::place(std::span<const Feed> feeds) {
     if (second_ != nullptr) {
         second_->place(feeds);
     }
+}
+
+void Cache::upload_indices(const Indices &indices) {
+    upload(offsets_, std::as_bytes(std::span(indices.offsets)));
+    upload(lengths_, std::as_bytes(std::span(indices.lengths)));
+    upload(page_table_, std::as_bytes(std::span(indices.page_table)));
+    upload(slots_, std::as_bytes(std::span(indices.slots)));
 }
 
 void Cache::upload(Buffer &to, std::span<const std::byte> bytes) const {
@@ -194,23 +202,31 @@ void Cache::run(std::size_t layer, std::span<const std::byte> fused) {
     // With a model on the device the projection would be there already. Here the model runs on the host, and carrying
     // its rows to the device and the caches back is no part of the append, nor of its time.
     memory_.upload(fused_.memory.get(), fused.data(), fused.size());
-    Layer &to = layers_[layer];
     const std::size_t k_begin = shape_.k_begin() * element_.width;
     const std::size_t v_begin = shape_.v_begin() * element_.width;
 
-    kvappend_args args = KVAPPEND_ARGS_INIT;
+    kvappend_args args = cache_args(layers_[layer]);
     args.k_new = fused_.memory.get() + k_begin;
     args.k_new_bytes = fused_.bytes - k_begin;
     args.v_new = fused_.memory.get() + v_begin;
     args.v_new_bytes = fused_.bytes - v_begin;
+    const Stopwatch stopwatch;
+    const kvappend_status status = kvappend_plan_run(plan_.get(), &args, nullptr, 0, memory_.stream());
+    memory_.synchronize();
+    appended_.seconds.push_back(stopwatch.seconds());
+    require(status);
+}
+
+kvappend_args Cache::cache_args(const Layer &layer) const {
+    kvappend_args args = KVAPPEND_ARGS_INIT;
     const auto give = [](std::span<std::byte> bytes, auto *&pointer, std::size_t &size) {
         pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(bytes.data());
         size = bytes.size();
     };
-    give(codes(k_, to.k), args.k_cache, args.k_cache_bytes);
-    give(codes(v_, to.v), args.v_cache, args.v_cache_bytes);
-    give(scales(k_, to.k), args.k_scales, args.k_scales_bytes);
-    give(scales(v_, to.v), args.v_scales, args.v_scales_bytes);
+    give(codes(k_, layer.k), args.k_cache, args.k_cache_bytes);
+    give(codes(v_, layer.v), args.v_cache, args.v_cache_bytes);
+    give(scales(k_, layer.k), args.k_scales, args.k_scales_bytes);
+    give(scales(v_, layer.v), args.v_scales, args.v_scales_bytes);
     if (k_.storage.global_scale != 0) {
         give(whole(given_scale_), args.k_global_scale, args.k_global_scale_bytes);
         give(whole(given_scale_), args.v_global_scale, args.v_global_scale_bytes);
@@ -223,11 +239,48 @@ void Cache::run(std::size_t layer, std::span<const std::byte> fused) {
     args.lengths_bytes = lengths_.bytes;
     args.page_table = reinterpret_cast<const std::int32_t *>(page_table_.memory.get());
     args.page_table_bytes = page_table_.bytes;
-    const Stopwatch stopwatch;
-    const kvappend_status status = kvappend_plan_run(plan_.get(), &args, nullptr, 0, memory_.stream());
-    memory_.synchronize();
-    appended_.seconds.push_back(stopwatch.seconds());
-    require(status);
+    return args;
+}
+
+Gathered Cache::gather(std::span<const Feed> feeds, std::size_t rows) {
+    upload_indices(placement_->place(feeds, rows));
+    Gathered result;
+    result.shape = &shape_;
+    result.element = k_.stored ? &element_named("f32") : &element_;
+    for (const Feed &feed : feeds) {
+        result.first_rows.push_back(feed.row);
+    }
+    result.first_rows.push_back(rows);
+
+    kvappend_descriptor descriptor = descriptor_;
+    descriptor.operation = KVAPPEND_OPERATION_GATHER;
+    descriptor.element_type = result.element->type;
+    descriptor.new_rows = static_cast<std::int64_t>(rows);
+    const std::size_t heads = shape_.kv_heads;
+    set_strides(descriptor.k_new_strides, rows * heads * k_.dim, k_.dim, heads * k_.dim);
+    set_strides(descriptor.v_new_strides, rows * heads * v_.dim, v_.dim, heads * v_.dim);
+    kvappend_plan *created = nullptr;
+    require(kvappend_plan_create(&descriptor, nullptr, &created));
+    const std::unique_ptr<kvappend_plan, Destroy> plan(created);
+    result.kernel = kernel_of(*plan);
+
+    for (const Layer &layer : layers_) {
+        const Buffer k_out = allocate(rows * heads * k_.dim * result.element->width);
+        const Buffer v_out = allocate(rows * heads * v_.dim * result.element->width);
+        kvappend_args args = cache_args(layer);
+        args.k_out = k_out.memory.get();
+        args.k_out_bytes = k_out.bytes;
+        args.v_out = v_out.memory.get();
+        args.v_out_bytes = v_out.bytes;
+        const Stopwatch stopwatch;
+        const kvappend_status status = kvappend_plan_run(plan.get(), &args, nullptr, 0, memory_.stream());
+        memory_.synchronize();
+        result.seconds += stopwatch.seconds();
+        require(status);
+        result.bytes += k_out.bytes + v_out.bytes;
+        result.layers.push_back({downloaded(k_out), downloaded(v_out)});
+    }
+    return result;
 }
 
 std::span<std::byte> Cache::codes(const Part &part, const Buffer &buffer) const {
@@ -273,6 +326,9 @@ void Cache::run_memcpy(std::size_t bytes) {
 }
 
 std::optional<KeyAndValue> Cache::row(std::size_t layer, std::size_t sample, std::size_t position) const {
+    if (position < computed_from(sample)) {
+        return prefix_->row(layer, sample, position);
+    }
     const std::optional<CacheRow> place = placement_->find(sample, position);
     if (!place && pass_ && position >= feeds_[sample].position) {
         return pass_->row(feeds_[sample].row + position - feeds_[sample].position);
@@ -302,19 +358,23 @@ std::size_t Cache::token_bytes() const {
     return shape_.layers * shape_.kv_heads * (k_.row_bytes + v_.row_bytes);
 }
 
+std::vector<std::byte> Cache::downloaded(const Buffer &buffer) const {
+    std::vector<std::byte> result(buffer.bytes);
+    memory_.download(result.data(), buffer.memory.get(), buffer.bytes);
+    return result;
+}
+
 std::vector<std::byte> Cache::contents() const {
     std::vector<std::byte> result;
     for (const Layer &layer : layers_) {
         for (const Buffer *const buffer : {&layer.k, &layer.v}) {
-            result.resize(result.size() + buffer->bytes);
-            memory_.download(result.data() + result.size() - buffer->bytes, buffer->memory.get(), buffer->bytes);
+            const std::vector<std::byte> bytes = downloaded(*buffer);
+            result.insert(result.end(), bytes.begin(), bytes.end());
         }
     }
     return result;
 }
 
 std::string Cache::kernel() const {
-    kvappend_sku sku = KVAPPEND_SKU_INIT;
-    require(kvappend_plan_get_sku(plan_.get(), &sku));
-    return sku.kernel_name;
+    return kernel_of(*plan_);
 }

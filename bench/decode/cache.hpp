@@ -3,6 +3,7 @@
 #pragma once
 
 #include "decoder.hpp"
+#include "gathered.hpp"
 #include "memory.hpp"
 #include "placement.hpp"
 #include "stored.hpp"
@@ -47,6 +48,14 @@ public:
     // Makes room for what the next pass appends.
     void place(std::span<const Feed> feeds);
 
+    // Gathers the rows of these tokens, whose feeds lie one after the other, from all layers. They have the values that
+    // attention reads from the cache: those of a store are decoded to F32. Only for a packed() cache.
+    Gathered gather(std::span<const Feed> feeds, std::size_t rows);
+    // From now on, attention reads the first positions of each sample from `prefix`, and passes begin after them.
+    void begin_after(const Gathered &prefix) { prefix_ = &prefix; }
+    // The first position of a sample that is to be computed.
+    std::size_t computed_from(std::size_t sample) const { return prefix_ == nullptr ? 0 : prefix_->rows(sample); }
+
     void append(std::size_t layer, std::span<const std::byte> fused) override;
     std::optional<KeyAndValue> row(std::size_t layer, std::size_t sample, std::size_t position) const override;
 
@@ -90,6 +99,9 @@ private:
     std::size_t row_number(const CacheRow &place) const;
     std::size_t head_rows() const;
     void plan_unlike(const std::string &kernel, std::size_t rows);
+    void upload_indices(const Indices &indices);
+    // The arguments of a run, without new rows and outputs.
+    kvappend_args cache_args(const Layer &layer) const;
     void run(std::size_t layer, std::span<const std::byte> fused);
     std::span<std::byte> codes(const Part &part, const Buffer &buffer) const;
     std::span<std::byte> scales(const Part &part, const Buffer &buffer) const;
@@ -97,6 +109,7 @@ private:
 
     Buffer allocate(std::size_t bytes) const;
     void upload(Buffer &to, std::span<const std::byte> bytes) const;
+    std::vector<std::byte> downloaded(const Buffer &buffer) const;
     void run_memcpy(std::size_t bytes);
 
     Memory &memory_;
@@ -123,4 +136,5 @@ private:
     Buffer memcpy_target_{};
     std::size_t memcpy_position_ = 0;
     Cache *second_ = nullptr;
+    const Gathered *prefix_ = nullptr;
 };

@@ -84,8 +84,9 @@ Generation generate(const Decoder &decoder, Cache &cache, const std::vector<Byte
     Generation result{};
     std::vector<Feed> feeds;
     for (const Bytes &prompt : prompts) {
+        const std::size_t begin = cache.computed_from(feeds.size());
         result.samples.push_back({prompt, prompt.size(), {}});
-        feeds.push_back({prompt, 0, 0});
+        feeds.push_back({std::span(prompt).subspan(begin), begin, 0});
     }
     // Appends the logits of each sample's last fed token.
     const auto feed_all = [&](std::size_t rows, const Watch &watch) {

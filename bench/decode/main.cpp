@@ -2,6 +2,7 @@
 // Decodes text with libkvappend holding the KV caches, proves the result by computing it again without caches, and says
 // what the appends cost.
 #include "generate.hpp"
+#include "reuse.hpp"
 #include "stopwatch.hpp"
 
 #include <CLI/CLI.hpp>
@@ -13,6 +14,7 @@
 #include <memory>
 #include <new>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -39,6 +41,7 @@ struct Options {
     std::size_t page_rows = 16;
     std::size_t layers = 4;
     std::int64_t seed = 1;
+    bool prefix_reuse = false;
 };
 
 void declare(CLI::App &app, Options &options) {
@@ -64,6 +67,9 @@ void declare(CLI::App &app, Options &options) {
     count("--sink", options.sink, "Of these, rows that stay in a ring", 1 << 24, 0);
     count("--page-rows", options.page_rows, "Rows of a page, for paged and slots", 1 << 24);
     count("--layers", options.layers, "Layers of the decoder", 1024);
+    app.add_flag("--prefix-reuse", options.prefix_reuse,
+                 "Serve second requests, too, whose prompts begin like the first ones: gather the rows of that prefix "
+                 "from the pages of the first requests (with --cache paged)");
     app.add_option("--seed", options.seed, "Seed of the weights")
         ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 62)) // CLI11 takes what is too large as the largest.
         ->capture_default_str();
@@ -162,6 +168,47 @@ void print_store(const Options &options, const Shape &shape, const Comparison &e
     }
 }
 
+void print_reuse(const Options &options, const Generation &first, const Reuse &reuse) {
+    const Gathered &prefixes = reuse.prefixes;
+    const Generation &generation = reuse.generation;
+    const std::size_t gathered = prefixes.first_rows.back();
+    std::size_t all = 0;
+    for (const Sample &sample : generation.samples) {
+        all += sample.prompt;
+    }
+    const double percent = 100 * static_cast<double>(gathered) / static_cast<double>(all);
+    std::printf(
+        "\nSecond requests: %zu prompts of %zu tokens in all, which begin with %zu tokens of the first prompts.\n",
+        generation.samples.size(), all, gathered);
+    std::printf("Of each layer, the rows of %zu tokens were gathered and those of %zu were computed: %.1f%% of the "
+                "prefill was saved.\n",
+                gathered, all - gathered, percent);
+    std::printf("%s gathered %zu bytes in %.3f ms. The prefill took %.3f ms, and %.3f ms for the first requests.\n",
+                prefixes.kernel.c_str(), prefixes.bytes, prefixes.seconds * 1e3, generation.prefill.seconds * 1e3,
+                first.prefill.seconds * 1e3);
+    if (options.store != "as-is") {
+        std::printf("The gathered rows are those that attention reads from the pages: decoded from %s to f32.\n",
+                    options.store.c_str());
+    }
+    std::printf("The logits of all %zu positions are bit-identical to those of a run that computes the prefix%s.\n",
+                reuse.proof.positions,
+                options.store == "as-is" ? "" : (" and rounds its rows to " + options.store).c_str());
+}
+
+void check_reuse(const Options &options, std::size_t longest_prompt) {
+    if (!options.prefix_reuse) {
+        return;
+    }
+    if (options.cache != "paged") {
+        throw std::runtime_error("--prefix-reuse gathers rows by a page table, so it needs --cache paged, but --cache "
+                                 "is " +
+                                 options.cache);
+    }
+    if (longest_prompt < 2) {
+        throw std::runtime_error("--prefix-reuse needs a prompt of at least 2 bytes: a prefix and the rest");
+    }
+}
+
 void check_rows(const Options &options, std::size_t needed) {
     if (options.cache == "ring") {
         if (options.sink >= options.cache_rows) {
@@ -177,6 +224,7 @@ void check_rows(const Options &options, std::size_t needed) {
 int decode(const Options &options) {
     const std::vector<Bytes> prompts = cut_prompts(read_text(options.file), options.batch, options.prompt);
     check_rows(options, prompts.front().size() + options.steps); // The first prompt is the longest.
+    check_reuse(options, prompts.front().size());
     Shape shape;
     shape.layers = options.layers;
     if (options.cache == "ring") {
@@ -202,9 +250,15 @@ int decode(const Options &options) {
     const Generation generation = generate(decoder, *cache, prompts, options.steps, *progress);
     const Comparison proof = compare(decoder, generation.samples, options.store, *progress);
     const Comparison exact = stored ? compare(decoder, generation.samples, "as-is", *progress) : proof;
+    std::optional<Reuse> reuse;
+    if (options.prefix_reuse) {
+        const std::unique_ptr<Cache> next = make_cache(*memory);
+        reuse = reuse_prefixes(decoder, *cache, *next, prompts, options.steps, options.store, *progress);
+    }
     progress.reset();
-    if (!proof.difference.empty()) {
-        std::fprintf(stderr, "decode: %s\n", proof.difference.c_str());
+    const Comparison &failed = reuse && proof.difference.empty() ? reuse->proof : proof;
+    if (!failed.difference.empty()) {
+        std::fprintf(stderr, "decode: %s\n", failed.difference.c_str());
         return exit_disproved;
     }
     if (stored && cache->contents() != second->contents()) {
@@ -215,6 +269,9 @@ int decode(const Options &options) {
     print(options, shape, generation);
     if (stored) {
         print_store(options, shape, exact, *cache, *second);
+    }
+    if (reuse) {
+        print_reuse(options, generation, *reuse);
     }
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
         throw std::runtime_error("cannot write to standard output");

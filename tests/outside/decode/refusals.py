@@ -32,6 +32,9 @@ def main():
         check(decode, [text, "--cache", "ring", "--sink", "8", "--cache-rows", "8"], "--sink is 8")
         check(decode, [text, "--cache", "paged", "--page-rows", "0"], "--page-rows")
         check(decode, [text, "--cache", "heap"], "--cache")
+        for kind in "dense", "ring", "slots":
+            check(decode, [text, "--cache", kind, "--prefix-reuse"], f"needs --cache paged, but --cache is {kind}")
+        check(decode, [text, "--cache", "paged", "--prompt", "1", "--prefix-reuse"], "a prefix and the rest")
         check(decode, [text, "--store", "q9"], "--store")
         check(decode, [text, "--store", "int8", "--element", "f64"], "k_storage->type")
         check(decode, [text, "--seed", str(1 << 64)], "--seed")

@@ -23,9 +23,18 @@ LAYERS, HEADS = 2, 2
 CACHES = {
     "dense": ["--cache-rows", "48"],
     "ring": ["--cache-rows", "17"],
-    "paged": ["--cache-rows", "48", "--page-rows", "5"],
+    "paged": ["--cache-rows", "48", "--page-rows", "5", "--prefix-reuse"],
     "slots": ["--cache-rows", "48"],
 }
+
+
+def check_reuse(output, backend, store):
+    """Three quarters of the prompts of 24, 16 and 8 tokens, decoded to F32."""
+    assert "rows of 36 tokens were gathered and those of 12 were computed: 75.0% of the prefill was saved." in output, output
+    kernel, said = re.search(r"(\w+) gathered (\d+) bytes in", output).groups()
+    assert kernel.startswith({"cuda": "cuda_gather", "host": "host_gather"}[backend]), output
+    assert int(said) == 36 * LAYERS * HEADS * (32 + 96) * ELEMENT_BYTES["f32"], output
+    assert f"bit-identical to those of a run that computes the prefix and rounds its rows to {store}." in output, output
 
 
 def check(decode, backend, arguments, element, store):
@@ -48,6 +57,9 @@ def check(decode, backend, arguments, element, store):
     else:
         # F16 holds nearly all bits of a BF16 of such a size.
         assert (error > 0 or (element, store) == ("bf16", "f16")) and error < greatest_error, (element, store, error)
+
+    if "--prefix-reuse" in arguments:
+        check_reuse(run.stdout, backend, store)
 
     kernels = re.search(r"by (\w+) and (\w+) hold the same \d+ bytes", run.stdout)
     if backend == "cuda":
