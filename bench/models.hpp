@@ -44,14 +44,24 @@ constexpr std::int64_t element_bytes(std::int32_t element_type) {
 enum class Phase {
     decode,
     speculative,
-    prefill
+    prefill,
+    gather
 };
 
 constexpr const char *name_of(Phase phase) {
-    return phase == Phase::decode ? "decode" : phase == Phase::speculative ? "speculative" : "prefill";
+    switch (phase) {
+    case Phase::decode:
+        return "decode";
+    case Phase::speculative:
+        return "speculative";
+    case Phase::prefill:
+        return "prefill";
+    default:
+        return "gather";
+    }
 }
 
-// One call: the samples of a batch, and the new rows of each.
+// One call: the samples of a batch, and the rows of each that are appended or gathered.
 struct Step {
     Phase phase;
     std::int64_t batch;
@@ -63,4 +73,12 @@ inline constexpr Step steps[] = {
     {Phase::speculative, 1, 4}, {Phase::speculative, 1, 8}, {Phase::speculative, 8, 8}, {Phase::speculative, 64, 4},
     {Phase::prefill, 1, 128},   {Phase::prefill, 1, 512},   {Phase::prefill, 1, 2048},  {Phase::prefill, 1, 4096},
     {Phase::prefill, 8, 512},
+};
+
+// A chunk of a prompt, prefixes of a batch, and long contexts.
+inline constexpr Step gather_steps[] = {
+    {Phase::gather, 1, 512},
+    {Phase::gather, 64, 64},
+    {Phase::gather, 1, 4096},
+    {Phase::gather, 1, 32768},
 };

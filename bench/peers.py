@@ -356,7 +356,7 @@ def main():
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     results = []
     for line in listed:
-        if "/dense-bhsd/" not in line or "unaligned" in line or not re.search(options.filter, line.split()[0]):
+        if "/dense-bhsd/" not in line or "unaligned" in line or "/gather-" in line or not re.search(options.filter, line.split()[0]):
             continue
         case = Configuration(line)
         if case.cold and case.bytes * VISITS < FAR / 4:

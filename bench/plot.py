@@ -8,7 +8,7 @@ import json
 import math
 from xml.sax.saxutils import escape
 
-PHASES = ("decode", "speculative", "prefill")
+PHASES = ("decode", "speculative", "prefill", "gather")
 PANEL_WIDTH, PANEL_HEIGHT = 330, 250
 LEFT, TOP, GAP_X, GAP_Y, BOTTOM = 64, 78, 26, 56, 60
 # Okabe and Ito's colours, which the colour-blind can tell apart.
@@ -25,6 +25,7 @@ def bytes_text(count):
 class Plot:
     def __init__(self, cases, ratio):
         self.cases, self.ratio = cases, ratio
+        self.phases = [phase for phase in PHASES if any(c["phase"] == phase for c in cases)]
         low = min(c["bytes"] for c in cases)
         high = max(c["bytes"] for c in cases)
         self.low, self.high = math.log2(low) - 0.8, math.log2(high) + 0.8
@@ -75,7 +76,7 @@ class Plot:
                      'fill-opacity="0.8"/></g>')
 
     def draw(self, title, subtitle):
-        width = LEFT + len(PHASES) * (PANEL_WIDTH + GAP_X)
+        width = LEFT + len(self.phases) * (PANEL_WIDTH + GAP_X)
         rows = -(-(len(self.layouts) + 1) // 6)
         height = TOP + 2 * (PANEL_HEIGHT + GAP_Y) + BOTTOM + rows * 18 - 36
         self.add(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
@@ -85,7 +86,7 @@ class Plot:
         self.text(LEFT, 45, subtitle, anchor="start", size=11)
         for row, cold in enumerate((True, False)):
             y0 = TOP + row * (PANEL_HEIGHT + GAP_Y)
-            for column, phase in enumerate(PHASES):
+            for column, phase in enumerate(self.phases):
                 cases = [c for c in self.cases if c["phase"] == phase and c["cold"] == cold]
                 self.panel(LEFT + column * (PANEL_WIDTH + GAP_X), y0,
                            f"{phase}, {'cold' if cold else 'warm'} destination", cases, column == 0)

@@ -15,18 +15,19 @@
 #include <string>
 #include <vector>
 
-// A call with its arrays of indices on the device. The new rows and the caches are the session's.
+// A call with its arrays of indices on the device. Source and target are the session's: new rows and caches, or with a
+// gather caches and outputs.
 struct Call {
-    Call(const Workload &of, const Indices &with, std::byte *new_rows, std::byte *caches)
-        : workload(of), indices(with), fresh(new_rows), cache(caches),
+    Call(const Workload &of, const Indices &with, std::byte *from, std::byte *to)
+        : workload(of), indices(with), source(from), target(to),
           pieces(of.converts ? std::vector<Piece>() : pieces_of(of, with)), places(uploaded(with.places)),
           lengths(uploaded(with.lengths)), samples(uploaded(samples_of_tokens(with))),
           page_table(uploaded(of.page_table)), page_indptr(uploaded(of.page_indptr)) {}
 
     const Workload &workload;
     const Indices &indices;
-    std::byte *const fresh;
-    std::byte *const cache;
+    std::byte *const source;
+    std::byte *const target;
     const std::vector<Piece> pieces;
     const Memory places, lengths, samples, page_table, page_indptr;
 };
@@ -53,7 +54,7 @@ public:
         kvappend_plan *plan = nullptr;
         require(kvappend_plan_create(&descriptor, nullptr, &plan));
         plan_.reset(plan);
-        workload.set_buffers(call.fresh, call.cache, args_);
+        workload.set_buffers(call.source, call.target, args_);
         args_.slots = args_.cache_offsets = call.places.get();
         args_.cache_offsets_bytes = args_.slots_bytes = call.indices.places.size() * sizeof(std::int64_t);
         args_.lengths = static_cast<const std::int32_t *>(call.lengths.get());
@@ -97,8 +98,7 @@ public:
         require(cudaMemset(memory_.get(), 0, bytes_for(workload)), "cudaMemset");
         auto *layer = static_cast<std::byte *>(memory_.get());
         for (std::size_t i = 1; i < count; ++i, layer += bytes_of_layer(workload)) {
-            std::byte *const cache = layer + round_up(workload.new_bytes);
-            workload.set_buffers(layer, cache, args_[i]);
+            workload.set_buffers(layer, layer + round_up(workload.source_bytes()), args_[i]);
         }
         for (const kvappend_args &args : args_) {
             pointers_.push_back(&args);
@@ -112,7 +112,7 @@ public:
 private:
     static std::size_t round_up(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
     static std::size_t bytes_of_layer(const Workload &workload) {
-        return round_up(workload.new_bytes) + round_up(workload.cache_bytes);
+        return round_up(workload.source_bytes()) + round_up(workload.target_bytes());
     }
 
     const Library one_;
@@ -128,7 +128,7 @@ public:
     explicit OnePiece(const Call &call) : call_(call) {}
     void enqueue(cudaStream_t stream) override {
         require(
-            cudaMemcpyAsync(call_.cache, call_.fresh, call_.workload.written_bytes, cudaMemcpyDeviceToDevice, stream),
+            cudaMemcpyAsync(call_.target, call_.source, call_.workload.written_bytes, cudaMemcpyDeviceToDevice, stream),
             "cudaMemcpyAsync");
     }
 
@@ -158,20 +158,21 @@ public:
     }
 
 private:
-    static ElementCopy copy_of(const Call &call, std::int64_t dim, const std::int64_t (&from)[3],
-                               const std::int64_t (&to)[3], std::size_t new_at, std::size_t cache_at) {
+    static ElementCopy copy_of(const Call &call, std::int64_t dim, const std::int64_t (&fresh)[3],
+                               const std::int64_t (&cache)[3], std::size_t new_at, std::size_t cache_at) {
         const kvappend_descriptor &d = call.workload.descriptor;
         const bool packed = d.lengths == KVAPPEND_LENGTHS_PACKED;
         ElementCopy copy{};
-        copy.from = call.fresh + new_at;
-        copy.to = call.cache + cache_at;
-        std::copy(std::begin(from), std::end(from), copy.from_strides);
-        std::copy(std::begin(to), std::end(to), copy.to_strides);
+        copy.gathers = call.workload.gathers();
+        copy.from = call.source + (copy.gathers ? cache_at : new_at);
+        copy.to = call.target + (copy.gathers ? new_at : cache_at);
+        std::copy(std::begin(fresh), std::end(fresh), copy.fresh_strides);
+        std::copy(std::begin(cache), std::end(cache), copy.cache_strides);
         copy.elements = (packed ? 1 : d.batch) * d.heads * d.new_rows * dim;
         copy.heads = d.heads;
         copy.rows = d.new_rows;
         copy.dim = dim;
-        copy.by_token = from[KVAPPEND_AXIS_HEAD] < from[KVAPPEND_AXIS_ROW];
+        copy.by_token = fresh[KVAPPEND_AXIS_HEAD] < fresh[KVAPPEND_AXIS_ROW];
         copy.addressing = d.addressing;
         copy.cache_rows = d.cache_rows;
         copy.sink_rows = d.sink_rows;
@@ -196,8 +197,8 @@ class Batch final : public Competitor {
 public:
     explicit Batch(const Call &call) {
         for (const Piece &piece : call.pieces) {
-            from_.push_back(call.fresh + piece.from);
-            to_.push_back(call.cache + piece.to);
+            from_.push_back(call.source + piece.from);
+            to_.push_back(call.target + piece.to);
             bytes_.push_back(piece.bytes);
         }
     }

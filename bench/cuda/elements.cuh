@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The obvious way to append: a kernel with one thread an element, first for K, then for V.
+// The obvious way to append, or to gather: a kernel with one thread an element, first for K, then for V.
 #pragma once
 
 #include <kvappend/kvappend.h>
@@ -11,10 +11,11 @@
 struct ElementCopy {
     const void *from;
     void *to;
-    std::int64_t from_strides[3], to_strides[3]; // in elements, by KVAPPEND_AXIS_*
-    std::int64_t elements;                       // of the new rows
-    std::int64_t heads, rows, dim;               // rows: of each sample, or of the tensor [T, H, D]
-    bool by_token;                               // of neighbouring rows in memory the head differs first
+    bool gathers;                                    // from is the cache, and to are the rows
+    std::int64_t fresh_strides[3], cache_strides[3]; // in elements, by KVAPPEND_AXIS_*
+    std::int64_t elements;                           // of the new rows
+    std::int64_t heads, rows, dim;                   // rows: of each sample, or of the tensor [T, H, D]
+    bool by_token;                                   // of neighbouring rows in memory the head differs first
 
     std::int32_t addressing;
     std::int64_t cache_rows, sink_rows, table_entries;
@@ -47,7 +48,7 @@ __global__ void copy_elements(const ElementCopy p) {
         head = outer % p.heads;
         sample = outer / p.heads;
     }
-    const std::int64_t from = sample * p.from_strides[0] + head * p.from_strides[1] + row * p.from_strides[2] + d;
+    const std::int64_t fresh = sample * p.fresh_strides[0] + head * p.fresh_strides[1] + row * p.fresh_strides[2] + d;
 
     std::int64_t l = row;
     std::int64_t rows = p.rows;
@@ -77,8 +78,9 @@ __global__ void copy_elements(const ElementCopy p) {
         block = p.page_table[first + place / p.cache_rows];
         place = place % p.cache_rows;
     }
-    const std::int64_t to = block * p.to_strides[0] + head * p.to_strides[1] + place * p.to_strides[2] + d;
-    static_cast<Element *>(p.to)[to] = static_cast<const Element *>(p.from)[from];
+    const std::int64_t cache = block * p.cache_strides[0] + head * p.cache_strides[1] + place * p.cache_strides[2] + d;
+    static_cast<Element *>(p.to)[p.gathers ? fresh : cache] =
+        static_cast<const Element *>(p.from)[p.gathers ? cache : fresh];
 }
 
 // What the launch of a kernel costs by itself.

@@ -69,13 +69,17 @@ std::vector<Piece> pieces_of(const Workload &workload, const Indices &indices) {
             const std::int64_t from = packed ? 0 : static_cast<std::int64_t>(sample) * tensor.new_batch;
             for (std::int64_t h = 0; h < tensor.heads; ++h) {
                 for (std::int64_t l = 0; l < rows; ++l) {
-                    if (const auto place = cache_row_of(workload, indices, sample, l, rows)) {
-                        add(pieces, {new_at + static_cast<std::size_t>(from + h * tensor.new_head +
-                                                                       (first + l) * tensor.new_row),
-                                     cache_at + static_cast<std::size_t>(place->block * tensor.block + h * tensor.head +
-                                                                         place->row * tensor.row),
-                                     tensor.bytes});
+                    const auto place = cache_row_of(workload, indices, sample, l, rows);
+                    if (!place) {
+                        continue;
                     }
+                    const std::size_t fresh =
+                        new_at + static_cast<std::size_t>(from + h * tensor.new_head + (first + l) * tensor.new_row);
+                    const std::size_t cache =
+                        cache_at + static_cast<std::size_t>(place->block * tensor.block + h * tensor.head +
+                                                            place->row * tensor.row);
+                    const bool gathers = workload.gathers();
+                    add(pieces, {gathers ? cache : fresh, gathers ? fresh : cache, tensor.bytes});
                 }
             }
         }

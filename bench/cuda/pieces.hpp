@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-// A run of adjacent bytes: from so many bytes into the new rows to so many bytes into the caches.
+// A run of adjacent bytes: from this number of bytes into the source to that number of bytes into the target.
 struct Piece {
     std::size_t from;
     std::size_t to;

@@ -41,44 +41,46 @@ std::size_t l2_bytes() {
 } // namespace
 
 struct Session::Device {
-    Device(std::size_t new_bytes, std::size_t cache_bytes)
-        : track(2 * l2_bytes()), fresh(allocate(new_bytes + slack)), cache(allocate(cache_bytes + slack)),
-          new_rows(new_bytes + slack) {
-        fill_new_rows(std::span(new_rows), random); // The caches are zero before each proof.
-        upload(fresh.get(), new_rows);
+    Device(std::size_t source_bytes, std::size_t target_bytes)
+        : track(2 * l2_bytes()), source(allocate(source_bytes + slack)), target(allocate(target_bytes + slack)),
+          contents(source_bytes + slack) {
+        fill_new_rows(std::span(contents), random); // The target is zero before each proof.
+        upload(source.get(), contents);
     }
 
     void prove(Competitor &competitor, const Call &call, const std::vector<unsigned char> &expected, const char *name) {
-        // The bytes around the caches must stay as well.
-        require(cudaMemsetAsync(cache.get(), 0, expected.size(), track.stream()), "cudaMemsetAsync");
+        // The bytes around the target must stay as well.
+        require(cudaMemsetAsync(target.get(), 0, expected.size(), track.stream()), "cudaMemsetAsync");
         competitor.enqueue(track.stream());
         track.wait();
         found.resize(expected.size());
-        require(cudaMemcpy(found.data(), cache.get(), found.size(), cudaMemcpyDeviceToHost), "cudaMemcpy");
+        require(cudaMemcpy(found.data(), target.get(), found.size(), cudaMemcpyDeviceToHost), "cudaMemcpy");
         if (found != expected) {
             const auto at = std::mismatch(found.begin(), found.end(), expected.begin()).first - found.begin();
             throw std::runtime_error(std::string(name) + " wrote wrong bytes: the first is " + std::to_string(at) +
-                                     " behind the begin of the caches' memory, which are " +
-                                     std::to_string(call.cache - static_cast<std::byte *>(cache.get())) + " behind it");
+                                     " after the begin of the target's memory, and the target is " +
+                                     std::to_string(call.target - static_cast<std::byte *>(target.get())) +
+                                     " after it");
         }
     }
 
     Track track;
-    Memory fresh, cache;
+    Memory source, target;
     std::minstd_rand random;
-    std::vector<unsigned char> new_rows, found;
+    std::vector<unsigned char> contents; // of the source
+    std::vector<unsigned char> found;
 };
 
 Session::Session(const Settings &settings, const std::vector<Configuration> &configurations) : settings_(settings) {
     start();
-    std::size_t new_bytes = 0;
-    std::size_t cache_bytes = 0;
+    std::size_t source_bytes = 0;
+    std::size_t target_bytes = 0;
     for (const Configuration &configuration : configurations) {
         const Workload workload = make_workload(configuration, settings.cache_bytes);
-        new_bytes = std::max(new_bytes, workload.new_bytes);
-        cache_bytes = std::max({cache_bytes, workload.cache_bytes, workload.written_bytes});
+        source_bytes = std::max(source_bytes, workload.source_bytes());
+        target_bytes = std::max({target_bytes, workload.target_bytes(), workload.written_bytes});
     }
-    device_ = std::make_unique<Device>(new_bytes, cache_bytes);
+    device_ = std::make_unique<Device>(source_bytes, target_bytes);
 }
 
 Session::~Session() = default;
@@ -144,19 +146,19 @@ struct Entrant {
     GraphExec graph;
 };
 
-// What a proof compares the caches' memory with: the rows in their places, or all of them in one piece.
+// What a proof compares the target's memory with: the rows in their places, or all of them in one piece.
 struct Expected {
     std::vector<unsigned char> in_places;
     std::vector<unsigned char> in_one_piece;
 };
 
 // What the host backend makes of the same call.
-void convert_on_host(const Call &call, const unsigned char *fresh, unsigned char *cache) {
+void convert_on_host(const Call &call, const unsigned char *source, unsigned char *target) {
     const Workload &workload = call.workload;
     kvappend_descriptor descriptor = workload.described();
     descriptor.backend = KVAPPEND_BACKEND_HOST;
     kvappend_args args = KVAPPEND_ARGS_INIT;
-    workload.set_buffers(reinterpret_cast<const std::byte *>(fresh), reinterpret_cast<std::byte *>(cache), args);
+    workload.set_buffers(reinterpret_cast<const std::byte *>(source), reinterpret_cast<std::byte *>(target), args);
     std::vector<std::int64_t> places = call.indices.places;
     args.slots = args.cache_offsets = places.data();
     kvappend_plan *plan = nullptr;
@@ -166,30 +168,30 @@ void convert_on_host(const Call &call, const unsigned char *fresh, unsigned char
     require(status);
 }
 
-Expected expect(const Call &call, const std::vector<unsigned char> &new_rows, std::size_t fresh_at,
-                std::size_t cache_at) {
+Expected expect(const Call &call, const std::vector<unsigned char> &contents, std::size_t source_at,
+                std::size_t target_at) {
     const Workload &workload = call.workload;
     Expected expected;
-    expected.in_places.resize(std::max(workload.cache_bytes, workload.written_bytes) + slack);
+    expected.in_places.resize(std::max(workload.target_bytes(), workload.written_bytes) + slack);
     expected.in_one_piece = expected.in_places;
-    const auto from = new_rows.begin() + static_cast<std::ptrdiff_t>(fresh_at);
+    const auto from = contents.begin() + static_cast<std::ptrdiff_t>(source_at);
     if (workload.converts) {
-        convert_on_host(call, new_rows.data() + fresh_at, expected.in_places.data() + cache_at);
+        convert_on_host(call, contents.data() + source_at, expected.in_places.data() + target_at);
         std::copy_n(from, workload.written_bytes,
-                    expected.in_one_piece.begin() + static_cast<std::ptrdiff_t>(cache_at));
+                    expected.in_one_piece.begin() + static_cast<std::ptrdiff_t>(target_at));
         return expected;
     }
     std::size_t bytes = 0;
     for (const Piece &piece : call.pieces) {
         std::copy_n(from + static_cast<std::ptrdiff_t>(piece.from), piece.bytes,
-                    expected.in_places.begin() + static_cast<std::ptrdiff_t>(cache_at + piece.to));
+                    expected.in_places.begin() + static_cast<std::ptrdiff_t>(target_at + piece.to));
         bytes += piece.bytes;
     }
     if (bytes != workload.written_bytes) {
         throw std::runtime_error("the pieces are " + std::to_string(bytes) + " bytes, but the workload says " +
                                  std::to_string(workload.written_bytes));
     }
-    std::copy_n(from, bytes, expected.in_one_piece.begin() + static_cast<std::ptrdiff_t>(cache_at));
+    std::copy_n(from, bytes, expected.in_one_piece.begin() + static_cast<std::ptrdiff_t>(target_at));
     return expected;
 }
 
@@ -265,11 +267,11 @@ Result Session::measure(const Configuration &configuration) {
     workload.descriptor.backend = KVAPPEND_BACKEND_CUDA;
     const Indices indices = make_indices(workload, *configuration.step, device.random);
     const std::size_t element = workload.element_bytes;
-    const std::size_t fresh_at = configuration.aligned ? 0 : element;
-    const std::size_t cache_at = configuration.aligned ? 0 : 2 * element;
-    const Call call(workload, indices, static_cast<std::byte *>(device.fresh.get()) + fresh_at,
-                    static_cast<std::byte *>(device.cache.get()) + cache_at);
-    const Expected expected = expect(call, device.new_rows, fresh_at, cache_at);
+    const std::size_t source_at = configuration.aligned ? 0 : element;
+    const std::size_t target_at = configuration.aligned ? 0 : 2 * element;
+    const Call call(workload, indices, static_cast<std::byte *>(device.source.get()) + source_at,
+                    static_cast<std::byte *>(device.target.get()) + target_at);
+    const Expected expected = expect(call, device.contents, source_at, target_at);
     std::vector<Entrant> entrants = make_entrants(call, track, cold, settings_.most_pieces);
     for (Entrant &entrant : entrants) {
         if (entrant.name != "empty") {

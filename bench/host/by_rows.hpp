@@ -6,4 +6,5 @@
 
 #include <cstddef>
 
-void append_by_rows(const Workload &workload, const Indices &indices, const std::byte *fresh, std::byte *cache);
+// An append of new rows to caches, or a gather from caches.
+void copy_by_rows(const Workload &workload, const Indices &indices, const std::byte *source, std::byte *target);

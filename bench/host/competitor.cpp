@@ -9,17 +9,26 @@
 
 namespace {
 
-// The steps, layers and new rows of successive calls.
+// The steps, layers and new rows, or outputs, of successive calls.
 class Walk {
 public:
-    explicit Walk(const Course &course)
-        : course_(course), cache_at_(course.cache_at), fresh_(course.fresh_first),
-          fresh_at_(static_cast<std::size_t>(fresh_) * course.fresh_stride) {}
+    explicit Walk(const Course &course) : course_(course), gathers_(course.workload->gathers()) {
+        if (gathers_) {
+            step_ = static_cast<std::size_t>(course.first_source / course.layers);
+            layer_ = course.first_source % course.layers;
+            cache_at_ = static_cast<std::size_t>(layer_) * course.cache_stride;
+        } else {
+            fresh_ = course.first_source;
+            fresh_at_ = static_cast<std::size_t>(fresh_) * course.fresh_stride;
+        }
+    }
 
-    template <class Append>
-    void go(std::byte *arena, std::int64_t calls, const Append &append) {
+    template <class Copy>
+    void go(std::byte *arena, std::int64_t calls, const Copy &copy) {
+        std::byte *const target = arena + course_.target_at;
         for (std::int64_t call = 0; call < calls; ++call) {
-            append(course_.steps[step_], course_.fresh + fresh_at_, arena + cache_at_);
+            copy(course_.steps[step_], course_.source + (gathers_ ? cache_at_ : fresh_at_),
+                 target + (gathers_ ? fresh_at_ : cache_at_));
             fresh_at_ += course_.fresh_stride;
             if (++fresh_ == course_.fresh_count) {
                 fresh_ = 0;
@@ -28,7 +37,7 @@ public:
             cache_at_ += course_.cache_stride;
             if (++layer_ == course_.layers) {
                 layer_ = 0;
-                cache_at_ = course_.cache_at;
+                cache_at_ = 0;
                 step_ = step_ + 1 == course_.steps.size() ? 0 : step_ + 1;
             }
         }
@@ -36,15 +45,16 @@ public:
 
 private:
     const Course course_;
+    const bool gathers_;
     std::size_t step_ = 0;
     std::int64_t layer_ = 0;
-    std::size_t cache_at_;
-    std::int64_t fresh_;
-    std::size_t fresh_at_;
+    std::size_t cache_at_ = 0;
+    std::int64_t fresh_ = 0;
+    std::size_t fresh_at_ = 0;
 };
 
-bool same_layer(const Course &course, const std::byte *arena, const std::byte *like) {
-    return std::memcmp(arena + course.cache_at, like + course.cache_at, course.workload->cache_bytes) == 0;
+bool same_target(const Course &course, const std::byte *arena, const std::byte *like) {
+    return std::memcmp(arena + course.target_at, like + course.target_at, course.workload->target_bytes()) == 0;
 }
 
 void require(kvappend_status status) {
@@ -78,9 +88,9 @@ kvappend_args make_args(const Workload &workload) {
     return args;
 }
 
-void set_call(const Workload &workload, const Indices &indices, const std::byte *fresh, std::byte *cache,
+void set_call(const Workload &workload, const Indices &indices, const std::byte *source, std::byte *target,
               kvappend_args &args) {
-    workload.set_buffers(fresh, cache, args);
+    workload.set_buffers(source, target, args);
     args.slots = indices.places.data();
     args.cache_offsets = const_cast<std::int64_t *>(indices.places.data()); // No case asks for FLAG_ADVANCE.
     args.cache_offsets_bytes = args.slots_bytes = indices.places.size() * sizeof(std::int64_t);
@@ -99,15 +109,15 @@ public:
           args_(make_args(*course.workload)) {}
 
     void run(std::byte *arena, std::int64_t calls) override {
-        walk_.go(arena, calls, [this](const Indices &indices, const std::byte *fresh, std::byte *cache) {
-            set_call(*course_.workload, indices, fresh, cache, args_);
+        walk_.go(arena, calls, [this](const Indices &indices, const std::byte *source, std::byte *target) {
+            set_call(*course_.workload, indices, source, target, args_);
             status_ |= kvappend_plan_run(plan_.get(), &args_, nullptr, 0, nullptr);
         });
     }
 
     bool proves(const std::byte *arena, const std::byte *like) const override {
         require(status_);
-        return same_layer(course_, arena, like);
+        return same_target(course_, arena, like);
     }
 
 private:
@@ -123,17 +133,18 @@ public:
     explicit ByRows(const Course &course) : course_(course), walk_(course) {}
 
     void run(std::byte *arena, std::int64_t calls) override {
-        walk_.go(arena, calls, [this](const Indices &indices, const std::byte *fresh, std::byte *cache) {
-            append_by_rows(*course_.workload, indices, fresh, cache);
+        walk_.go(arena, calls, [this](const Indices &indices, const std::byte *source, std::byte *target) {
+            copy_by_rows(*course_.workload, indices, source, target);
         });
     }
 
-    // No new byte is zero, so as many as were to be written can be told from the others.
+    // No byte of the source is zero, so as many as were to be written can be told from the others.
     bool proves(const std::byte *arena, const std::byte *like) const override {
-        const std::byte *const cache = arena + course_.cache_at;
-        const auto zeros = std::count(cache, cache + course_.workload->cache_bytes, std::byte{0});
-        return static_cast<std::size_t>(zeros) + course_.workload->written_bytes == course_.workload->cache_bytes &&
-               same_layer(course_, arena, like);
+        const std::byte *const target = arena + course_.target_at;
+        const std::size_t bytes = course_.workload->target_bytes();
+        const auto zeros = std::count(target, target + bytes, std::byte{0});
+        return static_cast<std::size_t>(zeros) + course_.workload->written_bytes == bytes &&
+               same_target(course_, arena, like);
     }
 
 private:
@@ -144,26 +155,26 @@ private:
 // The limit: as many bytes in one piece.
 class OnePiece final : public Competitor {
 public:
-    explicit OnePiece(const Course &course) : course_(course), fresh_(course.fresh_first) {}
+    explicit OnePiece(const Course &course) : course_(course), source_(course.first_source % course.piece_sources) {}
 
     void run(std::byte *arena, std::int64_t calls) override {
         for (std::int64_t call = 0; call < calls; ++call) {
-            std::memcpy(arena + course_.cache_at + static_cast<std::size_t>(piece_) * course_.piece_stride,
-                        course_.fresh + static_cast<std::size_t>(fresh_) * course_.fresh_stride,
+            std::memcpy(arena + course_.target_at + static_cast<std::size_t>(piece_) * course_.piece_stride,
+                        course_.source + static_cast<std::size_t>(source_) * course_.piece_source_stride,
                         course_.workload->written_bytes);
-            fresh_ = fresh_ + 1 == course_.fresh_count ? 0 : fresh_ + 1;
+            source_ = source_ + 1 == course_.piece_sources ? 0 : source_ + 1;
             piece_ += course_.pieces_jump;
             piece_ -= piece_ < course_.pieces ? 0 : course_.pieces;
         }
     }
 
     bool proves(const std::byte *arena, const std::byte * /*like*/) const override {
-        return std::memcmp(arena + course_.cache_at, course_.fresh, course_.workload->written_bytes) == 0;
+        return std::memcmp(arena + course_.target_at, course_.source, course_.workload->written_bytes) == 0;
     }
 
 private:
     const Course course_;
-    std::int64_t fresh_;
+    std::int64_t source_;
     std::int64_t piece_ = 0;
 };
 
@@ -194,7 +205,7 @@ void require_valid(const Course &course, std::byte *arena) {
     const Plan plan = make_plan(*course.workload);
     kvappend_args args = make_args(*course.workload);
     for (const Indices &indices : course.steps) {
-        set_call(*course.workload, indices, course.fresh, arena + course.cache_at, args);
+        set_call(*course.workload, indices, course.source, arena + course.target_at, args);
         require(kvappend_plan_validate(plan.get(), &args, nullptr, 0, nullptr, nullptr));
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Those that are measured against each other, each doing the same appends in memory of its own.
+// Those that are measured against each other, each doing the same appends or gathers, to memory of its own.
 #pragma once
 
 #include "workload.hpp"
@@ -15,17 +15,24 @@
 struct Course {
     const Workload *workload;
     std::span<const Indices> steps;
-    const std::byte *fresh; // the first of so many new tensors
+    const std::byte *source; // that all competitors read: new tensors, or the caches that a gather reads
+    std::size_t target_at;   // in the arena: the caches, or the outputs of a gather
     std::size_t fresh_stride;
-    std::int64_t fresh_count;
-    std::int64_t fresh_first; // of the first call
-    std::size_t cache_at;     // in the arena
+    std::int64_t fresh_count; // of new tensors, or of outputs
     std::size_t cache_stride;
     std::int64_t layers;
+    std::int64_t first_source; // of the first call
     // For a copy in one piece, which goes about the arena in jumps.
+    std::size_t piece_source_stride;
+    std::int64_t piece_sources;
     std::size_t piece_stride;
     std::int64_t pieces;
     std::int64_t pieces_jump;
+
+    // How many calls read different rows.
+    std::int64_t sources() const {
+        return workload->gathers() ? layers * static_cast<std::int64_t>(steps.size()) : fresh_count;
+    }
 };
 
 class Competitor {
@@ -33,7 +40,7 @@ public:
     virtual ~Competitor() = default;
     virtual void run(std::byte *arena, std::int64_t calls) = 0;
     // Whether the bytes that the first call writes are right, in an arena that was zero. `like` is another arena, in
-    // which the loop has done that call. The course begins with the first new tensor.
+    // which the loop has done that call. The course begins with the first source.
     virtual bool proves(const std::byte *arena, const std::byte *like) const = 0;
 };
 

@@ -23,6 +23,14 @@ bool wanted(const Configuration &configuration) {
            (arrangement == "ring" && configuration.model->window != 0);
 }
 
+// Llama's rows, from whole caches, from pages of either order, and from slots.
+bool wanted_as_gather(const Configuration &configuration) {
+    const std::string_view arrangement = configuration.arrangement->name;
+    return configuration.aligned && std::string_view(configuration.model->name) == "llama3-8b" &&
+           (arrangement == "dense-bhsd" || arrangement == "paged16" || arrangement == "paged64-hnd" ||
+            arrangement == "slots16");
+}
+
 // Llama's decoding and prompts, by samples and by slots.
 bool wanted_in_formats(const Configuration &configuration) {
     const std::string_view arrangement = configuration.arrangement->name;
@@ -39,6 +47,9 @@ bool wanted_briefly(const Configuration &configuration) {
     const Step &step = *configuration.step;
     const bool few_rows = step.batch * step.rows <= 64;
     const bool prompt = step.phase == Phase::prefill && step.batch == 1 && step.rows <= 2048;
+    if (configuration.gathers()) {
+        return arrangement == "paged16" && step.rows <= 512;
+    }
     if (configuration.format != nullptr) {
         return arrangement == "slots16" && step.batch * step.rows == 64;
     }
@@ -82,6 +93,14 @@ std::vector<Configuration> all_configurations(bool brief) {
                             configurations.push_back(configuration);
                         }
                         add_formats(configuration, brief, configurations);
+                    }
+                }
+                for (const Step &step : gather_steps) {
+                    for (const bool cold : {true, false}) {
+                        const Configuration configuration{&model, &arrangement, &step, cold, aligned};
+                        if (wanted_as_gather(configuration) && (!brief || wanted_briefly(configuration))) {
+                            configurations.push_back(configuration);
+                        }
                     }
                 }
             }

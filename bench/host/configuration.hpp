@@ -13,13 +13,15 @@ struct Configuration {
     const Model *model;
     const Arrangement *arrangement;
     const Step *step;
-    // The destination: places that were not touched for long, or the same ones in each call.
+    // The destination, and with a gather also the source: places that were not touched for long, or the same ones in
+    // each call.
     bool cold;
     // To 64 bytes; else the new rows begin one element behind that, and the caches two.
     bool aligned;
     const Format *format = nullptr; // of the cache; NULL: that of the new rows
 
     std::string name() const;
+    bool gathers() const { return step->phase == Phase::gather; }
     // Of the new rows.
     std::int32_t element_type() const { return format == nullptr ? model->element_type : format->element_type; }
 };

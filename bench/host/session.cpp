@@ -15,9 +15,9 @@ namespace {
 constexpr std::size_t mebibyte = std::size_t{1} << 20;
 constexpr std::size_t page = 4096;
 
-// Where in a page the new rows begin, while the caches begin at its start. Some processors copy many times slower to
+// Where in a page the source begins, while the targets begin at its start. Some processors copy many times slower to
 // what lies just above the source, modulo a page; such a place would be a bad measure, and is not what is usual.
-constexpr std::size_t fresh_at = 17 * 64;
+constexpr std::size_t source_at = 17 * 64;
 
 // In each of Google Benchmark's iterations, so that a call which is longer than the least time has more than one, too.
 constexpr int rounds = 5;
@@ -48,11 +48,11 @@ std::int64_t jump_among(std::int64_t count) {
 
 } // namespace
 
-Session::Session() : fresh_(std::min(arena_bytes(), std::max(far_beyond_cache(), 256 * mebibyte))) {
+Session::Session() : source_(std::min(arena_bytes(), std::max(far_beyond_cache(), 256 * mebibyte))) {
     for (std::size_t i = 0; i < entries().size(); ++i) {
         arenas_.emplace_back(arena_bytes());
     }
-    fill_new_rows(std::span(fresh_.data(), fresh_.bytes()), random_);
+    fill_new_rows(std::span(source_.data(), source_.bytes()), random_);
 }
 
 std::vector<std::pair<std::string, std::string>> Session::describe() const {
@@ -61,8 +61,30 @@ std::vector<std::pair<std::string, std::string>> Session::describe() const {
             {"cold", "each call goes to another layer or position, over at least " +
                          std::to_string(far_beyond_cache() / mebibyte) +
                          " MiB or the whole destination; the new rows of prefill come from anew, those of decode and "
-                         "speculative steps are in the cache, as just made"},
+                         "speculative steps are in the cache, as just made; each gather reads from another layer or "
+                         "position, over at least " +
+                         std::to_string(std::min(far_beyond_cache(), source_.bytes()) / mebibyte) +
+                         " MiB or all that there is"},
             {"warm", "each call writes the same rows from the same rows: in the cache, where they fit"}};
+}
+
+// The places that a cold call visits before it comes to the first again. Returns how many steps there are.
+std::size_t Session::spread_course(Course &course) const {
+    const Workload &workload = *course.workload;
+    const bool gathers = workload.gathers();
+    const std::size_t source_room = source_.bytes() - page;
+    const std::size_t target_room = arenas_[0].bytes() - page;
+    course.layers = static_cast<std::int64_t>((gathers ? source_room : target_room) / course.cache_stride);
+    course.pieces = static_cast<std::int64_t>(target_room / course.piece_stride);
+    const std::size_t layers_bytes = static_cast<std::size_t>(course.layers) * workload.written_bytes;
+    if (gathers || prepared_->configuration.step->phase == Phase::prefill) {
+        course.fresh_count = static_cast<std::int64_t>((gathers ? target_room : source_room) / course.fresh_stride);
+        course.piece_sources = static_cast<std::int64_t>(source_room / course.piece_source_stride);
+    }
+    if (course.layers == 0) {
+        return 0;
+    }
+    return std::min(far_beyond_cache() / layers_bytes + 1, static_cast<std::size_t>(workload.sequence_rows));
 }
 
 void Session::lay_course() {
@@ -70,28 +92,19 @@ void Session::lay_course() {
     Course &course = p.course;
     const std::size_t width = p.workload.element_bytes;
     course.workload = &p.workload;
-    course.fresh = fresh_.data() + fresh_at + (p.configuration.aligned ? 0 : width);
-    course.cache_at = p.configuration.aligned ? 0 : 2 * width;
+    course.source = source_.data() + source_at + (p.configuration.aligned ? 0 : width);
+    course.target_at = p.configuration.aligned ? 0 : 2 * width;
     // Blocks of a page more, as an allocator places them.
     course.cache_stride = round_up(p.workload.cache_bytes, page) + page;
     course.piece_stride = round_up(p.workload.written_bytes, 64);
     course.fresh_stride = round_up(p.workload.new_bytes, 64);
-    course.layers = course.pieces = course.fresh_count = 1;
-    std::size_t step_count = 1;
-    if (p.configuration.cold) {
-        const std::size_t room = arenas_[0].bytes() - page;
-        course.layers = static_cast<std::int64_t>(room / course.cache_stride);
-        course.pieces = static_cast<std::int64_t>(room / course.piece_stride);
-        const std::size_t layers_bytes = static_cast<std::size_t>(course.layers) * p.workload.written_bytes;
-        step_count =
-            std::min(far_beyond_cache() / layers_bytes + 1, static_cast<std::size_t>(p.workload.sequence_rows));
-        if (p.configuration.step->phase == Phase::prefill) {
-            course.fresh_count = static_cast<std::int64_t>((fresh_.bytes() - page) / course.fresh_stride);
-        }
-    }
+    course.piece_source_stride = course.fresh_stride;
+    course.layers = course.pieces = course.fresh_count = course.piece_sources = 1;
+    const std::size_t step_count = p.configuration.cold ? spread_course(course) : 1;
     course.pieces_jump = jump_among(course.pieces);
     if (course.layers < 1 || course.pieces < 1 || course.fresh_count < 1 ||
-        course.cache_at + course.cache_stride > arenas_[0].bytes()) {
+        source_at + p.workload.source_bytes() + page > source_.bytes() ||
+        p.workload.target_bytes() + page > arenas_[0].bytes()) {
         throw std::runtime_error("this machine has too little memory for the case");
     }
     for (std::size_t step = 0; step < step_count; ++step) {
@@ -113,7 +126,7 @@ std::vector<std::size_t> Session::competing() const {
 void Session::prove() {
     const Course &course = prepared_->course;
     const auto first_call = [&](std::size_t competitor, std::byte *arena) {
-        std::memset(arena, 0, course.cache_at + course.cache_stride);
+        std::memset(arena, 0, course.target_at + course.workload->target_bytes());
         auto made = entries()[competitor].make(course);
         made->run(arena, 1);
         return made;
@@ -157,7 +170,7 @@ void Session::make_competitors() {
     for (std::int64_t i = 0; i < count; ++i) {
         // All make equally many calls. Far apart, none finds in the cache what another has just read.
         Course course = prepared_->course;
-        course.fresh_first = i * course.fresh_count / count;
+        course.first_source = i * course.sources() / count;
         const Entry &entry = entries()[static_cast<std::size_t>(i)];
         prepared_->competitors.push_back(entry.takes_part(prepared_->workload) ? entry.make(course) : nullptr);
     }

@@ -41,6 +41,7 @@ private:
 
     void prepare(const Configuration &configuration);
     void lay_course();
+    std::size_t spread_course(Course &course) const;
     // The entries that take part.
     std::vector<std::size_t> competing() const;
     // Throws where the competitors do not write the right bytes.
@@ -50,7 +51,7 @@ private:
     double time_calls(std::size_t competitor);
 
     std::vector<Arena> arenas_; // for each competitor
-    Arena fresh_;
+    Arena source_;
     std::unique_ptr<Prepared> prepared_;
     std::size_t repetition_ = 0;
     std::minstd_rand random_;

@@ -124,24 +124,32 @@ kvappend_descriptor Workload::described() const {
     return result;
 }
 
-void Workload::set_buffers(const std::byte *fresh, std::byte *cache, kvappend_args &args) const {
-    args.k_new = fresh;
-    args.v_new = fresh + v_new_at;
-    args.k_new_bytes = v_new_at;
-    args.v_new_bytes = new_bytes - v_new_at;
+void Workload::set_buffers(const std::byte *source, std::byte *target, kvappend_args &args) const {
+    std::byte *const cache = gathers() ? const_cast<std::byte *>(source) : target; // A gather only reads it.
     args.k_cache = cache + k_cache_at;
     args.v_cache = cache + v_cache_at;
     args.k_cache_bytes = cache_bytes - k_cache_at;
     args.v_cache_bytes = cache_bytes - v_cache_at;
+    if (gathers()) {
+        args.k_out = target;
+        args.v_out = target + v_new_at;
+        args.k_out_bytes = v_new_at;
+        args.v_out_bytes = new_bytes - v_new_at;
+        return;
+    }
+    args.k_new = source;
+    args.v_new = source + v_new_at;
+    args.k_new_bytes = v_new_at;
+    args.v_new_bytes = new_bytes - v_new_at;
     if (!converts) {
         return;
     }
     const bool given = storage.scaling == KVAPPEND_SCALING_GIVEN;
-    args.k_scales = given ? const_cast<std::byte *>(fresh) : cache + k_scales_at;
-    args.v_scales = given ? const_cast<std::byte *>(fresh) : cache + v_scales_at;
+    args.k_scales = given ? const_cast<std::byte *>(source) : target + k_scales_at;
+    args.v_scales = given ? const_cast<std::byte *>(source) : target + v_scales_at;
     args.k_scales_bytes = given ? sizeof(float) : cache_bytes - k_scales_at;
     args.v_scales_bytes = given ? sizeof(float) : cache_bytes - v_scales_at;
-    args.k_global_scale = args.v_global_scale = reinterpret_cast<const float *>(fresh);
+    args.k_global_scale = args.v_global_scale = reinterpret_cast<const float *>(source);
     args.k_global_scale_bytes = args.v_global_scale_bytes = sizeof(float);
 }
 
@@ -163,6 +171,7 @@ Workload make_workload(const Configuration &configuration, std::size_t most_cach
     d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = KVAPPEND_BACKEND_HOST;
     d.element_type = configuration.element_type();
+    d.operation = configuration.gathers() ? KVAPPEND_OPERATION_GATHER : KVAPPEND_OPERATION_APPEND;
     d.addressing = arrangement.addressing;
     d.lengths = arrangement.lengths;
     d.batch = arrangement.addressing == KVAPPEND_ADDRESSING_SLOTS ? 1 : step.batch;

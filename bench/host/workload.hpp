@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one call appends, as the library is told of it and as the others need it: sizes, strides, indices.
+// What one call appends or gathers, as the library is told of it and as the others need it: sizes, strides, indices.
 #pragma once
 
 #include "configuration.hpp"
@@ -40,8 +40,13 @@ struct Workload {
 
     // The descriptor, which points to this workload.
     kvappend_descriptor described() const;
-    // Sets the new rows, the caches and the scales. The first of the new numbers is also the given or the global scale.
-    void set_buffers(const std::byte *fresh, std::byte *cache, kvappend_args &args) const;
+    bool gathers() const { return descriptor.operation == KVAPPEND_OPERATION_GATHER; }
+    // An append reads new rows and writes caches, and a gather reads caches and writes rows of the same shape.
+    std::size_t source_bytes() const { return gathers() ? cache_bytes : new_bytes; }
+    std::size_t target_bytes() const { return gathers() ? new_bytes : cache_bytes; }
+    // Sets the rows, the caches and the scales. The first number of an append's source is also the given or the global
+    // scale.
+    void set_buffers(const std::byte *source, std::byte *target, kvappend_args &args) const;
 };
 
 // Fills new rows, so that no byte is zero and each two bytes are a moderate number in all element types. These are
