@@ -155,10 +155,10 @@ Status check_conflicts(const kvappend_descriptor &d) {
     const bool reports = d.skip_policy == KVAPPEND_SKIP_REPORT;
     const bool gathers = d.operation == KVAPPEND_OPERATION_GATHER;
     const Conflict conflicts[] = {
-        {has(KVAPPEND_FLAG_ADVANCE) && gathers, FLAG(ADVANCE), "operation", d.operation,
-         "expected KVAPPEND_OPERATION_APPEND with this flag, because a gather adds no rows"},
+        {has(KVAPPEND_FLAG_ADVANCE) && d.operation != KVAPPEND_OPERATION_APPEND, FLAG(ADVANCE), "operation",
+         d.operation, "expected KVAPPEND_OPERATION_APPEND with this flag, because other operations add no rows"},
         {has(KVAPPEND_FLAG_ZERO_SKIPPED) && !gathers, FLAG(ZERO_SKIPPED), "operation", d.operation,
-         "expected KVAPPEND_OPERATION_GATHER with this flag, because an append has no output"},
+         "expected KVAPPEND_OPERATION_GATHER with this flag, because other operations have no output"},
         {d.reserved_slot != 0 && !has(KVAPPEND_FLAG_RESERVED_SLOT), "reserved_slot", d.reserved_slot, "flags", d.flags,
          "expected KVAPPEND_FLAG_RESERVED_SLOT in the flags, or slot 0"},
         {d.reserved_page != 0 && !has(KVAPPEND_FLAG_RESERVED_PAGE), "reserved_page", d.reserved_page, "flags", d.flags,
@@ -174,7 +174,8 @@ Status check_conflicts(const kvappend_descriptor &d) {
          "expected KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH with KVAPPEND_BACKEND_CUDA only, not with KVAPPEND_BACKEND_HOST"},
         {d.addressing == KVAPPEND_ADDRESSING_SLOTS && d.lengths == KVAPPEND_LENGTHS_FIXED && d.batch != 1, "batch",
          d.batch, "addressing", d.addressing,
-         "expected batch 1 and the number of tokens in new_rows, because KVAPPEND_ADDRESSING_SLOTS has no samples"},
+         "expected batch 1 and the number of tokens in new_rows, because KVAPPEND_ADDRESSING_SLOTS has no samples, "
+         "except in a move with KVAPPEND_LENGTHS_PACKED"},
         {is_one_of(d.addressing, paged | slots) && d.cache_blocks == 0, "cache_blocks", d.cache_blocks, "addressing",
          d.addressing, "expected the number of pages in cache_blocks"},
         {d.sink_rows > d.cache_rows, "sink_rows", d.sink_rows, "cache_rows", d.cache_rows,

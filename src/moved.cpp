@@ -3,9 +3,9 @@
 
 namespace kvappend {
 
-void MovedTensors::add(BufferName name, Tensor tensor, std::uint32_t together_log2) {
+std::uint32_t MovedTensors::add(BufferName name, Tensor tensor, std::uint32_t together_log2) {
     if (tensor.empty()) {
-        return;
+        return 0;
     }
     if (together_log2 == 0 && tensor.piece_stride == tensor.piece_bytes) {
         tensor.piece_bytes = tensor.row_bytes; // adjacent pieces
@@ -13,14 +13,16 @@ void MovedTensors::add(BufferName name, Tensor tensor, std::uint32_t together_lo
     if (together_log2 == 0 && tensor.adjacent_heads()) {
         tensor.merge_heads();
     }
-    tensors_[count_++] = {name,
-                          tensor.strides,
-                          tensor.heads,
-                          tensor.row_bytes >> together_log2,
-                          tensor.piece_bytes >> together_log2,
-                          tensor.piece_stride,
-                          together_log2,
-                          together_log2 == 0 ? tensor.alignment() : 1};
+    MovedTensor &moved = tensors_[count_++];
+    moved = {name,
+             tensor.strides,
+             tensor.heads,
+             tensor.row_bytes >> together_log2,
+             tensor.piece_bytes >> together_log2,
+             tensor.piece_stride,
+             together_log2,
+             together_log2 == 0 ? tensor.alignment() : 1};
+    return moved.alignment;
 }
 
 } // namespace kvappend

@@ -35,8 +35,8 @@ class MovedTensors {
 public:
     static constexpr std::size_t most = 4;
 
-    // Ignores an empty tensor.
-    void add(BufferName name, Tensor tensor, std::uint32_t together_log2 = 0);
+    // Returns the alignment of the tensor. Ignores an empty one.
+    std::uint32_t add(BufferName name, Tensor tensor, std::uint32_t together_log2 = 0);
     std::span<const MovedTensor> all() const { return {tensors_.data(), count_}; }
 
 private:

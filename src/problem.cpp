@@ -165,7 +165,6 @@ Status create_tensors(const kvappend_descriptor &d, const Problem &problem, cons
 // own. Scales that are the same for all rows stay where they are.
 Status copy_within_cache(const CopyInput &input, Copy &copy) {
     copy.rows = copy.cache;
-    copy.alignment = copy.cache.alignment();
     copy.format.type = KVAPPEND_STORED_AS_IS;
     Tensor &scales = copy.scales;
     if (scales.strides.outer == 0 && scales.strides.row == 0 && !copy.format.by_four_rows) {
@@ -199,15 +198,21 @@ Status create_copy(const kvappend_descriptor &d, const Problem &problem, const C
     return KVAPPEND_SUCCESS;
 }
 
+// What the rows of a problem are called in messages.
+const char *rows_name(const Problem &problem, const char *append, const char *gather, const char *move) {
+    return problem.gathers() ? gather : problem.moves() ? move : append;
+}
+
 Status create_copies(const kvappend_descriptor &d, Problem &problem) {
     TRY(create_copy(d, problem,
-                    {problem.gathers() ? "k_out" : "k_new", "k_cache", "k_storage", "k_new_strides", "k_cache_strides",
-                     d.k_dim, d.k_new_strides, d.k_cache_strides, d.k_pack, d.k_piece_stride, d.k_storage},
+                    {rows_name(problem, "k_new", "k_out", "rows of k_cache"), "k_cache", "k_storage", "k_new_strides",
+                     "k_cache_strides", d.k_dim, d.k_new_strides, d.k_cache_strides, d.k_pack, d.k_piece_stride,
+                     d.k_storage},
                     problem.k));
     return create_copy(d, problem,
-                       {problem.gathers() ? "v_out" : "v_new", "v_cache", "v_storage", "v_new_strides",
-                        "v_cache_strides", d.v_dim, d.v_new_strides, d.v_cache_strides, d.v_pack, d.v_piece_stride,
-                        d.v_storage},
+                       {rows_name(problem, "v_new", "v_out", "rows of v_cache"), "v_cache", "v_storage",
+                        "v_new_strides", "v_cache_strides", d.v_dim, d.v_new_strides, d.v_cache_strides, d.v_pack,
+                        d.v_piece_stride, d.v_storage},
                        problem.v);
 }
 
@@ -216,8 +221,8 @@ void add_moved_tensors(Problem &problem) {
         return;
     }
     const auto together_log2 = [](const Copy &copy) { return copy.format.by_four_rows ? 2U : 0U; };
-    problem.moved.add(BufferName::k_cache, problem.k.cache);
-    problem.moved.add(BufferName::v_cache, problem.v.cache);
+    problem.k.alignment = problem.moved.add(BufferName::k_cache, problem.k.cache);
+    problem.v.alignment = problem.moved.add(BufferName::v_cache, problem.v.cache);
     problem.moved.add(BufferName::k_scales, problem.k.scales, together_log2(problem.k));
     problem.moved.add(BufferName::v_scales, problem.v.scales, together_log2(problem.v));
 }
@@ -228,7 +233,14 @@ std::int64_t bytes_of(const Problem &problem, const Copy &copy) {
     const Addressing &a = problem.addressing;
     const bool one_block = !a.by_token() && !a.has_pages();
     const std::int64_t rows = one_block ? std::min(problem.new_rows, a.cache_rows) : problem.new_rows;
-    return copy.empty() ? 0 : problem.source_samples * rows * copy.heads() * copy.row_bytes();
+    if (copy.empty()) {
+        return 0;
+    }
+    // The stored rows of a move may be wider than the elements whose bytes have been checked.
+    std::int64_t bytes = 0;
+    const bool overflow =
+        __builtin_mul_overflow(problem.source_samples * rows * copy.heads(), copy.row_bytes(), &bytes);
+    return overflow ? INT64_MAX : bytes;
 }
 
 // Adds the buffers of K or of V.
@@ -317,7 +329,6 @@ Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
     if (problem.empty()) {
         return KVAPPEND_SUCCESS;
     }
-    // Each number fits in 63 bits, but the sum may not.
     const std::int64_t k_bytes = bytes_of(problem, problem.k);
     problem.bytes = k_bytes + std::min(bytes_of(problem, problem.v), INT64_MAX - k_bytes);
     return add_buffers(problem);

@@ -331,6 +331,9 @@ Status shared_place_error(const Problem &problem, const Indices &indices, const 
 // Finds a place that one sample of a move writes and another one uses. Among the uses of a place by a sample, those
 // that write come first. So a sample that writes the place shows in a comparison with the first use of all.
 Status check_samples_apart(const Problem &problem, const Indices &indices, kvappend_fault &fault) {
+    if (problem.addressing.samples == 1) {
+        return KVAPPEND_SUCCESS;
+    }
     const auto most = 2 * static_cast<std::size_t>(problem.new_rows);
     const std::unique_ptr<Touched[]> memory(new (std::nothrow) Touched[most]);
     if (memory == nullptr) {

@@ -89,8 +89,8 @@
  *   sample, and batch is 1. Rows that do not depend on each other are moved faster as samples of their own.
  * - There are no new rows: k_new, v_new, k_out and v_out are ignored, and k_new_strides and v_new_strides must be 0.
  * - The stored bytes are moved, whatever the format, and with them the scales that each row has of its own. Scales that
- *   are the same for all rows stay as they are. Scales that only some rows share are refused. The global scale is not
- *   used.
+ *   are the same for all rows stay as they are. Scales that only some rows share are refused, and so is one
+ *   tensor of such scales for both K and V. The global scale is not used.
  * - A row may be a whole page: with cache_rows = 1, a slot is the number of a page.
  *
  * RAGGED BATCHES. Each sample has its own position. With KVAPPEND_LENGTHS_* each sample can have its own number of
@@ -818,8 +818,9 @@ typedef struct kvappend_report {
     /* The first row below or above, if there is one. It comes from the first run that had such a row: the smallest
      * sample (0 with SLOTS), and in that sample the smallest row l (with SLOTS, the token). With LENGTHS_PER_TOKEN,
      * first_row is the smallest such token, and first_sample is its sample. With SLOTS, first_position is the slot. In
-     * a move with LENGTHS_PACKED, first_sample is a sample, and first_row counts from its first row on. A position
-     * below INT64_MIN or above INT64_MAX is given as that limit. */
+     * a move it is the entry of from_slots if that one has no place, else that of slots; with LENGTHS_PACKED,
+     * first_sample is a sample, and first_row counts from its first row on. A position below INT64_MIN or above
+     * INT64_MAX is given as that limit. */
     int64_t first_sample;
     int64_t first_row;
     int64_t first_position;
@@ -941,10 +942,11 @@ KVAPPEND_API kvappend_status kvappend_plan_can_implement(const kvappend_plan *pl
  * together with the threads that preference.host_threads asks for. Without such threads, a run makes no allocation,
  * lock or system call.
  *
- * If two runs write the same rows at once, the contents of those rows are undefined. If a gather reads a cache row
- * while another run writes it, the gathered row is undefined. Two rows of one append with the same place (a slot, page
- * or batch index given twice) also leave undefined contents there, except in a ring. Such a row holds bytes of one of
- * them, or parts of each. If all padding slots name one place, use KVAPPEND_FLAG_RESERVED_SLOT for it. */
+ * If two runs write the same rows at once, the contents of those rows are undefined. If a gather or a move reads a
+ * cache row while another run writes it, the row that it gives is undefined. Two rows of one append with the same place
+ * (a slot, page or batch index given twice) also leave undefined contents there, except in a ring. Such a row holds
+ * bytes of one of them, or parts of each. If all padding slots name one place, use KVAPPEND_FLAG_RESERVED_SLOT for
+ * it. */
 KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
                                                size_t workspace_bytes, struct CUstream_st *stream);
 
@@ -971,12 +973,13 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * more geometries, the call makes as many launches as necessary. After the copies, each layer that reports or traps
  * costs one further launch, and so does each array of offsets that advances. If every plan is a plain dense one ([B, H,
  * L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
- * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. Plans whose caches
- * have another format have launches of their own, with up to 36 in each: cuda_convert_layers_b16. The kernels of
+ * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. Plans that convert
+ * rows have launches of their own, with up to 36 in each: cuda_convert_layers_b16. The kernels of
  * gathers are cuda_gather_dense_layers_b16, cuda_gather_rows_layers_b16 and cuda_gather_convert_layers_b16. That of
- * moves is cuda_move_rows_layers_b16. There is one exception: a plan whose extents or strides need 64-bit indices has a
- * launch of its own, by its own kernel. KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a launch if all plans of
- * that launch have it. In all other respects the same holds as for run. Legal under stream capture.
+ * moves is cuda_move_rows_layers_b16. There is one exception: a plan of appends or gathers whose extents or strides
+ * need 64-bit indices has a launch of its own, by its own kernel. KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a
+ * launch if all plans of that launch have it. In all other respects the same holds as for run. Legal under stream
+ * capture.
  *
  * Host backend: the layers are done one after the other. */
 KVAPPEND_API kvappend_status kvappend_plan_run_layers(const kvappend_plan *const *plans,
@@ -1018,8 +1021,8 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
  *   rows of samples that an offset leaves out. To avoid this, leave samples out by their length;
  * - KVAPPEND_ERROR_DUPLICATE: two rows of an append have the same place, and it is not a ring that replaces one of
  *   them. Or two samples of a move use the same place, and one of them writes it;
- * - KVAPPEND_ERROR_SCALE: a global scale, or a scale that a row of the call reads, is NaN, infinite, zero or negative.
- *   A computed scale may be zero.
+ * - KVAPPEND_ERROR_SCALE, not in a move: a global scale, or a scale that a row of the call reads, is NaN, infinite,
+ * zero or negative. A computed scale may be zero.
  *
  * It returns the first of these statuses that applies, and describes the fault in *fault. fault may be NULL. Before
  * these checks, it fails for everything that can_implement refuses, and for a wrong stream or device. If there is
@@ -1063,7 +1066,8 @@ typedef struct kvappend_precision_guarantee {
     /* 1: every written element has the bits of its source, including NaN payloads and -0. */
     int32_t k_bit_exact;
     int32_t v_bit_exact;
-    /* 1: the same call on the same memory leaves the same bytes, unless two rows have the same place. */
+    /* 1: the same call on the same memory leaves the same bytes, unless two rows have the same place. In a move: unless
+     * a sample writes a place that another one uses. */
     int32_t deterministic;
     /* 1: these bytes do not depend on the backend, the device or the kernel. */
     int32_t same_on_all_backends;
@@ -1091,10 +1095,10 @@ KVAPPEND_API kvappend_status kvappend_plan_get_precision_guarantee(const kvappen
 
 /* Returns the name of entry `index` (from 0) in the table of all kernels of this library, those of all backends. Past
  * the end of the table it returns NULL. A name states the backend, "gather" or "move" for the kernels of these, and how
- * the kernel finds rows. "wide" means 64-bit indices. For CUDA the name ends with the widest access in bytes
- * ("cuda_dense_b16"). Such a kernel uses narrower accesses if base addresses, strides or the bytes of a row are not
- * multiples of 16. The result is a static string, valid while the library is loaded. This function cannot fail. Legal
- * under stream capture. */
+ * the kernel finds rows. "wide" means 64-bit indices; the kernels of moves have them, too. For CUDA the name ends with
+ * the widest access in bytes ("cuda_dense_b16"). Such a kernel uses narrower accesses if base addresses, strides or the
+ * bytes of a row are not multiples of 16. The result is a static string, valid while the library is loaded. This
+ * function cannot fail. Legal under stream capture. */
 KVAPPEND_API const char *kvappend_kernel_name(size_t index);
 
 /* ---- versions and loading by hand ---- */

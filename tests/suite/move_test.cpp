@@ -7,7 +7,10 @@
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <algorithm>
+#include <array>
 #include <numeric>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -136,6 +139,128 @@ TEST_CASE("random moves of several layers agree with the reference", "[move][ran
         }
         check_layers(layers, random);
     }
+}
+
+TEST_CASE("more layers than a launch takes, and more samples than a grid has rows of blocks", "[move][large]") {
+    auto random = seeded_random();
+    Scenario scenario = moving({0, 1, 5}, {5, 0, 1});
+    std::vector<ScenarioLayer> layers(85, {scenario, 0});
+    layers[0].shares_with = -1;
+    check_layers(layers, random);
+
+    constexpr std::int64_t samples = 66000;
+    Scenario many;
+    kvappend_descriptor &d = many.descriptor;
+    d.operation = KVAPPEND_OPERATION_MOVE;
+    d.addressing = KVAPPEND_ADDRESSING_SLOTS;
+    d.lengths = KVAPPEND_LENGTHS_PACKED;
+    d.element_type = KVAPPEND_ELEMENT_UINT8;
+    d.batch = d.new_rows = samples;
+    d.heads = d.k_dim = 1;
+    d.cache_blocks = 2 * samples;
+    d.cache_rows = 1;
+    for (std::int64_t b = 0; b <= samples; ++b) {
+        many.lengths.push_back(b);
+    }
+    for (std::int64_t b = 0; b < samples; ++b) {
+        many.from_slots.push_back(2 * b);
+        many.slots.push_back(2 * b + 1);
+    }
+    place_apart(many, 64, 64);
+    check_scenario(many, random);
+}
+
+TEST_CASE("a move then a gather gives what a gather then the same moves give", "[move][random]") {
+    auto random = seeded_random();
+    kvappend_storage int8 = KVAPPEND_STORAGE_INIT;
+    REQUIRE(kvappend_storage_preset(KVAPPEND_PRESET_INT8_ROW, &int8, sizeof int8) == KVAPPEND_SUCCESS);
+    std::ranges::copy(std::array<std::int64_t, 4>{16, 4, 8, 0}, int8.scale_strides);
+    for (int i = 0; i < 50; ++i) {
+        Scenario scenario = moving(std::vector<std::int64_t>(9), std::vector<std::int64_t>(9));
+        for (std::size_t t = 0; t < 9; ++t) {
+            scenario.from_slots[t] = std::uniform_int_distribution<std::int64_t>(0, 5)(random);
+            scenario.slots[t] = std::uniform_int_distribution<std::int64_t>(0, 5)(random);
+        }
+        kvappend_descriptor d = scenario.descriptor;
+        d.backend = subject().backend();
+        d.v_dim = 0;
+        d.k_storage = i % 2 == 0 ? &int8 : nullptr;
+        const PlanPointer move = make_plan(d);
+        d.operation = KVAPPEND_OPERATION_GATHER;
+        d.new_rows = 6;
+        const PlanPointer gather = make_plan(d);
+        const Held<unsigned char> cache(random_elements<unsigned char>(random, 192));
+        std::vector<float> scales(12);
+        std::ranges::generate(scales, [&] { return std::uniform_real_distribution<float>(0.5F, 2)(random); });
+        const Held<float> moved_scales(scales);
+        const Held<std::int64_t> all(std::vector<std::int64_t>{0, 1, 2, 3, 4, 5});
+        const Held<std::int64_t> slots(scenario.slots);
+        const Held<std::int64_t> from_slots(scenario.from_slots);
+        const Held<unsigned char> out(std::vector<unsigned char>(192));
+        kvappend_args args = KVAPPEND_ARGS_INIT;
+        args.k_cache = cache.data();
+        args.k_scales = moved_scales.data();
+        args.k_out = out.data();
+        args.slots = all.data();
+        const auto gathered = [&] {
+            REQUIRE(told(kvappend_plan_run(gather.get(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+            subject().synchronize();
+            std::vector<unsigned char> rows(192);
+            subject().download(rows.data(), out.data(), rows.size());
+            return rows;
+        };
+        std::vector<unsigned char> expected = gathered();
+        for (std::size_t t = 0; t < 9; ++t) {
+            const std::vector<unsigned char> row(expected.begin() + 32 * scenario.from_slots[t],
+                                                 expected.begin() + 32 * (scenario.from_slots[t] + 1));
+            std::ranges::copy(row, expected.begin() + 32 * scenario.slots[t]);
+        }
+        kvappend_args moving_args = args;
+        moving_args.slots = slots.data();
+        moving_args.from_slots = from_slots.data();
+        REQUIRE(told(kvappend_plan_run(move.get(), &moving_args, nullptr, 0, subject().stream())) ==
+                "KVAPPEND_SUCCESS");
+        CHECK(gathered() == expected);
+    }
+}
+
+TEST_CASE("a move with nothing to move needs no buffer", "[move]") {
+    kvappend_descriptor d = moving({0}, {1}).descriptor;
+    d.backend = subject().backend();
+    const kvappend_args args = KVAPPEND_ARGS_INIT;
+    const auto check = [&](kvappend_descriptor empty) {
+        CHECK(told(kvappend_plan_run(make_plan(empty).get(), &args, nullptr, 0, subject().stream())) ==
+              "KVAPPEND_SUCCESS");
+    };
+    kvappend_descriptor empty = d;
+    empty.new_rows = 0;
+    check(empty);
+    empty = d;
+    empty.heads = 0;
+    check(empty);
+    empty = d;
+    empty.k_dim = empty.v_dim = 0;
+    check(empty);
+    empty = d;
+    empty.lengths = KVAPPEND_LENGTHS_PACKED;
+    empty.batch = 0;
+    check(empty);
+}
+
+TEST_CASE("stored rows may be wider than the elements, as far as the bytes of a move can be counted", "[move]") {
+    kvappend_descriptor d = moving({0}, {1}).descriptor;
+    d.backend = subject().backend();
+    kvappend_storage f32 = KVAPPEND_STORAGE_INIT;
+    f32.type = KVAPPEND_STORED_F32;
+    d.k_storage = &f32;
+    d.offset_type = KVAPPEND_OFFSET_INT32;
+    d.heads = d.cache_blocks = d.cache_rows = 1;
+    d.k_dim = 2;
+    d.v_dim = 0;
+    d.new_rows = std::int64_t{1} << 60; // 2^63 bytes of stored rows
+    make_plan(d);
+    d.new_rows = std::int64_t{1} << 61;
+    check_refused(d, KVAPPEND_ERROR_OVERFLOW, "rows of k_cache [1, 1, 2305843009213693952, 2]");
 }
 
 TEST_CASE("threads share a large move", "[move][large]") {
@@ -342,6 +467,69 @@ TEST_CASE("a move that traps is refused before it moves a row", "[move]") {
     args.from_slots = from_slots.data();
     CHECK(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, nullptr)).starts_with("KVAPPEND_ERROR_SKIPPED: row 1"));
     CHECK(k == before);
+}
+
+TEST_CASE("a layer of a move that traps is refused before any layer moves a row", "[move]") {
+    if (subject().backend() != KVAPPEND_BACKEND_HOST) {
+        SKIP("a device is lost by a trap");
+    }
+    kvappend_descriptor d = moving({0}, {1}).descriptor;
+    d.skip_policy = KVAPPEND_SKIP_TRAP;
+    d.v_dim = 0;
+    const PlanPointer plan = make_plan(d);
+    std::vector<unsigned char> k(192);
+    std::iota(k.begin(), k.end(), static_cast<unsigned char>(0));
+    const std::vector<unsigned char> before = k;
+    const std::int64_t zero = 0;
+    const std::int64_t one = 1;
+    const std::int64_t bad = 6;
+    kvappend_args first = KVAPPEND_ARGS_INIT;
+    first.k_cache = k.data();
+    first.slots = &one;
+    first.from_slots = &zero;
+    kvappend_args second = first;
+    second.from_slots = &bad;
+    const kvappend_plan *const plans[] = {plan.get(), plan.get()};
+    const kvappend_args *const args[] = {&first, &second};
+    CHECK(told(kvappend_plan_run_layers(plans, args, 2, nullptr, 0, nullptr))
+              .starts_with("KVAPPEND_ERROR_SKIPPED: layer 1: row 0 of sample 0 has the position 6"));
+    CHECK(k == before);
+}
+
+TEST_CASE("validate finds from_slots of 64 bits that are declared as 32 bits", "[move]") {
+    kvappend_descriptor d = moving({0, 1}, {1, 2}).descriptor;
+    d.backend = subject().backend();
+    d.offset_type = KVAPPEND_OFFSET_INT32;
+    const PlanPointer plan = make_plan(d);
+    const Held<unsigned char> k(std::vector<unsigned char>(256));
+    const Held<std::int32_t> slots(std::vector<std::int32_t>{1, 2});
+    const Held<std::int64_t> from_slots(std::vector<std::int64_t>{0, 1});
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    const Held<unsigned char> v(std::vector<unsigned char>(256));
+    args.k_cache = k.data();
+    args.v_cache = v.data();
+    args.slots = slots.data();
+    args.from_slots = from_slots.data();
+    args.from_slots_bytes = from_slots.bytes();
+    kvappend_fault fault = KVAPPEND_FAULT_INIT;
+    const std::string message = told(kvappend_plan_validate(plan.get(), &args, nullptr, 0, subject().stream(), &fault));
+    INFO(message);
+    CHECK(message.starts_with("KVAPPEND_ERROR_INDEX_WIDTH: args.from_slots_bytes is 16"));
+    CHECK(message.ends_with("descriptor.offset_type for 64-bit numbers"));
+}
+
+TEST_CASE("a plan says how wide the accesses of a move are, with the heads of a row merged", "[move]") {
+    if (subject().backend() != KVAPPEND_BACKEND_CUDA) {
+        SKIP("the host has no widths");
+    }
+    kvappend_descriptor d = moving({0}, {1}).descriptor;
+    d.backend = KVAPPEND_BACKEND_CUDA;
+    d.k_dim = d.v_dim = 4; // 8 bytes, and 16 with both heads
+    std::ranges::copy(std::array<std::int64_t, 3>{16, 4, 8}, d.k_cache_strides);
+    kvappend_sku sku = KVAPPEND_SKU_INIT;
+    REQUIRE(kvappend_plan_get_sku(make_plan(d).get(), &sku) == KVAPPEND_SUCCESS);
+    CHECK(sku.k_vector_bytes == 16);
+    CHECK(sku.v_vector_bytes == 8);
 }
 
 TEST_CASE("a plan says that it moves, and keeps all bits", "[move]") {

@@ -74,9 +74,20 @@ private:
         const std::int64_t held[3] = {d_.cache_blocks, d_.heads, d_.cache_rows};
         draw_.strides(d_.k_cache_strides, held, d_.k_dim, false);
         draw_.strides(d_.v_cache_strides, held, d_.v_dim, false);
+        draw_pieces(d_.k_dim, d_.k_pack, d_.k_cache_strides);
+        draw_pieces(d_.v_dim, d_.v_pack, d_.v_cache_strides);
         if (converts) {
             storage_.draw();
             scenario_.tame = false; // there are no new rows, and the codes and scales may be any
+        }
+    }
+
+    // Sometimes a contiguous cache whose rows lie in pieces.
+    void draw_pieces(std::int64_t dim, std::int64_t &pack, std::int64_t (&strides)[3]) {
+        const std::int64_t pieces = std::int64_t{1} << draw_.between(0, 4);
+        if (dim > 0 && dim % pieces == 0 && draw_.one_in(3)) {
+            pack = pieces;
+            std::ranges::fill(strides, 0);
         }
     }
 
