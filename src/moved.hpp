@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a move moves within a cache: the stored bytes of rows, and the scales that each row has of its own.
+// The tensors that a move changes: the stored bytes of rows, and the scales that belong to one row.
 #pragma once
 
 #include "buffers.hpp"
@@ -20,7 +20,8 @@ struct MovedTensor {
     std::int64_t row_bytes;
     std::int64_t piece_bytes; // a power of two, unless the row is one piece
     std::int64_t piece_stride;
-    // With BY_FOUR_ROWS, 2: four rows are one row of the tensor, and each of them has a byte of each piece. Else 0.
+    // 2 with BY_FOUR_ROWS, otherwise 0. With 2, four rows of the cache are one row of the tensor. Each of the four has
+    // a byte of each piece.
     std::uint32_t together_log2;
     std::uint32_t alignment; // the widest power of two, 16 at most, that divides the pieces and the strides
 

@@ -541,7 +541,8 @@ KVAPPEND_HOST_DEVICE SampleRows moves_of_sample(const Rule<Facts> &rule, std::in
     return rows_of_sample(rule, loaded);
 }
 
-// Where a row of a move goes, or the place that it lacks: if neither side is padding, its source's before its target's.
+// Where a row of a move goes, or why it has no place. If neither slot has a place, padding counts first, and then the
+// source.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE Place place_of_move(const Rule<Facts> &rule, std::int64_t row, Load load) {
     const MovedRow moved = places_of_move(rule, row, load_move(rule, row, load), load);

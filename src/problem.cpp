@@ -76,7 +76,7 @@ Status check_extents(const kvappend_descriptor &d) {
     return KVAPPEND_SUCCESS;
 }
 
-// Refuses a tensor of scales that a run writes in which two scales share memory.
+// Refuses a tensor of scales that a run writes if two of its scales share memory.
 Status check_scales(const char *storage, const Tensor &scales) {
     const Reach overlap = pieces_overlap(Pieces(scales));
     return overlap == Reach::no
@@ -161,8 +161,8 @@ Status create_tensors(const kvappend_descriptor &d, const Problem &problem, cons
     return copy.format.computed() ? check_scales(input.storage_name, copy.scales) : KVAPPEND_SUCCESS;
 }
 
-// Makes the copy of a move from that of an append: it moves the stored bytes, and the scales that each row has of its
-// own. Scales that are the same for all rows stay where they are.
+// Turns the copy of an append into the copy of a move. A move moves the stored bytes, and the scales that belong to one
+// row. Scales that are the same for all rows stay where they are.
 Status copy_within_cache(const CopyInput &input, Copy &copy) {
     copy.rows = copy.cache;
     copy.format.type = KVAPPEND_STORED_AS_IS;
@@ -171,7 +171,7 @@ Status copy_within_cache(const CopyInput &input, Copy &copy) {
         scales = {};
         return KVAPPEND_SUCCESS;
     }
-    // Heads, or the groups of a row, may share scales. These are moved once.
+    // Heads, or the groups of a row, may share scales. Shared scales are moved once.
     scales.heads = scales.strides.head == 0 ? 1 : scales.heads;
     scales.row_bytes = scales.piece_stride == 0 ? scales.piece_bytes : scales.row_bytes;
     return check_scales(input.storage_name, scales);

@@ -328,8 +328,9 @@ Status shared_place_error(const Problem &problem, const Indices &indices, const 
                 earlier.sample_row, earlier.sample, later.sample_row, later.sample, a.row, a.block);
 }
 
-// Finds a place that one sample of a move writes and another one uses. Among the uses of a place by a sample, those
-// that write come first. So a sample that writes the place shows in a comparison with the first use of all.
+// Finds a place that one sample of a move writes and another sample uses. The uses of a place are sorted by sample, and
+// the writes of a sample come before its reads. Therefore it is enough to compare each use with the first use of the
+// place.
 Status check_samples_apart(const Problem &problem, const Indices &indices, kvappend_fault &fault) {
     if (problem.addressing.samples == 1) {
         return KVAPPEND_SUCCESS;

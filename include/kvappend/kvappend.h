@@ -70,27 +70,30 @@
  * A gather can also give the stored bytes. Declare the codes as K and their scales as V, with UINT8 elements and
  * without a storage. The K cache and the V cache then have a plan each.
  *
- * MOVE. With descriptor.operation = KVAPPEND_OPERATION_MOVE, a run moves rows within the caches, from slots to slots:
- * accepted rows of draft tokens, rows that stay after an eviction, copies of shared pages, reordered beams.
+ * MOVE. With descriptor.operation = KVAPPEND_OPERATION_MOVE, a run moves rows within the caches, from one slot to
+ * another. Examples are accepted rows of draft tokens, rows that stay after an eviction, copies of shared pages, and
+ * reordered beams.
  *
  *     for all t, one after the other, for all h:
  *         k_cache[slots[t], h, :] = k_cache[from_slots[t], h, :]
  *         v_cache[slots[t], h, :] = v_cache[from_slots[t], h, :]
  *
- * The addressing is KVAPPEND_ADDRESSING_SLOTS, and new_rows is the number T of rows that are moved. What this header
- * says of slots and of appends holds for both arrays, with these differences:
+ * The addressing is KVAPPEND_ADDRESSING_SLOTS. new_rows is the number T of rows to move. What this header says of
+ * appends also holds for moves, and what it says of slots also holds for from_slots, with these differences:
  *
- * - A row is skipped if its slot, or the slot it comes from, is padding or does not exist. Reports, skip policies and
- *   KVAPPEND_FLAG_RESERVED_SLOT look at both. If both lack a place, padding counts first, then from_slots.
+ * - A row is skipped if either of its two slots is padding or does not exist. Reports, skip policies and
+ *   KVAPPEND_FLAG_RESERVED_SLOT apply to both slots. If neither slot has a place, the row counts as padding if either
+ *   slot is padding. Otherwise it counts by its slot in from_slots.
  * - With KVAPPEND_LENGTHS_PACKED, batch is the number of samples, and sample b has the rows lengths[b] <= t <
- *   lengths[b + 1]. The rows of a sample are moved one after the other, so a row may come from a place to which an
- *   earlier row went. Different samples are moved at the same time: no sample may write a place that another one reads
- *   or writes, or the contents of that place are undefined. Two samples may read one place. Without PACKED there is one
- *   sample, and batch is 1. Rows that do not depend on each other are moved faster as samples of their own.
- * - There are no new rows: k_new, v_new, k_out and v_out are ignored, and k_new_strides and v_new_strides must be 0.
- * - The stored bytes are moved, whatever the format, and with them the scales that each row has of its own. Scales that
- *   are the same for all rows stay as they are. Scales that only some rows share are refused, and so is one
- *   tensor of such scales for both K and V. The global scale is not used.
+ *   lengths[b + 1]. The rows of a sample are moved one after the other. Therefore a row may come from a place to which
+ *   an earlier row of its sample went. Different samples are moved at the same time. No sample may write a place that
+ *   another sample reads or writes. Otherwise the contents of that place are undefined, and so is every row that is
+ *   moved from it. Two samples may read one place. Without PACKED there is one sample, and batch is 1. Rows that do not
+ *   depend on each other are moved faster if each of them is a sample of its own.
+ * - There are no new rows. k_new, v_new, k_out and v_out are ignored. k_new_strides and v_new_strides must be 0.
+ * - The stored bytes are moved, in every format. Scales that belong to one row move with the row. Scales that are the
+ *   same for all rows stay as they are. Scales that only some rows share are refused. If K and V have scales that move,
+ *   each needs a tensor of its own. The global scale is not used.
  * - A row may be a whole page: with cache_rows = 1, a slot is the number of a page.
  *
  * RAGGED BATCHES. Each sample has its own position. With KVAPPEND_LENGTHS_* each sample can have its own number of
@@ -213,12 +216,12 @@ enum kvappend_status_code {
     /* One of these does not fit in 63 bits: the number of bytes of a tensor, the distance between its first and its
      * last byte, or the number of bytes of an array of indices. [plan_create] */
     KVAPPEND_ERROR_OVERFLOW = 16,
-    /* Two rows of one cache, two of its computed scales, or two rows of k_out or of v_out share memory because of their
-     * strides, or two scales that a move moves [plan_create]. Or two tensors share memory
-     * [can_implement, run]: k_cache and v_cache with an append or a move, k_out and v_out with a gather. The check is
-     * exact for all strides that occur in practice. It gives up after 65536 steps for each tensor in plan_create (about
-     * a millisecond), and after 256 steps for each pair of tensors in a run (a few microseconds). If it gives up, the
-     * strides are refused as well, and the message says so. */
+    /* Two rows of one cache, two of its computed scales, two of its scales that a move moves, or two rows of k_out or
+     * of v_out share memory because of their strides [plan_create]. Or two tensors share memory [can_implement, run]:
+     * k_cache and v_cache with an append or a move, k_out and v_out with a gather. The check is exact for all strides
+     * that occur in practice. It gives up after 65536 steps for each tensor in plan_create (about a millisecond), and
+     * after 256 steps for each pair of tensors in a run (a few microseconds). If it gives up, the strides are refused
+     * as well, and the message says so. */
     KVAPPEND_ERROR_OVERLAP = 17,
     /* preference.kernel_name does not name a kernel of the backend, or that kernel does not support this problem.
      * [plan_create] */
@@ -314,7 +317,7 @@ KVAPPEND_API const char *kvappend_last_error_message(void);
 enum kvappend_operation {
     KVAPPEND_OPERATION_APPEND = 0, /* It writes rows to their places: k_new to k_cache, and v_new to v_cache. */
     KVAPPEND_OPERATION_GATHER = 1, /* It reads rows from their places: k_cache to k_out, and v_cache to v_out. */
-    KVAPPEND_OPERATION_MOVE = 2    /* It moves rows within k_cache and v_cache, from from_slots to slots. */
+    KVAPPEND_OPERATION_MOVE = 2    /* It moves rows within k_cache and v_cache: from_slots[t] to slots[t]. */
 };
 
 /* Where a plan runs. */
@@ -373,7 +376,7 @@ enum kvappend_addressing {
      * its paged_kv_last_page_len as cache_offsets with KVAPPEND_FLAG_LAST_PAGE_LENGTHS. */
     KVAPPEND_ADDRESSING_PAGED_CSR = 3,
     /* Pages of R rows, found by a slot for each token: n = slots[l] / R, and the row is slots[l] mod R, if slots[l] >=
-     * 0 and n < N. vLLM calls this array slot_mapping. Except in moves, there are no samples: batch must be 1, and
+     * 0 and n < N. vLLM calls this array slot_mapping. Except in a move, there are no samples, and batch must be 1.
      * new_rows is the number T of tokens. The array may have more slots than there are tokens, or the new tensors more
      * tokens than there are slots. T is then the smaller number. Contiguous new tensors are [T, H, D]. */
     KVAPPEND_ADDRESSING_SLOTS = 4
@@ -390,8 +393,7 @@ enum kvappend_lengths {
      * known as cu_seqlens. An entry above T counts as T, and a negative entry as 0. Rows outside every sample are
      * padding and are skipped. The entries must not decrease. If they do, rows may be skipped or be taken for rows of
      * another sample. In the stride arrays, the row axis is the axis of tokens, and the batch axis is not used. All
-     * zero means contiguous [T, H, D]. This is the only value apart from LENGTHS_FIXED that goes with SLOTS, and only
-     * with OPERATION_MOVE. */
+     * zero means contiguous [T, H, D]. With SLOTS, only LENGTHS_FIXED is allowed, and in a move also this value. */
     KVAPPEND_LENGTHS_PACKED = 2,
     /* Each row is a token of tensors [T, H, D], where T is new_rows. Token t belongs to sample token_samples[t] and has
      * the position token_positions[t]. The tokens may be in any order. FlashInfer calls these arrays batch_indices and
@@ -415,7 +417,7 @@ enum kvappend_flag {
     KVAPPEND_FLAG_ZERO_OFFSETS = 4,
     /* With SLOTS, the slot descriptor.reserved_slot is padding, too. */
     KVAPPEND_FLAG_RESERVED_SLOT = 8,
-    /* With OPERATION_APPEND. After the copy, the run adds the number of sample b's rows to cache_offsets[b].
+    /* Only with OPERATION_APPEND. After the copy, the run adds the number of sample b's rows to cache_offsets[b].
      * Skipped rows of the sample count, too. If the sum exceeds the greatest value of the offset type, the offset
      * becomes that value. A sample that is left out keeps its offset: its batch_index is negative, or all its rows have
      * negative positions. Every row of the call is placed by the offset from before the call. The run writes
@@ -445,9 +447,9 @@ enum kvappend_flag {
      * may start early, too. That kernel must call cudaGridDependencySynchronize before it reads what the copy writes,
      * and before it writes what the copy reads. An append writes the caches and the computed scales, and reads new
      * rows, given scales and indices. A gather writes k_out and v_out, and reads caches, scales and indices. A move
-     * reads and writes caches and the scales of their rows, and reads indices. The flag does not change what is copied.
-     * It has no effect below compute capability 9.0. It also has no effect if the driver compiled the kernel for the
-     * device from PTX for a compute capability below 9.0. */
+     * reads and writes the caches and the scales that it moves, and reads indices. The flag does not change what is
+     * copied. It has no effect below compute capability 9.0. It also has no effect if the driver compiled the kernel
+     * for the device from PTX for a compute capability below 9.0. */
     KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH = 128,
     /* All samples have the same offset, and args.cache_offsets has one element. KVAPPEND_FLAG_ADVANCE adds L_new to it
      * once, unless all rows have negative positions. Both flags together require LENGTHS_FIXED without LEFT_PADS,
@@ -743,9 +745,9 @@ typedef struct kvappend_preference {
  * writes k_out, v_out and the report. A move writes the caches, the scales that it moves, and the report. None of these
  * may overlap another buffer of the call. There is one exception: caches, scales, new tensors, k_out and v_out may be
  * interleaved with each other, as long as no element that is written belongs to two of them. Examples are one pool for
- * K and V, scales at the end of each row, and rows that move within the memory of their cache. In all other cases, each
+ * K and V, scales at the end of each row, and new rows that lie in the memory of their cache. In all other cases, each
  * buffer counts as the whole range from its first to its last element. An append ignores k_out and v_out. A gather
- * ignores k_new and v_new. A move ignores all four. */
+ * ignores k_new and v_new. A move ignores k_new, v_new, k_out and v_out. */
 typedef struct kvappend_args {
     size_t struct_size;
     const void *k_new; /* [B, H, L_new, D_k], read: OPERATION_APPEND */
@@ -784,7 +786,7 @@ typedef struct kvappend_args {
     const void *token_count; /* [1]: FLAG_TOKEN_COUNT */
     size_t token_count_bytes;
     /* [N, H, R, D / group], by storage.scale_strides. An append reads them with SCALING_GIVEN, and writes them with
-     * SCALING_COMPUTED. A gather reads them. A move moves those that differ between rows, and ignores others. */
+     * SCALING_COMPUTED. A gather reads them. A move moves the scales that belong to one row, and ignores the others. */
     void *k_scales;
     size_t k_scales_bytes;
     void *v_scales;
@@ -818,9 +820,9 @@ typedef struct kvappend_report {
     /* The first row below or above, if there is one. It comes from the first run that had such a row: the smallest
      * sample (0 with SLOTS), and in that sample the smallest row l (with SLOTS, the token). With LENGTHS_PER_TOKEN,
      * first_row is the smallest such token, and first_sample is its sample. With SLOTS, first_position is the slot. In
-     * a move it is the entry of from_slots if that one has no place, else that of slots; with LENGTHS_PACKED,
-     * first_sample is a sample, and first_row counts from its first row on. A position below INT64_MIN or above
-     * INT64_MAX is given as that limit. */
+     * a move it is the slot in from_slots if that slot has no place, else the one in slots. In a move with
+     * LENGTHS_PACKED, first_sample is the sample of the row. first_row is then counted from the first row of that
+     * sample. A position below INT64_MIN or above INT64_MAX is given as that limit. */
     int64_t first_sample;
     int64_t first_row;
     int64_t first_position;
@@ -971,12 +973,12 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * CUDA backend: one launch takes up to 80 layers, if they have at most two geometries. A geometry is a pair of a plan
  * and its arrays of indices: layers with a sliding window and layers without one have two. If there are more layers or
  * more geometries, the call makes as many launches as necessary. After the copies, each layer that reports or traps
- * costs one further launch, and so does each array of offsets that advances. If every plan is a plain dense one ([B, H,
- * L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
+ * costs one further launch, and so does each array of offsets that advances. If every plan is a plain dense one
+ * ([B, H, L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
  * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. Plans that convert
  * rows have launches of their own, with up to 36 in each: cuda_convert_layers_b16. The kernels of
- * gathers are cuda_gather_dense_layers_b16, cuda_gather_rows_layers_b16 and cuda_gather_convert_layers_b16. That of
- * moves is cuda_move_rows_layers_b16. There is one exception: a plan of appends or gathers whose extents or strides
+ * gathers are cuda_gather_dense_layers_b16, cuda_gather_rows_layers_b16 and cuda_gather_convert_layers_b16. The kernel
+ * of moves is cuda_move_rows_layers_b16. There is one exception: a plan of appends or gathers whose extents or strides
  * need 64-bit indices has a launch of its own, by its own kernel. KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a
  * launch if all plans of that launch have it. In all other respects the same holds as for run. Legal under stream
  * capture.
@@ -997,7 +999,7 @@ typedef struct kvappend_fault {
     int64_t sample; /* SKIPPED, DUPLICATE: the faulty row */
     int64_t row;
     int64_t position;
-    int64_t other_sample; /* DUPLICATE: the earlier row with the same place; position is the slot in a move */
+    int64_t other_sample; /* DUPLICATE: the earlier row with the same place. In a move, position is the slot. */
     int64_t other_row;
 } kvappend_fault;
 
@@ -1020,9 +1022,9 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
  * - KVAPPEND_ERROR_SKIPPED: a row has a position below or above its cache (see enum kvappend_skip). This includes the
  *   rows of samples that an offset leaves out. To avoid this, leave samples out by their length;
  * - KVAPPEND_ERROR_DUPLICATE: two rows of an append have the same place, and it is not a ring that replaces one of
- *   them. Or two samples of a move use the same place, and one of them writes it;
- * - KVAPPEND_ERROR_SCALE, not in a move: a global scale, or a scale that a row of the call reads, is NaN, infinite,
- * zero or negative. A computed scale may be zero.
+ *   them. Or two samples of a move use the same place, and at least one of them writes it;
+ * - KVAPPEND_ERROR_SCALE: a global scale, or a scale that a row of the call reads, is NaN, infinite, zero or negative.
+ *   A computed scale may be zero. The scales of a move are not checked, because it does not use their values.
  *
  * It returns the first of these statuses that applies, and describes the fault in *fault. fault may be NULL. Before
  * these checks, it fails for everything that can_implement refuses, and for a wrong stream or device. If there is
@@ -1030,8 +1032,8 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
  *
  * workspace is the same as for run: none is needed. CUDA backend: the call copies the arrays to host memory in the
  * stream, and the scales that a run reads, from the first to the last one. It waits for the stream. Therefore it is not
- * legal under stream capture. It needs host memory for that copy and 24 bytes for each row, or 64 in a move
- * (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be current. */
+ * legal under stream capture. It needs host memory for that copy and 24 bytes for each row, or 64 bytes for each row of
+ * a move (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be current. */
 KVAPPEND_API kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend_args *args,
                                                     void *workspace, size_t workspace_bytes, struct CUstream_st *stream,
                                                     kvappend_fault *fault);
@@ -1094,11 +1096,11 @@ KVAPPEND_API kvappend_status kvappend_plan_get_precision_guarantee(const kvappen
                                                                    kvappend_precision_guarantee *guarantee);
 
 /* Returns the name of entry `index` (from 0) in the table of all kernels of this library, those of all backends. Past
- * the end of the table it returns NULL. A name states the backend, "gather" or "move" for the kernels of these, and how
- * the kernel finds rows. "wide" means 64-bit indices; the kernels of moves have them, too. For CUDA the name ends with
- * the widest access in bytes ("cuda_dense_b16"). Such a kernel uses narrower accesses if base addresses, strides or the
- * bytes of a row are not multiples of 16. The result is a static string, valid while the library is loaded. This
- * function cannot fail. Legal under stream capture. */
+ * the end of the table it returns NULL. A name states the backend, the operation ("gather", "move", or nothing for an
+ * append), and how the kernel finds rows. "wide" means 64-bit indices; the kernels of moves have them, too. For CUDA
+ * the name ends with the widest access in bytes ("cuda_dense_b16"). Such a kernel uses narrower accesses if base
+ * addresses, strides or the bytes of a row are not multiples of 16. The result is a static string, valid while the
+ * library is loaded. This function cannot fail. Legal under stream capture. */
 KVAPPEND_API const char *kvappend_kernel_name(size_t index);
 
 /* ---- versions and loading by hand ---- */

@@ -8,7 +8,7 @@
 
 namespace kvappend {
 
-// Rows that a thread loads before it stores them.
+// The number of rows that a thread loads before it stores them.
 inline constexpr int moves_in_flight = 4;
 
 inline constexpr unsigned most_moved_layers = 80;
@@ -27,7 +27,7 @@ struct MoveGeometry : MoveGeometryLayout {
 
 using SlotRule = Rule<Known{.kind = KVAPPEND_ADDRESSING_SLOTS}>;
 
-// The bytes from a tensor's base to its column `column`, in its first row.
+// The bytes from a tensor's base to its column `column`, in the first row.
 __device__ inline std::uint64_t byte_of_column(const MoveLayout &m, std::uint64_t column) {
     const Quotient at = divide(column, static_cast<std::uint64_t>(m.row_vectors));
     const std::uint64_t piece = at.remainder >> m.piece_log2;
@@ -43,9 +43,9 @@ __device__ inline std::uint64_t byte_of_place(const MoveLayout &m, const Place &
            (row >> m.together_log2) * static_cast<std::uint64_t>(m.strides.row) + (row & ((1U << m.together_log2) - 1));
 }
 
-// Moves the rows row <= i < end of a column, moves_in_flight at most, as if one after the other. All loads come before
-// all stores, so that a thread waits once for them. A row that comes from the place where an earlier one went takes the
-// earlier one's vector.
+// Moves the rows row <= i < end of a column as if one after the other, but not more than moves_in_flight of them. All
+// loads come before all stores, so a thread waits only once for the loads. If a row comes from a place to which an
+// earlier row goes, it takes the vector of the earlier row.
 template <class Vector>
 __device__ __forceinline__ void move_some_rows(const MoveLayout &m, std::byte *column, const SlotRule &rule,
                                                std::int64_t row, std::int64_t end) {

@@ -11,7 +11,7 @@ namespace {
 constexpr std::int64_t most_blocks_x = std::int64_t{1} << 21;
 constexpr std::int64_t most_blocks_y = 65535;
 
-// The least bits with 2^bits >= n, for n >= 1.
+// The smallest number of bits with 2^bits >= n, for n >= 1.
 unsigned bits_for(std::int64_t n) {
     return static_cast<unsigned>(std::bit_width(static_cast<std::uint64_t>(n) - 1));
 }

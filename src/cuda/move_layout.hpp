@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a move is spread over the blocks and threads of a grid: plain C++, which needs no CUDA.
 //
-// A column is one vector of all rows: at most 16 bytes of a head. A thread moves a column of all rows of a sample, one
-// row after the other, so threads never wait for each other. The grid's x axis counts the columns of a tensor, its y
-// axis counts samples, and its z axis counts the tensors of each layer. If the grid is smaller than the work, each
-// thread goes on in steps of the grid.
+// A column is the same vector of every row. A vector is at most 16 bytes of a head. A thread moves a column of all rows
+// of a sample, one row after the other. Therefore threads never wait for each other. The grid's x axis counts the
+// columns of a tensor, its y axis counts samples, and its z axis counts the tensors of each layer. If the grid is
+// smaller than the work, each thread continues in steps of the grid's size.
 #pragma once
 
 #include "../moved.hpp"
@@ -21,7 +21,7 @@ struct MoveLayout {
     std::int64_t columns; // of all heads
     std::int64_t row_vectors;
     std::int64_t piece_stride;
-    std::uint32_t piece_log2;    // vectors of a piece; if the row is whole, a piece is at least a row
+    std::uint32_t piece_log2;    // the vectors of a piece; if the row is one piece, at least those of the row
     std::uint32_t together_log2; // as in MovedTensor
     std::uint32_t access_log2;
 };

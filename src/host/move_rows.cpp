@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Moves within the caches: the rows of a sample one after the other. Threads share each row, and not the rows, so that
-// each byte is still moved in order.
+// Moves rows within the caches. The rows of a sample are moved one after the other. Each thread moves a part of every
+// row. Therefore each byte is moved in order.
 #include "../places.hpp"
 #include "host.hpp"
 
@@ -23,7 +23,8 @@ struct Range {
     std::int64_t end;
 };
 
-// The share of the heads of a row, of the pieces of its only head, or of the bytes of its only piece.
+// A share of each row. Several heads are divided by head. The only head is divided by piece, if it has several pieces.
+// The only piece is divided by byte.
 class TensorShare {
 public:
     TensorShare(const MovedTensor &tensor, const kvappend_args &args, Share share)
@@ -34,7 +35,7 @@ public:
         divided = {share.begin_of(all), Share{share.index + 1, share.count}.begin_of(all)};
     }
 
-    // Two different rows share no memory.
+    // Two different rows do not share memory.
     void move(const MovedRow &row) const {
         const std::byte *const from = base_ + tensor_.byte_of(row.from.block, row.from.row);
         std::byte *const to = base_ + tensor_.byte_of(row.to.block, row.to.row);

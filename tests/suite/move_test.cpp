@@ -16,7 +16,7 @@
 
 namespace {
 
-// Six slots on pages of 2 rows.
+// A move with six slots, on pages of 2 rows.
 Scenario moving(std::vector<std::int64_t> from, std::vector<std::int64_t> to) {
     Scenario scenario;
     kvappend_descriptor &d = scenario.descriptor;
@@ -36,7 +36,7 @@ Scenario moving(std::vector<std::int64_t> from, std::vector<std::int64_t> to) {
     return scenario;
 }
 
-// The same, with samples that begin at these rows.
+// The same with several samples. Sample b has the rows lengths[b] <= t < lengths[b + 1].
 Scenario moving(std::vector<std::int64_t> from, std::vector<std::int64_t> to, std::vector<std::int64_t> lengths) {
     Scenario scenario = moving(std::move(from), std::move(to));
     scenario.descriptor.lengths = KVAPPEND_LENGTHS_PACKED;
@@ -58,7 +58,7 @@ void check_refused(const kvappend_descriptor &given, kvappend_status expected, c
     CHECK(message.find(words) != std::string::npos);
 }
 
-// What validate says of a scenario, and the fault.
+// Returns the message of validate for a scenario, and sets the fault.
 std::string validated(const Scenario &scenario, kvappend_fault &fault) {
     kvappend_descriptor d = scenario.descriptor;
     d.backend = subject().backend();
@@ -83,7 +83,7 @@ std::string validated(const Scenario &scenario, kvappend_fault &fault) {
 TEST_CASE("rows of a sample are moved one after the other", "[move]") {
     auto random = seeded_random();
     check_scenario(moving({0}, {5}), random);
-    check_scenario(moving({0, 1, 2, 3, 4}, {1, 2, 3, 4, 5}), random);             // row 0 everywhere
+    check_scenario(moving({0, 1, 2, 3, 4}, {1, 2, 3, 4, 5}), random);             // row 0 goes everywhere
     check_scenario(moving({1, 2, 3, 4, 5}, {0, 1, 2, 3, 4}), random);             // a shift
     check_scenario(moving({0, 1, 5}, {5, 0, 1}), random);                         // a swap
     check_scenario(moving({2, 2, 2, 2, 2}, {0, 1, 2, 3, 4}), random);             // one row to several places
@@ -95,8 +95,8 @@ TEST_CASE("rows of a sample are moved one after the other", "[move]") {
 TEST_CASE("samples of a move are moved each in its own order", "[move]") {
     auto random = seeded_random();
     check_scenario(moving({0, 1, 4, 2}, {1, 0, 5, 3}, {0, 2, 2, 3, 4}), random);
-    check_scenario(moving({0, 0, 0, 0, 0}, {1, 2, 3, 4, 5}, {0, 1, 2, 3, 4, 5}), random); // one place read by all
-    check_scenario(moving({0, 2, 4, 1}, {1, 3, 5, 0}, {1, 2, 3}), random);                // rows of no sample
+    check_scenario(moving({0, 0, 0, 0, 0}, {1, 2, 3, 4, 5}, {0, 1, 2, 3, 4, 5}), random); // all read one place
+    check_scenario(moving({0, 2, 4, 1}, {1, 3, 5, 0}, {1, 2, 3}), random); // two rows belong to no sample
 }
 
 TEST_CASE("random moves agree with the reference in every byte", "[move][random]") {
@@ -128,7 +128,7 @@ TEST_CASE("random moves of several layers agree with the reference", "[move][ran
         for (int layer = 0; layer < count; ++layer) {
             RandomMove draw(random);
             ScenarioLayer next{draw.draw(converts)};
-            if (layer > 0 && layer % 3 != 0) { // that shares a plan and indices with the one before
+            if (layer > 0 && layer % 3 != 0) { // This layer shares the plan and indices of an earlier one.
                 next.shares_with = layer - 1;
                 while (layers[static_cast<std::size_t>(next.shares_with)].shares_with >= 0) {
                     next.shares_with = layers[static_cast<std::size_t>(next.shares_with)].shares_with;
@@ -359,7 +359,7 @@ TEST_CASE("the buffers of a move are checked, and those of other operations are 
     args.from_slots = memory.data() + 184;
     check("KVAPPEND_ERROR_ALIAS: args.from_slots");
     args.from_slots = memory.data() + 192;
-    check("KVAPPEND_SUCCESS"); // the 192 bytes of K end before it
+    check("KVAPPEND_SUCCESS"); // The 192 bytes of K end here.
     args.from_slots = memory.data() + 520;
     args.v_cache = memory.data() + 96;
     check("KVAPPEND_ERROR_OVERLAP: args.k_cache");
@@ -423,10 +423,11 @@ TEST_CASE("validate finds a place that one sample of a move writes and another o
     CHECK(fault.position == 1);
     CHECK(fault.other_sample == 0);
     CHECK(fault.other_row == 0);
-    // Between the two, sample 0 also reads it.
+    // Sample 0 also reads the place that it writes.
     CHECK(validated(moving({0, 1, 1}, {1, 4, 2}, {0, 2, 3}), fault).starts_with("KVAPPEND_ERROR_DUPLICATE"));
-    // Sample 1 writes what sample 0 reads, and then what sample 0 writes.
+    // Sample 1 writes what sample 0 reads.
     CHECK(validated(moving({4, 2}, {1, 4}, {0, 1, 2}), fault).starts_with("KVAPPEND_ERROR_DUPLICATE"));
+    // Sample 1 writes what sample 0 writes.
     CHECK(validated(moving({4, 2}, {1, 1}, {0, 1, 2}), fault).starts_with("KVAPPEND_ERROR_DUPLICATE"));
     // A row that is skipped uses no place.
     CHECK(validated(moving({-1, 2}, {1, 1}, {0, 1, 2}), fault) == "KVAPPEND_SUCCESS");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random moves: chains, swaps, rows that stay, rows that go to several places, samples that keep apart, and slots that
-// are none.
+// Random moves: chains, swaps, rows that stay, rows that go to several places, samples that do not write places of
+// other samples, and slots that are padding or do not exist.
 #pragma once
 
 #include "draw.hpp"
@@ -78,7 +78,7 @@ private:
         draw_pieces(d_.v_dim, d_.v_pack, d_.v_cache_strides);
         if (converts) {
             storage_.draw();
-            scenario_.tame = false; // there are no new rows, and the codes and scales may be any
+            scenario_.tame = false; // There are no new rows. Codes and scales may have any value.
         }
     }
 
@@ -91,7 +91,7 @@ private:
         }
     }
 
-    // Whether rows of different places share all their scales, or none.
+    // Whether the rows of any two places share all of their scales or none of them.
     bool scales_keep_apart(TensorIndex cache) const {
         const kvappend_storage *const storage = storage_of(d_, cache);
         if (storage == nullptr || storage->scaling == KVAPPEND_SCALING_NONE || !scales_vary(d_, cache)) {
@@ -116,7 +116,8 @@ private:
         std::ranges::sort(scenario_.lengths);
     }
 
-    // Each slot belongs to a sample, which may read and write it, or to none. Every sample may read the latter.
+    // Each slot belongs to one sample or to none. A sample may read and write its own slots. Every sample may read
+    // slots that belong to none.
     void draw_slots() {
         const std::int64_t count = d_.cache_blocks * d_.cache_rows;
         d_.reserved_slot = (d_.flags & KVAPPEND_FLAG_RESERVED_SLOT) != 0 ? draw_.between(0, count) : 0;

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A step has written a tree of draft tokens after the prefix. The rows of the accepted ones move to their positions. */
+/* A step has written a tree of draft tokens after the prefix. The rows of the accepted tokens move to their
+ * positions. */
 #include <kvappend/kvappend.h>
 #include <stdio.h>
 
-/* Node a of the tree has the children b and c, and d is a child of c. They have the positions after the prefix. */
+/* Node a of the tree has the children b and c, and d is a child of c. Their rows follow the prefix in the order a, b,
+ * c, d. */
 enum {
     layers = 2,
     requests = 2,
@@ -37,7 +39,7 @@ int main(void) {
     /* [slots] */
     int64_t from_slots[requests * depth];
     int64_t slots[requests * depth];
-    int32_t lengths[requests + 1] = {0}; /* where the rows of each request begin: a request is a sample */
+    int32_t lengths[requests + 1] = {0}; /* the first row of each request; a request is a sample */
     for (int b = 0; b < requests; ++b) {
         int32_t row = lengths[b];
         for (int i = 0; i < accepted_count[b]; ++i, ++row) {
@@ -87,7 +89,7 @@ int main(void) {
         status = kvappend_plan_run_layers(plans, args, layers, NULL, 0, NULL);
     }
     for (int b = 0; b < requests; ++b) {
-        cache_offsets[b] += accepted_count[b]; /* The rows of rejected nodes lie after this. */
+        cache_offsets[b] += accepted_count[b]; /* The rows of rejected nodes are after this offset. */
     }
     /* [run] */
     if (status) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The rows that stay after an eviction move to the front, and a ring gets back rows that draft tokens replaced. */
+/* The rows that stay after an eviction move to the front, and a ring gets back the row that a rejected draft token
+ * replaced. */
 #include <kvappend/kvappend.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,8 +20,8 @@ static void compact(void) {
     float k_cache[2][4] = {{4, 5, 6, 7}, {0, 1, 2, 3}};
 
     /* [compact] */
-    const int64_t from_slots[3] = {7, 1, 2}; /* positions 3, 5, 6 */
-    const int64_t slots[3] = {5, 6, 7};      /* go to 1, 2, 3; position 0 stays where it is */
+    const int64_t from_slots[3] = {7, 1, 2}; /* the rows of positions 3, 5, 6 */
+    const int64_t slots[3] = {5, 6, 7};      /* They go to positions 1, 2, 3. Position 0 stays where it is. */
     const kvappend_descriptor d = {
         .struct_size = sizeof d,
         .operation = KVAPPEND_OPERATION_MOVE,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A row is a whole page here: copies of shared pages, new pages set to zero, and reordered beams. */
+/* Copies of shared pages, new pages that are set to zero, and reordered beams. Here a row is a whole page. */
 #include <kvappend/kvappend.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,8 +30,8 @@ static int is_read(const int64_t *parent, int64_t row) {
     return readers > 0;
 }
 
-/* Orders the moves of parent[b] to b, for all beams b, so that each row is read before it is replaced. Where rows
- * change places, one of them goes to the spare row first. Returns the number of moves. */
+/* Orders the moves of parent[b] to b, for all beams b, so that each row is read before it is replaced. If rows change
+ * places, one of them goes to the spare row first. Returns the number of moves. */
 static int32_t order_moves(int64_t *parent, int64_t spare, int64_t *from, int64_t *to) {
     int32_t moves = 0;
     for (int left = beams; left > 0; --left) {
@@ -94,8 +94,8 @@ int main(void) {
     zero.lengths = KVAPPEND_LENGTHS_FIXED;
     zero.batch = 1;
     zero.new_rows = 2;
-    zero.k_new_strides[KVAPPEND_AXIS_BATCH] = 1; /* The stride of the tokens is 0: one row for all of them. */
-    zero.v_new_strides[KVAPPEND_AXIS_BATCH] = 1; /* With an entry other than 0, zeros do not mean contiguous. */
+    zero.k_new_strides[KVAPPEND_AXIS_BATCH] = 1; /* The stride of the tokens is 0: all tokens have one row. */
+    zero.v_new_strides[KVAPPEND_AXIS_BATCH] = 1; /* If all strides were 0, this would mean contiguous. */
     a.k_new = a.v_new = (const float[page_elements]){0};
     a.slots = (const int64_t[2]){6, 5};
     run(&zero, &a);
@@ -103,14 +103,14 @@ int main(void) {
     printf("%g %g %g\n", k_cache[4][0], k_cache[5][0], v_cache[6][1]); /* 1 0 0 */
 
     /* [reorder] */
-    int64_t parent[beams] = {1, 0, 1, 3}; /* Beam b goes on from parent[b]. Its own page is page b. */
+    int64_t parent[beams] = {1, 0, 1, 3}; /* Beam b continues beam parent[b]. Its own page is page b. */
     int64_t from_slots[2 * beams] = {0}, slots[2 * beams] = {0};
     const int32_t moves = order_moves(parent, pages - 1, from_slots, slots);
     kvappend_descriptor reorder = copy;
-    reorder.lengths = KVAPPEND_LENGTHS_FIXED; /* one sample: one move after the other */
+    reorder.lengths = KVAPPEND_LENGTHS_FIXED; /* one sample: the rows are moved one after the other */
     reorder.batch = 1;
     reorder.new_rows = 2 * beams;
-    reorder.flags = KVAPPEND_FLAG_TOKEN_COUNT; /* Only the first moves are done. */
+    reorder.flags = KVAPPEND_FLAG_TOKEN_COUNT; /* Only the first token_count[0] rows are moved. */
     a.from_slots = from_slots, a.slots = slots, a.token_count = &moves;
     run(&reorder, &a);
     /* [reorder] */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Prefill in one process and decoding in another, whose caches have another layout, over UCX. */
+/* Prefill in one process and decoding in another, over UCX. The caches of the two processes have different layouts. */
 #define _POSIX_C_SOURCE 200809L
 #include "transfer_model.h"
 #include "transfer_ucx.h"
@@ -11,7 +11,7 @@
 #include <time.h>
 
 enum {
-    PROMPT = 300, /* a part of a page, on both sides */
+    PROMPT = 300, /* The last page is not full, on both sides. */
     STEPS = MAX_ROWS - PROMPT,
     RANKS = 2, /* of the decode side */
     ROUNDS = 20
@@ -40,7 +40,8 @@ static ucs_status_t send_rows(struct prefill *p) {
 }
 /* [send] */
 
-/* One transfer, from the gather to the answer that the rows are appended. A probe is a put alone. */
+/* Does one transfer, from the gather to the answer that the rows are appended. A probe is a put without a gather or an
+ * append. */
 static ucs_status_t transfer(struct prefill *p, int probe) {
     ucs_status_t status = probe ? channel_put(&p->channel, &p->offer, p->staging, p->offer.bytes) : send_rows(p);
     const struct message arrived = {.kind = MESSAGE_ARRIVED, .rows = PROMPT, .token = p->token, .probe = probe};
@@ -62,7 +63,7 @@ static double seconds_of_transfer(struct prefill *p, int probe, ucs_status_t *st
     return (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9;
 }
 
-/* The fastest of some rounds, since other programs only ever make a round slower. */
+/* Takes the fastest of the rounds, because other programs can only make a round slower. */
 static ucs_status_t measure(struct prefill *p) {
     double whole = 1e9, put = 1e9;
     for (int i = 0; i < 2 * ROUNDS; ++i) {
@@ -80,7 +81,7 @@ static ucs_status_t measure(struct prefill *p) {
     return UCS_OK;
 }
 
-/* For the test: one rank's rows and half of the other's are there, and then this process ends. */
+/* For the test: sends all bytes of one rank and half of the bytes of the other rank, and then kills this process. */
 static ucs_status_t die(struct prefill *p) {
     cache_move(&p->cache, KVAPPEND_OPERATION_GATHER, RANKS, PROMPT, p->staging);
     const ucs_status_t status = channel_put(&p->channel, &p->offer, p->staging, p->offer.bytes / 4 * 3);
@@ -114,7 +115,7 @@ static ucs_status_t prefill(const struct format *format, const char *address, in
         status = channel_send(&p.channel, (struct message){.kind = MESSAGE_END});
     }
     if (!status) {
-        /* To close the connection could discard the message, so the decode process closes it first. */
+        /* A close could discard the message. Therefore the decode process closes the connection first. */
         struct message none;
         channel_receive(&p.channel, &none);
     }
@@ -130,7 +131,7 @@ static ucs_status_t prefill(const struct format *format, const char *address, in
 struct decode {
     struct channel channel;
     struct cache ranks[RANKS];
-    struct cache reference[RANKS]; /* of a process that has done the prefill itself */
+    struct cache reference[RANKS]; /* filled by a prefill in the decode process itself */
     unsigned char *staging;
     int appended;
 };
@@ -147,14 +148,14 @@ static int ranks_equal(const struct cache a[RANKS], const struct cache b[RANKS])
 
 /* [append] */
 static void append_rows(const struct cache ranks[RANKS], unsigned char *staging) {
-    for (int rank = 0; rank < RANKS; ++rank) { /* Each rank would be a process with a staging buffer of its own. */
+    for (int rank = 0; rank < RANKS; ++rank) { /* In practice each rank is a process with its own staging buffer. */
         cache_move(&ranks[rank], KVAPPEND_OPERATION_APPEND, 1, PROMPT, staging);
         staging += staging_bytes(ranks[rank].format, ranks[rank].heads, PROMPT);
     }
 }
 /* [append] */
 
-/* Whether the caches, and the logits of further steps, have the bytes of a single process. */
+/* Checks that the caches, and the logits of further steps, have the bytes of a single process. */
 static ucs_status_t verify(struct decode *d, int token, int expected_token) {
     if (token != expected_token || !ranks_equal(d->ranks, d->reference)) {
         fprintf(stderr, "%s: other bytes than in one process\n", d->ranks[0].format->name);
@@ -183,7 +184,7 @@ static ucs_status_t receive(struct decode *d, int expected_token) {
         if (status || message.kind == MESSAGE_END) {
             return status;
         }
-        /* Until now, bytes were only written to the staging buffer. From here on, all of them are there. */
+        /* Until now, the sender wrote bytes only to the staging buffer. Now all bytes are there. */
         if (message.kind != MESSAGE_ARRIVED || message.rows != PROMPT) {
             return UCS_ERR_INVALID_PARAM;
         }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Paged caches of either layout: a model's append and read, and the move of all layers to and from one buffer. */
+/* Paged caches of either layout. A model appends and reads rows. A transfer copies the rows of all layers to or from
+ * one buffer. */
 #include "transfer_cache.h"
 
 #include <stdio.h>
@@ -31,7 +32,7 @@ static size_t tensor_bytes(const struct cache *cache, int tensor) {
     return (size_t)cache->pages * cache->heads * cache->layout.page_rows * elements * cache->format->element_bytes;
 }
 
-/* Of a tensor with this number of elements in a row of one head: pages, heads, rows. */
+/* Sets the strides of pages, heads and rows, for a tensor with this number of elements in a row of one head. */
 static void set_strides(const struct cache *cache, int elements, int64_t strides[3]) {
     const int64_t rows = cache->layout.page_rows, heads = cache->heads;
     strides[KVAPPEND_AXIS_BATCH] = heads * rows * elements;
@@ -39,7 +40,7 @@ static void set_strides(const struct cache *cache, int elements, int64_t strides
     strides[KVAPPEND_AXIS_ROW] = cache->layout.tokens_outside ? heads * elements : elements;
 }
 
-/* What all plans over the cache have in common. */
+/* Describes what all plans for the cache have in common. */
 static kvappend_descriptor describe(const struct cache *cache, int32_t operation) {
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.operation = operation;
@@ -76,7 +77,7 @@ static void create_plans(struct cache *cache) {
 struct cache cache_create(const struct format *format, struct layout layout, int heads) {
     struct cache cache = {.format = format, .layout = layout, .heads = heads};
     const int entries = MAX_ROWS / layout.page_rows;
-    cache.pages = 2 * entries + 1; /* Other requests would have the rest. */
+    cache.pages = 2 * entries + 1; /* The other pages would belong to other requests. */
     cache.page_table = allocate(entries * sizeof *cache.page_table);
     for (int i = 0; i < entries; ++i) {
         cache.page_table[i] = 2 * (entries - i) - 1;
@@ -147,11 +148,11 @@ void cache_move(const struct cache *cache, int32_t operation, int slices, int ro
     const int heads = cache->heads / slices, calls = slices * LAYERS * format->pairs;
     kvappend_descriptor d = describe(cache, operation);
     d.element_type = format->stored_element;
-    d.heads = heads; /* of one slice; the strides are those of all heads */
+    d.heads = heads; /* of one slice; the strides are those of a cache with all heads */
     d.new_rows = rows;
     d.flags = KVAPPEND_FLAG_ZERO_OFFSETS;
     d.k_dim = format->elements[0]; /* BF16: K. E4M3: codes. */
-    d.v_dim = format->elements[1]; /* BF16: V. E4M3: the bytes of their scale. */
+    d.v_dim = format->elements[1]; /* BF16: V. E4M3: the bytes of the scale. */
     set_strides(cache, format->elements[0], d.k_cache_strides);
     set_strides(cache, format->elements[1], d.v_cache_strides);
     kvappend_plan *plan = NULL;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A small decoder: attention over the rows of the caches, with weights from a hash instead of a file. */
+/* A small decoder with attention over the rows of the caches. Its weights come from a hash, not from a file. */
 #include "transfer_model.h"
 
 #include <math.h>
@@ -14,7 +14,7 @@ enum {
     POSITION
 };
 
-/* A number from -1 to 1 for each place of each weight. */
+/* Gives a number from -1 to 1 for each element of each weight. */
 static float weight(int what, int a, int b, int c) {
     uint32_t x = (uint32_t)what * 0x9e3779b9u + (uint32_t)a * 0x85ebca6bu + (uint32_t)b * 0xc2b2ae35u + (uint32_t)c;
     x = (x ^ x >> 16) * 0x7feb352du;
@@ -70,7 +70,7 @@ static void attend(const float q[DIM], const uint16_t *k, const uint16_t *v, int
     }
 }
 
-/* What one rank does in a layer: its heads, from first on. */
+/* Computes one layer for the heads of one rank. `first` is the number of its first head. */
 static void attend_on(const struct cache *rank, int layer, int first, int position, const float x[DIM],
                       float out[HEADS][DIM]) {
     static uint16_t k_rows[HEADS][MAX_ROWS][DIM], v_rows[HEADS][MAX_ROWS][DIM];
@@ -78,7 +78,7 @@ static void attend_on(const struct cache *rank, int layer, int first, int positi
     uint16_t k[HEADS][DIM], v[HEADS][DIM];
     for (int head = 0; head < rank->heads; ++head) {
         for (int i = 0; i < DIM; ++i) {
-            const int place = (first + head) * DIM + i; /* of all heads, whatever rank has this one */
+            const int place = (first + head) * DIM + i; /* counts the heads of all ranks */
             q[head][i] = weight(QUERY, layer, place, 0) * x[i];
             k[head][i] = to_bf16(weight(KEY, layer, place, 0) * x[(i + 1) % DIM]);
             v[head][i] = to_bf16(weight(VALUE, layer, place, 0) * x[(i + first + head) % DIM]);

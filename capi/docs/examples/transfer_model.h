@@ -8,11 +8,11 @@ enum {
     VOCABULARY = 64
 };
 
-/* Appends K and V of the token at this position in all layers, and attends to all rows up to it. The heads are divided
- * among the caches of the ranks, in order. Gives the token with the greatest logit. */
+/* Appends K and V of the token at this position in all layers, and attends to all rows up to it. The caches of the
+ * ranks divide the heads among them, in order. Returns the token with the greatest logit. */
 int model_step(const struct cache *ranks, int count, int position, int token, float logits[VOCABULARY]);
 
-/* The steps of a prompt, from position 0 on. Gives the first generated token. */
+/* Does the steps of a prompt, from position 0 on. Returns the first generated token. */
 int model_prefill(const struct cache *ranks, int count, int rows);
 
 #endif

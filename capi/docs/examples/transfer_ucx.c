@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A connection by UCX that notices when the other process dies. */
+/* A connection by UCX that reports an error if the other process dies. */
 #define _POSIX_C_SOURCE 200809L
 #include "transfer_ucx.h"
 
@@ -10,7 +10,7 @@
 #include <time.h>
 
 enum {
-    PATIENCE = 60 /* seconds until a silent peer counts as dead, if UCX does not find that out before */
+    PATIENCE = 60 /* seconds until a silent peer counts as dead, unless UCX reports a failure before */
 };
 
 static time_t seconds(void) {
@@ -55,7 +55,7 @@ static ucs_status_t on_message(void *arg, const void *header, size_t header_byte
 static void on_request(ucp_conn_request_h request, void *arg) {
     struct channel *const channel = arg;
     if (channel->request || channel->peer) {
-        ucp_listener_reject(channel->listener, request); /* There is one prefill process. */
+        ucp_listener_reject(channel->listener, request); /* Only one prefill process may connect. */
         return;
     }
     channel->request = request;
@@ -68,8 +68,8 @@ static void on_failure(void *arg, ucp_ep_h peer, ucs_status_t status) {
     channel->failure = status;
 }
 
-/* With UCP_ERR_HANDLING_MODE_PEER, all operations on an endpoint end with an error if the other process dies, and
- * on_failure is called. */
+/* UCP_ERR_HANDLING_MODE_PEER has this effect: if the other process dies, all operations on the endpoint end with an
+ * error, and UCX calls on_failure. */
 static ucs_status_t open_endpoint(struct channel *channel, ucp_ep_params_t params) {
     params.field_mask |= UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
     params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
@@ -238,7 +238,7 @@ ucs_status_t channel_put(struct channel *channel, const struct message *offer, c
     if (status) {
         return status;
     }
-    /* The put is complete here when its buffer may be reused, and there when the endpoint is flushed. */
+    /* After the put, this process may reuse its buffer. After the flush, the bytes are in the receiver's buffer. */
     return finish(channel, ucp_ep_flush_nbx(channel->peer, &param));
 }
 /* [put] */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A connection of two processes by UCX. Every wait ends: with the answer, or with an error if the other process dies or
+/* A connection of two processes by UCX. Every wait ends with the answer, or with an error if the other process dies or
  * does not answer. */
 #ifndef TRANSFER_UCX_H
 #define TRANSFER_UCX_H
@@ -7,18 +7,18 @@
 #include <ucp/api/ucp.h>
 
 enum message_kind {
-    MESSAGE_OFFER = 1, /* from decode: put the rows there */
-    MESSAGE_ARRIVED,   /* from prefill: all bytes are there */
+    MESSAGE_OFFER = 1, /* from decode: put the rows into this buffer */
+    MESSAGE_ARRIVED,   /* from prefill: all bytes are in the buffer */
     MESSAGE_TAKEN,     /* from decode: the buffer may be written again */
-    MESSAGE_END        /* from prefill */
+    MESSAGE_END        /* from prefill: there are no more rows */
 };
 
 struct message {
     int32_t kind;
-    int32_t rows;     /* ARRIVED: rows of the request. */
+    int32_t rows;     /* ARRIVED: rows of the request */
     int32_t token;    /* ARRIVED: the first generated token */
-    int32_t probe;    /* ARRIVED: 1 if the bytes were only put to measure that */
-    uint64_t address; /* OFFER: the staging buffer, its size, and the key by which UCX may write it */
+    int32_t probe;    /* ARRIVED: 1 if the put was only a measurement */
+    uint64_t address; /* OFFER: the address of the staging buffer, its size, and the key to write it with UCX */
     uint64_t bytes;
     uint64_t key_bytes;
     unsigned char key[256];
@@ -38,7 +38,7 @@ struct channel {
 };
 
 ucs_status_t channel_open(struct channel *channel);
-/* Gives the port, which UCX chooses. */
+/* Sets *port to the port, which UCX chooses. */
 ucs_status_t channel_listen(struct channel *channel, const char *address, int *port);
 ucs_status_t channel_accept(struct channel *channel);
 ucs_status_t channel_connect(struct channel *channel, const char *address, int port);

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A prefill process and a decode process on the loopback interface: the bytes and the logits of one process, in both
-formats. If either process dies, the other one says so and ends, and no row is appended. Prints the throughput."""
+"""Runs a prefill process and a decode process on the loopback interface, in both formats. The bytes and the logits must
+be those of one process. If either process dies, the other process must report it and end, and no row may be appended.
+Prints the throughput."""
 
 import os
 import re
@@ -12,9 +13,9 @@ import sys
 ADDRESS = "127.0.0.1"
 # 4 layers, 8 heads, 300 rows: K and V of 64 bfloat16 elements, or of 64 codes and a scale of 4 bytes.
 BYTES = {"bf16": 4 * 8 * 300 * 2 * 128, "e4m3": 4 * 8 * 300 * 2 * 68}
-# TCP works everywhere. The memory hooks of UCX do not go with those of sanitizers, and TCP does not need them.
+# TCP works everywhere. The memory hooks of UCX conflict with those of sanitizers, and TCP does not need them.
 ENVIRONMENT = dict(os.environ, UCX_TLS="tcp", UCX_NET_DEVICES="lo", UCX_MEM_EVENTS="no")
-SECONDS = 240  # Each wait of a process ends after 60 seconds, and there are few of them.
+SECONDS = 240  # Each wait of a process ends after 60 seconds, and a process has few waits.
 
 
 def start(*arguments):
@@ -65,7 +66,7 @@ def check_death_of_prefill(program, mode):
 
 def check_death_of_decode(program, mode):
     decode, port = start_decode(program, mode)
-    decode.send_signal(signal.SIGSTOP)  # It answers nothing before it dies.
+    decode.send_signal(signal.SIGSTOP)  # It does not answer before it dies.
     prefill = start(program, "prefill", mode, ADDRESS, port)
     try:
         prefill.wait(timeout=3)
