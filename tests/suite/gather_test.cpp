@@ -39,7 +39,7 @@ void check_refused(const kvappend_descriptor &d, kvappend_status expected, const
 } // namespace
 
 TEST_CASE("an unknown operation is refused", "[gather]") {
-    for (const std::int32_t operation : {-1, 2, 1 << 20}) {
+    for (const std::int32_t operation : {-1, 3, 1 << 20}) {
         kvappend_descriptor d = describe();
         d.operation = operation;
         check_refused(d, KVAPPEND_ERROR_OPERATION, "descriptor.operation is " + std::to_string(operation));

@@ -79,6 +79,7 @@ TEST_CASE("every kernel of the table agrees with the reference, or refuses the p
             ++served;
         }
         INFO(name);
-        CHECK((served > 0 || name.find("convert") != std::string::npos)); // [format] has those
+        // [format] and [move] have the others.
+        CHECK((served > 0 || name.find("convert") != std::string::npos || name.find("_move") != std::string::npos));
     }
 }
