@@ -24,7 +24,8 @@ std::int64_t stretches_of(const Problem &problem, std::int64_t rows) {
 } // namespace
 
 Status load_after(const Problem &problem) {
-    return problem.addressing.has_more_than_copies() ? load_kernel(reinterpret_cast<const void *>(after_copy))
+    void (*const kernel)(AfterParameters) = problem.moves() ? after_move : after_copy;
+    return problem.addressing.has_more_than_copies() ? load_kernel(reinterpret_cast<const void *>(kernel))
                                                      : KVAPPEND_SUCCESS;
 }
 
@@ -33,7 +34,8 @@ Status launch_after(const Call &call, Backend::After work, CUstream_st *stream) 
     const Addressing &a = problem.addressing;
     const std::int64_t rows = problem.source_samples * problem.new_rows;
     const std::int64_t items = std::max(work.counts ? stretches_of(problem, rows) : 1, work.advances ? a.offsets() : 1);
-    const std::int64_t warps = (std::min<std::int64_t>(items, most_after_threads) - 1) / warp_threads + 1;
+    const std::int64_t most_threads = problem.moves() ? most_after_move_threads : most_after_threads;
+    const std::int64_t warps = (std::min(items, most_threads) - 1) / warp_threads + 1;
     const std::int64_t threads = warps * warp_threads;
     // A token is a stretch of its own. With one row at once, neighbouring threads load neighbouring indices.
     const bool each_token = a.kind == KVAPPEND_ADDRESSING_SLOTS || a.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
@@ -43,7 +45,7 @@ Status launch_after(const Call &call, Backend::After work, CUstream_st *stream) 
     config.gridDim = dim3(1);
     config.blockDim = dim3(static_cast<unsigned>(threads));
     config.stream = stream;
-    return launched(cudaLaunchKernelEx(&config, after_copy,
+    return launched(cudaLaunchKernelEx(&config, problem.moves() ? after_move : after_copy,
                                        AfterParameters{a, indices_of(problem.buffers, call.args),
                                                        problem.source_samples, rows_at_once, call.args.cache_offsets,
                                                        call.args.report, work.counts, work.resets, work.advances}));

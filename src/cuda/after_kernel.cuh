@@ -14,6 +14,8 @@ constexpr unsigned all_lanes = 0xffffffff;
 // The kernel has one block, because its threads must wait for each other. Offsets advance only after all rows have been
 // counted. The first row that is out of range is also reported only after that.
 constexpr unsigned most_after_threads = 1024;
+// A move has two places for each row. Its kernel would spill some of the 64 registers that 1024 threads leave.
+constexpr unsigned most_after_move_threads = 512;
 
 struct AfterParameters {
     Addressing addressing;
@@ -45,7 +47,16 @@ struct Counts {
     unsigned long long first;
 };
 
+template <bool Moves>
+__device__ inline Place place_of_operation(const Rule<> &rule, std::int64_t sample, std::int64_t row) {
+    if constexpr (Moves) {
+        return place_of_move(rule, row, DeviceLoad{});
+    }
+    return place_of(rule, sample, row, DeviceLoad{});
+}
+
 // Counts the rows first <= i < end.
+template <bool Moves>
 __device__ inline void count_rows(const AfterParameters &p, const Rule<> &rule, std::uint64_t first, std::uint64_t end,
                                   Counts &counts) {
     const std::int64_t new_rows = p.addressing.new_rows;
@@ -53,7 +64,7 @@ __device__ inline void count_rows(const AfterParameters &p, const Rule<> &rule, 
     auto sample = static_cast<std::int64_t>(at.quotient);
     auto row = static_cast<std::int64_t>(at.remainder);
     while (first < end) {
-        const Place place = place_of_row(rule, sample, row, DeviceLoad{});
+        const Place place = place_of_operation<Moves>(rule, sample, row);
         std::int64_t rows = rows_alike(rule, place);
         rows = rows < new_rows - row ? rows : new_rows - row;
         const std::uint64_t left = end - first;
@@ -76,6 +87,7 @@ __device__ inline void count_rows(const AfterParameters &p, const Rule<> &rule, 
 }
 
 // Counts the rows of the calling thread.
+template <bool Moves>
 __device__ inline Counts count_rows(const AfterParameters &p, const Rule<> &rule) {
     Counts counts{};
     const std::uint64_t rows = number_of_rows(p);
@@ -83,7 +95,7 @@ __device__ inline Counts count_rows(const AfterParameters &p, const Rule<> &rule
     for (std::uint64_t round = 0; round < rows; round += at_once * blockDim.x) {
         const std::uint64_t first = round + at_once * threadIdx.x;
         if (first < rows) {
-            count_rows(p, rule, first, at_once < rows - first ? first + at_once : rows, counts);
+            count_rows<Moves>(p, rule, first, at_once < rows - first ? first + at_once : rows, counts);
         }
     }
     return counts;
@@ -119,6 +131,7 @@ __device__ inline void add_to_report(const AfterParameters &p, const Counts &cou
 }
 
 // Reports the first row that is out of range, unless an earlier run had one. state[1] is 1 after a run that had one.
+template <bool Moves>
 __device__ inline void name_first(const AfterParameters &p, const Rule<> &rule) {
     auto *const state = reinterpret_cast<long long *>(p.report->state);
     const long long first = __ldcg(state);
@@ -133,8 +146,8 @@ __device__ inline void name_first(const AfterParameters &p, const Rule<> &rule) 
     }
     __stcg(state + 1, 1);
     const Quotient at = divide(index, static_cast<std::uint64_t>(p.addressing.new_rows));
-    const Place place = place_of_row(rule, static_cast<std::int64_t>(at.quotient),
-                                     static_cast<std::int64_t>(at.remainder), DeviceLoad{});
+    const Place place = place_of_operation<Moves>(rule, static_cast<std::int64_t>(at.quotient),
+                                                  static_cast<std::int64_t>(at.remainder));
     __stcg(reinterpret_cast<long long *>(&p.report->first_sample), place.sample);
     __stcg(reinterpret_cast<long long *>(&p.report->first_row), place.sample_row);
     __stcg(reinterpret_cast<long long *>(&p.report->first_position), reported_position(place));
@@ -151,15 +164,15 @@ __device__ inline void advance_offsets(const AfterParameters &p, const Rule<> &r
     }
 }
 
-// One block of whole warps.
-__global__ void __launch_bounds__(most_after_threads) after_copy(const __grid_constant__ AfterParameters p) {
+template <bool Moves>
+__device__ __forceinline__ void after_rows(const AfterParameters &p) {
     const Rule<> rule{p.addressing, p.indices};
     if (p.counts) {
         const bool reports = p.addressing.skip_policy == KVAPPEND_SKIP_REPORT;
         if (threadIdx.x == 0 && p.resets) {
             reset(p.report);
         }
-        const Counts counts = count_rows(p, rule);
+        const Counts counts = count_rows<Moves>(p, rule);
         __syncthreads(); // the report has been reset
         if (reports) {
             add_to_report(p, counts);
@@ -168,13 +181,23 @@ __global__ void __launch_bounds__(most_after_threads) after_copy(const __grid_co
         }
         __syncthreads(); // all rows have been counted
         if (reports && threadIdx.x == 0) {
-            name_first(p, rule);
+            name_first<Moves>(p, rule);
         }
     }
     if (p.advances) {
         __syncthreads(); // all rows have been placed
         advance_offsets(p, rule);
     }
+}
+
+// One block of whole warps.
+__global__ void __launch_bounds__(most_after_threads) after_copy(const __grid_constant__ AfterParameters p) {
+    after_rows<false>(p);
+}
+
+// The same for moves. One kernel for both would spill registers.
+__global__ void __launch_bounds__(most_after_move_threads, 1) after_move(const __grid_constant__ AfterParameters p) {
+    after_rows<true>(p);
 }
 
 } // namespace kvappend

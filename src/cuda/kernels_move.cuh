@@ -104,8 +104,12 @@ __device__ __forceinline__ void move_columns(const MoveGeometry &g, const MoveLa
     }
 }
 
+// The number of blocks on a multiprocessor at once (`__launch_bounds__`). ptxas spills none of the 128 registers that
+// this leaves. Without a bound it limits itself to 96 on some architectures, and spills.
+constexpr int resident_move_blocks = 4;
+
 template <unsigned Layers>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, resident_move_blocks)
     move_kernel(const __grid_constant__ Parameters<MoveGeometry, Layers> p) {
     const unsigned layer = Layers == 1 ? 0 : blockIdx.z >> moved_tensors_log2;
     const unsigned tensor = blockIdx.z - (layer << moved_tensors_log2);

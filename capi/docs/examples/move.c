@@ -59,13 +59,12 @@ static void restore(void) {
         .k_dim = 1,
     };
     /* [restore] */
-    const int64_t replaced[2] = {1, 2}; /* the rows of positions 5 and 6 in the ring */
-    const int64_t spare[2] = {4, 5};
+    const int64_t replaced[3] = {1, 2, -1}; /* the rows of positions 5 and 6 in the ring; -1 moves no row */
+    const int64_t spare[3] = {4, 5, -1};
     const kvappend_descriptor move = {
         .struct_size = sizeof move,
         .operation = KVAPPEND_OPERATION_MOVE,
         .addressing = KVAPPEND_ADDRESSING_SLOTS,
-        .flags = KVAPPEND_FLAG_TOKEN_COUNT,
         .batch = 1,
         .heads = 1,
         .new_rows = 2,
@@ -73,13 +72,12 @@ static void restore(void) {
         .cache_blocks = 1,
         .k_dim = 1,
     };
-    const int32_t both = 2, rejected = 1;
     kvappend_args a = {.struct_size = sizeof a, .k_new = drafts, .k_cache = k_cache, .cache_offsets = &offset};
-    a.from_slots = replaced, a.slots = spare, a.token_count = &both;
+    a.from_slots = replaced, a.slots = spare;
     run(&move, &a); /* before the draft tokens are written */
     run(&append, &a);
-    a.from_slots = spare + 1, a.slots = replaced + 1, a.token_count = &rejected;
-    run(&move, &a); /* The first draft token is accepted. */
+    a.from_slots = spare + 1, a.slots = replaced + 1; /* from the rejected draft token on */
+    run(&move, &a);                                   /* The first draft token is accepted. */
     offset += 1;
     /* [restore] */
     printf("%g %g %g %g, next %d\n", k_cache[0], k_cache[1], k_cache[2], k_cache[3], (int)offset); /* 4 5 2 3, next 6 */

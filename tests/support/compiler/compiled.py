@@ -74,16 +74,17 @@ def kernel_names(library):
 def name_of(entry):
     """The name in the kernel table. copy_kernel<DenseGeometry<AppendRows>, 1> is cuda_dense_b16, and that of GatherRows
     is cuda_gather_dense_b16; with more layers they end with _layers_b16. RowsGeometry makes cuda_rows_b16, and
-    copy_wide_kernel is cuda_rows_wide_b16. The same goes for convert_kernel<1>, which is cuda_convert_b16, and
-    decode_kernel<1>, which is cuda_gather_convert_b16. A kernel that moves no rows, such as after_copy, is not in the
-    table and keeps its own name."""
-    found = re.match(r"\W*_ZN8kvappend\d+(([a-z]+)_(wide_)?kernel|after_copy)[IE]", entry)
+    copy_wide_kernel is cuda_rows_wide_b16. The same goes for convert_kernel<1>, which is cuda_convert_b16, for
+    decode_kernel<1>, which is cuda_gather_convert_b16, and for move_kernel<1>, which is cuda_move_rows_b16. A kernel that
+    moves no rows, such as after_copy, is not in the table and keeps its own name."""
+    found = re.match(r"\W*_ZN8kvappend\d+(([a-z]+)_(wide_)?kernel|after_copy|after_move)[IE]", entry)
     assert found, f"a kernel with an unknown name: {entry[:80]}"
     function, kind, wide = found.groups()
     if kind is None:
         return function
-    name = "cuda_gather" if kind == "decode" or "GatherRows" in entry else "cuda"
-    name += "_convert" if kind != "copy" else "_dense" if "DenseGeometry" in entry else "_rows"
+    gathers = kind == "decode" or "GatherRows" in entry
+    name = "cuda_gather" if gathers else "cuda_move" if kind == "move" else "cuda"
+    name += ("_convert" if kind in ("convert", "decode") else "_dense" if "DenseGeometry" in entry else "_rows")
     layers = re.search(r"Lj(\d+)E", entry).group(1)
     return f"{name}_{wide or ('' if layers == '1' else 'layers_')}b16"
 
