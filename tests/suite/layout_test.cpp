@@ -363,7 +363,8 @@ public:
 
 private:
     Draw<Random> draw_;
-    unsigned refused_ = 0; // problems that are no problems, or have other kernels
+    std::int32_t operation_ = KVAPPEND_OPERATION_APPEND; // of all problems of a launch
+    unsigned refused_ = 0;                               // problems that are no problems, or have other kernels
 
     using Descriptor = kvappend_descriptor (DrawLaunch::*)();
 
@@ -372,6 +373,7 @@ private:
         launch.input.join_rows = draw_.one_in(2);
         launch.input.wide = !launch.input.join_rows && draw_.one_in(4);
         launch.input.multiprocessors = static_cast<std::int32_t>(draw_.of<std::int64_t>({1, 1, 2, 7, 30, 132, 200}));
+        operation_ = draw_.of({KVAPPEND_OPERATION_APPEND, KVAPPEND_OPERATION_GATHER});
         const unsigned count = launch.input.wide || draw_.one_in(2) ? 1 : 2;
         for (unsigned i = 0; i < count; ++i) {
             launch.problems.push_back(problem(next, launch.input));
@@ -417,6 +419,7 @@ private:
     kvappend_descriptor descriptor() {
         kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
         d.backend = KVAPPEND_BACKEND_CUDA;
+        d.operation = operation_;
         d.element_type =
             draw_.of({KVAPPEND_ELEMENT_F32, KVAPPEND_ELEMENT_F64, KVAPPEND_ELEMENT_F16, KVAPPEND_ELEMENT_BF16});
         d.addressing = draw_.of({KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_PAGED,
@@ -653,4 +656,57 @@ TEST_CASE("a call with more heads or samples than a grid has blocks goes on in s
         CHECK(is_short(launch.layouts[0].loop) == (heads <= 65535 && batch * layers <= 65535 / 2));
         check_launch(launch);
     }
+}
+
+namespace {
+
+// Rows of 16 vectors in pages of 16 rows, on a device of 30 multiprocessors. A page has all rows of a head together, or
+// all heads of a row.
+Launch in_pages(std::int32_t operation, std::int64_t rows, std::int64_t heads, bool heads_together) {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.operation = operation;
+    d.element_type = KVAPPEND_ELEMENT_BF16;
+    d.addressing = KVAPPEND_ADDRESSING_PAGED;
+    d.batch = 1;
+    d.heads = heads;
+    d.new_rows = rows;
+    d.cache_rows = 16;
+    d.cache_blocks = d.table_entries = 1024;
+    d.k_dim = d.v_dim = 128;
+    for (std::int64_t(*const strides)[3] : {&d.k_cache_strides, &d.v_cache_strides}) {
+        (*strides)[KVAPPEND_AXIS_BATCH] = 16 * heads * 128;
+        (*strides)[KVAPPEND_AXIS_HEAD] = heads_together ? 128 : 16 * 128;
+        (*strides)[KVAPPEND_AXIS_ROW] = heads_together ? heads * 128 : 128;
+    }
+    Launch launch;
+    launch.problems.resize(1);
+    REQUIRE(Problem::create(d, launch.problems[0]) == KVAPPEND_SUCCESS);
+    launch.geometries.push_back({launch.problems.data(), {}, 1});
+    launch.geometry_of = {0};
+    launch.input.multiprocessors = 30;
+    launch.lay_out();
+    check_launch(launch);
+    return launch;
+}
+
+} // namespace
+
+TEST_CASE("a gather of as many rows as a long append is short, and a longer one is long", "[layout]") {
+    const auto loop = [](std::int32_t operation, std::int64_t rows) {
+        return in_pages(operation, rows, 1, false).layouts[0].loop;
+    };
+    CHECK(loop(KVAPPEND_OPERATION_APPEND, 4096) == Loop::deep);
+    CHECK(loop(KVAPPEND_OPERATION_GATHER, 4096) == Loop::pair);
+    CHECK(loop(KVAPPEND_OPERATION_GATHER, 16384) == Loop::deep);
+}
+
+TEST_CASE("a block of a gather has what is together in the cache: rows of a head, or heads of a row", "[layout]") {
+    const auto shape = [](std::int32_t operation, std::int64_t heads, bool heads_together) {
+        const CopyLayout c = in_pages(operation, 512, heads, heads_together).layouts[0].copies[0];
+        return std::pair(c.runs_per_block, c.heads_per_block);
+    };
+    CHECK(shape(KVAPPEND_OPERATION_GATHER, 8, false) == std::pair(8U, 1U));
+    CHECK(shape(KVAPPEND_OPERATION_GATHER, 8, true) == std::pair(1U, 8U));
+    CHECK(shape(KVAPPEND_OPERATION_GATHER, 3, true) == std::pair(2U, 4U));
+    CHECK(shape(KVAPPEND_OPERATION_APPEND, 8, true) == std::pair(16U, 1U));
 }
