@@ -273,8 +273,8 @@ TEST_CASE("stored rows may be wider than the elements, as far as the bytes of a 
     d.v_dim = 0;
     d.new_rows = std::int64_t{1} << 60; // 2^63 bytes of stored rows
     make_plan(d);
-    d.new_rows = std::int64_t{1} << 61;
-    check_refused(d, KVAPPEND_ERROR_OVERFLOW, "rows of k_cache [1, 1, 2305843009213693952, 2]");
+    d.k_dim = 4;
+    check_refused(d, KVAPPEND_ERROR_OVERFLOW, "rows of k_cache [1, 1, 1152921504606846976, 4]");
 }
 
 TEST_CASE("threads share a large move", "[move][large]") {
