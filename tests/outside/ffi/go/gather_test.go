@@ -77,7 +77,7 @@ func TestGatherOfRaggedBatch(t *testing.T) {
 	t.Run("uint8", gatherRaggedBatch[uint8])
 }
 
-// Each element is a code times its scale: INT8 codes with the scale of the row behind them, and E4M3 codes.
+// Each element is a code times its scale: INT8 codes followed by the scale of the row, and E4M3 codes.
 func TestGatherOfStoredRows(t *testing.T) {
 	d := storedRows(4, storageOf(t, PresetInt8Row, [4]int64{16, 0, 8, 0}))
 	d.KCacheStrides = Strides{16, 0, 8}

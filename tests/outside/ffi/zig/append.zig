@@ -680,7 +680,7 @@ test "NVFP4 with a global scale" {
     try std.testing.expectEqual([4]u8{ 0xee, 0x48, 0x40, 0xee }, scales); // 4 and 2
 }
 
-// Each element is a code times its scale: INT8 codes with the scale of the row behind them, and E4M3 codes.
+// Each element is a code times its scale: INT8 codes followed by the scale of the row, and E4M3 codes.
 test "stored rows are gathered" {
     var k_storage = try kvappend.storagePreset(c.KVAPPEND_PRESET_INT8_ROW);
     k_storage.scale_strides = .{ 16, 0, 8, 0 };

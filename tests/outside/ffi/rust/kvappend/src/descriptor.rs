@@ -39,8 +39,8 @@ pub enum Lengths {
     Fixed,
     /// `lengths[b]`.
     PerSample,
-    /// Those from `lengths[b]` to `lengths[b + 1]`, of so many samples, in new tensors that are [`Layout::packed`], or
-    /// in the slots of a move.
+    /// Those from `lengths[b]` to `lengths[b + 1]`, in new tensors that are [`Layout::packed`], or in the slots of a
+    /// move. `batch` is the number of samples.
     Packed { batch: usize },
     /// Each row is a token. It belongs to sample `token_samples[t]`, and has the position `token_positions[t]`. `batch`
     /// is the number of samples. New tensors are [`Layout::packed`], and there are no offsets.

@@ -150,7 +150,7 @@ fn rows_without_a_place() -> Result<(), Error> {
 #[test]
 fn rows_of_caches_with_storages() -> Result<(), Error> {
     const ROWS: Layout = Layout::contiguous([2, 1, 1, 4]);
-    // INT8 codes with the scale of the row behind them, and E4M3 codes with a given scale, in one pool.
+    // INT8 codes followed by the scale of the row, and E4M3 codes with a given scale, in one pool.
     const POOL: Layout = Layout::strided([2, 1, 2, 4], [24, 0, 12]);
     let k_storage = Storage {
         scale_strides: [24, 0, 12, 0],
