@@ -281,7 +281,6 @@ Status Addressing::create(const kvappend_descriptor &d, Addressing &addressing) 
     addressing.lengths = d.lengths;
     addressing.flags = d.flags;
     addressing.skip_policy = d.skip_policy;
-    addressing.moves = d.operation == KVAPPEND_OPERATION_MOVE;
     addressing.samples = d.batch;
     addressing.new_rows = d.new_rows;
     const bool samples_have_blocks = is_one_of(d.addressing, dense | ring);
@@ -298,7 +297,7 @@ Status Addressing::create(const kvappend_descriptor &d, Addressing &addressing) 
     return KVAPPEND_SUCCESS;
 }
 
-void add_index_buffers(const Addressing &a, NeededBuffers &buffers) {
+void add_index_buffers(const Addressing &a, bool moves, NeededBuffers &buffers) {
     const bool by_slots = a.kind == KVAPPEND_ADDRESSING_SLOTS;
     const bool by_position = a.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
     const bool offsets = !by_slots && !by_position && !a.has(KVAPPEND_FLAG_ZERO_OFFSETS);
@@ -319,7 +318,7 @@ void add_index_buffers(const Addressing &a, NeededBuffers &buffers) {
     };
     add(Name::cache_offsets, a.offset_bytes(), offsets ? a.offsets() : 0);
     add(Name::slots, a.offset_bytes(), by_slots ? a.new_rows : 0);
-    add(Name::from_slots, a.offset_bytes(), a.moves ? a.new_rows : 0);
+    add(Name::from_slots, a.offset_bytes(), moves ? a.new_rows : 0);
     add(Name::lengths, a.index_bytes(), lengths);
     add(Name::left_pads, a.index_bytes(), a.has(KVAPPEND_FLAG_LEFT_PADS) ? a.samples : 0);
     add(Name::batch_index, a.index_bytes(), a.has(KVAPPEND_FLAG_BATCH_INDEX) ? a.samples : 0);

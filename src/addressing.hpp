@@ -16,7 +16,6 @@ struct Addressing {
     std::int32_t lengths; // KVAPPEND_LENGTHS_*
     std::int32_t flags;
     std::int32_t skip_policy;
-    bool moves;                 // Rows come from slots, too.
     std::uint32_t wide_offsets; // 1: cache_offsets, slots, from_slots and token_positions have 64-bit elements
     std::uint32_t wide_indices; // the same for the other arrays of indices
     // The binary logarithm of the period, or -1 if the period is not a power of two. The period is the number of rows
@@ -77,8 +76,8 @@ struct Indices {
     bool operator==(const Indices &) const = default;
 };
 
-// Adds the arrays of indices that an addressing needs, and the report.
-void add_index_buffers(const Addressing &addressing, NeededBuffers &buffers);
+// Adds the arrays of indices that an addressing needs, and the report. The rows of a move come from slots, too.
+void add_index_buffers(const Addressing &addressing, bool moves, NeededBuffers &buffers);
 
 Indices indices_of(const NeededBuffers &buffers, const kvappend_args &args);
 

@@ -31,8 +31,8 @@ struct Kernel {
         wide    // CUDA: indices and strides of 64 bits
     };
 
-    std::int32_t backend;   // KVAPPEND_BACKEND_*
-    std::int32_t operation; // KVAPPEND_OPERATION_*
+    std::int32_t backend; // KVAPPEND_BACKEND_*
+    Operation operation;
     Family family;
     Variant variant;
     std::uint32_t access_bytes; // the widest load or store; 0 for the kernels of the host
@@ -53,9 +53,7 @@ struct NamedKernel : Kernel {
             }
         };
         append(backend == KVAPPEND_BACKEND_HOST ? "host" : "cuda");
-        append(operation == KVAPPEND_OPERATION_GATHER ? "_gather"
-               : operation == KVAPPEND_OPERATION_MOVE ? "_move"
-                                                      : "");
+        append(operation == Operation::gather ? "_gather" : operation == Operation::move ? "_move" : "");
         append(family == Family::dense ? "_dense" : family == Family::rows ? "_rows" : "_convert");
         append(variant == Variant::avx      ? "_avx"
                : variant == Variant::avx2   ? "_avx2"
@@ -121,9 +119,9 @@ struct LayeredRunStorage {
 
 // What is known of all problems of a run of several layers.
 struct LayersKind {
-    bool all_dense;         // all are plain dense ones
-    bool some_convert;      // some have caches in another format
-    std::int32_t operation; // KVAPPEND_OPERATION_*, of all
+    bool all_dense;    // all are plain dense ones
+    bool some_convert; // some have caches in another format
+    Operation operation;
 };
 
 class Backend {

@@ -13,7 +13,7 @@ Status Layers::check(const Plan &plan, const kvappend_args &args) {
     }
     if (plan.problem().operation != first_.problem().operation) {
         return fail(KVAPPEND_ERROR_OPERATION, "the plan's operation is %d: expected %d, that of the first layer's plan",
-                    plan.problem().operation, first_.problem().operation);
+                    static_cast<int>(plan.problem().operation), static_cast<int>(first_.problem().operation));
     }
     TRY(plan.check(args, context_));
     kind_.all_dense = kind_.all_dense && plan.problem().plain_dense();

@@ -14,13 +14,12 @@ std::uint32_t MovedTensors::add(BufferName name, Tensor tensor, std::uint32_t to
         tensor.merge_heads();
     }
     MovedTensor &moved = tensors_[count_++];
-    moved = {name,
-             tensor.strides,
+    moved = {{tensor.strides, together_log2},
+             name,
              tensor.heads,
              tensor.row_bytes >> together_log2,
              tensor.piece_bytes >> together_log2,
              tensor.piece_stride,
-             together_log2,
              together_log2 == 0 ? tensor.alignment() : 1};
     return moved.alignment;
 }

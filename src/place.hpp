@@ -511,23 +511,12 @@ struct MovedRow {
     KVAPPEND_HOST_DEVICE constexpr bool placed() const { return from.placed() && to.placed(); }
 };
 
-template <class Load>
-struct LoadedMove {
-    Loaded<Load> to;
-    typename Load::Number from; // the slot
-};
-
 template <Known Facts, class Load>
-KVAPPEND_HOST_DEVICE LoadedMove<Load> load_move(const Rule<Facts> &rule, std::int64_t row, Load load) {
-    return {load_row(rule, 0, row, load), load.number(rule.indices.from_slots, rule.a.wide_offsets, row)};
-}
-
-template <Known Facts, class Load>
-KVAPPEND_HOST_DEVICE MovedRow places_of_move(const Rule<Facts> &rule, std::int64_t row, const LoadedMove<Load> &loaded,
-                                             Load load) {
-    Loaded<Load> from = loaded.to;
-    from.number = loaded.from;
-    return {place_of(rule, 0, row, from, load), place_of(rule, 0, row, loaded.to, load)};
+KVAPPEND_HOST_DEVICE MovedRow places_of_move(const Rule<Facts> &rule, std::int64_t row, Load load) {
+    const Loaded<Load> to = load_row(rule, 0, row, load);
+    Loaded<Load> from = to;
+    from.number = load.number(rule.indices.from_slots, rule.a.wide_offsets, row);
+    return {place_of(rule, 0, row, from, load), place_of(rule, 0, row, to, load)};
 }
 
 // The rows of a sample of a move. Without PACKED, all rows belong to one sample.
@@ -544,8 +533,7 @@ KVAPPEND_HOST_DEVICE SampleRows moves_of_sample(const Rule<Facts> &rule, std::in
 // Where a row of a move goes, or why it has no place. If neither slot has a place, padding counts first, and then the
 // source.
 template <Known Facts, class Load>
-KVAPPEND_HOST_DEVICE Place place_of_move(const Rule<Facts> &rule, std::int64_t row, Load load) {
-    const MovedRow moved = places_of_move(rule, row, load_move(rule, row, load), load);
+KVAPPEND_HOST_DEVICE Place place_of_move(const Rule<Facts> &rule, std::int64_t row, const MovedRow &moved, Load load) {
     Place place = moved.from.placed() || moved.to.outcome == Outcome::padding ? moved.to : moved.from;
     if (rule.packed()) {
         place.sample = find_sample(rule, row, load);
@@ -556,10 +544,14 @@ KVAPPEND_HOST_DEVICE Place place_of_move(const Rule<Facts> &rule, std::int64_t r
     return place;
 }
 
-// Where a row goes, or why it has no place, for every operation.
-template <Known Facts, class Load>
+// Where a row goes, or why it has no place, for a move or for another operation.
+template <bool Moves, Known Facts, class Load>
 KVAPPEND_HOST_DEVICE Place place_of_row(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row, Load load) {
-    return rule.a.moves ? place_of_move(rule, row, load) : place_of(rule, sample, row, load);
+    if constexpr (Moves) {
+        return place_of_move(rule, row, places_of_move(rule, row, load), load);
+    } else {
+        return place_of(rule, sample, row, load);
+    }
 }
 
 // ---- rows that belong together ----

@@ -24,16 +24,21 @@ struct HostLoad {
     static std::int64_t value(Number number, std::uint32_t /*wide*/) { return number; }
 };
 
+inline Place place_of_row(const Problem &problem, const Indices &indices, std::int64_t sample, std::int64_t row) {
+    const Rule<> rule{problem.addressing, indices};
+    return problem.moves() ? place_of_row<true>(rule, sample, row, HostLoad{})
+                           : place_of_row<false>(rule, sample, row, HostLoad{});
+}
+
 // Calls visit(place, rows) for all rows of the source, in order, until it returns false. `place` is that of the first
 // of `rows` rows that share its outcome. If they are placed, their places follow each other.
 template <class Visit>
 void for_each_stretch(const Problem &problem, const Indices &indices, Visit visit) {
-    const Rule<> rule{problem.addressing, indices};
     for (std::int64_t sample = 0; sample < problem.source_samples; ++sample) {
         std::int64_t rows = 0;
         for (std::int64_t row = 0; row < problem.new_rows; row += rows) {
-            const Place place = place_of_row(rule, sample, row, HostLoad{});
-            rows = std::min(rows_alike(rule, place), problem.new_rows - row);
+            const Place place = place_of_row(problem, indices, sample, row);
+            rows = std::min(rows_alike(Rule<>{problem.addressing, indices}, place), problem.new_rows - row);
             if (!visit(place, rows)) {
                 return;
             }

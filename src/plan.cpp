@@ -139,7 +139,7 @@ void Plan::describe(kvappend_sku &sku) const {
     const auto vector_bytes = [this](const Copy &copy) {
         return copy.empty() ? 0 : static_cast<std::int32_t>(std::min(copy.alignment, kernel_->access_bytes));
     };
-    sku.operation = problem_.operation;
+    sku.operation = static_cast<std::int32_t>(problem_.operation);
     sku.addressing = problem_.addressing.kind;
     sku.backend = problem_.backend;
     sku.element_type = problem_.element_type;

@@ -307,7 +307,7 @@ Status add_interleavings(Problem &problem) {
 Status add_buffers(Problem &problem) {
     add_copy_buffers(k_buffers(problem.gathers()), problem.k, problem);
     add_copy_buffers(v_buffers(problem.gathers()), problem.v, problem);
-    add_index_buffers(problem.addressing, problem.buffers);
+    add_index_buffers(problem.addressing, problem.moves(), problem.buffers);
     return add_interleavings(problem);
 }
 
@@ -319,7 +319,7 @@ Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
     TRY(check_extents(d));
     TRY(Addressing::create(d, problem.addressing));
     problem.backend = d.backend;
-    problem.operation = d.operation;
+    problem.operation = Operation{d.operation};
     problem.element_type = d.element_type;
     problem.element_bytes = bytes_of_element(d.element_type);
     problem.source_samples = problem.addressing.by_token() ? std::min<std::int64_t>(d.batch, 1) : d.batch;

@@ -13,6 +13,12 @@
 
 namespace kvappend {
 
+enum class Operation : std::int32_t {
+    append = KVAPPEND_OPERATION_APPEND,
+    gather = KVAPPEND_OPERATION_GATHER,
+    move = KVAPPEND_OPERATION_MOVE
+};
+
 // The copy of K, or that of V. Heads that are adjacent in both tensors count as one wider row.
 struct Copy {
     Tensor rows;
@@ -38,7 +44,7 @@ struct Copy {
 
 struct Problem {
     std::int32_t backend;
-    std::int32_t operation; // KVAPPEND_OPERATION_*
+    Operation operation;
     std::int32_t element_type;
     std::uint32_t element_bytes;
     Addressing addressing;
@@ -51,8 +57,8 @@ struct Problem {
     std::int64_t bytes;    // that a run moves at most; INT64_MAX if there are more
     NeededBuffers buffers; // none if there is nothing to copy
 
-    bool gathers() const { return operation == KVAPPEND_OPERATION_GATHER; }
-    bool moves() const { return operation == KVAPPEND_OPERATION_MOVE; }
+    bool gathers() const { return operation == Operation::gather; }
+    bool moves() const { return operation == Operation::move; }
     bool empty() const { return k.empty() && v.empty(); }
     // Whether rows of K or of V are stored in another format.
     bool converts() const { return k.converts() || v.converts(); }

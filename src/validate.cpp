@@ -241,8 +241,7 @@ std::size_t find_written(const Problem &problem, const Indices &indices, Written
 Status duplicate_error(const Problem &problem, const Indices &indices, const Written &earlier, const Written &later,
                        kvappend_fault &fault) {
     const auto place_at = [&](std::int64_t number) {
-        return place_of_row(Rule<>{problem.addressing, indices}, number / problem.new_rows, number % problem.new_rows,
-                            HostLoad{});
+        return place_of_row(problem, indices, number / problem.new_rows, number % problem.new_rows);
     };
     const Place first = place_at(earlier.number);
     const Place second = place_at(later.number);
@@ -297,13 +296,12 @@ std::size_t find_touched(const Problem &problem, const Indices &indices, Touched
     const Rule<> rule{problem.addressing, indices};
     std::size_t count = 0;
     for (std::int64_t row = 0; row < problem.new_rows; ++row) {
-        const Place place = place_of_move(rule, row, HostLoad{});
-        if (!place.placed()) {
-            continue;
+        const MovedRow moved = places_of_move(rule, row, HostLoad{});
+        const Place place = place_of_move(rule, row, moved, HostLoad{});
+        if (place.placed()) {
+            touched[count++] = {moved.from.block, moved.from.row, place.sample, row};
+            touched[count++] = {moved.to.block, moved.to.row, place.sample, ~row};
         }
-        const MovedRow moved = places_of_move(rule, row, load_move(rule, row, HostLoad{}), HostLoad{});
-        touched[count++] = {moved.from.block, moved.from.row, place.sample, row};
-        touched[count++] = {moved.to.block, moved.to.row, place.sample, ~row};
     }
     return count;
 }
@@ -311,7 +309,7 @@ std::size_t find_touched(const Problem &problem, const Indices &indices, Touched
 Status shared_place_error(const Problem &problem, const Indices &indices, const Touched &a, const Touched &b,
                           kvappend_fault &fault) {
     const auto first_row_of = [&](const Touched &touched) {
-        return place_of_move(Rule<>{problem.addressing, indices}, touched.moved_row(), HostLoad{});
+        return place_of_row(problem, indices, 0, touched.moved_row());
     };
     const bool in_order = a.moved_row() < b.moved_row();
     const Place earlier = first_row_of(in_order ? a : b);

@@ -35,8 +35,8 @@ Status launch_after(const Call &call, Backend::After work, CUstream_st *stream) 
     const std::int64_t rows = problem.source_samples * problem.new_rows;
     const std::int64_t items = std::max(work.counts ? stretches_of(problem, rows) : 1, work.advances ? a.offsets() : 1);
     const std::int64_t most_threads = problem.moves() ? most_after_move_threads : most_after_threads;
-    const std::int64_t warps = (std::min(items, most_threads) - 1) / warp_threads + 1;
-    const std::int64_t threads = warps * warp_threads;
+    const std::int64_t warps = (std::min(items, most_threads) - 1) / warp_lanes + 1;
+    const std::int64_t threads = warps * warp_lanes;
     // A token is a stretch of its own. With one row at once, neighbouring threads load neighbouring indices.
     const bool each_token = a.kind == KVAPPEND_ADDRESSING_SLOTS || a.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
     const std::int64_t rows_at_once = each_token ? 1 : (rows - 1) / threads + 1;

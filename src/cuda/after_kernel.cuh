@@ -3,14 +3,13 @@
 #pragma once
 
 #include "../place.hpp"
+#include "layout.hpp"
 #include "load.cuh"
 
 #include <cuda_runtime.h>
 
 namespace kvappend {
 
-constexpr unsigned warp_threads = 32;
-constexpr unsigned all_lanes = 0xffffffff;
 // The kernel has one block, because its threads must wait for each other. Offsets advance only after all rows have been
 // counted. The first row that is out of range is also reported only after that.
 constexpr unsigned most_after_threads = 1024;
@@ -47,14 +46,6 @@ struct Counts {
     unsigned long long first;
 };
 
-template <bool Moves>
-__device__ inline Place place_of_operation(const Rule<> &rule, std::int64_t sample, std::int64_t row) {
-    if constexpr (Moves) {
-        return place_of_move(rule, row, DeviceLoad{});
-    }
-    return place_of(rule, sample, row, DeviceLoad{});
-}
-
 // Counts the rows first <= i < end.
 template <bool Moves>
 __device__ inline void count_rows(const AfterParameters &p, const Rule<> &rule, std::uint64_t first, std::uint64_t end,
@@ -64,7 +55,7 @@ __device__ inline void count_rows(const AfterParameters &p, const Rule<> &rule, 
     auto sample = static_cast<std::int64_t>(at.quotient);
     auto row = static_cast<std::int64_t>(at.remainder);
     while (first < end) {
-        const Place place = place_of_operation<Moves>(rule, sample, row);
+        const Place place = place_of_row<Moves>(rule, sample, row, DeviceLoad{});
         std::int64_t rows = rows_alike(rule, place);
         rows = rows < new_rows - row ? rows : new_rows - row;
         const std::uint64_t left = end - first;
@@ -107,10 +98,10 @@ __device__ inline void add_of_warp(std::int64_t *counter, std::int64_t count) {
         return;
     }
     auto sum = static_cast<unsigned long long>(count);
-    for (int lanes = static_cast<int>(warp_threads) / 2; lanes > 0; lanes /= 2) {
+    for (int lanes = static_cast<int>(warp_lanes) / 2; lanes > 0; lanes /= 2) {
         sum += __shfl_down_sync(all_lanes, sum, lanes);
     }
-    if (threadIdx.x % warp_threads == 0) {
+    if (threadIdx.x % warp_lanes == 0) {
         atomicAdd(reinterpret_cast<unsigned long long *>(counter), sum);
     }
 }
@@ -146,8 +137,8 @@ __device__ inline void name_first(const AfterParameters &p, const Rule<> &rule) 
     }
     __stcg(state + 1, 1);
     const Quotient at = divide(index, static_cast<std::uint64_t>(p.addressing.new_rows));
-    const Place place = place_of_operation<Moves>(rule, static_cast<std::int64_t>(at.quotient),
-                                                  static_cast<std::int64_t>(at.remainder));
+    const Place place = place_of_row<Moves>(rule, static_cast<std::int64_t>(at.quotient),
+                                            static_cast<std::int64_t>(at.remainder), DeviceLoad{});
     __stcg(reinterpret_cast<long long *>(&p.report->first_sample), place.sample);
     __stcg(reinterpret_cast<long long *>(&p.report->first_row), place.sample_row);
     __stcg(reinterpret_cast<long long *>(&p.report->first_position), reported_position(place));

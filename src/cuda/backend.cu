@@ -15,16 +15,13 @@ const CudaState &cuda_state(const BackendState &state) {
     return static_cast<const CudaState &>(state);
 }
 
+using enum Operation;
 using enum Kernel::Family;
 using enum Kernel::Variant;
 
 constexpr std::int32_t least_architecture = 75;
 
-constexpr std::int32_t append = KVAPPEND_OPERATION_APPEND;
-constexpr std::int32_t gather = KVAPPEND_OPERATION_GATHER;
-constexpr std::int32_t move = KVAPPEND_OPERATION_MOVE;
-
-constexpr NamedKernel table_entry(std::int32_t operation, Kernel::Family family, Kernel::Variant variant) {
+constexpr NamedKernel table_entry(Operation operation, Kernel::Family family, Kernel::Variant variant) {
     return NamedKernel(
         {KVAPPEND_BACKEND_CUDA, operation, family, variant, 1U << widest_access_log2, least_architecture});
 }
@@ -111,11 +108,11 @@ public:
 } // namespace
 
 Status launch_call(const Call &call, CUstream_st *stream) {
-    if (call.kernel.operation == move) {
+    if (call.problem.moves()) {
         return launch_move(call, stream);
     }
     const bool converts = call.kernel.family == convert;
-    if (call.kernel.operation == gather) {
+    if (call.problem.gathers()) {
         return converts ? launch_decode(call, stream) : launch_gather(call, stream);
     }
     return converts ? launch_convert(call, stream) : launch_copy(call, stream);

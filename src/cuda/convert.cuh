@@ -10,8 +10,6 @@
 
 namespace kvappend {
 
-inline constexpr unsigned warp_lanes = 32;
-
 // The pointers of a layer: K and V, or the one of them that is copied.
 struct ConvertLayer {
     std::byte *rows[2]; // An append only reads them, and a gather only reads the others.
@@ -91,7 +89,7 @@ __device__ __forceinline__ float larger_of(float number, float magnitude) {
 __device__ __forceinline__ float largest_of_team(const ConvertLayout &f, float largest) {
     const unsigned team = 1U << f.team_log2;
     const unsigned first_lane = threadIdx.x % warp_lanes & ~(team - 1);
-    const unsigned lanes = (0xffffffffU >> (warp_lanes - team)) << first_lane;
+    const unsigned lanes = (all_lanes >> (warp_lanes - team)) << first_lane;
 #pragma unroll
     for (unsigned distance = warp_lanes / 2; distance > 0; distance /= 2) {
         if (distance < team) {

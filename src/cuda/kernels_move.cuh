@@ -36,77 +36,87 @@ __device__ inline std::uint64_t byte_of_column(const MoveLayout &m, std::uint64_
            ((at.remainder - (piece << m.piece_log2)) << m.access_log2);
 }
 
-// The bytes from the first row of a column to the row at a place.
-__device__ inline std::uint64_t byte_of_place(const MoveLayout &m, const Place &place) {
-    const auto row = static_cast<std::uint64_t>(place.row);
-    return static_cast<std::uint64_t>(place.block) * static_cast<std::uint64_t>(m.strides.outer) +
-           (row >> m.together_log2) * static_cast<std::uint64_t>(m.strides.row) + (row & ((1U << m.together_log2) - 1));
+// Where a row of a tensor comes from and goes to, in bytes from its column in the first row. They are equal for a row
+// that is not moved.
+struct MovedBytes {
+    std::int64_t from;
+    std::int64_t to;
+};
+
+__device__ __forceinline__ MovedBytes bytes_of_move(const MoveLayout &m, const SlotRule &rule, std::int64_t row) {
+    const MovedRow moved = places_of_move(rule, row, DeviceLoad{});
+    return moved.placed() ? MovedBytes{m.byte_of(moved.from), m.byte_of(moved.to)} : MovedBytes{};
 }
 
-// Moves the rows row <= i < end of a column as if one after the other, but not more than moves_in_flight of them. All
+// What lane `lane` of the warp has found.
+__device__ __forceinline__ MovedBytes bytes_of_lane(const MovedBytes &own, int lane) {
+    return {__shfl_sync(all_lanes, own.from, lane), __shfl_sync(all_lanes, own.to, lane)};
+}
+
+// The indices may change while a kernel runs. The lanes of a warp must agree on how often they exchange places.
+__device__ __forceinline__ SampleRows rows_of_first_lane(const SampleRows &rows) {
+    return {__shfl_sync(all_lanes, rows.begin, 0), __shfl_sync(all_lanes, rows.count, 0)};
+}
+
+// Moves the rows that the lanes first <= lane < first + moves_in_flight have found, as if one after the other. All
 // loads come before all stores, so a thread waits only once for the loads. If a row comes from a place to which an
-// earlier row goes, it takes the vector of the earlier row.
+// earlier row goes, it takes the vector of the earlier row. All lanes of the warp must take part. Those without a
+// column move nothing.
 template <class Vector>
-__device__ __forceinline__ void move_some_rows(const MoveLayout &m, std::byte *column, const SlotRule &rule,
-                                               std::int64_t row, std::int64_t end) {
-    LoadedMove<DeviceLoad> loaded[moves_in_flight];
-#pragma unroll
-    for (int n = 0; n < moves_in_flight; ++n) {
-        if (row + n < end) {
-            loaded[n] = load_move(rule, row + n, DeviceLoad{});
-        }
-    }
-    bool placed[moves_in_flight];
-    std::uint64_t from[moves_in_flight];
-    std::uint64_t to[moves_in_flight];
+__device__ __forceinline__ void move_some_rows(std::byte *column, bool has_column, const MovedBytes &own, int first) {
+    MovedBytes rows[moves_in_flight];
     Vector held[moves_in_flight];
 #pragma unroll
     for (int n = 0; n < moves_in_flight; ++n) {
-        placed[n] = false;
-        if (row + n < end) {
-            const MovedRow moved = places_of_move(rule, row + n, loaded[n], DeviceLoad{});
-            placed[n] = moved.placed();
-            from[n] = byte_of_place(m, moved.from);
-            to[n] = byte_of_place(m, moved.to);
-        }
-        if (placed[n]) {
-            held[n] = load_global(reinterpret_cast<const Vector *>(column + from[n]));
+        rows[n] = bytes_of_lane(own, first + n);
+        rows[n].to = has_column ? rows[n].to : rows[n].from;
+        if (rows[n].from != rows[n].to) {
+            held[n] = load_global(reinterpret_cast<const Vector *>(column + rows[n].from));
         }
     }
 #pragma unroll
     for (int n = 0; n < moves_in_flight; ++n) {
+        if (rows[n].from == rows[n].to) {
+            continue;
+        }
 #pragma unroll
         for (int earlier = 0; earlier < n; ++earlier) {
-            if (placed[n] && placed[earlier] && to[earlier] == from[n]) {
+            if (rows[earlier].from != rows[earlier].to && rows[earlier].to == rows[n].from) {
                 held[n] = held[earlier];
             }
         }
-        if (placed[n]) {
-            store_global(reinterpret_cast<Vector *>(column + to[n]), held[n]);
-        }
+        store_global(reinterpret_cast<Vector *>(column + rows[n].to), held[n]);
     }
 }
 
-// Moves the columns of a thread, for all samples.
+// Moves the columns of a warp, for all samples. Each lane finds the places of one row.
 template <class Vector>
 __device__ __forceinline__ void move_columns(const MoveGeometry &g, const MoveLayout &m, std::byte *tensor) {
     const SlotRule rule{g.addressing, g.indices};
-    const auto first = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-    const auto columns = static_cast<std::uint64_t>(m.columns);
+    const unsigned lane = threadIdx.x % warp_lanes;
+    const auto first = std::int64_t{blockIdx.x} * blockDim.x + (threadIdx.x - lane);
     for (std::int64_t sample = blockIdx.y; sample < g.samples; sample += gridDim.y) {
-        const SampleRows rows = moves_of_sample(rule, sample, DeviceLoad{});
-        const std::int64_t end = rows.begin + rows.count;
-        for (std::uint64_t column = first; column < columns; column += std::uint64_t{gridDim.x} * blockDim.x) {
-            for (std::int64_t row = rows.begin; row < end; row += moves_in_flight) {
-                move_some_rows<Vector>(m, tensor + byte_of_column(m, column), rule, row, end);
+        const SampleRows rows = rows_of_first_lane(moves_of_sample(rule, sample, DeviceLoad{}));
+        for (std::int64_t done = 0; done < rows.count; done += warp_lanes) {
+            const std::int64_t left = rows.count - done;
+            const MovedBytes own = lane < left ? bytes_of_move(m, rule, rows.begin + done + lane) : MovedBytes{};
+            const auto most = static_cast<int>(left < warp_lanes ? left : warp_lanes);
+            for (std::int64_t warp = first; warp < m.columns; warp += std::int64_t{gridDim.x} * blockDim.x) {
+                const std::int64_t column = warp + lane;
+                const bool has_column = column < m.columns;
+                std::byte *const base =
+                    tensor + (has_column ? byte_of_column(m, static_cast<std::uint64_t>(column)) : 0);
+                for (int n = 0; n < most; n += moves_in_flight) {
+                    move_some_rows<Vector>(base, has_column, own, n);
+                }
             }
         }
     }
 }
 
-// The number of blocks on a multiprocessor at once (`__launch_bounds__`). ptxas spills none of the 128 registers that
-// this leaves. Without a bound it limits itself to 96 on some architectures, and spills.
-constexpr int resident_move_blocks = 4;
+// The number of blocks on a multiprocessor at once (`__launch_bounds__`). ptxas spills none of the 96 registers that
+// this leaves. Without a bound it limits itself to 64, and spills.
+constexpr int resident_move_blocks = 5;
 
 template <unsigned Layers>
 __global__ void __launch_bounds__(block_threads, resident_move_blocks)

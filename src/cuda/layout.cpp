@@ -11,10 +11,6 @@ namespace kvappend {
 
 namespace {
 
-// A power of two, so that the number of parts of a run divides it. If the work needs more blocks, threads go on in
-// steps of the grid. With this limit, a 31-bit index holds the first vector of a block.
-constexpr std::int64_t most_blocks_x = std::int64_t{1} << 21;
-constexpr std::int64_t most_blocks_yz = 65535;
 // With extents of at most this, an index and a step together fit in 31 bits: most_blocks_x blocks of at most 512
 // vectors make a step of at most 2^30.
 constexpr std::int64_t most_index = std::int64_t{1} << 30;
@@ -35,17 +31,9 @@ constexpr std::int64_t blocks_per_multiprocessor = 4;
 // threads of a run's last block are idle (bench/cuda, prefill: 4 % fewer cycles).
 constexpr unsigned long_block_threads_log2 = block_threads_log2 - 1;
 
-// A team of threads is within a warp.
-constexpr unsigned warp_lanes_log2 = 5;
-
 // ceil(a / 2^bits), for a >= 1.
 constexpr std::int64_t shares(std::int64_t a, unsigned bits) {
     return ((a - 1) >> bits) + 1;
-}
-
-// The least bits with 2^bits >= n, for n >= 1.
-unsigned bits_for(std::int64_t n) {
-    return static_cast<unsigned>(std::bit_width(static_cast<std::uint64_t>(n) - 1));
 }
 
 void describe_copy(const Problem &problem, const Copy &copy, const Addresses &addresses, bool join_rows,
@@ -121,7 +109,7 @@ ScalesKind scales_kind_of(const Copy &copy) {
 // Whether a call has so few elements that threads should convert short chunks: 8 warps of threads with long ones for
 // each multiprocessor.
 bool is_short_conversion(const LayoutInput &input) {
-    constexpr float most = 8 * (1U << warp_lanes_log2) * long_chunk;
+    constexpr float most = 8 * warp_lanes * long_chunk;
     float elements = 0;
     for (unsigned i = 0; i < input.count; ++i) {
         const GeometryInput &geometry = input.geometries[i];

@@ -10,17 +10,31 @@
 
 #include "../problem.hpp"
 
+#include <bit>
 #include <cstdint>
 
 namespace kvappend {
 
+// A power of two, so that the number of parts of a run divides it. If the work needs more blocks, threads go on in
+// steps of the grid. With this limit, a 31-bit index holds the first vector of a block.
+inline constexpr std::int64_t most_blocks_x = std::int64_t{1} << 21;
+inline constexpr std::int64_t most_blocks_yz = 65535;
+
 inline constexpr unsigned block_threads_log2 = 7;
 inline constexpr unsigned least_block_threads_log2 = 5;
 inline constexpr unsigned block_threads = 1U << block_threads_log2;
+inline constexpr unsigned warp_lanes_log2 = 5;
+inline constexpr unsigned warp_lanes = 1U << warp_lanes_log2;
+inline constexpr unsigned all_lanes = 0xffffffff;
 // Loads that a thread has in flight before it stores, in a long call.
 inline constexpr unsigned loads_in_flight_log2 = 2;
 inline constexpr int loads_in_flight = 1 << loads_in_flight_log2;
 inline constexpr unsigned widest_access_log2 = 4;
+
+// The least bits with 2^bits >= n, for n >= 1.
+constexpr unsigned bits_for(std::int64_t n) {
+    return static_cast<unsigned>(std::bit_width(static_cast<std::uint64_t>(n) - 1));
+}
 
 // The copy of K, or that of V. "Vectors" are units of 1 << access_log2 bytes. The fields that every thread of a
 // decoding step reads come first.

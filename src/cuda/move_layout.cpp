@@ -8,22 +8,13 @@ namespace kvappend {
 
 namespace {
 
-constexpr std::int64_t most_blocks_x = std::int64_t{1} << 21;
-constexpr std::int64_t most_blocks_y = 65535;
-
-// The smallest number of bits with 2^bits >= n, for n >= 1.
-unsigned bits_for(std::int64_t n) {
-    return static_cast<unsigned>(std::bit_width(static_cast<std::uint64_t>(n) - 1));
-}
-
 void describe_tensor(const MovedTensor &tensor, std::uintptr_t address, MoveLayout &m) {
     m.access_log2 = static_cast<std::uint32_t>(std::countr_zero(address | tensor.alignment));
-    m.strides = tensor.strides;
+    static_cast<StoredRows &>(m) = tensor;
     m.row_vectors = tensor.row_bytes >> m.access_log2;
     m.columns = tensor.heads * m.row_vectors;
     m.piece_stride = tensor.piece_stride;
     m.piece_log2 = bits_for(tensor.piece_bytes >> m.access_log2);
-    m.together_log2 = tensor.together_log2;
 }
 
 } // namespace
@@ -49,7 +40,7 @@ Grid lay_out_moves(const GeometryInput *geometries, unsigned count, unsigned lay
     const unsigned block_log2 = std::clamp(bits_for(columns), least_block_threads_log2, block_threads_log2);
     Grid grid{};
     grid.x = static_cast<std::uint32_t>(std::min(most_blocks_x, ((columns - 1) >> block_log2) + 1));
-    grid.y = static_cast<std::uint32_t>(std::min(most_blocks_y, samples));
+    grid.y = static_cast<std::uint32_t>(std::min(most_blocks_yz, samples));
     grid.z = ((layers - 1) << moved_tensors_log2) + tensors;
     grid.threads = 1U << block_log2;
     return grid;

@@ -14,16 +14,13 @@ namespace kvappend {
 
 namespace {
 
+using enum Operation;
 using enum Kernel::Family;
 using enum Kernel::Variant;
 
-constexpr NamedKernel table_entry(std::int32_t operation, Kernel::Family family, Kernel::Variant variant) {
+constexpr NamedKernel table_entry(Operation operation, Kernel::Family family, Kernel::Variant variant) {
     return NamedKernel({KVAPPEND_BACKEND_HOST, operation, family, variant, 0, 0});
 }
-
-constexpr std::int32_t append = KVAPPEND_OPERATION_APPEND;
-constexpr std::int32_t gather = KVAPPEND_OPERATION_GATHER;
-constexpr std::int32_t move = KVAPPEND_OPERATION_MOVE;
 
 constexpr NamedKernel kernels[] = {
 #if defined(__x86_64__)
@@ -35,17 +32,16 @@ constexpr NamedKernel kernels[] = {
     table_entry(move, rows, plain)};
 
 const CopyRows &copy_of(const NamedKernel &kernel) {
+    const std::size_t i = kernel.operation == gather ? 1 : 0;
 #if defined(__x86_64__)
     if (kernel.variant == avx2) {
-        return avx2_conversions[kernel.operation];
+        return avx2_conversions[i];
     }
     const Copies &copies = kernel.variant == avx ? avx_copies : plain_copies;
 #else
     const Copies &copies = plain_copies;
 #endif
-    return kernel.family == convert ? plain_conversions[kernel.operation]
-           : kernel.family == dense ? copies.dense[kernel.operation]
-                                    : copies.rows[kernel.operation];
+    return kernel.family == convert ? plain_conversions[i] : kernel.family == dense ? copies.dense[i] : copies.rows[i];
 }
 
 // What the processor has, if the system saves the registers of AVX. __builtin_cpu_supports tells this, too, but it

@@ -70,7 +70,7 @@ struct Factors {
 };
 
 // How an element is scaled by its factor.
-enum class Operation {
+enum class Scaling {
     none,
     multiply,
     divide
@@ -86,16 +86,16 @@ struct Loops {
         }
     }
 
-    template <class Stored, Operation How, bool Tame>
+    template <class Stored, Scaling How, bool Tame>
     [[gnu::always_inline]] static void encode_block(const std::byte *x, const float *factors, std::byte *to) {
         std::uint32_t codes[block_elements];
         for (std::int64_t unit = 0; unit < block_elements; unit += unit_elements) {
             for (std::int64_t i = unit; i < unit + unit_elements; ++i) {
                 const float number = load<float>(x, i);
-                const float factor = How == Operation::none ? 1 : factors[Tame ? unit / unit_elements : i];
-                codes[i] = Stored::encode(How == Operation::none     ? number
-                                          : How == Operation::divide ? number / factor
-                                                                     : number * factor);
+                const float factor = How == Scaling::none ? 1 : factors[Tame ? unit / unit_elements : i];
+                codes[i] = Stored::encode(How == Scaling::none     ? number
+                                          : How == Scaling::divide ? number / factor
+                                                                   : number * factor);
             }
         }
         for (std::int64_t i = 0; i < block_elements; ++i) {
@@ -134,8 +134,8 @@ template <class Processor, class Stored>
                                             std::int64_t at, std::byte *to, std::int64_t stride) {
     constexpr std::int64_t float_bytes = sizeof(float);
     const std::int64_t blocks = count / block_elements;
-    const auto encode_blocks = [&]<Operation How, bool Tame>(std::integral_constant<Operation, How>,
-                                                             std::bool_constant<Tame>) {
+    const auto encode_blocks = [&]<Scaling How, bool Tame>(std::integral_constant<Scaling, How>,
+                                                           std::bool_constant<Tame>) {
         constexpr std::int64_t elements_of_value = Tame ? unit_elements : 1;
         const float *values = factors.values + (factors.same ? 0 : at / elements_of_value);
         const std::int64_t step = factors.same ? 0 : block_elements / elements_of_value;
@@ -148,11 +148,11 @@ template <class Processor, class Stored>
         factors.tame ? encode_blocks(how, std::true_type{}) : encode_blocks(how, std::false_type{});
     };
     if constexpr (Stored::bits > 8) { // These types have no scales.
-        encode_blocks(std::integral_constant<Operation, Operation::none>{}, std::false_type{});
+        encode_blocks(std::integral_constant<Scaling, Scaling::none>{}, std::false_type{});
     } else if (factors.divides) {
-        encode_scaled(std::integral_constant<Operation, Operation::divide>{});
+        encode_scaled(std::integral_constant<Scaling, Scaling::divide>{});
     } else {
-        encode_scaled(std::integral_constant<Operation, Operation::multiply>{});
+        encode_scaled(std::integral_constant<Scaling, Scaling::multiply>{});
     }
     const std::int64_t encoded = blocks * block_elements;
     if (const std::int64_t rest = count - encoded; rest > 0) {

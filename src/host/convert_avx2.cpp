@@ -46,7 +46,7 @@ public:
         Loops::widen<Source>(from + i * static_cast<std::int64_t>(sizeof(Code<Source>)), count - i, x + i);
     }
 
-    template <class Stored, Operation How, bool Tame>
+    template <class Stored, Scaling How, bool Tame>
     [[gnu::always_inline]] static void encode_block(const std::byte *x, const float *factors, std::byte *to) {
         if constexpr (std::is_same_v<Stored, F16>) {
             encode_f16(x, to);
@@ -107,9 +107,9 @@ private:
         return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
     }
 
-    template <Operation How>
+    template <Scaling How>
     static __m256 scaled(__m256 x, __m256 factors) {
-        return How == Operation::divide ? _mm256_div_ps(x, factors) : _mm256_mul_ps(x, factors);
+        return How == Scaling::divide ? _mm256_div_ps(x, factors) : _mm256_mul_ps(x, factors);
     }
 
     // The conversion of F16C keeps bits of NaN.
@@ -122,7 +122,7 @@ private:
                              _mm256_cvtps_ph(numbers, _MM_FROUND_TO_NEAREST_INT));
         }
         if (_mm256_movemask_ps(any_nan) != 0) {
-            Loops::encode_block<F16, Operation::none, false>(x, nullptr, to);
+            Loops::encode_block<F16, Scaling::none, false>(x, nullptr, to);
         }
     }
 

@@ -37,8 +37,8 @@ public:
 
     // Two different rows do not share memory.
     void move(const MovedRow &row) const {
-        const std::byte *const from = base_ + tensor_.byte_of(row.from.block, row.from.row);
-        std::byte *const to = base_ + tensor_.byte_of(row.to.block, row.to.row);
+        const std::byte *const from = base_ + tensor_.byte_of(row.from);
+        std::byte *const to = base_ + tensor_.byte_of(row.to);
         for (std::int64_t head = heads_.begin; head < heads_.end; ++head) {
             for (std::int64_t piece = pieces_.begin; piece < pieces_.end; ++piece) {
                 const std::int64_t at = head * tensor_.strides.head + piece * tensor_.piece_stride + bytes_.begin;
@@ -63,7 +63,7 @@ void for_each_moved_row(const Problem &problem, const kvappend_args &args, Visit
     for (std::int64_t sample = 0; sample < problem.addressing.samples; ++sample) {
         const SampleRows rows = moves_of_sample(rule, sample, HostLoad{});
         for (std::int64_t row = rows.begin; row < rows.begin + rows.count; ++row) {
-            const MovedRow moved = places_of_move(rule, row, load_move(rule, row, HostLoad{}), HostLoad{});
+            const MovedRow moved = places_of_move(rule, row, HostLoad{});
             const bool stays = moved.from.block == moved.to.block && moved.from.row == moved.to.row;
             if (moved.placed() && !stays) {
                 visit(moved);
