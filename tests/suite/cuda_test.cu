@@ -249,6 +249,58 @@ TEST_CASE("one captured graph serves any composition of a batch", "[cuda]") {
     CHECK(cudaGraphDestroy(graph) == cudaSuccess);
 }
 
+TEST_CASE("a captured move replays with what memory holds at each replay", "[cuda]") {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = KVAPPEND_BACKEND_CUDA;
+    d.operation = KVAPPEND_OPERATION_MOVE;
+    d.addressing = KVAPPEND_ADDRESSING_SLOTS;
+    d.element_type = KVAPPEND_ELEMENT_UINT8;
+    d.batch = d.heads = 1;
+    d.new_rows = 3;
+    d.cache_blocks = 2;
+    d.cache_rows = 4;
+    d.k_dim = 1;
+    const PlanPointer plan = make_plan(d);
+    struct Slots {
+        std::int64_t from[3];
+        std::int64_t to[3];
+    };
+    const struct {
+        Slots slots;
+        std::string after;
+    } replays[] = {{{{0, 1, 2}, {1, 2, 3}}, "aaaaefgh"},
+                   {{{7, 4, 0}, {0, 7, 4}}, "haaahfge"},
+                   {{{-1, 5, 8}, {2, -1, 0}}, "haaahfge"}};
+    void *const cache = subject().allocate(8);
+    auto *const slots = static_cast<Slots *>(subject().allocate(sizeof(Slots)));
+    subject().upload(cache, "abcdefgh", 8);
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_cache = cache;
+    args.from_slots = slots->from;
+    args.slots = slots->to;
+
+    cudaStream_t const stream = subject().stream();
+    cudaGraph_t graph = nullptr;
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+    const kvappend_status status = kvappend_plan_run(plan.get(), &args, nullptr, 0, stream);
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    REQUIRE(told(status) == "KVAPPEND_SUCCESS");
+    cudaGraphExec_t executable = nullptr;
+    REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+    for (const auto &replay : replays) {
+        subject().upload(slots, &replay.slots, sizeof replay.slots);
+        REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
+        subject().synchronize();
+        std::string found(8, ' ');
+        subject().download(found.data(), cache, found.size());
+        CHECK(found == replay.after);
+    }
+    CHECK(cudaGraphExecDestroy(executable) == cudaSuccess);
+    CHECK(cudaGraphDestroy(graph) == cudaSuccess);
+    subject().release(cache);
+    subject().release(slots);
+}
+
 TEST_CASE("the default stream is a stream like others", "[cuda]") {
     Step step;
     step.prepare(3, 77);

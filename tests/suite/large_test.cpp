@@ -115,6 +115,59 @@ TEST_CASE("a cache of more than 2^31 rows", "[large]") {
     check_large(1, 1, rows, 9, rows - 10);
 }
 
+TEST_CASE("a move in a cache of more than 2^31 elements", "[large]") {
+    // K has four pages of 1 GiB and some rows, and V has tiny ones.
+    constexpr std::int64_t page_rows = (std::int64_t{1} << 23) + 3, pages = 4, dim = 64, last = pages * page_rows - 1;
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.operation = KVAPPEND_OPERATION_MOVE;
+    d.addressing = KVAPPEND_ADDRESSING_SLOTS;
+    d.element_type = KVAPPEND_ELEMENT_F16;
+    d.batch = d.heads = 1;
+    d.new_rows = 3;
+    d.cache_blocks = pages;
+    d.cache_rows = page_rows;
+    d.k_dim = dim;
+    const PlanPointer plan = make_plan(d);
+    constexpr std::size_t row_bytes = dim * 2, cache_bytes = (last + 1) * row_bytes;
+    unsigned char *cache = nullptr;
+    try {
+        cache = static_cast<unsigned char *>(subject().allocate(cache_bytes));
+    } catch (const std::bad_alloc &) {
+        SKIP("there is not enough memory for a cache of " << cache_bytes << " bytes");
+    }
+    const std::vector<std::int64_t> from = {last, 5, 2 * page_rows};
+    const std::vector<std::int64_t> to = {7, last - 1, last};
+    const auto upload = [](const std::vector<std::int64_t> &slots) {
+        void *const memory = subject().allocate(slots.size() * sizeof slots[0]);
+        subject().upload(memory, slots.data(), slots.size() * sizeof slots[0]);
+        return memory;
+    };
+    const auto row = [](std::int64_t slot) {
+        return std::vector(row_bytes, static_cast<unsigned char>(slot % 251 + 1));
+    };
+    for (const std::int64_t slot : from) {
+        subject().upload(cache + static_cast<std::size_t>(slot) * row_bytes, row(slot).data(), row_bytes);
+    }
+    void *const from_slots = upload(from);
+    void *const slots = upload(to);
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_cache = cache;
+    args.k_cache_bytes = cache_bytes;
+    args.from_slots = from_slots;
+    args.slots = slots;
+    REQUIRE(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    subject().synchronize();
+    for (std::size_t t = 0; t < from.size(); ++t) {
+        std::vector<unsigned char> found(row_bytes);
+        subject().download(found.data(), cache + static_cast<std::size_t>(to[t]) * row_bytes, row_bytes);
+        CHECK(found == row(from[t]));
+    }
+    for (void *const memory : {static_cast<void *>(cache), from_slots, slots}) {
+        subject().release(memory);
+    }
+}
+
 TEST_CASE("one row repeated at more positions than can be counted, of which few are in the cache", "[large]") {
     if (subject().backend() != KVAPPEND_BACKEND_HOST) {
         SKIP("a device looks at every row");

@@ -52,7 +52,7 @@ private:
         d_.offset_type = draw_.of({KVAPPEND_OFFSET_INT64, KVAPPEND_OFFSET_INT32});
         d_.index_type = draw_.of({KVAPPEND_INDEX_INT64, KVAPPEND_INDEX_INT32});
         d_.heads = draw_.template of<std::int64_t>({1, 2, 3, 8});
-        d_.new_rows = draw_.template of<std::int64_t>({1, 2, 3, 4, 5, 7, 8, 9, 20});
+        d_.new_rows = draw_.template of<std::int64_t>({1, 2, 3, 4, 5, 7, 8, 9, 20, 33, 70});
         d_.cache_rows = draw_.template of<std::int64_t>({1, 2, 3, 4, 5, 8, 16});
         d_.cache_blocks = draw_.between(1, 6);
         d_.k_dim = draw_.template of<std::int64_t>({0, 1, 3, 8, 16, 23, 40, 128});

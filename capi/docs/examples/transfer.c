@@ -13,7 +13,8 @@
 enum {
     PROMPT = 300, /* The last page is not full, on both sides. */
     STEPS = MAX_ROWS - PROMPT,
-    RANKS = 2, /* of the decode side */
+    RANKS = 2,        /* of the decode side */
+    UNWRITTEN = 0xa5, /* what is in the staging buffer before a put */
     ROUNDS = 20
 };
 static const struct layout heads_outside = {.page_rows = 16, .tokens_outside = 0};
@@ -213,7 +214,18 @@ static void report_failure(const struct decode *d, ucs_status_t status) {
     cache_destroy(&empty[1]);
 }
 
-static ucs_status_t decode(const struct format *format, const char *address) {
+/* For the test: kills this process when the first bytes of a put are in the staging buffer. */
+static void die_in_put(struct decode *d, size_t bytes) {
+    const volatile unsigned char *const staging = d->staging;
+    size_t i = 0;
+    while (staging[i] == UNWRITTEN) {
+        channel_progress(&d->channel);
+        i = (i + 1) % bytes;
+    }
+    raise(SIGKILL);
+}
+
+static ucs_status_t decode(const struct format *format, const char *address, int dies) {
     struct decode d = {0};
     create_ranks(d.ranks, format);
     create_ranks(d.reference, format);
@@ -231,7 +243,11 @@ static ucs_status_t decode(const struct format *format, const char *address) {
         status = channel_accept(&d.channel);
     }
     if (!status) {
+        memset(d.staging, UNWRITTEN, bytes);
         status = channel_offer(&d.channel, d.staging, bytes);
+    }
+    if (!status && dies) {
+        die_in_put(&d, bytes);
     }
     if (!status) {
         status = receive(&d, expected_token);
@@ -253,13 +269,14 @@ int main(int argc, char **argv) {
                                         : !strcmp(argv[2], "bf16") ? &bf16
                                         : !strcmp(argv[2], "e4m3") ? &e4m3
                                                                    : NULL;
-    if (format && argc == 4 && !strcmp(argv[1], "decode")) {
-        return decode(format, argv[3]) != UCS_OK;
+    const int dies = argc > 4 && !strcmp(argv[argc - 1], "dies");
+    if (format && argc - dies == 4 && !strcmp(argv[1], "decode")) {
+        return decode(format, argv[3], dies) != UCS_OK;
     }
-    if (format && (argc == 5 || (argc == 6 && !strcmp(argv[5], "dies"))) && !strcmp(argv[1], "prefill")) {
-        return prefill(format, argv[3], atoi(argv[4]), argc == 6) != UCS_OK;
+    if (format && argc - dies == 5 && !strcmp(argv[1], "prefill")) {
+        return prefill(format, argv[3], atoi(argv[4]), dies) != UCS_OK;
     }
-    fprintf(stderr, "usage: transfer decode bf16|e4m3 ADDRESS, which prints its port, and then\n"
+    fprintf(stderr, "usage: transfer decode bf16|e4m3 ADDRESS [dies], which prints its port, and then\n"
                     "       transfer prefill bf16|e4m3 ADDRESS PORT [dies]\n");
     return 2;
 }

@@ -19,7 +19,7 @@ static time_t seconds(void) {
     return now.tv_sec;
 }
 
-static void progress(struct channel *channel) {
+void channel_progress(struct channel *channel) {
     if (!ucp_worker_progress(channel->worker)) {
         sched_yield(); /* The other process may need this core. */
     }
@@ -33,7 +33,7 @@ static ucs_status_t finish(struct channel *channel, ucs_status_ptr_t operation) 
     const time_t end = seconds() + PATIENCE;
     ucs_status_t status = ucp_request_check_status(operation);
     while (status == UCS_INPROGRESS && seconds() < end) {
-        progress(channel);
+        channel_progress(channel);
         status = ucp_request_check_status(operation);
     }
     ucp_request_free(operation);
@@ -135,7 +135,7 @@ ucs_status_t channel_accept(struct channel *channel) {
         if (seconds() >= end) {
             return UCS_ERR_TIMED_OUT;
         }
-        progress(channel);
+        channel_progress(channel);
     }
     return open_endpoint(
         channel, (ucp_ep_params_t){.field_mask = UCP_EP_PARAM_FIELD_CONN_REQUEST, .conn_request = channel->request});
@@ -189,7 +189,7 @@ ucs_status_t channel_receive(struct channel *channel, struct message *message) {
         if (seconds() >= end) {
             return UCS_ERR_TIMED_OUT;
         }
-        progress(channel);
+        channel_progress(channel);
     }
     channel->has_message = 0;
     *message = channel->message;

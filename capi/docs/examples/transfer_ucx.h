@@ -50,6 +50,8 @@ ucs_status_t channel_receive(struct channel *channel, struct message *message);
 
 /* The receiver's side of a put: it registers the buffer and tells the sender where it is. */
 ucs_status_t channel_offer(struct channel *channel, void *buffer, size_t bytes);
+/* The receiver handles what has arrived, which may be a part of a put, and returns. */
+void channel_progress(struct channel *channel);
 /* The sender's side: when it returns UCS_OK, the bytes are in the buffer of the receiver. */
 ucs_status_t channel_put(struct channel *channel, const struct message *offer, const void *bytes, size_t count);
 

@@ -22,8 +22,8 @@ def start(*arguments):
     return subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def start_decode(program, mode):
-    process = start(program, "decode", mode, ADDRESS)
+def start_decode(program, mode, *arguments):
+    process = start(program, "decode", mode, ADDRESS, *arguments)
     for line in process.stdout:
         if line.startswith("port "):
             return process, line.split()[1]
@@ -80,11 +80,23 @@ def check_death_of_decode(program, mode):
     print(f"{mode}, after the death of decode: {failure.group()}")
 
 
+def check_death_of_decode_in_put(program, mode):
+    """It dies when it has the first bytes of the put."""
+    decode, port = start_decode(program, mode, "dies")
+    status, out, error = end(start(program, "prefill", mode, ADDRESS, port))
+    decode = end(decode)
+    assert decode[0] == -signal.SIGKILL, decode
+    failure = re.search(r"^transfer failed: there is no connection to the other process: .*$", error, re.MULTILINE)
+    assert status == 1 and failure and "GB/s" not in out, (status, out, error)
+    print(f"{mode}, after the death of decode in a put: {failure.group()}")
+
+
 def main():
     program = sys.argv[1]
     for mode in BYTES:
         check_transfer(program, mode)
         check_death_of_prefill(program, mode)
+        check_death_of_decode_in_put(program, mode)
     check_death_of_decode(program, "bf16")
 
 

@@ -177,6 +177,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
     const bool hostile = !draw.one_in(3);
     constexpr std::size_t moves = 16;
     if (first < unfocused && first + moves >= unfocused) {
+        if (draw.one_in(4)) {
+            const Scenario first_layer = draw_move(draw, input, hostile);
+            check_layers({{first_layer}, {draw_move(draw, input, hostile)}, {first_layer, 0}}, random, Scenarios::runs);
+            return 0;
+        }
         const Scenario scenario = draw_move(draw, input, hostile);
         check_finding(scenario, check_validate(scenario, random));
         check_scenario(scenario, random, Scenarios::runs);

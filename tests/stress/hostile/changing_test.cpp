@@ -92,6 +92,7 @@ struct Arrays {
     Block batch_index{batch * 4};
     Block page_table{batch * entries * 4};
     Block page_indptr{(batch + 1) * 4};
+    Block token_count{4};
 };
 
 // While it lives, a thread scribbles over all arrays. Offsets are 64 bits of anything, of either type.
@@ -101,9 +102,9 @@ public:
         : thread_([this, &a] {
               std::minstd_rand random;
               const std::vector<Scribbler<std::int32_t>> narrow = {
-                  Scribbler<std::int32_t>(a.lengths), Scribbler<std::int32_t>(a.left_pads),
+                  Scribbler<std::int32_t>(a.lengths),     Scribbler<std::int32_t>(a.left_pads),
                   Scribbler<std::int32_t>(a.batch_index), Scribbler<std::int32_t>(a.page_table),
-                  Scribbler<std::int32_t>(a.page_indptr)};
+                  Scribbler<std::int32_t>(a.page_indptr), Scribbler<std::int32_t>(a.token_count)};
               const std::vector<Scribbler<std::int64_t>> wide = {Scribbler<std::int64_t>(a.offsets),
                                                                  Scribbler<std::int64_t>(a.slots),
                                                                  Scribbler<std::int64_t>(a.from_slots)};
@@ -179,6 +180,17 @@ std::vector<kvappend_descriptor> descriptors() {
     return all;
 }
 
+// Codes of 8 bits in caches for elements of 32 bits, each row with a scale in every head.
+const kvappend_storage with_scales = [] {
+    kvappend_storage storage = KVAPPEND_STORAGE_INIT;
+    storage.type = KVAPPEND_STORED_E4M3;
+    storage.scaling = KVAPPEND_SCALING_GIVEN;
+    storage.scale_strides[KVAPPEND_AXIS_BATCH] = 4 * heads * cache_rows;
+    storage.scale_strides[KVAPPEND_AXIS_HEAD] = 4 * cache_rows;
+    storage.scale_strides[KVAPPEND_AXIS_ROW] = 4;
+    return storage;
+}();
+
 // Moves of one sample and of several.
 std::vector<kvappend_descriptor> moves() {
     std::vector<kvappend_descriptor> all;
@@ -188,6 +200,10 @@ std::vector<kvappend_descriptor> moves() {
                 d.operation = KVAPPEND_OPERATION_MOVE;
                 d.lengths = lengths;
                 d.batch = lengths == KVAPPEND_LENGTHS_PACKED ? batch : 1;
+                all.push_back(d);
+                d.flags = KVAPPEND_FLAG_TOKEN_COUNT | KVAPPEND_FLAG_RESERVED_SLOT;
+                d.reserved_slot = 3;
+                d.k_storage = d.v_storage = &with_scales;
                 all.push_back(d);
             }
         }
@@ -212,6 +228,8 @@ TEST_CASE("indices that change while they are read lead nowhere outside the buff
         Block source((tokens ? 1 : batch) * heads * new_rows * dim * 4);
         Block k(blocks * heads * cache_rows * dim * 4);
         Block v(blocks * heads * cache_rows * dim * 4);
+        Block k_scales(blocks * heads * cache_rows * 4);
+        Block v_scales(blocks * heads * cache_rows * 4);
         Block report(sizeof(kvappend_report));
         const Arrays arrays;
         source.set(0xff);
@@ -220,7 +238,9 @@ TEST_CASE("indices that change while they are read lead nowhere outside the buff
         args.k_new_bytes = args.v_new_bytes = source.bytes();
         args.k_cache = k.as<void>();
         args.v_cache = v.as<void>();
-        args.k_cache_bytes = args.v_cache_bytes = k.bytes();
+        args.k_cache_bytes = args.v_cache_bytes = d.k_storage == nullptr ? k.bytes() : k.bytes() / 4;
+        args.k_scales = k_scales.as<void>();
+        args.v_scales = v_scales.as<void>();
         args.cache_offsets = arrays.offsets.as<void>();
         args.slots = arrays.slots.as<void>();
         args.from_slots = arrays.from_slots.as<void>();
@@ -229,6 +249,7 @@ TEST_CASE("indices that change while they are read lead nowhere outside the buff
         args.batch_index = arrays.batch_index.as<std::int32_t>();
         args.page_table = arrays.page_table.as<std::int32_t>();
         args.page_indptr = arrays.page_indptr.as<std::int32_t>();
+        args.token_count = arrays.token_count.as<std::int32_t>();
         args.report = report.as<kvappend_report>();
         const PlanPointer plan = make_plan(d);
         const kvappend_plan *const plans[] = {plan.get(), plan.get()};

@@ -31,7 +31,7 @@ GUARDED = ["tests/stress/hostile/suite_guarded", "[addressing],[random],[layers]
 PROGRAMS = {
     "host": (["tests/suite/suite_host", FAST], {}, HOST_ONLY),
     "emulated": (["tests/suite/suite_emulated", FAST], {}, CUDA_ONLY),
-    "layout": (["tests/suite/layout_test"], {}, r"src/(cuda/layout|problem|tensor)"),
+    "layout": (["tests/suite/layout_test"], {}, r"src/(cuda/(move_)?layout|problem|tensor|moved)"),
     "place": (["tests/suite/place_test"], {}, r"src/(cuda/(place|load)|[a-z]+\.)"),
     "status": (["tests/suite/status_test"], {}, r"src/status"),
     "format": (["tests/suite/format_test"], {}, r"src/format"),
@@ -48,7 +48,7 @@ PROGRAMS = {
 }
 # The likeliest killers of the mutations of a file.
 FIRST = {
-    r"src/cuda/layout": ["layout"],
+    r"src/cuda/(move_)?layout": ["layout"],
     r"src/format": ["format"],
     r"src/place": ["place"],
     r"src/status": ["status"],
