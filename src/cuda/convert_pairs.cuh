@@ -136,7 +136,7 @@ public:
 
 private:
     __device__ __forceinline__ float largest() const {
-        float largest = part_.first < part_.end ? chunk_.largest(f_) : 0;
+        float largest = chunk_.largest(f_); // 0 if the part is empty
         for (Index at = part_.first + PairPart<Index>::step(f_); at < part_.end; at += PairPart<Index>::step(f_)) {
             PairChunk<Index> chunk;
             chunk.load(f_, row_, at, part_.end);

@@ -329,7 +329,7 @@ struct RowShape {
             const std::int64_t code_bytes = dim * code_bits / 8;
             const std::int64_t cache_bytes =
                 copy.cache.whole_rows() ? code_bytes : code_bytes / copy.cache.piece_bytes * copy.cache.piece_stride;
-            return dim * code_bits % 8 == 0 && from == dim * element_bytes && to == cache_bytes &&
+            return from == dim * element_bytes && to == cache_bytes &&
                    (!copy.format.scaled() || group == dim || scales == dim / group * group_stride);
         };
         const auto merge = [&](std::int64_t count, std::int64_t scales) {

@@ -60,7 +60,7 @@ public:
             }
             const __m256i low = _mm256_packs_epi32(codes[0], codes[1]);
             const __m256i high = _mm256_packs_epi32(codes[2], codes[3]);
-            // Only codes of INT8 may be negative here.
+            // Only codes of INT8 may be negative. Other negative numbers become 0.
             constexpr bool is_signed =
                 std::is_same_v<Stored, Integer<8, 0, false>> || std::is_same_v<Stored, Integer<8, 0, true>>;
             const __m256i bytes = is_signed ? _mm256_packs_epi16(low, high) : _mm256_packus_epi16(low, high);
@@ -148,13 +148,12 @@ private:
         return Tame ? with_sign : _mm256_blendv_epi8(with_sign, _mm256_set1_epi32(NanCode), is_nan);
     }
 
-    // The arithmetic of Integer::encode in format.hpp.
+    // The arithmetic of Integer::encode in format.hpp. The packs make the least code of every lesser number.
     template <bool Tame, unsigned Bits, std::int32_t Zero, bool HalfAway>
     static __m256i codes_of(Integer<Bits, Zero, HalfAway> /*stored*/, __m256 x) {
         using Stored = Integer<Bits, Zero, HalfAway>;
         const __m256 number = _mm256_and_ps(x, _mm256_cmp_ps(x, x, _CMP_ORD_Q));
-        const __m256 at_least = _mm256_max_ps(number, _mm256_set1_ps(Stored::least));
-        const __m256 limited = Tame ? x : _mm256_min_ps(at_least, _mm256_set1_ps(Stored::greatest));
+        const __m256 limited = Tame ? x : _mm256_min_ps(number, _mm256_set1_ps(Stored::greatest));
         if constexpr (!HalfAway) {
             return _mm256_add_epi32(_mm256_cvtps_epi32(limited), _mm256_set1_epi32(Zero));
         }

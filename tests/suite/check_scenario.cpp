@@ -199,7 +199,12 @@ public:
             fill(expected_.emplace_back(bytes), random);
         }
         if (scenario_.tame) {
-            put_tame_numbers(scenario_, random, expected_);
+            put_tame_rows(scenario_, random, expected_);
+            put_given_scales(scenario_, expected_,
+                             [&](auto scale_type, auto /*bits*/) { return tame_scale(scale_type, random); });
+        } else {
+            put_given_scales(scenario_, expected_,
+                             [&](auto /*scale_type*/, auto bits) { return random() % 8 == 0 ? 0 : bits; });
         }
         put_indices(now_, expected_);
         put(now_, k_global_scale_index, &scenario_.k_global_scale, sizeof(float), expected_);

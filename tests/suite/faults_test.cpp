@@ -311,8 +311,23 @@ TEST_CASE("extents beyond the limits of a grid are covered by the threads going 
     d.batch = d.heads = d.k_dim = d.v_dim = 1;
     d.new_rows = 2;
     d.cache_rows = 3;
+    kvappend_storage e4m3 = KVAPPEND_STORAGE_INIT;
+    e4m3.type = KVAPPEND_STORED_E4M3;
     SECTION("more samples than the z axis has blocks") {
         d.batch = 70000;
+        SECTION("of appends") {}
+        SECTION("of appends in another format") {
+            scenario.store_k(e4m3);
+            scenario.store_v(e4m3);
+        }
+        SECTION("of gathers") {
+            d.operation = KVAPPEND_OPERATION_GATHER;
+        }
+        SECTION("of gathers from another format") {
+            d.operation = KVAPPEND_OPERATION_GATHER;
+            scenario.store_k(e4m3);
+            scenario.store_v(e4m3);
+        }
     }
     SECTION("more samples than that, K alone") {
         d.batch = 70000;
@@ -325,6 +340,10 @@ TEST_CASE("extents beyond the limits of a grid are covered by the threads going 
         d.v_dim = 0;
         d.k_new_strides[KVAPPEND_AXIS_BATCH] = d.k_new_strides[KVAPPEND_AXIS_HEAD] = 256;
         d.k_new_strides[KVAPPEND_AXIS_ROW] = 2;
+        SECTION("of appends") {}
+        SECTION("of appends in another format") {
+            scenario.store_k(e4m3);
+        }
     }
     scenario.offsets.assign(static_cast<std::size_t>(d.batch), 1);
     place_apart(scenario, 0, 0);

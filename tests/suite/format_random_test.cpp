@@ -34,9 +34,25 @@ void check_all_kernels(const Focus &focus, int problems) {
     }
 }
 
-bool shares_bytes(const kvappend_storage *storage) {
-    return storage != nullptr && (storage->nibbles == KVAPPEND_NIBBLES_HALVES || storage->group % 2 != 0) &&
-           (storage->type == KVAPPEND_STORED_INT4 || storage->type == KVAPPEND_STORED_E2M1);
+// Draws problems until `count` of them have K or V in such a format, and checks those.
+template <class Wanted>
+void check_such(const Focus &focus, int count, Wanted wanted) {
+    auto random = seeded_random();
+    for (int i = 0; i < count;) {
+        INFO("problem " << i);
+        const Scenario scenario = RandomScenario(random, focus).draw();
+        const kvappend_descriptor &d = scenario.descriptor;
+        const bool of_k = d.k_storage != nullptr && wanted(scenario, *d.k_storage, d.k_dim, d.k_pack);
+        const bool of_v = d.v_storage != nullptr && wanted(scenario, *d.v_storage, d.v_dim, d.v_pack);
+        if (of_k || of_v) {
+            check_scenario(scenario, random);
+            ++i;
+        }
+    }
+}
+
+bool has_nibbles(const kvappend_storage &storage) {
+    return storage.type == KVAPPEND_STORED_INT4 || storage.type == KVAPPEND_STORED_E2M1;
 }
 
 } // namespace
@@ -51,13 +67,22 @@ TEST_CASE("every kernel stores the same bytes of rows that are converted in part
 
 TEST_CASE("a byte has elements that are far apart or of two groups, also where rows are converted in parts",
           "[format]") {
-    auto random = seeded_random();
-    for (int i = 0; i < 100;) {
-        INFO("problem " << i);
-        const Scenario scenario = RandomScenario(random, {.converts = true, .wide = true}).draw();
-        if (shares_bytes(scenario.descriptor.k_storage) || shares_bytes(scenario.descriptor.v_storage)) {
-            check_scenario(scenario, random);
-            ++i;
-        }
-    }
+    check_such(
+        {.converts = true, .wide = true}, 100, [](auto & /*scenario*/, auto &storage, auto /*dim*/, auto /*pack*/) {
+            return has_nibbles(storage) && (storage.nibbles == KVAPPEND_NIBBLES_HALVES || storage.group % 2 != 0);
+        });
+}
+
+TEST_CASE("given scales of groups that are converted in parts, some with elements of the next group", "[format]") {
+    check_such({.converts = true, .wide = true}, 20, [](auto & /*scenario*/, auto &storage, auto dim, auto /*pack*/) {
+        constexpr std::int64_t part = 512; // chunk_elements of the host
+        return storage.scaling == KVAPPEND_SCALING_GIVEN && storage.group > part && storage.group < dim;
+    });
+}
+
+TEST_CASE("given scales of any value, some of them zero, for rows in pieces of 32 codes", "[format]") {
+    check_such({.converts = true}, 40, [](auto &scenario, auto &storage, auto /*dim*/, auto pack) {
+        return !scenario.tame && !scenario.gathers() && storage.scaling == KVAPPEND_SCALING_GIVEN && pack == 32 &&
+               !has_nibbles(storage);
+    });
 }

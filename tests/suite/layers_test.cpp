@@ -257,3 +257,28 @@ TEST_CASE("more layers times samples than a grid has blocks", "[layers]") {
         check_layers(layers, random);
     }
 }
+
+TEST_CASE("layers of two geometries with different numbers of samples, heads and tensors", "[layers]") {
+    auto random = seeded_random();
+    kvappend_storage e4m3 = KVAPPEND_STORAGE_INIT;
+    e4m3.type = KVAPPEND_STORED_E4M3;
+    const auto layer = [&](std::int32_t operation, bool converts, std::int64_t batch, std::int64_t v_dim) {
+        Scenario scenario = appending(KVAPPEND_ADDRESSING_DENSE, batch, 2, 3);
+        scenario.descriptor.operation = operation;
+        scenario.descriptor.heads = batch;
+        scenario.descriptor.v_dim = v_dim;
+        scenario.offsets.assign(static_cast<std::size_t>(batch), 1);
+        if (converts) {
+            scenario.store_k(e4m3);
+            scenario.store_v(e4m3);
+        }
+        place_apart(scenario, 32, 32);
+        return ScenarioLayer{scenario};
+    };
+    for (const std::int32_t operation : {KVAPPEND_OPERATION_APPEND, KVAPPEND_OPERATION_GATHER}) {
+        for (const bool converts : {false, true}) {
+            check_layers({layer(operation, converts, 1, 5), layer(operation, converts, 3, 0)}, random);
+            check_layers({layer(operation, converts, 4, 0), layer(operation, converts, 2, 8)}, random);
+        }
+    }
+}

@@ -58,33 +58,38 @@ std::uint32_t tame_scale(std::int32_t scale_type, Random &random) {
     }
 }
 
-// The new rows of floating-point elements, and the given scales.
-template <class Random>
-void put_tame_numbers(const Scenario &scenario, Random &random, std::vector<std::vector<unsigned char>> &blocks) {
-    const kvappend_descriptor &d = scenario.descriptor;
-    const auto at = [&](std::size_t buffer, std::int64_t byte) {
-        const BufferLocation &location = scenario.locations[buffer];
-        return &blocks[location.block][location.start + static_cast<std::size_t>(byte)];
-    };
-    const std::size_t width = element_bytes(d.element_type);
-    const auto for_each = [](const Extents &e, auto act) {
-        for (std::int64_t b = 0; b < e.batch; ++b) {
-            for (std::int64_t h = 0; h < e.heads; ++h) {
-                for (std::int64_t l = 0; l < e.rows; ++l) {
-                    for (std::int64_t i = 0; i < e.dim; ++i) {
-                        act(b, h, l, i);
-                    }
+template <class Act>
+void for_each_element(const Extents &e, Act act) {
+    for (std::int64_t b = 0; b < e.batch; ++b) {
+        for (std::int64_t h = 0; h < e.heads; ++h) {
+            for (std::int64_t l = 0; l < e.rows; ++l) {
+                for (std::int64_t i = 0; i < e.dim; ++i) {
+                    act(b, h, l, i);
                 }
             }
         }
-    };
+    }
+}
+
+// The new rows of floating-point elements.
+template <class Random>
+void put_tame_rows(const Scenario &scenario, Random &random, std::vector<std::vector<unsigned char>> &blocks) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    const std::size_t width = element_bytes(d.element_type);
     for (const TensorIndex tensor : {k_new, v_new}) {
-        for_each(reference_extents(d, tensor), [&](auto b, auto h, auto l, auto i) {
+        for_each_element(reference_extents(d, tensor), [&](auto b, auto h, auto l, auto i) {
             const std::uint32_t bits = tame_bits(d.element_type, random);
-            std::memcpy(at(tensor, reference_index(d, tensor, b, h, l, i) * static_cast<std::int64_t>(width)), &bits,
-                        width);
+            const BufferLocation &location = scenario.locations[tensor];
+            const auto index = static_cast<std::size_t>(reference_index(d, tensor, b, h, l, i));
+            std::memcpy(&blocks[location.block][location.start + index * width], &bits, width);
         });
     }
+}
+
+// Sets each given scale to the bits that draw(scale_type, bits) makes of its bits.
+template <class Draw>
+void put_given_scales(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks, Draw draw) {
+    const kvappend_descriptor &d = scenario.descriptor;
     for (const TensorIndex cache : {k_cache, v_cache}) {
         const kvappend_storage *const storage = storage_of(d, cache);
         if (storage == nullptr || storage->scaling != KVAPPEND_SCALING_GIVEN) {
@@ -92,11 +97,15 @@ void put_tame_numbers(const Scenario &scenario, Random &random, std::vector<std:
         }
         Extents e = reference_extents(d, cache);
         e.dim = e.dim == 0 ? 0 : e.dim / reference_group(*storage, e.dim);
-        for_each(e, [&](auto n, auto h, auto r, auto group) {
-            const std::uint32_t bits = tame_scale(storage->scale_type, random);
-            std::memcpy(
-                at(cache == k_cache ? k_scales_index : v_scales_index, reference_scale(d, cache, n, h, r, group)),
-                &bits, reference_scale_bytes(storage->scale_type));
+        for_each_element(e, [&](auto n, auto h, auto r, auto group) {
+            const BufferLocation &location = scenario.locations[cache == k_cache ? k_scales_index : v_scales_index];
+            const auto byte = static_cast<std::size_t>(reference_scale(d, cache, n, h, r, group));
+            unsigned char *const scale = &blocks[location.block][location.start + byte];
+            const std::size_t bytes = reference_scale_bytes(storage->scale_type);
+            std::uint32_t bits = 0;
+            std::memcpy(&bits, scale, bytes);
+            bits = draw(storage->scale_type, bits);
+            std::memcpy(scale, &bits, bytes);
         });
     }
 }
