@@ -231,3 +231,22 @@ TEST_CASE("rows in pieces, where what is converted together ends within a piece"
         }
     }
 }
+
+TEST_CASE("rows in pieces that are larger than what the host converts together", "[format]") {
+    auto random = seeded_random();
+    Scenario scenario = of_vectors(KVAPPEND_ADDRESSING_DENSE, 2);
+    kvappend_descriptor &d = scenario.descriptor;
+    scenario.offsets = {0, 1};
+    scenario.tame = true;
+    d.v_dim = 0;
+    d.k_pack = 1024;
+    d.k_dim = 2 * d.k_pack;
+    for (const std::int32_t operation : {KVAPPEND_OPERATION_APPEND, KVAPPEND_OPERATION_GATHER}) {
+        d.operation = operation;
+        kvappend_storage storage = KVAPPEND_STORAGE_INIT;
+        storage.type = KVAPPEND_STORED_E4M3;
+        scenario.store_k(storage);
+        place_apart(scenario, 0, 0);
+        check_scenario(scenario, random);
+    }
+}
