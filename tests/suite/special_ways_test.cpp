@@ -203,16 +203,27 @@ TEST_CASE("rows in pieces, of every size of an access", "[addressing]") {
     }
 }
 
-TEST_CASE("rows in pieces, where what is converted together ends within a piece", "[format]") {
-    auto random = seeded_random();
+namespace {
+
+// Rows of K alone, whose elements are moderate numbers.
+Scenario k_in_pieces(std::int64_t pack, std::int64_t pieces) {
     Scenario scenario = of_vectors(KVAPPEND_ADDRESSING_DENSE, 2);
-    kvappend_descriptor &d = scenario.descriptor;
     scenario.offsets = {0, 1};
     scenario.tame = true;
-    d.v_dim = 0;
-    d.k_pack = 32; // The host encodes a piece of this size at once.
+    scenario.descriptor.v_dim = 0;
+    scenario.descriptor.k_pack = pack;
+    scenario.descriptor.k_dim = pieces * pack;
+    return scenario;
+}
+
+} // namespace
+
+TEST_CASE("rows in pieces, where what is converted together ends within a piece", "[format]") {
+    auto random = seeded_random();
+    // The host encodes a piece of 32 codes at once. A row is more than it converts together, which are whole groups.
+    Scenario scenario = k_in_pieces(32, 24);
+    const kvappend_descriptor &d = scenario.descriptor;
     for (const std::int64_t group : {24, 96}) {
-        d.k_dim = 24 * d.k_pack; // more than the host converts together, which are whole groups
         kvappend_storage storage = KVAPPEND_STORAGE_INIT;
         storage.type = KVAPPEND_STORED_INT8;
         storage.scaling = KVAPPEND_SCALING_COMPUTED;
@@ -234,15 +245,9 @@ TEST_CASE("rows in pieces, where what is converted together ends within a piece"
 
 TEST_CASE("rows in pieces that are larger than what the host converts together", "[format]") {
     auto random = seeded_random();
-    Scenario scenario = of_vectors(KVAPPEND_ADDRESSING_DENSE, 2);
-    kvappend_descriptor &d = scenario.descriptor;
-    scenario.offsets = {0, 1};
-    scenario.tame = true;
-    d.v_dim = 0;
-    d.k_pack = 1024;
-    d.k_dim = 2 * d.k_pack;
+    Scenario scenario = k_in_pieces(1024, 2);
     for (const std::int32_t operation : {KVAPPEND_OPERATION_APPEND, KVAPPEND_OPERATION_GATHER}) {
-        d.operation = operation;
+        scenario.descriptor.operation = operation;
         kvappend_storage storage = KVAPPEND_STORAGE_INIT;
         storage.type = KVAPPEND_STORED_E4M3;
         scenario.store_k(storage);
