@@ -92,13 +92,14 @@ void put_given_scales(const Scenario &scenario, std::vector<std::vector<unsigned
     const kvappend_descriptor &d = scenario.descriptor;
     for (const TensorIndex cache : {k_cache, v_cache}) {
         const kvappend_storage *const storage = storage_of(d, cache);
-        if (storage == nullptr || storage->scaling != KVAPPEND_SCALING_GIVEN) {
+        const std::size_t buffer = cache == k_cache ? k_scales_index : v_scales_index;
+        if (storage == nullptr || storage->scaling != KVAPPEND_SCALING_GIVEN || !asks_for(d, buffer)) {
             continue;
         }
         Extents e = reference_extents(d, cache);
         e.dim = e.dim == 0 ? 0 : e.dim / reference_group(*storage, e.dim);
         for_each_element(e, [&](auto n, auto h, auto r, auto group) {
-            const BufferLocation &location = scenario.locations[cache == k_cache ? k_scales_index : v_scales_index];
+            const BufferLocation &location = scenario.locations[buffer];
             const auto byte = static_cast<std::size_t>(reference_scale(d, cache, n, h, r, group));
             unsigned char *const scale = &blocks[location.block][location.start + byte];
             const std::size_t bytes = reference_scale_bytes(storage->scale_type);
