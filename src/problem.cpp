@@ -82,8 +82,8 @@ Status check_scales(const char *storage, const Tensor &scales) {
     return overlap == Reach::no
                ? KVAPPEND_SUCCESS
                : fail(KVAPPEND_ERROR_OVERLAP,
-                      "descriptor.%s->scale_strides: %s; expected scales that share no byte, because the run writes "
-                      "them",
+                      "descriptor.%s->scale_strides: %s; expected scales that share no byte, because an append or a "
+                      "move writes them",
                       storage,
                       overlap == Reach::yes ? "two scales share memory"
                                             : "these strides are too irregular to tell whether scales share memory");

@@ -82,8 +82,8 @@
  * appends also holds for moves, and what it says of slots also holds for from_slots, with these differences:
  *
  * - A row is skipped if either of its two slots is padding or does not exist. Reports, skip policies and
- *   KVAPPEND_FLAG_RESERVED_SLOT apply to both slots. If neither slot has a place, the row counts as padding if either
- *   slot is padding. Otherwise it counts by its slot in from_slots.
+ *   KVAPPEND_FLAG_RESERVED_SLOT apply to both slots. If one slot has no place, the row counts by that slot. If neither
+ *   has one, the row counts as padding if one of them is padding, and by its slot in from_slots if none of them is.
  * - With KVAPPEND_LENGTHS_PACKED, batch is the number of samples, and sample b has the rows lengths[b] <= t <
  *   lengths[b + 1]. The rows of a sample are moved one after the other. Therefore a row may come from a place to which
  *   an earlier row of its sample went. Different samples are moved at the same time. No sample may write a place that
@@ -91,10 +91,12 @@
  *   moved from it. Two samples may read one place. Without PACKED there is one sample, and batch is 1. Rows that do not
  *   depend on each other are moved faster if each of them is a sample of its own.
  * - There are no new rows. k_new, v_new, k_out and v_out are ignored. k_new_strides and v_new_strides must be 0.
- * - The stored bytes are moved, in every format. Scales that belong to one row move with the row. Scales that are the
- *   same for all rows stay as they are. Scales that only some rows share are refused. If K and V have scales that move,
- *   each needs a tensor of its own. The global scale is not used.
- * - A row may be a whole page: with cache_rows = 1, a slot is the number of a page.
+ * - The stored bytes are moved, in every format. With a storage, element_type must be F32, F16 or BF16, as in an
+ *   append, and has no other effect. Scales that belong to one row move with the row. Scales that are the same for all
+ *   rows stay as they are. Scales that only some rows share are refused. If K and V have scales that move, each needs a
+ *   tensor of its own. The global scale is not used.
+ * - A row may be a whole page: with cache_rows = 1, a slot is the number of a page. Describe it with heads = 1, and
+ *   with the number of elements of a page as k_dim.
  *
  * RAGGED BATCHES. Each sample has its own position. With KVAPPEND_LENGTHS_* each sample can have its own number of
  * rows. An offset of -L_new or less also leaves a sample out of a step: all its rows are skipped.
@@ -104,14 +106,15 @@
  * every buffer is ordinary memory. The library owns no buffer, needs no workspace, and keeps no pointer after the call
  * that received it. However, a kernel that a run launches accesses the buffers only when the stream reaches it. All
  * buffers must stay valid until the kernel has finished. Those that the run reads must also stay unchanged: the new
- * rows, the given scales and the indices, and with a gather the caches and the scales. Therefore advance the offsets in
- * the order of the stream (by a kernel or a copy in it), or wait for the kernel first.
+ * rows, the given scales, the global scales and the indices, and with a gather the caches and the scales. Therefore
+ * advance the offsets in the order of the stream (by a kernel or a copy in it), or wait for the kernel first.
  *
- * ERRORS. Every function that can fail returns a status. If the status is not KVAPPEND_SUCCESS, the results that are
- * passed back through pointers are NULL or zero, and kvappend_last_error_message() names the argument, its value, and
- * what was expected. The call has then written nothing. There is one exception to this: kvappend_plan_run and
- * kvappend_plan_run_layers may launch several kernels. If one of these launches fails, the kernels launched before it
- * still do their work.
+ * ERRORS. Every function that can fail returns a status. If the status is not KVAPPEND_SUCCESS,
+ * kvappend_last_error_message() names the argument, its value, and what was expected. The results that are passed back
+ * through pointers are NULL or zero, except that kvappend_plan_validate describes the fault, and that a struct whose
+ * init function fails does not change. The call has then written no buffer. There is one exception: kvappend_plan_run
+ * and kvappend_plan_run_layers may launch several kernels. If one of these launches fails, the kernels launched before
+ * it still do their work.
  *
  * CUDA reports some failures only after the launch, such as an access to a buffer that the GPU cannot reach. Therefore
  * KVAPPEND_ERROR_CUDA can also report a failure of earlier work on the device. The library neither reads nor clears the
@@ -211,7 +214,8 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_ADDRESSING = 13,
     /* An extent is negative. [plan_create] */
     KVAPPEND_ERROR_EXTENT = 14,
-    /* A stride is negative, or a stride in bytes is not a multiple of an element's size. [plan_create] */
+    /* A stride is negative, a stride in bytes is not a multiple of an element's size, or a stride of computed scales is
+     * 0 although its axis has more than one entry. [plan_create] */
     KVAPPEND_ERROR_STRIDE = 15,
     /* One of these does not fit in 63 bits: the number of bytes of a tensor, the distance between its first and its
      * last byte, or the number of bytes of an array of indices. [plan_create] */
@@ -248,13 +252,13 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_BUFFER_TOO_SMALL = 31,
     /* A buffer is not aligned to the size of its elements. [can_implement, run] */
     KVAPPEND_ERROR_MISALIGNED = 32,
-    /* A new tensor, a tensor of scales, an array of indices or the report shares memory with a cache, or with another
-     * buffer that the run writes. With a gather, these are k_out, v_out and the report: no other buffer may share
-     * memory with them. A new tensor may lie in the gaps of a cache, and a cache in the gaps of a new tensor: they
-     * share memory only if an element belongs to both. The same holds for scales. This is checked as for
-     * KVAPPEND_ERROR_OVERLAP. An array of indices or a report may not lie in a gap: it and the buffer that it is
-     * compared with both count as the whole range from their first to their last element. The check compares addresses,
-     * so it does not notice two virtual addresses of the same memory. [can_implement, run] */
+    /* A buffer shares memory with a buffer that the run writes. An append writes the caches, the computed scales, the
+     * report and the offsets that advance. A gather writes k_out, v_out and the report. A move writes the caches, the
+     * scales that it moves and the report. A new tensor may lie in the gaps of a cache, and a cache in the gaps of a
+     * new tensor: they share memory only if an element belongs to both. The same holds for scales. This is checked as
+     * for KVAPPEND_ERROR_OVERLAP. An array of indices, a global scale or a report may not lie in a gap: it and the
+     * buffer that it is compared with both count as the whole range from their first to their last element. The check
+     * compares addresses, so it does not notice two virtual addresses of the same memory. [can_implement, run] */
     KVAPPEND_ERROR_ALIAS = 33,
     /* workspace is NULL although workspace_bytes is not 0. [run] */
     KVAPPEND_ERROR_WORKSPACE = 34,
@@ -263,8 +267,8 @@ enum kvappend_status_code {
 
     /* descriptor.flags has a bit that is not a KVAPPEND_FLAG_* value. [plan_create] */
     KVAPPEND_ERROR_FLAGS = 40,
-    /* Two fields contradict each other, or a field is set that the addressing does not use. The message names the
-     * fields. [plan_create] */
+    /* Two fields contradict each other, or a field is set that the operation, the addressing, the storage or the
+     * backend does not use. The message names the fields. [plan_create] */
     KVAPPEND_ERROR_CONFLICT = 41,
     /* descriptor.skip_policy is not a KVAPPEND_SKIP_* value. [plan_create] */
     KVAPPEND_ERROR_SKIP_POLICY = 42,
@@ -282,7 +286,8 @@ enum kvappend_status_code {
      * [validate] */
     KVAPPEND_ERROR_DUPLICATE = 47,
 
-    /* preference.host_threads is negative or more than 1024, or the system cannot start more threads. [plan_create] */
+    /* preference.host_threads is negative or more than 1024, or the system cannot start more threads. With the CUDA
+     * backend, more than one thread is a CONFLICT. [plan_create] */
     KVAPPEND_ERROR_HOST_THREADS = 48,
 
     /* An array of indices seems to have 64-bit elements, and the descriptor says 32 bits. [validate] */
@@ -376,9 +381,10 @@ enum kvappend_addressing {
      * its paged_kv_last_page_len as cache_offsets with KVAPPEND_FLAG_LAST_PAGE_LENGTHS. */
     KVAPPEND_ADDRESSING_PAGED_CSR = 3,
     /* Pages of R rows, found by a slot for each token: n = slots[l] / R, and the row is slots[l] mod R, if slots[l] >=
-     * 0 and n < N. vLLM calls this array slot_mapping. Except in a move, there are no samples, and batch must be 1.
-     * new_rows is the number T of tokens. The array may have more slots than there are tokens, or the new tensors more
-     * tokens than there are slots. T is then the smaller number. Contiguous new tensors are [T, H, D]. */
+     * 0 and n < N. vLLM calls this array slot_mapping. A negative slot is padding. A slot of N * R or more lies above
+     * the cache. There are no samples, and batch must be 1, except in a move with LENGTHS_PACKED. new_rows is the
+     * number T of tokens. The array may have more slots than there are tokens, or the new tensors more tokens than
+     * there are slots. T is then the smaller number. Contiguous new tensors are [T, H, D]. */
     KVAPPEND_ADDRESSING_SLOTS = 4
 };
 
@@ -435,21 +441,21 @@ enum kvappend_flag {
      *         kvappend_plan_run(i < layers - 1 ? plan : last, &args[i], NULL, 0, stream); */
     KVAPPEND_FLAG_ADVANCE = 16,
     /* The report is set to zero before the rows of this run are counted. Without this flag, runs add to the report.
-     * CUDA backend: the kernel that counts the rows also sets the report to zero, so this flag costs no launch of its
-     * own. */
+     * Only with KVAPPEND_SKIP_REPORT. CUDA backend: the kernel that counts the rows also sets the report to zero, so
+     * this flag costs no launch of its own. */
     KVAPPEND_FLAG_RESET_REPORT = 32,
-    /* The report also counts the rows that were appended, gathered or moved. */
+    /* The report also counts the rows that were appended, gathered or moved. Only with KVAPPEND_SKIP_REPORT. */
     KVAPPEND_FLAG_COUNT_WRITTEN = 64,
-    /* CUDA backend: the copy uses programmatic dependent launch (the name in the CUDA programming guide; the attribute
-     * is cudaLaunchAttributeProgrammaticStreamSerialization). The kernel of the copy may start while the kernel before
-     * it in the stream still runs. It works out which thread copies what, and then waits for the end of the kernel
-     * before it. Only after that does it access any buffer. A kernel after the copy that is launched in the same way
-     * may start early, too. That kernel must call cudaGridDependencySynchronize before it reads what the copy writes,
-     * and before it writes what the copy reads. An append writes the caches and the computed scales, and reads new
-     * rows, given scales and indices. A gather writes k_out and v_out, and reads caches, scales and indices. A move
-     * reads and writes the caches and the scales that it moves, and reads indices. The flag does not change what is
-     * copied. It has no effect below compute capability 9.0. It also has no effect if the driver compiled the kernel
-     * for the device from PTX for a compute capability below 9.0. */
+    /* Only with the CUDA backend. The copy uses programmatic dependent launch (the name in the CUDA programming guide;
+     * the attribute is cudaLaunchAttributeProgrammaticStreamSerialization). The kernel of the copy may start while the
+     * kernel before it in the stream still runs. It works out which thread copies what, and then waits for the end of
+     * the kernel before it. Only after that does it access any buffer. A kernel after the copy that is launched in the
+     * same way may start early, too. That kernel must call cudaGridDependencySynchronize before it reads what the copy
+     * writes, and before it writes what the copy reads. An append writes the caches and the computed scales, and reads
+     * new rows, given scales, global scales and indices. A gather writes k_out and v_out, and reads caches, all scales
+     * and indices. A move reads and writes the caches and the scales that it moves, and reads indices. The flag does
+     * not change what is copied. It has no effect below compute capability 9.0. It also has no effect if the driver
+     * compiled the kernel for the device from PTX for a compute capability below 9.0. */
     KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH = 128,
     /* All samples have the same offset, and args.cache_offsets has one element. KVAPPEND_FLAG_ADVANCE adds L_new to it
      * once, unless all rows have negative positions. Both flags together require LENGTHS_FIXED without LEFT_PADS,
@@ -464,7 +470,7 @@ enum kvappend_flag {
      * of pages is page_indptr[b + 1] - page_indptr[b]. A number below 1 counts as 1, and a number above table_entries
      * as table_entries. table_entries * R must fit in 63 bits. */
     KVAPPEND_FLAG_LAST_PAGE_LENGTHS = 1024,
-    /* With SLOTS and LENGTHS_PER_TOKEN, args.token_count[0] gives the number of tokens. Later tokens are padding,
+    /* With SLOTS or LENGTHS_PER_TOKEN, args.token_count[0] gives the number of tokens. Later tokens are padding,
      * whatever the arrays hold for them. Thus a graph that was captured for T tokens also serves steps with fewer
      * tokens. A negative number counts as 0, and a number above T counts as T. */
     KVAPPEND_FLAG_TOKEN_COUNT = 2048,
@@ -593,19 +599,19 @@ enum kvappend_nibbles {
  *    s = max(max(a, amax_floor) / Q, scale_floor), in which NaN counts as less than any number. It is rounded to the
  *    type of scales, at most to the greatest finite number of that type. The rounded scale is stored, and it is used
  *    from here on, except by UNROUNDED_RECIPROCAL.
- * 3. y is x / s, x * (1 / s) or x * s, or x without scales. With a global scale g, s is s * g here. A product or scale
- *    of zero gives y = 0 for every x.
- * 4. y is rounded to the nearest code, and at most to the greatest finite one. Only F16 and BF16 overflow to infinity.
- *    NaN becomes the NaN of the type, with all its bits set but the sign; in a type without NaN it becomes 0. -0 stays
- *    -0 in floating-point types.
+ * 3. y is x / s, x * (1 / s) or x * s, or x without scales. With a global scale g, s * g takes the place of s. A
+ *    product or scale of zero gives y = 0 for every x.
+ * 4. y is rounded to the nearest code. In F32, F16 and BF16 this may be infinity. In every other type, the greatest
+ *    finite number takes its place. NaN becomes the NaN of the type, with all its bits set but the sign; in a type
+ *    without NaN it becomes 0. -0 stays -0 in floating-point types.
  *
  * If the stored type is that of the new rows, all bits stay as they are: this is AS_IS with strides in bytes.
  *
  * A GATHER decodes. x is the number that a code stands for, as a binary32, and s is the scale of its group. With a
- * global scale g, s is s * g here. The result is x / s if the use is MULTIPLY, x * s with any other use, and x without
- * scales. A product or scale of zero gives 0 for every code. The result is rounded to the element type, as in step 4. A
- * gather only reads scales, even COMPUTED ones. The fields that say how scales are computed, and how numbers are
- * rounded to codes, have no effect.
+ * global scale g, s * g takes the place of s. The result is x / s if the use is MULTIPLY, x * s with any other use, and
+ * x without scales. A product or scale of zero gives 0 for every code. The result is rounded to the element type, as in
+ * step 4. A gather only reads scales, even COMPUTED ones. Their strides must be legal for an append. The fields that
+ * say how scales are computed, and how numbers are rounded to codes, have no effect.
  *
  * SCALES. args.k_scales has a scale for each block, head, row and group [N, H, R, D / group], by scale_strides. The
  * scales of a place lie next to each other or anywhere else: in a tensor of their own, at the end of each row, at the
@@ -759,7 +765,7 @@ typedef struct kvappend_args {
     void *v_cache; /* [N, H, R, D_v], written and read as k_cache */
     size_t v_cache_bytes;
     /* [B], or [1] with FLAG_SHARED_OFFSET; contiguous: the position of each sample's row 0, unless a flag says
-     * otherwise. A run reads it, and writes it with FLAG_ADVANCE. Not used with SLOTS and LENGTHS_PER_TOKEN. */
+     * otherwise. A run reads it, and writes it with FLAG_ADVANCE. Not used with SLOTS or LENGTHS_PER_TOKEN. */
     void *cache_offsets;
     size_t cache_offsets_bytes;
     /* The following arrays are contiguous. A run reads those that the descriptor asks for, and ignores the others. The
@@ -856,7 +862,7 @@ KVAPPEND_API kvappend_status kvappend_args_init(kvappend_args *s, size_t struct_
 KVAPPEND_API kvappend_status kvappend_report_init(kvappend_report *s, size_t struct_size); /* s in host memory */
 
 /* Storages of known caches. A preset sets all numeric fields but the strides. Change any of them afterwards. The guide
- * "Quantised caches" shows the layout of each. */
+ * "Quantised caches" (capi/docs/quantised.md) shows the layout and the strides of each. */
 enum kvappend_preset {
     KVAPPEND_PRESET_F16 = 1,  /* casts, such as llama.cpp's default cache of F32 rows */
     KVAPPEND_PRESET_BF16 = 2, /* the same for BF16 */
@@ -873,7 +879,8 @@ enum kvappend_preset {
     /* One computed F32 scale for each row of a head, as in vLLM's int8_per_token_head and fp8_per_token_head. */
     KVAPPEND_PRESET_INT8_ROW = 9,
     KVAPPEND_PRESET_E4M3_ROW = 10, /* the same for E4M3 */
-    /* DeepSeek V3.2: groups of 128 with F32 scales in the same row of 656 bytes, as vLLM writes it (fp8_ds_mla). */
+    /* DeepSeek V3.2: rows of 656 bytes, as vLLM writes them (fp8_ds_mla). K has 512 codes in groups of 128, and four
+     * F32 scales from byte 512 on. V, without a storage, has the 64 BF16 elements from byte 528 on. */
     KVAPPEND_PRESET_DEEPSEEK_V3 = 11,
     KVAPPEND_PRESET_DEEPSEEK_V3_POWER_OF_TWO = 12, /* the same with powers of two, as in FlashMLA's tests */
     KVAPPEND_PRESET_DEEPSEEK_V4 = 13, /* groups of 64 with UE8M0 scales at the end of the page: 584 bytes a row */
@@ -994,12 +1001,12 @@ typedef struct kvappend_fault {
     size_t struct_size;
     /* INDEX_*, SCALE: the name of the faulty argument, such as "page_table", a static string; else NULL */
     const char *array;
-    int64_t index;  /* INDEX_*, SCALE: the index of the faulty element in that array */
+    int64_t index;  /* INDEX_*, SCALE: the faulty element, counted from the array's pointer in elements */
     int64_t value;  /* INDEX_*: the value of that element; SCALE: its bits */
     int64_t sample; /* SKIPPED, DUPLICATE: the faulty row */
     int64_t row;
-    int64_t position;
-    int64_t other_sample; /* DUPLICATE: the earlier row with the same place. In a move, position is the slot. */
+    int64_t position;     /* with SLOTS: the slot */
+    int64_t other_sample; /* DUPLICATE: the earlier row with the same place */
     int64_t other_row;
 } kvappend_fault;
 
@@ -1009,7 +1016,8 @@ typedef struct kvappend_fault {
 KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struct_size);
 
 /* Checks what run does not check: the contents of the arrays of indices, for a call with these arguments. It is meant
- * for development and tests. For n rows, its time is proportional to n log n. It looks for these faults in this order:
+ * for development and tests. For n rows, its time is proportional to n log n, and to the size of what it copies. It
+ * looks for these faults in this order:
  * - KVAPPEND_ERROR_INDEX_WIDTH: an array that is declared as 32-bit indices looks like one of int64. Its size in *args
  *   is exactly twice what it needs. Read as 64-bit numbers, all its elements fit in 32 bits, and at least one differs
  *   from the 32-bit index that a run reads. To be found, an array must be given with its own size, not with that of a
@@ -1030,10 +1038,11 @@ KVAPPEND_API kvappend_status kvappend_fault_init(kvappend_fault *s, size_t struc
  * these checks, it fails for everything that can_implement refuses, and for a wrong stream or device. If there is
  * nothing to copy, there is no fault. It writes to no buffer.
  *
- * workspace is the same as for run: none is needed. CUDA backend: the call copies the arrays to host memory in the
- * stream, and the scales that a run reads, from the first to the last one. It waits for the stream. Therefore it is not
- * legal under stream capture. It needs host memory for that copy and 24 bytes for each row, or 64 bytes for each row of
- * a move (KVAPPEND_ERROR_OUT_OF_MEMORY). The plan's device must be current. */
+ * workspace is the same as for run: none is needed. The call copies the arrays of indices to host memory, and each
+ * tensor of scales that a run reads, from its first to its last scale. If scales lie within the rows, this is about as
+ * much memory as the cache. In addition, an append needs 24 bytes for each row, and a move of several samples needs 64
+ * (KVAPPEND_ERROR_OUT_OF_MEMORY). CUDA backend: the copies are in the order of the stream, and the call waits for the
+ * stream. Therefore it is not legal under stream capture. The plan's device must be current. */
 KVAPPEND_API kvappend_status kvappend_plan_validate(const kvappend_plan *plan, const kvappend_args *args,
                                                     void *workspace, size_t workspace_bytes, struct CUstream_st *stream,
                                                     kvappend_fault *fault);

@@ -710,3 +710,32 @@ TEST_CASE("a block of a gather has what is together in the cache: rows of a head
     CHECK(shape(KVAPPEND_OPERATION_GATHER, 3, true) == std::pair(2U, 4U));
     CHECK(shape(KVAPPEND_OPERATION_APPEND, 8, true) == std::pair(16U, 1U));
 }
+
+TEST_CASE("the rule for pages reads tables whose indices have 31 bits", "[layout]") {
+    using kvappend::RuleKind;
+    const auto kind = [](auto change) {
+        kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+        d.addressing = KVAPPEND_ADDRESSING_PAGED;
+        d.batch = 2;
+        d.heads = d.new_rows = d.k_dim = 1;
+        d.cache_rows = 16;
+        d.cache_blocks = d.table_entries = 8;
+        change(d);
+        Problem problem;
+        REQUIRE(Problem::create(d, problem) == KVAPPEND_SUCCESS);
+        return rule_kind_of(problem.addressing);
+    };
+    const auto reserve = [](kvappend_descriptor &d, std::int64_t page) {
+        d.flags = KVAPPEND_FLAG_RESERVED_PAGE;
+        d.reserved_page = page;
+    };
+    CHECK(kind([](auto & /*d*/) {}) == RuleKind::pages);
+    CHECK(kind([](auto &d) { d.table_stride = INT32_MAX; }) == RuleKind::pages);
+    CHECK(kind([](auto &d) { d.table_stride = std::int64_t{1} << 31; }) == RuleKind::any);
+    CHECK(kind([](auto &d) { d.table_entries = std::int64_t{1} << 31; }) == RuleKind::any);
+    CHECK(kind([](auto &d) { d.index_type = KVAPPEND_INDEX_INT64; }) == RuleKind::any);
+    CHECK(kind([&](auto &d) { reserve(d, INT32_MAX); }) == RuleKind::pages);
+    CHECK(kind([&](auto &d) { reserve(d, std::int64_t{1} << 32); }) == RuleKind::any);
+    CHECK(kind([](auto &d) { d.cache_rows = 12; }) == RuleKind::any);
+    CHECK(kind([](auto &d) { d.flags = KVAPPEND_FLAG_ZERO_OFFSETS; }) == RuleKind::any);
+}
