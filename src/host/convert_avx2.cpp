@@ -22,6 +22,7 @@
 #endif
 
 #include "decode.hpp"
+#include "non_temporal.hpp"
 
 namespace kvappend {
 
@@ -95,6 +96,11 @@ public:
         std::memcpy(to, from, bytes);
     }
 
+    static void copy_non_temporal(std::byte *to, const std::byte *from, std::size_t bytes) {
+        kvappend::copy_non_temporal<Avx2Processor>(to, from, bytes);
+    }
+    static void finish_non_temporal() { kvappend::finish_non_temporal<Avx2Processor>(); }
+
 private:
     static __m256 load_floats(const std::byte *from) { return _mm256_loadu_ps(reinterpret_cast<const float *>(from)); }
 
@@ -165,7 +171,7 @@ private:
 
 } // namespace
 
-constexpr CopyRows avx2_conversions[2] = {{convert_append<Avx2Processor>, convert_append<Avx2Processor>},
+constexpr CopyRows avx2_conversions[2] = {{convert_append<Avx2Processor, false>, convert_append<Avx2Processor, true>},
                                           {convert_gather<Avx2Processor>, convert_gather<Avx2Processor>}};
 
 } // namespace kvappend

@@ -10,11 +10,13 @@ namespace kvappend {
 
 namespace {
 
-struct AnyProcessor : Loops<AnyProcessor> {};
+struct AnyProcessor : Loops<AnyProcessor> {
+    static void copy_non_temporal(std::byte *to, const std::byte *from, std::size_t bytes) { copy(to, from, bytes); }
+};
 
 } // namespace
 
-constexpr CopyRows plain_conversions[2] = {{convert_append<AnyProcessor>, convert_append<AnyProcessor>},
+constexpr CopyRows plain_conversions[2] = {{convert_append<AnyProcessor, false>, convert_append<AnyProcessor, false>},
                                            {convert_gather<AnyProcessor>, convert_gather<AnyProcessor>}};
 
 } // namespace kvappend

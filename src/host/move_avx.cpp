@@ -18,6 +18,7 @@
 #endif
 
 #include "copy_rows.hpp"
+#include "non_temporal.hpp"
 
 namespace kvappend {
 
@@ -30,7 +31,7 @@ public:
         if (bytes < line || (!NonTemporal && bytes >= least_of_library)) {
             use([bytes](std::byte *to, const std::byte *from) { std::memcpy(to, from, bytes); });
         } else if (NonTemporal) {
-            use([bytes](std::byte *to, const std::byte *from) { copy_non_temporal(to, from, bytes); });
+            use([bytes](std::byte *to, const std::byte *from) { copy_non_temporal<AvxCopier>(to, from, bytes); });
         } else {
             use([bytes](std::byte *to, const std::byte *from) { copy_cached(to, from, bytes); });
         }
@@ -55,7 +56,7 @@ public:
     template <bool NonTemporal>
     static void finish() {
         if (NonTemporal) {
-            _mm_sfence(); // Another thread that learns of the rows later must see them.
+            finish_non_temporal<AvxCopier>();
         }
     }
 
@@ -112,20 +113,6 @@ private:
         }
         copy_line(k_to, k_from, last);
         copy_line(v_to, v_from, last);
-    }
-
-    // Non-temporal stores of whole cache lines, which the processor combines and writes without fetching the line
-    // first (write combining). The bytes before the first whole line and after the last one are copied by the C
-    // library.
-    static void copy_non_temporal(std::byte *to, const std::byte *from, std::size_t bytes) {
-        std::size_t at = -reinterpret_cast<std::uintptr_t>(to) % line;
-        std::memcpy(to, from, at);
-        for (; at + line <= bytes; at += line) {
-            const Line value = load(from + at);
-            _mm256_stream_si256(reinterpret_cast<__m256i *>(to + at), value.low);
-            _mm256_stream_si256(reinterpret_cast<__m256i *>(to + at + line / 2), value.high);
-        }
-        std::memcpy(to + at, from + at, bytes - at);
     }
 };
 

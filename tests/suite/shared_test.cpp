@@ -157,6 +157,24 @@ TEST_CASE("large dense appends", "[shared]") {
     }
 }
 
+TEST_CASE("large appends that cast rows", "[shared]") {
+    Scenario scenario = large(KVAPPEND_ADDRESSING_DENSE, 3, rows / 3, rows / 3 + 40);
+    scenario.offsets = {0, 60, -7};
+    kvappend_storage f16 = KVAPPEND_STORAGE_INIT;
+    f16.type = KVAPPEND_STORED_F16;
+    scenario.store_k(f16);
+    scenario.store_v(f16);
+    SECTION("of runs") {
+        check_shared(scenario);
+    }
+    SECTION("of rows that are not whole cache lines") {
+        scenario.descriptor.k_dim = 97;
+        scenario.descriptor.v_dim = 7;
+        by_token(scenario);
+        check_shared(scenario);
+    }
+}
+
 TEST_CASE("large appends to rings", "[shared]") {
     Scenario scenario = large(KVAPPEND_ADDRESSING_RING, 2, rows / 2, rows / 2 + 11);
     scenario.descriptor.sink_rows = 3;
