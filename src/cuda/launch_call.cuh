@@ -85,7 +85,7 @@ private:
         if constexpr (std::is_base_of_v<MoveGeometryLayout, Geometry>) {
             std::array<MoveGeometryLayout *, P::most_geometries> layouts;
             std::ranges::transform(p_.geometries, layouts.begin(), [](Geometry &g) { return &g; });
-            return lay_out_moves(inputs_.data(), geometries_, layers_, layouts.data());
+            return lay_out_moves(inputs_.data(), geometries_, layers_, state.multiprocessors, layouts.data());
         } else {
             std::array<GeometryLayout *, P::most_geometries> layouts;
             std::ranges::transform(p_.geometries, layouts.begin(), [](Geometry &g) { return &g; });

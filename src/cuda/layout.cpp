@@ -24,9 +24,6 @@ constexpr std::int64_t long_vectors = 2048;
 // many threads, and share the place. Compared with Loop::deep, 4096 rows of 256 bytes take 28 % fewer cycles, and 8192
 // rows 11 % fewer (simulated, Turing: 4369 and 8738 vectors for each multiprocessor). Longer ones were not measured.
 constexpr std::int64_t long_gather_vectors = 16384;
-// The block size of a short call is chosen to give each multiprocessor this number of blocks, so that the call uses all
-// multiprocessors.
-constexpr std::int64_t blocks_per_multiprocessor = 4;
 // In a long call blocks have half as many threads. The same number of threads fits on a multiprocessor, and fewer
 // threads of a run's last block are idle (bench/cuda, prefill: 4 % fewer cycles).
 constexpr unsigned long_block_threads_log2 = block_threads_log2 - 1;

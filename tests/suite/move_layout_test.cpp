@@ -47,7 +47,8 @@ struct Launch {
     Grid grid{};
 
     // All tensors of a geometry have the address.
-    Launch(const std::vector<kvappend_descriptor> &descriptors, unsigned layers, std::uintptr_t address = 0)
+    Launch(const std::vector<kvappend_descriptor> &descriptors, unsigned layers, std::uintptr_t address = 0,
+           std::int32_t multiprocessors = 132)
         : problems(descriptors.size()), layouts(descriptors.size()) {
         std::vector<MoveGeometryLayout *> pointers;
         for (std::size_t i = 0; i < descriptors.size(); ++i) {
@@ -59,7 +60,8 @@ struct Launch {
             geometries.push_back(input);
             pointers.push_back(&layouts[i]);
         }
-        grid = lay_out_moves(geometries.data(), static_cast<unsigned>(geometries.size()), layers, pointers.data());
+        grid = lay_out_moves(geometries.data(), static_cast<unsigned>(geometries.size()), layers, multiprocessors,
+                             pointers.data());
     }
 
     bool operator==(const std::vector<std::uint32_t> &expected) const {
@@ -88,8 +90,20 @@ TEST_CASE("a grid of moves serves its largest geometry", "[layout]") {
     }
 }
 
+TEST_CASE("a grid of moves has fewer threads for a row if samples, tensors and layers fill the device", "[layout]") {
+    const auto at = [](std::int64_t batch, unsigned layers, std::int32_t multiprocessors) {
+        return Launch({moves(batch, 8, 128, 64, false)}, layers, 0, multiprocessors);
+    };
+    CHECK(at(59, 1, 30) == std::vector<std::uint32_t>{1, 59, 2, 128});
+    CHECK(at(60, 1, 30) == std::vector<std::uint32_t>{1, 60, 2, 64});
+    CHECK(at(2, 30, 30) == std::vector<std::uint32_t>{1, 2, 29 * 4 + 2, 64});
+    CHECK(Launch({moves(60, 1, 256, 64, false)}, 1, 0, 30) == std::vector<std::uint32_t>{1, 60, 2, 32});
+    CHECK(Launch({moves(60, 32, 256, 64, false)}, 1, 0, 30) == std::vector<std::uint32_t>{1, 60, 2, 64});
+}
+
 TEST_CASE("a grid of moves keeps to the limits of CUDA", "[layout]") {
-    const Launch launch({moves(100000, std::int64_t{1} << 30, 8, 8, false)}, 1);
+    const kvappend_descriptor d = moves(100000, std::int64_t{1} << 30, 8, 8, false);
+    const Launch launch({d}, 1, 0, 1 << 20);
     CHECK(launch == std::vector<std::uint32_t>{1U << 21, 65535, 2, 128});
     CHECK(launch.layouts[0].samples == 100000);
     CHECK(launch.layouts[0].tensors[0].columns == std::int64_t{1} << 30);
