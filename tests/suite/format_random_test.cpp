@@ -80,6 +80,14 @@ TEST_CASE("given scales of groups that are converted in parts, some with element
     });
 }
 
+TEST_CASE("given scales of groups in halves that are converted in parts", "[format]") {
+    check_such({.converts = true, .wide = true}, 20, [](auto & /*scenario*/, auto &storage, auto dim, auto /*pack*/) {
+        constexpr std::int64_t part = 512; // chunk_elements of the host
+        return storage.scaling == KVAPPEND_SCALING_GIVEN && storage.nibbles == KVAPPEND_NIBBLES_HALVES &&
+               storage.group > 0 && storage.group < dim && part % storage.group != 0;
+    });
+}
+
 TEST_CASE("given scales of any value, some of them zero, for rows in pieces of 32 codes", "[format]") {
     check_such({.converts = true}, 40, [](auto &scenario, auto &storage, auto /*dim*/, auto pack) {
         return !scenario.tame && !scenario.gathers() && storage.scaling == KVAPPEND_SCALING_GIVEN && pack == 32 &&

@@ -168,7 +168,7 @@ TEST_CASE("large appends that cast rows", "[shared]") {
         check_shared(scenario);
     }
     SECTION("of rows that are not whole cache lines") {
-        scenario.descriptor.k_dim = 97;
+        scenario.descriptor.k_dim = 135;
         scenario.descriptor.v_dim = 7;
         by_token(scenario);
         check_shared(scenario);

@@ -255,3 +255,27 @@ TEST_CASE("rows in pieces that are larger than what the host converts together",
         check_scenario(scenario, random);
     }
 }
+
+TEST_CASE("heads whose pieces lie between those of other heads are not one row", "[format]") {
+    auto random = seeded_random();
+    Scenario scenario = k_in_pieces(32, 2);
+    kvappend_descriptor &d = scenario.descriptor;
+    // The pieces of a head are 128 bytes apart. Head 1 begins after the bytes of one row, in a gap.
+    d.heads = 2;
+    d.k_piece_stride = 128;
+    d.k_cache_strides[KVAPPEND_AXIS_HEAD] = 64;
+    d.k_cache_strides[KVAPPEND_AXIS_ROW] = 256;
+    d.k_cache_strides[KVAPPEND_AXIS_BATCH] = d.cache_rows * 256;
+    // The heads of a new row are adjacent.
+    d.k_new_strides[KVAPPEND_AXIS_HEAD] = d.k_dim;
+    d.k_new_strides[KVAPPEND_AXIS_ROW] = d.heads * d.k_dim;
+    d.k_new_strides[KVAPPEND_AXIS_BATCH] = d.new_rows * d.heads * d.k_dim;
+    for (const std::int32_t operation : {KVAPPEND_OPERATION_APPEND, KVAPPEND_OPERATION_GATHER}) {
+        d.operation = operation;
+        kvappend_storage storage = KVAPPEND_STORAGE_INIT;
+        storage.type = KVAPPEND_STORED_E4M3;
+        scenario.store_k(storage);
+        place_apart(scenario, 0, 0);
+        check_scenario(scenario, random);
+    }
+}
