@@ -127,9 +127,8 @@ class OnePiece final : public Competitor {
 public:
     explicit OnePiece(const Call &call) : call_(call) {}
     void enqueue(cudaStream_t stream) override {
-        require(
-            cudaMemcpyAsync(call_.target, call_.source, call_.workload.written_bytes, cudaMemcpyDeviceToDevice, stream),
-            "cudaMemcpyAsync");
+        require(cudaMemcpyAsync(call_.target, call_.source, call_.workload.written_bytes, cudaMemcpyDefault, stream),
+                "cudaMemcpyAsync");
     }
 
 private:

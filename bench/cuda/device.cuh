@@ -52,6 +52,7 @@ using Event = Owned<cudaEvent_t, cudaEventDestroy>;
 using Graph = Owned<cudaGraph_t, cudaGraphDestroy>;
 using GraphExec = Owned<cudaGraphExec_t, cudaGraphExecDestroy>;
 using Memory = Owned<void *, cudaFree>;
+using PinnedMemory = Owned<void *, cudaFreeHost>;
 
 inline Stream make_stream() {
     cudaStream_t stream = nullptr;
@@ -69,6 +70,12 @@ inline Memory allocate(std::size_t bytes) {
     void *memory = nullptr;
     require(cudaMalloc(&memory, bytes == 0 ? 1 : bytes), "cudaMalloc");
     return Memory(memory);
+}
+
+inline PinnedMemory allocate_pinned(std::size_t bytes) {
+    void *memory = nullptr;
+    require(cudaMallocHost(&memory, bytes == 0 ? 1 : bytes), "cudaMallocHost");
+    return PinnedMemory(memory);
 }
 
 template <class Vector>

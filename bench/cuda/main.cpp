@@ -64,14 +64,22 @@ void declare(CLI::App &app, Options &options) {
         ->capture_default_str();
 }
 
-int run(Options options) {
-    std::vector<Configuration> configurations;
-    const Pattern filter(options.filter);
-    for (const Configuration &configuration : all_configurations(options.brief)) {
-        if (filter.matches(configuration.name())) {
-            configurations.push_back(configuration);
+// Gathers write to device memory, and once more to pinned host memory.
+std::vector<Configuration> cases(bool brief, const Pattern &filter) {
+    std::vector<Configuration> chosen;
+    for (Configuration configuration : all_configurations(brief)) {
+        for (const bool pinned : {false, true}) {
+            configuration.pinned = pinned;
+            if ((!pinned || configuration.gathers()) && filter.matches(configuration.name())) {
+                chosen.push_back(configuration);
+            }
         }
     }
+    return chosen;
+}
+
+int run(Options options) {
+    const std::vector<Configuration> configurations = cases(options.brief, Pattern(options.filter));
     if (configurations.empty()) {
         std::fprintf(stderr, "cuda: no case has a name with a match of %s\n", options.filter.c_str());
         return 1;

@@ -64,7 +64,9 @@ Report::Report(Description description, double copy_bandwidth, const std::vector
         "by "
         "programmatic dependent launch, one call behind\nthe other; \"layers\": by one launch for 32 layers, the time "
         "of "
-        "one. Where another format is stored, memcpy reads and writes as many bytes in all.\n\n");
+        "one. Where another format is stored, memcpy reads and writes as many bytes in all. Pinned: all write to "
+        "pinned "
+        "host memory.\n\n");
     std::printf("%-*s %9s %7s %9s %6s", width_, "case", "bytes", "pieces", "us", "%");
     for (const char *const other : others) {
         std::printf("   %20s", (std::string("ratio to ") + other).c_str());
@@ -116,8 +118,9 @@ void Report::write_json(const std::string &path) const {
                  << ", \"batch\": " << configuration.step->batch << ", \"rows\": " << configuration.step->rows
                  << ", \"cold\": " << (configuration.cold ? "true" : "false")
                  << ", \"aligned\": " << (configuration.aligned ? "true" : "false")
-                 << ", \"timing\": " << quoted(timing) << ", \"bytes\": " << result.bytes
-                 << ", \"pieces\": " << result.pieces << ", \"kernel\": " << quoted(result.kernel);
+                 << ", \"pinned\": " << (configuration.pinned ? "true" : "false") << ", \"timing\": " << quoted(timing)
+                 << ", \"bytes\": " << result.bytes << ", \"pieces\": " << result.pieces
+                 << ", \"kernel\": " << quoted(result.kernel);
             const Times &times = result.*of;
             for (const auto &[name, nanoseconds] : times) {
                 file << ",\n   " << quoted(name + " ns") << ": " << json(nanoseconds);

@@ -41,31 +41,38 @@ std::size_t l2_bytes() {
 } // namespace
 
 struct Session::Device {
-    Device(std::size_t source_bytes, std::size_t target_bytes)
+    Device(std::size_t source_bytes, std::size_t target_bytes, std::size_t pinned_bytes)
         : track(2 * l2_bytes()), source(allocate(source_bytes + slack)), target(allocate(target_bytes + slack)),
-          contents(source_bytes + slack) {
+          pinned(allocate_pinned(pinned_bytes + slack)), contents(source_bytes + slack) {
         fill_new_rows(std::span(contents), random); // The target is zero before each proof.
         upload(source.get(), contents);
     }
 
-    void prove(Competitor &competitor, const Call &call, const std::vector<unsigned char> &expected, const char *name) {
+    // The memory of a configuration's target.
+    void *target_of(const Configuration &configuration) const {
+        return configuration.pinned ? pinned.get() : target.get();
+    }
+
+    // `memory` is that of the call's target.
+    void prove(Competitor &competitor, const Call &call, void *memory, const std::vector<unsigned char> &expected,
+               const char *name) {
         // The bytes around the target must stay as well.
-        require(cudaMemsetAsync(target.get(), 0, expected.size(), track.stream()), "cudaMemsetAsync");
+        found.assign(expected.size(), 0);
+        require(cudaMemcpy(memory, found.data(), found.size(), cudaMemcpyDefault), "cudaMemcpy");
         competitor.enqueue(track.stream());
         track.wait();
-        found.resize(expected.size());
-        require(cudaMemcpy(found.data(), target.get(), found.size(), cudaMemcpyDeviceToHost), "cudaMemcpy");
+        require(cudaMemcpy(found.data(), memory, found.size(), cudaMemcpyDefault), "cudaMemcpy");
         if (found != expected) {
             const auto at = std::mismatch(found.begin(), found.end(), expected.begin()).first - found.begin();
             throw std::runtime_error(std::string(name) + " wrote wrong bytes: the first is " + std::to_string(at) +
                                      " after the begin of the target's memory, and the target is " +
-                                     std::to_string(call.target - static_cast<std::byte *>(target.get())) +
-                                     " after it");
+                                     std::to_string(call.target - static_cast<std::byte *>(memory)) + " after it");
         }
     }
 
     Track track;
     Memory source, target;
+    PinnedMemory pinned;
     std::minstd_rand random;
     std::vector<unsigned char> contents; // of the source
     std::vector<unsigned char> found;
@@ -75,12 +82,14 @@ Session::Session(const Settings &settings, const std::vector<Configuration> &con
     start();
     std::size_t source_bytes = 0;
     std::size_t target_bytes = 0;
+    std::size_t pinned_bytes = 0;
     for (const Configuration &configuration : configurations) {
         const Workload workload = make_workload(configuration, settings.cache_bytes);
         source_bytes = std::max(source_bytes, workload.source_bytes());
-        target_bytes = std::max({target_bytes, workload.target_bytes(), workload.written_bytes});
+        std::size_t &bytes = configuration.pinned ? pinned_bytes : target_bytes;
+        bytes = std::max({bytes, workload.target_bytes(), workload.written_bytes});
     }
-    device_ = std::make_unique<Device>(source_bytes, target_bytes);
+    device_ = std::make_unique<Device>(source_bytes, target_bytes, pinned_bytes);
 }
 
 Session::~Session() = default;
@@ -216,7 +225,8 @@ std::unique_ptr<Competitor> make_batch([[maybe_unused]] const Call &call, [[mayb
     return nullptr;
 }
 
-std::vector<Entrant> make_entrants(const Call &call, const Track &track, bool cold, std::size_t most_pieces) {
+// `with_layers`: also the library with one launch for several layers, in device memory.
+std::vector<Entrant> make_entrants(const Call &call, const Track &track, bool with_layers, std::size_t most_pieces) {
     std::vector<Entrant> entrants;
     const bool copies = !call.workload.converts;
     const auto enter = [&](const char *name, std::unique_ptr<Competitor> competitor) {
@@ -231,7 +241,7 @@ std::vector<Entrant> make_entrants(const Call &call, const Track &track, bool co
     }
     enter("empty", std::make_unique<Nothing>());
     enter("programmatic", std::make_unique<Library>(call, KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH));
-    if (!cold && Layers::bytes_for(call.workload) <= most_layers_bytes) {
+    if (with_layers && Layers::bytes_for(call.workload) <= most_layers_bytes) {
         enter("layers", std::make_unique<Layers>(call));
         entrants.back().appends = Layers::count;
     }
@@ -270,12 +280,12 @@ Result Session::measure(const Configuration &configuration) {
     const std::size_t source_at = configuration.aligned ? 0 : element;
     const std::size_t target_at = configuration.aligned ? 0 : 2 * element;
     const Call call(workload, indices, static_cast<std::byte *>(device.source.get()) + source_at,
-                    static_cast<std::byte *>(device.target.get()) + target_at);
+                    static_cast<std::byte *>(device.target_of(configuration)) + target_at);
     const Expected expected = expect(call, device.contents, source_at, target_at);
-    std::vector<Entrant> entrants = make_entrants(call, track, cold, settings_.most_pieces);
+    std::vector<Entrant> entrants = make_entrants(call, track, !cold && !configuration.pinned, settings_.most_pieces);
     for (Entrant &entrant : entrants) {
         if (entrant.name != "empty") {
-            device.prove(*entrant.competitor, call,
+            device.prove(*entrant.competitor, call, device.target_of(configuration),
                          entrant.name == "memcpy" ? expected.in_one_piece : expected.in_places, entrant.name.c_str());
         }
         prepare(entrant, track, cold, settings_);

@@ -65,7 +65,8 @@ bool wanted_briefly(const Configuration &configuration) {
 std::string Configuration::name() const {
     return std::string(model->name) + "/" + arrangement->name + "/" + name_of(step->phase) + "-" +
            std::to_string(step->batch) + "x" + std::to_string(step->rows) + (cold ? "/cold" : "/warm") +
-           (aligned ? "" : "/unaligned") + (format == nullptr ? "" : std::string("/") + format->name);
+           (aligned ? "" : "/unaligned") + (format == nullptr ? "" : std::string("/") + format->name) +
+           (pinned ? "/pinned" : "");
 }
 
 namespace {

@@ -19,6 +19,7 @@ struct Configuration {
     // To 64 bytes; else the new rows begin one element behind that, and the caches two.
     bool aligned;
     const Format *format = nullptr; // of the cache; NULL: that of the new rows
+    bool pinned = false;            // CUDA: a gather writes to pinned host memory
 
     std::string name() const;
     bool gathers() const { return step->phase == Phase::gather; }
@@ -26,5 +27,5 @@ struct Configuration {
     std::int32_t element_type() const { return format == nullptr ? model->element_type : format->element_type; }
 };
 
-// All, or the few of a brief look.
+// All, or the few of a brief look. None of them is `pinned`.
 std::vector<Configuration> all_configurations(bool brief);

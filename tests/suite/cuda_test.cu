@@ -249,6 +249,40 @@ TEST_CASE("one captured graph serves any composition of a batch", "[cuda]") {
     CHECK(cudaGraphDestroy(graph) == cudaSuccess);
 }
 
+TEST_CASE("a gather writes to pinned host memory, and an append reads from it", "[cuda]") {
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = KVAPPEND_BACKEND_CUDA;
+    d.element_type = KVAPPEND_ELEMENT_F16;
+    d.batch = 1;
+    d.heads = heads;
+    d.new_rows = 5;
+    d.cache_rows = cache_rows;
+    d.k_dim = d.v_dim = dim;
+    constexpr std::size_t bytes = 5 * new_bytes;
+    void *memory = nullptr;
+    REQUIRE(cudaMallocHost(&memory, 4 * bytes) == cudaSuccess);
+    auto *const pinned = static_cast<unsigned char *>(memory);
+    for (std::size_t i = 0; i < 2 * bytes; ++i) {
+        pinned[i] = static_cast<unsigned char>(i * 7 + i / 256);
+    }
+    const Step step;
+    const std::int64_t offset = 3;
+    subject().upload(step.offset, &offset, sizeof offset);
+    kvappend_args args = step.args;
+    args.k_new = pinned;
+    args.v_new = pinned + bytes;
+    args.k_out = pinned + 2 * bytes;
+    args.v_out = pinned + 3 * bytes;
+    for (const std::int32_t operation : {KVAPPEND_OPERATION_APPEND, KVAPPEND_OPERATION_GATHER}) {
+        d.operation = operation;
+        const PlanPointer plan = make_plan(d);
+        CHECK(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    }
+    subject().synchronize();
+    CHECK(std::memcmp(pinned, pinned + 2 * bytes, 2 * bytes) == 0);
+    CHECK(cudaFreeHost(memory) == cudaSuccess);
+}
+
 TEST_CASE("a captured move replays with what memory holds at each replay", "[cuda]") {
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = KVAPPEND_BACKEND_CUDA;

@@ -50,7 +50,7 @@ enum class Call {
     // clang-format off
     GetLastError, PeekAtLastError, DriverGetVersion, RuntimeGetVersion,
     GetDeviceCount, GetDevice, SetDevice, DeviceGetAttribute, GetDeviceProperties, DeviceSynchronize,
-    Malloc, Free, Memcpy, MemcpyAsync, MemcpyBatchAsync, Memset, MemsetAsync,
+    Malloc, Free, MallocHost, FreeHost, Memcpy, MemcpyAsync, MemcpyBatchAsync, Memset, MemsetAsync,
     StreamCreate, StreamCreateWithFlags, StreamDestroy, StreamSynchronize, StreamQuery,
     EventCreate, EventDestroy, EventRecord, EventElapsedTime,
     StreamBeginCapture, StreamEndCapture, StreamIsCapturing,

@@ -759,6 +759,27 @@ TEST_CASE("launches are deferred, with their parameters as they were", "[emulati
     CHECK(emulation::last_fault().empty());
 }
 
+TEST_CASE("pinned memory is memory of the host and of the device", "[emulation]") {
+    Machine machine;
+    void *memory = nullptr;
+    REQUIRE(cudaMallocHost(&memory, 16) == cudaSuccess);
+    auto *const pinned = static_cast<unsigned int *>(memory);
+    auto *const from = machine.allocate<unsigned int>(4);
+    const unsigned int values[4] = {1, 2, 3, 4};
+    CHECK(cudaMemcpy(from, values, 16, cudaMemcpyHostToDevice) == cudaSuccess);
+    const cudaLaunchConfig_t one = config(1, 4, machine.stream);
+    CHECK(cudaLaunchKernelEx(&one, copy_kernel<unsigned int>, Copy<unsigned int>{from, pinned, 4}) == cudaSuccess);
+    CHECK(cudaStreamSynchronize(machine.stream) == cudaSuccess);
+    CHECK(std::memcmp(pinned, values, 16) == 0);
+    CHECK(cudaMemcpy(from, pinned, 16, cudaMemcpyHostToDevice) == cudaSuccess);
+    CHECK(cudaMemcpy(pinned, from, 16, cudaMemcpyDeviceToHost) == cudaSuccess);
+    CHECK(cudaMemcpy(pinned, from, 17, cudaMemcpyDeviceToHost) == cudaErrorInvalidValue);
+    CHECK(cudaFree(pinned) == cudaErrorInvalidValue);
+    CHECK(cudaFreeHost(from) == cudaErrorInvalidValue);
+    CHECK(cudaFreeHost(pinned) == cudaSuccess);
+    CHECK(cudaFreeHost(pinned) == cudaErrorInvalidValue);
+}
+
 TEST_CASE("copies and fills are in order and checked", "[emulation]") {
     Machine machine;
     auto *a = machine.allocate<unsigned char>(8);

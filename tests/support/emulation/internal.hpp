@@ -60,6 +60,7 @@ struct Allocation {
     std::uintptr_t base = 0;
     std::size_t bytes = 0;
     int device = 0;
+    bool pinned = false; // host memory, which the device reaches, too
     bool contains(std::uintptr_t address, std::size_t width) const {
         return address >= base && width <= bytes && address - base <= bytes - width;
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Device memory: allocations of exactly the size that was asked for, the register of those alive, and copies.
+// Device memory, and host memory that devices reach (pinned): allocations of exactly the size that was asked for, the
+// register of those alive, and copies.
 #include "internal.hpp"
 
 #include <sys/mman.h>
@@ -67,7 +68,7 @@ bool on_host(const void *address, std::size_t bytes) {
         return address != nullptr;
     }
     const internal::Allocation &last = std::prev(behind)->second; // that begins before the end of the bytes
-    return last.base + last.bytes <= begin;
+    return last.base + last.bytes <= begin || (last.pinned && last.contains(begin, bytes));
 }
 
 cudaError_t check_copy(const void *to, const void *from, std::size_t bytes, cudaMemcpyKind kind) {
@@ -174,8 +175,10 @@ std::size_t live_allocations() {
 using namespace emulation;
 using namespace emulation::internal;
 
-cudaError_t cudaMalloc(void **pointer, std::size_t bytes) {
-    return perform(Call::Malloc, Needs::Device, [&] {
+namespace {
+
+cudaError_t allocate(Call call, void **pointer, std::size_t bytes, bool pinned) {
+    return perform(call, Needs::Device, [&] {
         if (const cudaError_t refused = refuse_during_capture(); refused != cudaSuccess) {
             return refused;
         }
@@ -192,15 +195,15 @@ cudaError_t cudaMalloc(void **pointer, std::size_t bytes) {
         }
         Register &known = allocations();
         const std::unique_lock lock(known.mutex);
-        known.alive[number(memory)] = {number(memory), bytes, this_thread().device};
+        known.alive[number(memory)] = {number(memory), bytes, this_thread().device, pinned};
         *pointer = memory;
         return cudaSuccess;
     });
 }
 
-cudaError_t cudaFree(void *pointer) {
+cudaError_t release(Call call, void *pointer, bool pinned) {
     // Memory of a broken device can be given back, so that a test does so as usual; the answer is still the error.
-    return perform(Call::Free, Needs::Driver, [&] {
+    return perform(call, Needs::Driver, [&] {
         if (const cudaError_t refused = refuse_during_capture(); refused != cudaSuccess) {
             return refused;
         }
@@ -208,7 +211,7 @@ cudaError_t cudaFree(void *pointer) {
             Register &known = allocations();
             std::unique_lock lock(known.mutex);
             const auto found = known.alive.find(number(pointer));
-            if (found == known.alive.end()) {
+            if (found == known.alive.end() || found->second.pinned != pinned) {
                 return cudaErrorInvalidValue;
             }
             const std::size_t bytes = found->second.bytes;
@@ -219,6 +222,24 @@ cudaError_t cudaFree(void *pointer) {
         }
         return device(this_thread().device).broken.load();
     });
+}
+
+} // namespace
+
+cudaError_t cudaMalloc(void **pointer, std::size_t bytes) {
+    return allocate(Call::Malloc, pointer, bytes, false);
+}
+
+cudaError_t cudaFree(void *pointer) {
+    return release(Call::Free, pointer, false);
+}
+
+cudaError_t cudaMallocHost(void **pointer, std::size_t bytes) {
+    return allocate(Call::MallocHost, pointer, bytes, true);
+}
+
+cudaError_t cudaFreeHost(void *pointer) {
+    return release(Call::FreeHost, pointer, true);
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, std::size_t bytes, cudaMemcpyKind kind) {

@@ -132,6 +132,8 @@ cudaError_t cudaDeviceSynchronize();
 
 cudaError_t cudaMalloc(void **pointer, std::size_t bytes);
 cudaError_t cudaFree(void *pointer);
+cudaError_t cudaMallocHost(void **pointer, std::size_t bytes);
+cudaError_t cudaFreeHost(void *pointer);
 cudaError_t cudaMemcpy(void *to, const void *from, std::size_t bytes, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, std::size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream = nullptr);
