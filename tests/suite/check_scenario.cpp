@@ -99,16 +99,16 @@ void take_cache(const Scenario &scenario, TensorIndex cache, const std::vector<s
         std::memcpy(&to[location.block][location.start + static_cast<std::size_t>(byte)],
                     &from[location.block][location.start + static_cast<std::size_t>(byte)], count);
     };
+    const std::size_t scales = cache == k_cache ? k_scales_index : v_scales_index;
     const bool computed = storage != nullptr && storage->scaling == KVAPPEND_SCALING_COMPUTED;
-    const bool moved = scenario.moves() && asks_for(d, cache == k_cache ? k_scales_index : v_scales_index);
+    const bool writes_scales = (computed || scenario.moves()) && asks_for(d, scales);
     for (std::int64_t n = 0; n < e.batch; ++n) {
         for (std::int64_t h = 0; h < e.heads; ++h) {
             for (std::int64_t r = 0; r < e.rows; ++r) {
                 for (std::int64_t i = 0; i < e.dim; ++i) {
                     take_bytes(cache, reference_code(d, cache, n, h, r, i).byte, width);
-                    if (computed || moved) {
-                        take_bytes(cache == k_cache ? k_scales_index : v_scales_index,
-                                   reference_scale(d, cache, n, h, r, i / reference_group(*storage, e.dim)),
+                    if (writes_scales) {
+                        take_bytes(scales, reference_scale(d, cache, n, h, r, i / reference_group(*storage, e.dim)),
                                    reference_scale_bytes(storage->scale_type));
                     }
                 }
