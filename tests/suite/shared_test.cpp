@@ -164,14 +164,21 @@ TEST_CASE("large appends that cast rows", "[shared]") {
     f16.type = KVAPPEND_STORED_F16;
     scenario.store_k(f16);
     scenario.store_v(f16);
+    scenario.host_threads = 3;
+    auto random = seeded_random();
     SECTION("of runs") {
-        check_shared(scenario);
+        place_apart(scenario, 128, 128);
+        check_scenario(scenario, random);
     }
     SECTION("of rows that are not whole cache lines") {
         scenario.descriptor.k_dim = 135;
         scenario.descriptor.v_dim = 7;
         by_token(scenario);
-        check_shared(scenario);
+        place_apart(scenario, 128, 128);
+        for (std::size_t tensor = 0; tensor < tensor_count; ++tensor) {
+            scenario.locations[tensor].start -= 54 + 2 * tensor;
+        }
+        check_scenario(scenario, random);
     }
 }
 
