@@ -116,7 +116,7 @@ TEST_CASE("a cache of more than 2^31 rows", "[large]") {
 }
 
 TEST_CASE("a move in a cache of more than 2^31 elements", "[large]") {
-    // K has four pages of 1 GiB and some rows, and V has tiny ones.
+    // Four pages of 1 GiB and some rows.
     constexpr std::int64_t page_rows = (std::int64_t{1} << 23) + 3, pages = 4, dim = 64, last = pages * page_rows - 1;
     kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
     d.backend = subject().backend();

@@ -216,6 +216,19 @@ Scenario k_in_pieces(std::int64_t pack, std::int64_t pieces) {
     return scenario;
 }
 
+// Appends K as E4M3, and gathers it.
+void check_as_e4m3(Scenario scenario) {
+    auto random = seeded_random();
+    kvappend_storage storage = KVAPPEND_STORAGE_INIT;
+    storage.type = KVAPPEND_STORED_E4M3;
+    scenario.store_k(storage);
+    for (const std::int32_t operation : {KVAPPEND_OPERATION_APPEND, KVAPPEND_OPERATION_GATHER}) {
+        scenario.descriptor.operation = operation;
+        place_apart(scenario, 0, 0);
+        check_scenario(scenario, random);
+    }
+}
+
 } // namespace
 
 TEST_CASE("rows in pieces, where what is converted together ends within a piece", "[format]") {
@@ -244,20 +257,10 @@ TEST_CASE("rows in pieces, where what is converted together ends within a piece"
 }
 
 TEST_CASE("rows in pieces that are larger than what the host converts together", "[format]") {
-    auto random = seeded_random();
-    Scenario scenario = k_in_pieces(1024, 2);
-    for (const std::int32_t operation : {KVAPPEND_OPERATION_APPEND, KVAPPEND_OPERATION_GATHER}) {
-        scenario.descriptor.operation = operation;
-        kvappend_storage storage = KVAPPEND_STORAGE_INIT;
-        storage.type = KVAPPEND_STORED_E4M3;
-        scenario.store_k(storage);
-        place_apart(scenario, 0, 0);
-        check_scenario(scenario, random);
-    }
+    check_as_e4m3(k_in_pieces(1024, 2));
 }
 
 TEST_CASE("heads whose pieces lie between those of other heads are not one row", "[format]") {
-    auto random = seeded_random();
     Scenario scenario = k_in_pieces(32, 2);
     kvappend_descriptor &d = scenario.descriptor;
     // The pieces of a head are 128 bytes apart. Head 1 begins after the bytes of one row, in a gap.
@@ -270,12 +273,5 @@ TEST_CASE("heads whose pieces lie between those of other heads are not one row",
     d.k_new_strides[KVAPPEND_AXIS_HEAD] = d.k_dim;
     d.k_new_strides[KVAPPEND_AXIS_ROW] = d.heads * d.k_dim;
     d.k_new_strides[KVAPPEND_AXIS_BATCH] = d.new_rows * d.heads * d.k_dim;
-    for (const std::int32_t operation : {KVAPPEND_OPERATION_APPEND, KVAPPEND_OPERATION_GATHER}) {
-        d.operation = operation;
-        kvappend_storage storage = KVAPPEND_STORAGE_INIT;
-        storage.type = KVAPPEND_STORED_E4M3;
-        scenario.store_k(storage);
-        place_apart(scenario, 0, 0);
-        check_scenario(scenario, random);
-    }
+    check_as_e4m3(scenario);
 }
