@@ -366,7 +366,7 @@ enum kvappend_addressing {
     /* As DENSE, but positions from sink_rows on wrap around in the rows sink_rows to R - 1. This is a sliding window
      * whose first sink_rows rows stay ("attention sinks", Xiao et al., 2023). A position pos below sink_rows has row
      * pos. Any other position has row sink_rows + (pos - sink_rows) mod (R - sink_rows), or no place if R = sink_rows.
-     * If several rows of one call have the same place, the run writes the last one, or reads it with a gather. The
+     * If several rows of one sample have the same place, the run writes the last one, or reads it with a gather. The
      * others are skipped. Rows with negative positions are skipped. With sink_rows = 0 this is the mode "circular" of
      * ONNX TensorScatter. */
     KVAPPEND_ADDRESSING_RING = 1,
@@ -953,9 +953,9 @@ KVAPPEND_API kvappend_status kvappend_plan_can_implement(const kvappend_plan *pl
  *
  * If two runs write the same rows at once, the contents of those rows are undefined. If a gather or a move reads a
  * cache row while another run writes it, the row that it gives is undefined. Two rows of one append with the same place
- * (a slot, page or batch index given twice) also leave undefined contents there, except in a ring. Such a row holds
- * bytes of one of them, or parts of each. If all padding slots name one place, use KVAPPEND_FLAG_RESERVED_SLOT for
- * it. */
+ * (a slot, page or batch index given twice) also leave undefined contents there, unless one replaces the other in a
+ * ring. Such a place holds bytes of one of them, or parts of each. If all padding slots name one place, use
+ * KVAPPEND_FLAG_RESERVED_SLOT for it. */
 KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const kvappend_args *args, void *workspace,
                                                size_t workspace_bytes, struct CUstream_st *stream);
 

@@ -5,8 +5,10 @@
 #include <array>
 #include <bit>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
+#include <string_view>
 
 namespace emulation {
 
@@ -14,13 +16,20 @@ namespace {
 
 constexpr std::size_t widths = 5; // 1, 2, 4, 8 and 16 bytes
 
+// That of blocks and of threads, unless a test sets another one. The blocks of a GPU run at once: what depends on their
+// order fails in one of the two.
+Order usual_order() {
+    const char *const name = std::getenv("KVAPPEND_TEST_ORDER");
+    return name != nullptr && std::string_view(name) == "descending" ? Order::Descending : Order::Ascending;
+}
+
 struct Totals {
     std::array<std::atomic<std::uint64_t>, widths> loads{};
     std::array<std::atomic<std::uint64_t>, widths> stores{};
     std::atomic<std::uint64_t> executions{0};
     std::atomic<std::uint64_t> most_blocks{0};
-    std::atomic<Order> block_order{Order::Ascending};
-    std::atomic<Order> thread_order{Order::Ascending};
+    std::atomic<Order> block_order{usual_order()};
+    std::atomic<Order> thread_order{usual_order()};
 };
 Totals totals;
 
@@ -140,7 +149,7 @@ void internal::forget_executions() {
     }
     totals.executions = 0;
     totals.most_blocks = 0;
-    totals.block_order = totals.thread_order = Order::Ascending;
+    totals.block_order = totals.thread_order = usual_order();
 }
 
 void set_most_blocks(std::uint64_t count) {
