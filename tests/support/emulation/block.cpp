@@ -124,6 +124,18 @@ private:
             ++ended_;
             if (!threads_.empty()) {
                 threads_[number_of(threadIdx)].state = Thread::State::Ended;
+                release_warp();
+            }
+        }
+    }
+
+    // Releases the threads of the running one's warp that wait for no other thread, after it has ended.
+    void release_warp() {
+        const unsigned first = number_of(threadIdx) / warp_lanes * warp_lanes;
+        for (unsigned number = first; number < count_ && number < first + warp_lanes; ++number) {
+            if (const Thread &thread = threads_[number];
+                thread.state == Thread::State::Waiting && thread.meeting.mask != 0) {
+                complete_warp(thread.meeting);
             }
         }
     }
@@ -204,17 +216,36 @@ private:
         return true;
     }
 
-    bool complete_warp(const Meeting &meeting) {
+    // Lanes that have ended are not waited for (CUDA C++ Programming Guide, "Warp Shuffle Functions": all non-exited
+    // threads named in the mask), and must not be read from.
+    bool complete_warp(const Meeting meeting) {
         const unsigned first = number_of(threadIdx) / warp_lanes * warp_lanes;
         unsigned long long set = 0;
+        unsigned present = 0;
         for (unsigned rest = meeting.mask; rest != 0; rest &= rest - 1) {
             const auto lane = static_cast<unsigned>(std::countr_zero(rest));
-            if (first + lane >= count_ || !threads_[first + lane].at(meeting)) {
+            if (first + lane >= count_) {
                 return false;
             }
-            set |= threads_[first + lane].value != 0 ? 1ULL << lane : 0;
+            const Thread &thread = threads_[first + lane];
+            if (thread.state == Thread::State::Ended) {
+                continue;
+            }
+            if (!thread.at(meeting)) {
+                return false;
+            }
+            present |= 1U << lane;
+            set |= thread.value != 0 ? 1ULL << lane : 0;
         }
-        for (unsigned rest = meeting.mask; rest != 0; rest &= rest - 1) {
+        for (unsigned rest = present; rest != 0; rest &= rest - 1) {
+            const Thread &thread = threads_[first + static_cast<unsigned>(std::countr_zero(rest))];
+            if (thread.source >= 0 && (present >> thread.source & 1) == 0) {
+                fail(std::make_exception_ptr(
+                    Fault{cudaErrorLaunchFailure, describe(meeting) + " reads from a lane that has ended"}));
+                return true;
+            }
+        }
+        for (unsigned rest = present; rest != 0; rest &= rest - 1) {
             Thread &thread = threads_[first + static_cast<unsigned>(std::countr_zero(rest))];
             thread.result = thread.source < 0 ? set : threads_[first + static_cast<unsigned>(thread.source)].value;
             release_other(thread);

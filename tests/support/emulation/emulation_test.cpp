@@ -174,11 +174,25 @@ enum class Wrong {
     OtherMask,
     OwnLane,
     ReadsLane,
+    ReadsEnded,
     BarrierAndWarp,
     Trap,
     TrapBefore,
     Load
 };
+
+// The threads of each warp sum up by shuffles, and the last `few` of them have ended before.
+__global__ void sum_without(unsigned int *sums, unsigned int few) {
+    const Visitor visitor;
+    if (threadIdx.x % 32 >= 32 - few) {
+        return;
+    }
+    unsigned int sum = 1;
+    for (int distance = 1; distance < 16; distance *= 2) {
+        sum += __shfl_xor_sync(all_lanes, sum, distance);
+    }
+    __stcg(sums + threadIdx.x, sum);
+}
 
 // A kernel of 64 threads that meet twice, in which thread 37 does something wrong in between, and then meet once more.
 __global__ void go_wrong(unsigned int *value, Wrong wrong) {
@@ -209,6 +223,12 @@ __global__ void go_wrong(unsigned int *value, Wrong wrong) {
     }
     if (wrong == Wrong::ReadsLane && odd_one) {
         __shfl_sync(1U << 5, 1, 6);
+    }
+    if (wrong == Wrong::ReadsEnded && threadIdx.x >= 32) {
+        if (odd_one) {
+            return;
+        }
+        __shfl_sync(all_lanes, 1, 5);
     }
     if (wrong == Wrong::BarrierAndWarp && odd_one) {
         __syncwarp();
@@ -605,6 +625,21 @@ TEST_CASE("another order shows that a barrier is missing", "[emulation]") {
     }
 }
 
+TEST_CASE("lanes that have ended are not waited for", "[emulation]") {
+    for (const emulation::Order order : {emulation::Order::Ascending, emulation::Order::Descending}) {
+        Machine machine;
+        emulation::set_thread_order(order);
+        auto *const sums = machine.allocate<unsigned int>(64);
+        const cudaLaunchConfig_t one = config(1, 64, machine.stream);
+        REQUIRE(cudaLaunchKernelEx(&one, sum_without, sums, 16U) == cudaSuccess);
+        unsigned int found[64] = {};
+        REQUIRE(cudaMemcpy(found, sums, sizeof found, cudaMemcpyDeviceToHost) == cudaSuccess);
+        for (const std::size_t thread : {0, 15, 32, 47}) {
+            CHECK(found[thread] == 16);
+        }
+    }
+}
+
 TEST_CASE("threads that do not all meet end the kernel", "[emulation]") {
     const struct {
         Wrong wrong;
@@ -629,6 +664,7 @@ TEST_CASE("threads that do not all meet end the kernel", "[emulation]") {
         {Wrong::ReadsLane,
          cudaErrorLaunchFailure,
          {"__shfl_sync at", "with the mask 0x20 reads from a lane that it leaves out, by thread (37,0,0)"}},
+        {Wrong::ReadsEnded, cudaErrorLaunchFailure, {"__shfl_sync at", "reads from a lane that has ended"}},
         {Wrong::BarrierAndWarp, cudaErrorLaunchFailure, {"thread (37,0,0), which waits at __syncwarp at"}},
         {Wrong::Trap, cudaErrorLaunchFailure, {"trap, by thread (37,0,0) of block (1,0,0)"}},
         {Wrong::TrapBefore, cudaErrorLaunchFailure, {"trap, by thread (37,0,0) of block (1,0,0)"}},
