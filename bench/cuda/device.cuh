@@ -78,10 +78,12 @@ inline PinnedMemory allocate_pinned(std::size_t bytes) {
     return PinnedMemory(memory);
 }
 
+// Returns when the bytes have arrived, for all streams.
 template <class Vector>
 void upload(void *to, const Vector &from) {
     if (!from.empty()) {
         require(cudaMemcpy(to, from.data(), from.size() * sizeof from[0], cudaMemcpyHostToDevice), "cudaMemcpy");
+        require(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
     }
 }
 

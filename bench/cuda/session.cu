@@ -59,6 +59,9 @@ struct Session::Device {
         // The bytes around the target must stay as well.
         found.assign(expected.size(), 0);
         require(cudaMemcpy(memory, found.data(), found.size(), cudaMemcpyDefault), "cudaMemcpy");
+        // A copy from pageable memory may return before the last bytes have arrived, and the track's stream does not
+        // wait for the default stream (CUDA Runtime API, "API synchronization behavior").
+        require(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
         competitor.enqueue(track.stream());
         track.wait();
         require(cudaMemcpy(found.data(), memory, found.size(), cudaMemcpyDefault), "cudaMemcpy");
