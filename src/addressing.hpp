@@ -50,6 +50,17 @@ struct Addressing {
                                            KVAPPEND_FLAG_LAST_PAGE_LENGTHS | KVAPPEND_FLAG_TOKEN_COUNT;
         return lengths == KVAPPEND_LENGTHS_FIXED && (flags & not_plain) == 0;
     }
+    // PAGED_CSR: whether each row is a token, and all new_rows tokens count (FlashInfer's batch_indices and positions).
+    bool plain_tokens() const {
+        return kind == KVAPPEND_ADDRESSING_PAGED_CSR && lengths == KVAPPEND_LENGTHS_PER_TOKEN &&
+               !has(KVAPPEND_FLAG_TOKEN_COUNT);
+    }
+    // PAGED_CSR: whether each sample has new_rows rows, the last of which is the last one on its pages (FlashInfer's
+    // last_page_len).
+    bool plain_ends() const {
+        return kind == KVAPPEND_ADDRESSING_PAGED_CSR && lengths == KVAPPEND_LENGTHS_FIXED &&
+               has(KVAPPEND_FLAG_LAST_PAGE_LENGTHS) && !has(KVAPPEND_FLAG_LEFT_PADS);
+    }
     bool plain_dense() const { return kind == KVAPPEND_ADDRESSING_DENSE && plain_samples(); }
 
     // Whether a run does more than copy rows.

@@ -45,11 +45,17 @@ struct Place {
 struct Known {
     std::int32_t kind = -1;     // KVAPPEND_ADDRESSING_*
     bool plain_samples = false; // Addressing::plain_samples
+    bool plain_tokens = false;  // Addressing::plain_tokens
+    bool plain_ends = false;    // Addressing::plain_ends
     bool one_row = false;       // Addressing::new_rows is 1, and rows are not tokens
     bool power_of_two = false;  // Addressing::period_log2 is not negative
     // Extents and tables have fewer than 2^31 entries, and the caller needs only whether and where a row is placed.
-    // Then a negative position or slot needs no test: as an unsigned number it is above every cache.
+    // Then a negative position or slot needs no test: as an unsigned number it is above every cache. All indices but
+    // offsets, slots and positions have 32 bits.
     bool narrow = false;
+
+    // Whether nothing but the facts says which rows a sample has.
+    KVAPPEND_HOST_DEVICE constexpr bool plain() const { return plain_samples || plain_tokens || plain_ends; }
 };
 
 // An addressing and its arrays of indices. Facts that are known at compile time replace tests of them.
@@ -62,32 +68,31 @@ struct Rule {
     KVAPPEND_HOST_DEVICE constexpr bool by_slot() const { return kind() == KVAPPEND_ADDRESSING_SLOTS; }
     KVAPPEND_HOST_DEVICE constexpr bool has_pages() const { return kind() >= KVAPPEND_ADDRESSING_PAGED; }
     KVAPPEND_HOST_DEVICE constexpr bool packed() const {
-        return !Facts.plain_samples && a.lengths == KVAPPEND_LENGTHS_PACKED;
+        return !Facts.plain() && a.lengths == KVAPPEND_LENGTHS_PACKED;
     }
     KVAPPEND_HOST_DEVICE constexpr bool per_sample() const {
-        return !Facts.plain_samples && a.lengths == KVAPPEND_LENGTHS_PER_SAMPLE;
+        return !Facts.plain() && a.lengths == KVAPPEND_LENGTHS_PER_SAMPLE;
     }
     // Whether each row has a sample and a position of its own.
     KVAPPEND_HOST_DEVICE constexpr bool by_position() const {
-        return !Facts.plain_samples && a.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
+        return Facts.plain_tokens || (!Facts.plain() && a.lengths == KVAPPEND_LENGTHS_PER_TOKEN);
     }
-    KVAPPEND_HOST_DEVICE constexpr bool has_offsets() const {
-        return Facts.plain_samples || indices.offsets != nullptr;
-    }
+    KVAPPEND_HOST_DEVICE constexpr bool has_offsets() const { return Facts.plain() || indices.offsets != nullptr; }
     // Whether an offset is where the sample ends, not where it begins.
     KVAPPEND_HOST_DEVICE constexpr bool has_ends() const {
-        return !Facts.plain_samples && (a.has(KVAPPEND_FLAG_END_OFFSETS) || a.has(KVAPPEND_FLAG_LAST_PAGE_LENGTHS));
+        return Facts.plain_ends ||
+               (!Facts.plain() && (a.has(KVAPPEND_FLAG_END_OFFSETS) || a.has(KVAPPEND_FLAG_LAST_PAGE_LENGTHS)));
     }
     KVAPPEND_HOST_DEVICE constexpr bool has_token_count() const {
-        return !Facts.plain_samples && indices.token_count != nullptr;
+        return !Facts.plain() && indices.token_count != nullptr;
     }
-    KVAPPEND_HOST_DEVICE constexpr bool has_left_pads() const {
-        return !Facts.plain_samples && indices.left_pads != nullptr;
-    }
+    KVAPPEND_HOST_DEVICE constexpr bool has_left_pads() const { return !Facts.plain() && indices.left_pads != nullptr; }
     KVAPPEND_HOST_DEVICE constexpr bool has_batch_index() const {
-        return !Facts.plain_samples && indices.batch_index != nullptr;
+        return !Facts.plain() && indices.batch_index != nullptr;
     }
     KVAPPEND_HOST_DEVICE constexpr bool has_indptr() const { return kind() == KVAPPEND_ADDRESSING_PAGED_CSR; }
+    // Whether indices other than offsets, slots and positions have 64 bits.
+    KVAPPEND_HOST_DEVICE constexpr std::uint32_t wide_indices() const { return Facts.narrow ? 0 : a.wide_indices; }
 };
 
 // ---- loading indices ----
@@ -98,6 +103,8 @@ struct Rule {
 // if `wide` is 1, or of 32-bit numbers, as a Load::Number. Load::value(number, wide) returns its value. They are two
 // functions, so that a GPU waits for a load only where the value is used. load.narrow(array, i) returns an element of
 // an array of 32-bit numbers.
+//
+// Load::of(number) makes a Load::Number of an element of 32 bits.
 template <class Load>
 struct Loaded {
     using Number = typename Load::Number;
@@ -111,18 +118,27 @@ struct Loaded {
     Number first_entry, last_entry; // of page_indptr
 };
 
+// Loads an index that is no offset, slot or position.
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE typename Load::Number load_index_of(const Rule<Facts> &rule, const void *array, std::int64_t i,
+                                                         Load load) {
+    if constexpr (Facts.narrow) {
+        return Load::of(load.narrow(array, i));
+    }
+    return load.number(array, rule.wide_indices(), i);
+}
+
 // Loads the indices of a sample's block or pages.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE void load_blocks(const Rule<Facts> &rule, std::int64_t sample, Load load, Loaded<Load> &loaded) {
     const Indices &indices = rule.indices;
-    const std::uint32_t wide = rule.a.wide_indices;
     loaded.sample = sample;
     if (rule.has_batch_index()) {
-        loaded.block = load.number(indices.batch_index, wide, sample);
+        loaded.block = load_index_of(rule, indices.batch_index, sample, load);
     }
     if (rule.has_indptr()) {
-        loaded.first_entry = load.number(indices.page_indptr, wide, sample);
-        loaded.last_entry = load.number(indices.page_indptr, wide, sample + 1);
+        loaded.first_entry = load_index_of(rule, indices.page_indptr, sample, load);
+        loaded.last_entry = load_index_of(rule, indices.page_indptr, sample + 1, load);
     }
 }
 
@@ -131,19 +147,18 @@ KVAPPEND_HOST_DEVICE void load_blocks(const Rule<Facts> &rule, std::int64_t samp
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE Loaded<Load> load_sample(const Rule<Facts> &rule, std::int64_t sample, Load load) {
     const Indices &indices = rule.indices;
-    const std::uint32_t wide = rule.a.wide_indices;
     Loaded<Load> loaded{};
     if (rule.has_offsets()) {
         loaded.number = load.number(indices.offsets, rule.a.wide_offsets, sample & rule.a.offset_mask);
     }
     if (rule.packed() || rule.per_sample()) {
-        loaded.length = load.number(indices.lengths, wide, sample);
+        loaded.length = load_index_of(rule, indices.lengths, sample, load);
     }
     if (rule.packed()) {
-        loaded.end = load.number(indices.lengths, wide, sample + 1);
+        loaded.end = load_index_of(rule, indices.lengths, sample + 1, load);
     }
     if (rule.has_left_pads()) {
-        loaded.pad = load.number(indices.left_pads, wide, sample);
+        loaded.pad = load_index_of(rule, indices.left_pads, sample, load);
     }
     load_blocks(rule, sample, load, loaded);
     return loaded;
@@ -160,10 +175,10 @@ KVAPPEND_HOST_DEVICE Loaded<Load> load_row(const Rule<Facts> &rule, std::int64_t
         loaded.sample = sample;
         loaded.number = load.number(rule.by_slot() ? indices.slots : indices.token_positions, rule.a.wide_offsets, row);
         if (!rule.by_slot()) {
-            loaded.length = load.number(indices.token_samples, rule.a.wide_indices, row);
+            loaded.length = load_index_of(rule, indices.token_samples, row, load);
         }
         if (rule.has_token_count()) {
-            loaded.end = load.number(indices.token_count, rule.a.wide_indices, 0);
+            loaded.end = load_index_of(rule, indices.token_count, 0, load);
         }
         return loaded;
     }
@@ -186,7 +201,7 @@ KVAPPEND_HOST_DEVICE SampleRows rows_of_sample(const Rule<Facts> &rule, const Lo
     const auto between = [](std::int64_t least, std::int64_t number, std::int64_t most) {
         return number < least ? least : number > most ? most : number;
     };
-    const std::uint32_t wide = rule.a.wide_indices;
+    const std::uint32_t wide = rule.wide_indices();
     SampleRows rows{0, rule.a.new_rows};
     if (rule.packed()) {
         rows.begin = between(0, Load::value(loaded.length, wide), rule.a.new_rows);
@@ -206,7 +221,7 @@ KVAPPEND_HOST_DEVICE SampleRows rows_of_sample(const Rule<Facts> &rule, const Lo
 // Whether the sample's block is negative, so that all its rows are padding.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE bool is_left_out(const Rule<Facts> &rule, const Loaded<Load> &loaded) {
-    return rule.has_batch_index() && Load::value(loaded.block, rule.a.wide_indices) < 0;
+    return rule.has_batch_index() && Load::value(loaded.block, rule.wide_indices()) < 0;
 }
 
 // The sample that a row of a packed source belongs to: the last one that begins at or before the row. A sample without
@@ -215,7 +230,7 @@ KVAPPEND_HOST_DEVICE bool is_left_out(const Rule<Facts> &rule, const Loaded<Load
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE std::int64_t find_sample(const Rule<Facts> &rule, std::int64_t row, Load load) {
     const auto begin_of = [&](std::int64_t sample) {
-        return Load::value(load.number(rule.indices.lengths, rule.a.wide_indices, sample), rule.a.wide_indices);
+        return Load::value(load_index_of(rule, rule.indices.lengths, sample, load), rule.wide_indices());
     };
     std::int64_t low = 0;
     std::int64_t high = rule.a.samples;
@@ -249,13 +264,13 @@ KVAPPEND_HOST_DEVICE Place position_of_token(const Rule<Facts> &rule, std::int64
     Place place{Outcome::placed, 0, 0, loaded.sample, row, static_cast<std::uint64_t>(position), 1};
     const bool is_reserved = rule.by_slot() && position == a.reserved_slot;
     if ((!Facts.narrow && position < 0) || is_reserved ||
-        (rule.has_token_count() && row >= Load::value(loaded.end, a.wide_indices))) {
+        (rule.has_token_count() && row >= Load::value(loaded.end, rule.wide_indices()))) {
         place.outcome = Outcome::padding;
     }
     if (rule.by_slot() || !place.placed()) {
         return place;
     }
-    place.sample = Load::value(loaded.length, a.wide_indices);
+    place.sample = Load::value(loaded.length, rule.wide_indices());
     if (place.sample < 0) {
         place.outcome = Outcome::padding;
     } else if (place.sample >= a.samples) {
@@ -277,9 +292,9 @@ KVAPPEND_HOST_DEVICE void position_before_end(const Rule<Facts> &rule, const Loa
     std::uint64_t up = offset > 0 ? static_cast<std::uint64_t>(offset) : 0;
     const std::uint64_t down =
         static_cast<std::uint64_t>(rows) + (offset < 0 ? -static_cast<std::uint64_t>(offset) : 0);
-    if (rule.has_indptr() && a.has(KVAPPEND_FLAG_LAST_PAGE_LENGTHS)) {
-        const std::int64_t first = Load::value(loaded.first_entry, a.wide_indices);
-        const std::int64_t last = Load::value(loaded.last_entry, a.wide_indices);
+    if (Facts.plain_ends || (rule.has_indptr() && a.has(KVAPPEND_FLAG_LAST_PAGE_LENGTHS))) {
+        const std::int64_t first = Load::value(loaded.first_entry, rule.wide_indices());
+        const std::int64_t last = Load::value(loaded.last_entry, rule.wide_indices());
         const std::uint64_t all =
             first < last ? static_cast<std::uint64_t>(last) - static_cast<std::uint64_t>(first) : 0;
         const auto most = static_cast<std::uint64_t>(a.table_entries);
@@ -301,7 +316,7 @@ KVAPPEND_HOST_DEVICE Place position_of(const Rule<Facts> &rule, std::int64_t sam
     }
     Place place{Outcome::padding, 0, 0, sample, row, 0, 1};
     if (rule.packed()) {
-        const std::uint32_t wide = rule.a.wide_indices;
+        const std::uint32_t wide = rule.wide_indices();
         if (row < Load::value(loaded.length, wide) || row >= Load::value(loaded.end, wide)) {
             place.sample = find_sample(rule, row, load);
             if (place.sample < 0) {
@@ -424,8 +439,8 @@ KVAPPEND_HOST_DEVICE std::int64_t find_entry(const Rule<Facts> &rule, const Load
                    ? loaded.sample * a.table_stride + static_cast<std::int64_t>(nth)
                    : -1;
     }
-    const std::int64_t first = Load::value(loaded.first_entry, a.wide_indices);
-    const std::int64_t last = Load::value(loaded.last_entry, a.wide_indices);
+    const std::int64_t first = Load::value(loaded.first_entry, rule.wide_indices());
+    const std::int64_t last = Load::value(loaded.last_entry, rule.wide_indices());
     if (last <= first || nth >= static_cast<std::uint64_t>(last) - static_cast<std::uint64_t>(first)) {
         return -1;
     }
@@ -463,7 +478,7 @@ KVAPPEND_HOST_DEVICE void place_on_page(const Rule<Facts> &rule, const Loaded<Lo
         place.outcome = exists ? Outcome::placed : Outcome::above;
         return;
     }
-    place.block = Load::value(load.number(rule.indices.page_table, a.wide_indices, entry), a.wide_indices);
+    place.block = Load::value(load_index_of(rule, rule.indices.page_table, entry, load), rule.wide_indices());
     if (a.has(KVAPPEND_FLAG_RESERVED_PAGE) && place.block == a.reserved_page) {
         place.outcome = Outcome::padding;
         return;
@@ -485,7 +500,7 @@ KVAPPEND_HOST_DEVICE Place place_of(const Rule<Facts> &rule, std::int64_t sample
         place_on_page(rule, loaded, load, place);
         return place;
     }
-    place.block = rule.has_batch_index() ? Load::value(loaded.block, rule.a.wide_indices) : place.sample;
+    place.block = rule.has_batch_index() ? Load::value(loaded.block, rule.wide_indices()) : place.sample;
     if (rule.has_batch_index() && place.block >= rule.a.cache_blocks) {
         place.outcome = Outcome::above;
     } else if (rule.kind() == KVAPPEND_ADDRESSING_DENSE) {
@@ -524,8 +539,8 @@ template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE SampleRows moves_of_sample(const Rule<Facts> &rule, std::int64_t sample, Load load) {
     Loaded<Load> loaded{};
     if (rule.packed()) {
-        loaded.length = load.number(rule.indices.lengths, rule.a.wide_indices, sample);
-        loaded.end = load.number(rule.indices.lengths, rule.a.wide_indices, sample + 1);
+        loaded.length = load_index_of(rule, rule.indices.lengths, sample, load);
+        loaded.end = load_index_of(rule, rule.indices.lengths, sample + 1, load);
     }
     return rows_of_sample(rule, loaded);
 }
@@ -620,8 +635,8 @@ KVAPPEND_HOST_DEVICE std::int64_t stretch_of_tokens(const Rule<Facts> &rule, con
     const auto follows = [&] {
         return Load::value(load.number(positions, a.wide_offsets, row + rows), a.wide_offsets) == position + rows &&
                (by_slot ? position + rows != a.reserved_slot
-                        : Load::value(load.number(rule.indices.token_samples, a.wide_indices, row + rows),
-                                      a.wide_indices) == place.sample);
+                        : Load::value(load_index_of(rule, rule.indices.token_samples, row + rows, load),
+                                      rule.wide_indices()) == place.sample);
     };
     while (rows < most && follows()) {
         ++rows;

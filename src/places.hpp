@@ -21,6 +21,7 @@ struct HostLoad {
     std::int32_t narrow(const void *array, std::int64_t i) const {
         return __atomic_load_n(static_cast<const std::int32_t *>(array) + i, __ATOMIC_RELAXED);
     }
+    static Number of(std::int32_t number) { return number; }
     static std::int64_t value(Number number, std::uint32_t /*wide*/) { return number; }
 };
 

@@ -36,11 +36,11 @@ def resident_blocks(architecture, registers, threads):
 def print_kernels(facts):
     print("Registers, bytes of stack and of local memory; blocks that a multiprocessor holds at once; instructions of "
           "the kernel, and of\nthe innermost loop with accesses of its widest kind, predicated ones too.\n")
-    print("kernel                  arch  registers  stack  local  blocks/SM     code  "
+    print("kernel                      arch  registers  stack  local  blocks/SM     code  "
           "copying loop: instructions  loads    stores   loads before a store  instructions/16 B")
     for kernel, architectures in facts.items():
         for architecture, of in architectures.items():
-            row = (f"{kernel:<23} {architecture:>4} {of['registers']:>10} {of['stack_bytes']:>6}"
+            row = (f"{kernel:<27} {architecture:>4} {of['registers']:>10} {of['stack_bytes']:>6}"
                    f" {of['local_bytes']:>6} {of['blocks_per_multiprocessor'] or '-':>10} {of.get('instructions', '-'):>8}")
             if loop := of.get("loop"):
                 row += (f"  {loop['instructions']:>26}  {loop['loads']:>2} x {loop['load_bytes']:>2} B"
@@ -59,7 +59,7 @@ def print_grids(grids, architectures):
           f" multiprocessors of {' '.join(f'sm_{a:<4}' for a in architectures)}  layouts")
     for (call, kernel, grid), same in lines.items():
         waves = " ".join(f"{same[0]['waves'][a]:>7.2f}" if a in same[0]["waves"] else "      -" for a in architectures)
-        print(f"{call:<34} {kernel:<23} {'x'.join(map(str, grid)):>14} {same[0]['blocks']:>8} {' ' * 31}{waves}  "
+        print(f"{call:<34} {kernel:<27} {'x'.join(map(str, grid)):>14} {same[0]['blocks']:>8} {' ' * 31}{waves}  "
               + " ".join(one["layout"] for one in same))
 
 
@@ -101,7 +101,7 @@ def main():
 
     print("\nPTX of the last architecture: the number of loads and stores of each width, on all paths of a kernel")
     for kernel, kinds in moved.items():
-        print(f"{kernel:<23} " + "; ".join(
+        print(f"{kernel:<27} " + "; ".join(
             f"{ {'ld': 'loads', 'st': 'stores'}[kind]} " + ", ".join(f"{n} x {w} B" for w, n in sorted(counts.items()))
             for kind, counts in kinds.items() if counts))
 

@@ -48,7 +48,7 @@ def facts(texts, name_of):
         for symbol, code, labels in functions(text):
             name = name_of(symbol)
             found[name] = {"instructions": sum(not i.startswith("NOP") for i in code)}
-            width = int(name.rsplit("_b", 1)[1]) if "_b" in name else None
+            width = int(name.partition("/")[0].rsplit("_b", 1)[1]) if "_b" in name else None
             loop = copying_loop(code, labels, width) if width else None
             if loop is None:
                 continue

@@ -41,7 +41,7 @@ Status load_kernels(const NamedKernel &kernel, const Problem &problem, CudaState
     }
     const bool gathers = kernel.operation == gather;
     if (kernel.family == convert) {
-        return gathers ? load_decode_kernels(kernel, state) : load_convert_kernels(kernel, state);
+        return gathers ? load_decode_kernels(kernel, state) : load_convert_kernels(kernel, problem, state);
     }
     return gathers ? load_gather_kernels(kernel, problem, state) : load_copy_kernels(kernel, problem, state);
 }

@@ -61,11 +61,12 @@ __device__ __forceinline__ std::byte *code_at(const ConvertLayout &f, std::byte 
     return row + product(piece, f.piece_stride) + (in_piece * f.code_bits >> 3);
 }
 
-// The bytes from the tensor of scales to those of a row. With BY_FOUR_ROWS, four rows are one row of the tensor.
+// The bytes from the tensor of scales to those of a row of head 0. With BY_FOUR_ROWS, four rows are one row of the
+// tensor.
 template <class Index>
-__device__ __forceinline__ std::uint64_t scale_byte(const ConvertLayout &f, const Spot<Index> &spot, Index head) {
+__device__ __forceinline__ std::uint64_t scale_byte(const ConvertLayout &f, const Spot<Index> &spot) {
     const auto row = static_cast<Index>(spot.row);
-    const std::uint64_t byte = product(spot.block, f.scales.outer) + product(head, f.scales.head);
+    const std::uint64_t byte = product(spot.block, f.scales.outer);
     return byte + (f.format.by_four_rows ? product(row / 4, f.scales.row) + static_cast<std::uint64_t>(row % 4)
                                          : product(row, f.scales.row));
 }
@@ -85,11 +86,8 @@ __device__ __forceinline__ float larger_of(float number, float magnitude) {
 #endif
 }
 
-// The largest magnitude that a thread of the team found.
-__device__ __forceinline__ float largest_of_team(const ConvertLayout &f, float largest) {
-    const unsigned team = 1U << f.team_log2;
-    const unsigned first_lane = threadIdx.x % warp_lanes & ~(team - 1);
-    const unsigned lanes = (all_lanes >> (warp_lanes - team)) << first_lane;
+// The same for the threads of a team, which `lanes` of the warp have.
+__device__ __forceinline__ float largest_of_lanes(unsigned lanes, unsigned team, float largest) {
 #pragma unroll
     for (unsigned distance = warp_lanes / 2; distance > 0; distance /= 2) {
         if (distance < team) {
@@ -99,18 +97,49 @@ __device__ __forceinline__ float largest_of_team(const ConvertLayout &f, float l
     return largest;
 }
 
+// The largest magnitude that a thread of the team found. With a mask that is no constant, four more instructions for
+// each shuffle find out which lanes have the same mask.
+__device__ __forceinline__ float largest_of_team(const ConvertLayout &f, float largest) {
+    const unsigned team = 1U << f.team_log2;
+    if (f.in_step != 0) {
+        return largest_of_lanes(all_lanes, team, largest);
+    }
+    const unsigned first_lane = threadIdx.x % warp_lanes & ~(team - 1);
+    return largest_of_lanes((all_lanes >> (warp_lanes - team)) << first_lane, team, largest);
+}
+
 // The bytes from the scales of a row to that of an element.
 template <class Index>
 __device__ __forceinline__ std::uint64_t group_byte(const ConvertLayout &f, Index element) {
     return f.group_stride == 0 ? 0 : product(element / static_cast<Index>(f.format.group), f.group_stride);
 }
 
+// Where the rows of all heads with one spot lie in the cache. A row without a place lies nowhere.
+struct PlacedRow {
+    bool placed;
+    std::byte *codes;
+    std::byte *scales;
+
+    // That of head 0.
+    template <class Index>
+    static __device__ __forceinline__ PlacedRow of(const ConvertLayout &f, const ConvertPointers &pointers,
+                                                   const CopyLayout &c, const Spot<Index> &spot) {
+        const bool placed = spot.begin < spot.end;
+        return {placed, pointers.cache + (placed ? byte_of(c.cache, spot, Index{0}, false) : 0),
+                pointers.scales + (placed && f.format.scaled() ? scale_byte(f, spot) : 0)};
+    }
+    template <class Index>
+    __device__ __forceinline__ PlacedRow of_head(const ConvertLayout &f, const CopyLayout &c, Index head) const {
+        return {placed, codes + product(head, c.cache.head), scales + product(head, f.scales.head)};
+    }
+};
+
 // Which threads begin where is as in copy_runs.
 //
 // What a Conversion must have:
-// Conversion(layout, pointers, row_byte, i): the part of vector i of the row that is row_byte bytes from the tensor's
-// base; load(head): loads what does not depend on the place; store(layout, spot, head): converts the part and stores
-// it, if the row is placed.
+// Conversion(layout, pointers, i): the part of vector i of any row; load(row_byte, head): begins the row of a head,
+// which is row_byte bytes from the tensor's base, and loads what does not depend on the place; store(row): converts the
+// part and stores it, if the row is placed.
 template <class Conversion, class Index, class Placing>
 __device__ __forceinline__ void convert_runs(const GeometryLayout &g, const ConvertLayout &f,
                                              const BlockWork<ConvertLayer> &work, const Placing &placing) {
@@ -127,16 +156,23 @@ __device__ __forceinline__ void convert_runs(const GeometryLayout &g, const Conv
         wait_for_launch_before();
     }
     Index run = start.run;
-    Index head = start.head;
     Index i = start.vector;
     auto sample = static_cast<Index>(work.sample);
-    // One loop over vectors, runs, heads and samples.
+    // One loop over vectors, runs and samples.
     do {
         const auto loaded = placing.load(sample, run);
-        Conversion conversion(f, pointers, byte_of(c.rows, sample, head, run), i);
-        conversion.load(head);
-        const Spot<Index> spot = placing.spot(c, sample, run, loaded);
-        conversion.store(c, spot, head);
+        Index head = start.head;
+        Conversion conversion(f, pointers, i);
+        conversion.load(byte_of(c.rows, sample, head, run), head);
+        const PlacedRow row = PlacedRow::of(f, pointers, c, placing.spot(c, sample, run, loaded));
+        for (;;) { // All heads of a row have one place.
+            conversion.store(row.of_head(f, c, head));
+            head += static_cast<Index>(c.head_step);
+            if (head >= heads) {
+                break;
+            }
+            conversion.load(byte_of(c.rows, sample, head, run), head);
+        }
         if (f.covered != 0) {
             return;
         }
@@ -146,11 +182,7 @@ __device__ __forceinline__ void convert_runs(const GeometryLayout &g, const Conv
             run += static_cast<Index>(c.run_step);
             if (run >= runs) {
                 run = start.run;
-                head += static_cast<Index>(c.head_step);
-                if (head >= heads) {
-                    head = start.head;
-                    sample += static_cast<Index>(work.batch_step);
-                }
+                sample += static_cast<Index>(work.batch_step);
             }
         }
     } while (sample < static_cast<Index>(g.samples));

@@ -104,11 +104,17 @@ struct AnyStored {};
 template <class Stored>
 inline constexpr bool may_be_computed = !std::is_same_v<Stored, F16> && !std::is_same_v<Stored, BF16>;
 
-// Calls use(type) with the type of codes.
+// Calls use(type) with the type of codes. Int8 stands for both ways of rounding.
 template <class Stored, class Use>
 __device__ __forceinline__ void with_stored(const Format &f, Use use) {
     if constexpr (std::is_same_v<Stored, AnyStored>) {
         with_stored_type(f, use);
+    } else if constexpr (std::is_same_v<Stored, Int8>) {
+        if (f.half_away) {
+            use(Int8Away{});
+        } else {
+            use(Int8{});
+        }
     } else {
         use(Stored{});
     }
@@ -160,8 +166,9 @@ public:
 #pragma unroll
             for (unsigned i = 0; i < elements; ++i) {
                 const float quotient = operand<Stored>(i) * factor.multiplier;
-                const float rest = fmaf(-quotient, factor.divisor, operand<Stored>(i));
-                numbers[i] = fmaf(rest, factor.multiplier, quotient);
+                // What is too much. Its sign is such that -0 stays -0.
+                const float excess = fmaf(quotient, factor.divisor, -operand<Stored>(i));
+                numbers[i] = fmaf(-excess, factor.multiplier, quotient);
             }
         }
         if (is_nan(sum_of<elements>(numbers))) {
@@ -177,9 +184,13 @@ private:
     using Vector = std::conditional_t<bytes == 8, uint2, uint4>;
     static constexpr unsigned vectors = bytes / sizeof(Vector);
 
+    // Instructions take the sign with the magnitude.
+    template <class Stored>
+    static constexpr bool by_magnitude = Stored::by_magnitude && !has_instruction<Stored>;
+
     template <class Stored>
     __device__ __forceinline__ float operand(unsigned i) const {
-        return Stored::by_magnitude ? fabsf(x_[i]) : x_[i];
+        return by_magnitude<Stored> ? fabsf(x_[i]) : x_[i];
     }
 
     // Both by halves, because each operation in a row of them would wait for the one before it.
@@ -212,7 +223,7 @@ private:
             for (unsigned i = 0; i < in_word; ++i) {
                 signs |= (bits_of(x_[first + i]) & float_sign) >> (32 - (i + 1) * bits);
             }
-            words[first / in_word] = Stored::by_magnitude ? word | signs : word;
+            words[first / in_word] = by_magnitude<Stored> ? word | signs : word;
         }
     }
 
@@ -282,12 +293,12 @@ struct ChunkPart {
 template <class Source, class Stored, unsigned Elements>
 class ChunkConversion {
 public:
-    __device__ __forceinline__ ChunkConversion(const ConvertLayout &f, const ConvertPointers &pointers,
-                                               std::uint64_t row_byte, std::int32_t i)
-        : f_(f), pointers_(pointers), row_(pointers.rows + row_byte), part_(ChunkPart::of<is_known>(f, i, elements)) {}
+    __device__ __forceinline__ ChunkConversion(const ConvertLayout &f, const ConvertPointers &pointers, std::int32_t i)
+        : f_(f), pointers_(pointers), part_(ChunkPart::of<is_known>(f, i, elements)) {}
 
     // Loads what does not depend on the place: the first chunk, and perhaps a given scale.
-    __device__ __forceinline__ void load(std::int32_t head) {
+    __device__ __forceinline__ void load(std::uint64_t row_byte, std::int32_t head) {
+        row_ = pointers_.rows + row_byte;
         if (is_known || part_.first < part_.end) {
             chunk_.load(from(part_.first));
         }
@@ -303,24 +314,21 @@ public:
 
     // All threads of a team must call this, whatever the place, because they exchange what they found. If an index
     // changes during the run, threads of a team may have different places.
-    __device__ __forceinline__ void store(const CopyLayout &c, const Spot<std::int32_t> &spot, std::int32_t head) {
-        const bool placed = spot.begin < spot.end;
+    __device__ __forceinline__ void store(const PlacedRow &row) {
         const bool together = may_be_computed<Stored> && f_.format.computed();
-        if (!together && !placed) {
+        if (!together && !row.placed) {
             return;
         }
         if (stored_as_is()) {
-            std::byte *const codes = pointers_.cache + byte_of(c.cache, spot, head, false);
-            return chunk_.store_bits(code_at(codes, part_.first), f_.access_log2);
+            return chunk_.store_bits(code_at(row.codes, part_.first), f_.access_log2);
         }
         chunk_.decode();
-        const float scale = find_scale(spot, head, placed);
-        if (!placed || (!is_known && part_.first >= part_.end)) {
+        const float scale = find_scale(row);
+        if (!row.placed || (!is_known && part_.first >= part_.end)) {
             return;
         }
-        std::byte *const codes = pointers_.cache + byte_of(c.cache, spot, head, false);
         for (std::int32_t at = part_.first;;) {
-            store_chunk(at, codes, scale);
+            store_chunk(at, row.codes, scale);
             at += step();
             if (is_known || at >= part_.end) {
                 return;
@@ -351,21 +359,18 @@ private:
     }
 
     // The scale of the part; 1 if there is none.
-    __device__ __forceinline__ float find_scale(const Spot<std::int32_t> &spot, std::int32_t head, bool placed) {
+    __device__ __forceinline__ float find_scale(const PlacedRow &row) {
         const Format &format = f_.format;
         if (f_.scales_kind != ScalesKind::any) {
             return plain_scale_;
         }
-        std::byte *scale_at = pointers_.scales;
-        if (placed) {
-            scale_at += scale_byte(f_, spot, head) + product(part_.unit, f_.group_stride);
-        }
+        std::byte *const scale_at = row.scales + product(part_.unit, f_.group_stride);
         if (!may_be_computed<Stored> || !format.computed()) {
             return decode_scale(format.scale_type, load_element(scale_at, f_.scale_bytes));
         }
         Scale scale;
         const float used = compute_scale(format, largest(), greatest(), scale);
-        if (placed && part_.leads) {
+        if (row.placed && part_.leads) {
             store_element(scale_at, scale.code, f_.scale_bytes);
         }
         return used;
@@ -407,8 +412,8 @@ private:
 
     const ConvertLayout &f_;
     const ConvertPointers &pointers_;
-    const std::byte *row_;
     ChunkPart part_;
+    const std::byte *row_ = nullptr;
     Chunk<Source, Elements> chunk_;
     float plain_scale_ = 1;
     float global_ = 1;

@@ -91,12 +91,12 @@ private:
 template <class Index>
 class PairConversion {
 public:
-    __device__ __forceinline__ PairConversion(const ConvertLayout &f, const ConvertPointers &pointers,
-                                              std::uint64_t row_byte, Index i)
-        : f_(f), pointers_(pointers), row_(pointers.rows + row_byte), part_(PairPart<Index>::of(f, i)) {}
+    __device__ __forceinline__ PairConversion(const ConvertLayout &f, const ConvertPointers &pointers, Index i)
+        : f_(f), pointers_(pointers), part_(PairPart<Index>::of(f, i)) {}
 
     // Loads the first chunk, which does not depend on the place.
-    __device__ __forceinline__ void load(Index /*head*/) {
+    __device__ __forceinline__ void load(std::uint64_t row_byte, Index /*head*/) {
+        row_ = pointers_.rows + row_byte;
         if (part_.first < part_.end) {
             chunk_.load(f_, row_, part_.first, part_.end);
         }
@@ -105,33 +105,26 @@ public:
 
     // All threads of a team must call this, whatever the place, because they exchange what they found. If an index
     // changes during the run, threads of a team may have different places.
-    __device__ __forceinline__ void store(const CopyLayout &c, const Spot<Index> &spot, Index head) {
+    __device__ __forceinline__ void store(const PlacedRow &row) {
         const Format &format = f_.format;
-        const bool placed = spot.begin < spot.end;
-        std::byte *codes = pointers_.cache;
-        std::byte *scales = pointers_.scales;
-        if (placed) {
-            codes += byte_of(c.cache, spot, head, false);
-            scales += scale_byte(f_, spot, head);
-        }
         Scale scale{};
         Factor computed{1, false, false};
         if (format.computed()) {
             computed = compute_factor(format, largest(), global_, scale);
         }
-        if (!placed) {
+        if (!row.placed) {
             return;
         }
         if (format.computed() && part_.leads) {
-            store_element(scales + group_byte(f_, part_.first), scale.code, f_.scale_bytes);
+            store_element(row.scales + group_byte(f_, part_.first), scale.code, f_.scale_bytes);
         }
         if (format.scaled() && !format.computed()) {
-            return store_chunks(codes, [&](Index element) {
-                const std::uint32_t code = load_element(scales + group_byte(f_, element), f_.scale_bytes);
+            return store_chunks(row.codes, [&](Index element) {
+                const std::uint32_t code = load_element(row.scales + group_byte(f_, element), f_.scale_bytes);
                 return factor_of(format, decode_scale(format.scale_type, code), global_);
             });
         }
-        store_chunks(codes, [&](Index /*element*/) { return computed; });
+        store_chunks(row.codes, [&](Index /*element*/) { return computed; });
     }
 
 private:
@@ -157,8 +150,8 @@ private:
 
     const ConvertLayout &f_;
     const ConvertPointers &pointers_;
-    const std::byte *row_;
     PairPart<Index> part_;
+    const std::byte *row_ = nullptr;
     PairChunk<Index> chunk_;
     float global_ = 1;
 };

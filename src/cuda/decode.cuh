@@ -8,23 +8,6 @@
 
 namespace kvappend {
 
-// Where a row lies in its cache; `placed` is false if it has no place.
-struct PlacedRow {
-    bool placed;
-    std::byte *codes;
-    std::byte *scales;
-
-    template <class Index>
-    static __device__ __forceinline__ PlacedRow of(const ConvertLayout &f, const ConvertPointers &pointers,
-                                                   const CopyLayout &c, const Spot<Index> &spot, Index head) {
-        if (spot.begin >= spot.end) {
-            return {false, nullptr, nullptr};
-        }
-        return {true, pointers.cache + byte_of(c.cache, spot, head, false),
-                f.format.scaled() ? pointers.scales + scale_byte(f, spot, head) : nullptr};
-    }
-};
-
 // What the numbers of a group are multiplied by, or divided by; `at` is the group's scale.
 __device__ __forceinline__ Factor load_factor(const ConvertLayout &f, const std::byte *at, float global) {
     const Format &format = f.format;
@@ -38,14 +21,12 @@ __device__ __forceinline__ Factor load_factor(const ConvertLayout &f, const std:
 template <class Index>
 class PairDecoding {
 public:
-    __device__ __forceinline__ PairDecoding(const ConvertLayout &f, const ConvertPointers &pointers,
-                                            std::uint64_t row_byte, Index i)
-        : f_(f), pointers_(pointers), row_(pointers.rows + row_byte), part_(PairPart<Index>::of(f, i)) {}
+    __device__ __forceinline__ PairDecoding(const ConvertLayout &f, const ConvertPointers &pointers, Index i)
+        : f_(f), pointers_(pointers), part_(PairPart<Index>::of(f, i)) {}
 
-    __device__ __forceinline__ void load(Index /*head*/) {}
+    __device__ __forceinline__ void load(std::uint64_t row_byte, Index /*head*/) { row_ = pointers_.rows + row_byte; }
 
-    __device__ __forceinline__ void store(const CopyLayout &c, const Spot<Index> &spot, Index head) const {
-        const PlacedRow from = PlacedRow::of(f_, pointers_, c, spot, head);
+    __device__ __forceinline__ void store(const PlacedRow &from) const {
         if (!from.placed && f_.zeroes == 0) {
             return;
         }
@@ -91,8 +72,8 @@ private:
 
     const ConvertLayout &f_;
     const ConvertPointers &pointers_;
-    std::byte *row_;
     PairPart<Index> part_;
+    std::byte *row_ = nullptr;
 };
 
 // Loads `Bytes` bytes by accesses of `Type`.
@@ -128,15 +109,14 @@ __device__ __forceinline__ void load_codes(const std::byte *from, std::uint32_t 
 template <class Element>
 class ChunkDecoding {
 public:
-    __device__ __forceinline__ ChunkDecoding(const ConvertLayout &f, const ConvertPointers &pointers,
-                                             std::uint64_t row_byte, std::int32_t i)
-        : f_(f), pointers_(pointers), row_(pointers.rows + row_byte), part_(ChunkPart::of<false>(f, i, elements)) {}
+    __device__ __forceinline__ ChunkDecoding(const ConvertLayout &f, const ConvertPointers &pointers, std::int32_t i)
+        : f_(f), pointers_(pointers), part_(ChunkPart::of<false>(f, i, elements)) {}
 
-    __device__ __forceinline__ void load(std::int32_t /*head*/) {}
+    __device__ __forceinline__ void load(std::uint64_t row_byte, std::int32_t /*head*/) {
+        row_ = pointers_.rows + row_byte;
+    }
 
-    __device__ __forceinline__ void store(const CopyLayout &c, const Spot<std::int32_t> &spot,
-                                          std::int32_t head) const {
-        const PlacedRow from = PlacedRow::of(f_, pointers_, c, spot, head);
+    __device__ __forceinline__ void store(const PlacedRow &from) const {
         if (!from.placed && f_.zeroes == 0) {
             return;
         }
@@ -189,8 +169,8 @@ private:
 
     const ConvertLayout &f_;
     const ConvertPointers &pointers_;
-    std::byte *row_;
     ChunkPart part_;
+    std::byte *row_ = nullptr;
 };
 
 } // namespace kvappend

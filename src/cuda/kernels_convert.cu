@@ -5,12 +5,29 @@
 
 namespace kvappend {
 
+// The kernel for the rows of a call, or for the layers of several calls.
 template <unsigned Layers>
-static auto *kernel_of(const Parameters<ConvertGeometry, Layers> & /*p*/, bool wide) {
-    if constexpr (Layers == 1) {
-        return wide ? convert_wide_kernel : convert_kernel<1>;
+static auto *kernel_for(std::int32_t element_type, bool known) {
+    if (!known) {
+        return convert_kernel<Layers>;
     }
-    return convert_kernel<Layers>;
+    switch (element_type) {
+    case KVAPPEND_ELEMENT_F16:
+        return convert_known_kernel<F16, Layers>;
+    case KVAPPEND_ELEMENT_BF16:
+        return convert_known_kernel<BF16, Layers>;
+    default:
+        return convert_known_kernel<F32, Layers>;
+    }
+}
+
+template <unsigned Layers>
+static auto *kernel_of(const Parameters<ConvertGeometry, Layers> &p, bool wide) {
+    const ConvertLayout &first = p.geometries[0].formats[0]; // All others have types that are known, too, or none has.
+    if constexpr (Layers == 1) {
+        return wide ? convert_wide_kernel : kernel_for<1>(first.element_type, first.types != Types::any);
+    }
+    return kernel_for<Layers>(first.element_type, first.types != Types::any);
 }
 
 namespace {
@@ -25,9 +42,11 @@ const void *code_of(const NamedKernel &kernel) {
 
 } // namespace
 
-Status load_convert_kernels(const NamedKernel &kernel, CudaState &state) {
+Status load_convert_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state) {
     TRY(load_kernel(code_of(kernel), &state.code_architecture));
-    return load_kernel(address_of(convert_kernel<most_converted_layers>));
+    TRY(load_kernel(address_of(convert_kernel<most_converted_layers>)));
+    TRY(load_kernel(address_of(kernel_for<1>(problem.element_type, true))));
+    return load_kernel(address_of(kernel_for<most_converted_layers>(problem.element_type, true)));
 }
 
 Status launch_convert(const Call &call, CUstream_st *stream) {

@@ -8,45 +8,44 @@
 
 namespace kvappend {
 
-__device__ __forceinline__ void convert_geometry(const ConvertGeometry &g, const BlockWork<ConvertLayer> &work) {
+// Rows of elements of a type, which are stored in a type that is known, too.
+template <class Source>
+__device__ __forceinline__ void convert_known(const ConvertGeometry &g, const BlockWork<ConvertLayer> &work) {
     const ConvertLayout &f = g.formats[work.tensor];
-    const auto known = [&](auto source, auto stored) __attribute__((always_inline)) {
-        using Source = decltype(source);
+    const auto to = [&](auto stored) __attribute__((always_inline)) {
         using Stored = decltype(stored);
+        constexpr unsigned elements = chunk_bytes * 8 / Source::bits;
+        constexpr unsigned more_elements = long_chunk_bytes * 8 / Source::bits;
         if (f.is_short != 0) {
-            convert_runs<ChunkConversion<Source, Stored, short_chunk>, std::int32_t>(g, f, work, ChosenPlacing(g));
+            convert_runs<ChunkConversion<Source, Stored, elements>, std::int32_t>(g, f, work, ChosenPlacing(g));
         } else {
-            convert_runs<ChunkConversion<Source, Stored, long_chunk>, std::int32_t>(g, f, work, ChosenPlacing(g));
+            convert_runs<ChunkConversion<Source, Stored, more_elements>, std::int32_t>(g, f, work, ChosenPlacing(g));
         }
     };
     switch (f.types) {
-    case Types::bf16_e4m3:
-        return known(BF16{}, E4M3{});
-    case Types::bf16_int8:
-        return known(BF16{}, Int8{});
-    case Types::bf16_e2m1:
-        return known(BF16{}, E2M1{});
-    case Types::f16_e4m3:
-        return known(F16{}, E4M3{});
-    case Types::f16_int8:
-        return known(F16{}, Int8{});
-    case Types::f16_e2m1:
-        return known(F16{}, E2M1{});
-    case Types::f32_f16:
-        return known(F32{}, F16{});
-    case Types::f32_bf16:
-        return known(F32{}, BF16{});
-    case Types::f32_e4m3:
-        return known(F32{}, E4M3{});
-    case Types::f32_int8:
-        return known(F32{}, Int8{});
-    case Types::f32_int8_away:
-        return known(F32{}, Int8Away{});
-    case Types::f32_e2m1:
-        return known(F32{}, E2M1{});
+    case Types::e4m3:
+        return to(E4M3{});
+    case Types::int8:
+        return to(Int8{});
+    case Types::e2m1:
+        return to(E2M1{});
+    case Types::f16:
+        if constexpr (Source::bits == 32) {
+            to(F16{});
+        }
+        return;
+    case Types::bf16:
+        if constexpr (Source::bits == 32) {
+            to(BF16{});
+        }
+        return;
     case Types::any:
-        break;
+        return;
     }
+}
+
+__device__ __forceinline__ void convert_any(const ConvertGeometry &g, const BlockWork<ConvertLayer> &work) {
+    const ConvertLayout &f = g.formats[work.tensor];
     const RowPlacing<Known{}> any{{g.addressing, g.indices}};
     if (f.by_chunks == 0) {
         return convert_runs<PairConversion<std::int32_t>, std::int32_t>(g, f, work, any);
@@ -58,9 +57,8 @@ __device__ __forceinline__ void convert_geometry(const ConvertGeometry &g, const
         });
 }
 
-template <unsigned Layers>
-__global__ void __launch_bounds__(block_threads, resident_blocks_of_convert)
-    convert_kernel(const __grid_constant__ Parameters<ConvertGeometry, Layers> p) {
+template <unsigned Layers, class Convert>
+__device__ __forceinline__ void convert_layers(const Parameters<ConvertGeometry, Layers> &p, Convert convert) {
     const unsigned part = blockIdx.z >> p.apart;
     const unsigned layer = Layers == 1 ? 0 : part / p.batch_step;
     const ConvertGeometry &g = p.geometries[Layers == 1 ? 0 : p.geometry_of[layer]];
@@ -70,7 +68,25 @@ __global__ void __launch_bounds__(block_threads, resident_blocks_of_convert)
     if (Layers > 1 && (work.tensor > g.both || work.sample >= g.samples)) {
         return;
     }
-    convert_geometry(g, work);
+    convert(g, work);
+}
+
+// Those of f32 convert half as many elements at once, and need fewer registers. With 8 blocks instead of 5 on a
+// multiprocessor, Q8_0 takes 29 % less time for a prompt of 4096 rows (H200, bench/cuda).
+template <class Source, unsigned Layers>
+constexpr int resident_blocks_of_known = Source::bits == 32 ? (Layers == 1 ? 8 : 7) : 5;
+
+template <class Source, unsigned Layers>
+__global__ void __launch_bounds__(block_threads, (resident_blocks_of_known<Source, Layers>))
+    convert_known_kernel(const __grid_constant__ Parameters<ConvertGeometry, Layers> p) {
+    convert_layers(p, convert_known<Source>);
+}
+
+// Rows of any types.
+template <unsigned Layers>
+__global__ void __launch_bounds__(block_threads, resident_blocks_of_convert)
+    convert_kernel(const __grid_constant__ Parameters<ConvertGeometry, Layers> p) {
+    convert_layers(p, convert_any);
 }
 
 // The same with 64-bit indices and strides.

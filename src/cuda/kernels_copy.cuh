@@ -40,15 +40,26 @@ __device__ __forceinline__ void copy_geometry(const DenseGeometry<Way> &g, Block
     copy_by_loop<true>(g, work, own_tensor, g.way, g.placing);
 }
 
+template <RuleKind Rule, class Way>
+__device__ __forceinline__ void copy_by_rule(const RowsGeometry<Way> &g, BlockWork<Layer> &work, unsigned own_tensor) {
+    constexpr Known facts = known_of(Rule);
+    copy_by_loop<Rule == RuleKind::any>(g, work, own_tensor, g.way, RowPlacing<facts>{{g.addressing, g.indices}});
+}
+
 template <class Way>
 __device__ __forceinline__ void copy_geometry(const RowsGeometry<Way> &g, BlockWork<Layer> &work, unsigned own_tensor) {
-    if (g.rule == RuleKind::pages) {
-        return copy_by_loop<false>(g, work, own_tensor, g.way, RowPlacing<known_pages>{{g.addressing, g.indices}});
+    switch (g.rule) {
+    case RuleKind::pages:
+        return copy_by_rule<RuleKind::pages>(g, work, own_tensor);
+    case RuleKind::slots:
+        return copy_by_rule<RuleKind::slots>(g, work, own_tensor);
+    case RuleKind::tokens:
+        return copy_by_rule<RuleKind::tokens>(g, work, own_tensor);
+    case RuleKind::ends:
+        return copy_by_rule<RuleKind::ends>(g, work, own_tensor);
+    default:
+        return copy_by_rule<RuleKind::any>(g, work, own_tensor);
     }
-    if (g.rule == RuleKind::slots) {
-        return copy_by_loop<false>(g, work, own_tensor, g.way, RowPlacing<known_slots>{{g.addressing, g.indices}});
-    }
-    copy_by_loop<true>(g, work, own_tensor, g.way, RowPlacing<Known{}>{{g.addressing, g.indices}});
 }
 
 // Copies the rows of all layers of a launch, with 31-bit indices.
@@ -82,6 +93,14 @@ template <class Geometry, unsigned Layers>
 __global__ void __launch_bounds__(block_threads, resident_blocks<Geometry, Layers>)
     copy_kernel(const __grid_constant__ Parameters<Geometry, Layers> p) {
     copy_layers(p);
+}
+
+// The same for one layer, with a kernel for each rule. A kernel with less code misses the instruction cache less often.
+template <class Way, RuleKind Rule>
+__global__ void __launch_bounds__(block_threads, resident_blocks<RowsGeometry<Way>, 1>)
+    copy_rule_kernel(const __grid_constant__ Parameters<RowsGeometry<Way>, 1> p) {
+    BlockWork<Layer> work{p.layers[0], 0, blockIdx.z >> p.apart, p.batch_step, p.programmatic != 0};
+    copy_by_rule<Rule>(p.geometries[0], work, blockIdx.z & p.apart);
 }
 
 // The same with 64-bit indices and strides. It is a separate kernel, because an address from 31-bit indices takes a

@@ -26,7 +26,7 @@ public:
 // Load what a plan with this kernel may launch, and determine the architecture of its code.
 Status load_copy_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
 Status load_gather_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
-Status load_convert_kernels(const NamedKernel &kernel, CudaState &state);
+Status load_convert_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
 Status load_decode_kernels(const NamedKernel &kernel, CudaState &state);
 Status load_move_kernels(const NamedKernel &kernel, CudaState &state);
 

@@ -18,7 +18,7 @@ inline void fill_layer(const Call &call, unsigned tensor, bool is_k, ConvertLaye
 }
 
 inline void finish_geometry(const Problem &problem, const Indices &indices, ConvertGeometry &g) {
-    g.rule = rule_kind_of(problem.addressing);
+    g.rule = conversion_rule_of(problem.addressing);
     g.addressing = problem.addressing;
     g.indices = indices;
 }

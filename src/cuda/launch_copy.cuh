@@ -41,12 +41,29 @@ auto *kernel_of(const Parameters<DenseGeometry<Way>, Layers> & /*p*/, bool /*wid
     return copy_kernel<DenseGeometry<Way>, Layers>;
 }
 
-template <class Way, unsigned Layers>
-auto *kernel_of(const Parameters<RowsGeometry<Way>, Layers> & /*p*/, bool wide) {
-    if constexpr (Layers == 1) {
-        return wide ? copy_wide_kernel<Way> : copy_kernel<RowsGeometry<Way>, 1>;
+template <class Way>
+auto *kernel_of_rule(RuleKind rule) {
+    switch (rule) {
+    case RuleKind::pages:
+        return copy_rule_kernel<Way, RuleKind::pages>;
+    case RuleKind::slots:
+        return copy_rule_kernel<Way, RuleKind::slots>;
+    case RuleKind::tokens:
+        return copy_rule_kernel<Way, RuleKind::tokens>;
+    case RuleKind::ends:
+        return copy_rule_kernel<Way, RuleKind::ends>;
+    default:
+        return copy_rule_kernel<Way, RuleKind::any>;
     }
-    return copy_kernel<RowsGeometry<Way>, Layers>;
+}
+
+template <class Way, unsigned Layers>
+auto *kernel_of(const Parameters<RowsGeometry<Way>, Layers> &p, bool wide) {
+    if constexpr (Layers == 1) {
+        return wide ? copy_wide_kernel<Way> : kernel_of_rule<Way>(p.geometries[0].rule);
+    } else {
+        return copy_kernel<RowsGeometry<Way>, Layers>;
+    }
 }
 
 // ---- launches ----
@@ -68,7 +85,7 @@ class CopyLaunches {
         if (kernel.variant == Kernel::Variant::wide) {
             return address_of(copy_wide_kernel<Way>);
         }
-        return several ? address_of(copy_kernel<Rows, most_layers>) : address_of(copy_kernel<Rows, 1>);
+        return several ? address_of(copy_kernel<Rows, most_layers>) : address_of(kernel_of_rule<Way>(RuleKind::any));
     }
 
 public:
@@ -76,6 +93,7 @@ public:
     // are loaded here, too. Which of them a call launches depends on the other plans of the call.
     static Status load(const NamedKernel &kernel, const Problem &problem, CudaState &state) {
         TRY(load_kernel(code_of(kernel), &state.code_architecture));
+        TRY(load_kernel(address_of(kernel_of_rule<Way>(rule_kind_of(problem.addressing)))));
         TRY(load_kernel(address_of(copy_kernel<Rows, most_layers>)));
         return problem.plain_dense() ? load_kernel(address_of(copy_kernel<Dense, most_layers>)) : KVAPPEND_SUCCESS;
     }

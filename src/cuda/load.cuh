@@ -72,6 +72,9 @@ struct DeviceLoad {
     __device__ __forceinline__ std::int32_t narrow(const void *array, std::int64_t i) const {
         return static_cast<std::int32_t>(load_index(static_cast<const std::uint32_t *>(array) + i));
     }
+    static __device__ __forceinline__ Number of(std::int32_t number) {
+        return {static_cast<std::uint32_t>(number), static_cast<std::uint32_t>(number)};
+    }
     static __device__ __forceinline__ std::int64_t value(Number number, std::uint32_t wide) {
         const auto high = static_cast<std::int64_t>(static_cast<std::int32_t>(number.high));
         return (wide != 0 ? high : high >> 32) << 32 | number.low;

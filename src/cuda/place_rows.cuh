@@ -14,7 +14,29 @@ inline constexpr Known known_pages{
     .kind = KVAPPEND_ADDRESSING_PAGED, .plain_samples = true, .power_of_two = true, .narrow = true};
 inline constexpr Known known_slots{
     .kind = KVAPPEND_ADDRESSING_SLOTS, .plain_samples = true, .power_of_two = true, .narrow = true};
+inline constexpr Known known_tokens{
+    .kind = KVAPPEND_ADDRESSING_PAGED_CSR, .plain_tokens = true, .power_of_two = true, .narrow = true};
+inline constexpr Known known_ends{
+    .kind = KVAPPEND_ADDRESSING_PAGED_CSR, .plain_ends = true, .power_of_two = true, .narrow = true};
 inline constexpr Known known_dense{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true, .narrow = true};
+
+KVAPPEND_HOST_DEVICE constexpr Known known_of(RuleKind kind) {
+    switch (kind) {
+    case RuleKind::pages:
+        return known_pages;
+    case RuleKind::slots:
+        return known_slots;
+    case RuleKind::tokens:
+        return known_tokens;
+    case RuleKind::ends:
+        return known_ends;
+    case RuleKind::dense:
+        return known_dense;
+    case RuleKind::any:
+        break;
+    }
+    return {};
+}
 
 template <Known Facts>
 struct RowPlacing {

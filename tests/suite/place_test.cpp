@@ -263,6 +263,7 @@ struct LoadWords {
         const auto low = static_cast<std::uint32_t>(value);
         return {low, wide != 0 ? static_cast<std::uint32_t>(value >> 32) : low};
     }
+    static Number of(std::int32_t number) { return DeviceLoad::of(number); }
     static std::int64_t value(Number number, std::uint32_t wide) { return DeviceLoad::value(number, wide); }
 };
 
@@ -377,16 +378,25 @@ kvappend_descriptor plain_descriptor(std::int32_t kind, Draw<Random> &draw) {
         d.batch =
             std::min(d.batch, (std::int64_t{1} << 44) / std::max({d.table_entries, d.table_stride, std::int64_t{1}}));
     }
+    if (kind == KVAPPEND_ADDRESSING_PAGED_CSR) {
+        d.table_entries = draw.of({std::int64_t{0}, most32, extent(4), extent(30)});
+        d.batch = draw.between(1, 1000);
+        if (draw.one_in(2)) {
+            d.lengths = KVAPPEND_LENGTHS_PER_TOKEN;
+        } else {
+            d.flags = KVAPPEND_FLAG_LAST_PAGE_LENGTHS;
+        }
+    }
     if (kind == KVAPPEND_ADDRESSING_SLOTS && draw.one_in(2)) {
         d.flags = KVAPPEND_FLAG_RESERVED_SLOT;
         d.reserved_slot = draw.one_in(2) ? draw.between(-2, 3) : d.cache_rows * d.cache_blocks - draw.between(-1, 2);
     }
-    if (kind == KVAPPEND_ADDRESSING_PAGED && draw.one_in(2)) {
-        d.flags = KVAPPEND_FLAG_RESERVED_PAGE;
+    if ((kind == KVAPPEND_ADDRESSING_PAGED || kind == KVAPPEND_ADDRESSING_PAGED_CSR) && draw.one_in(2)) {
+        d.flags |= KVAPPEND_FLAG_RESERVED_PAGE;
         d.reserved_page = draw.of({draw.between(-2, 3), d.cache_blocks - draw.between(-1, 2), std::int64_t{1} << 32,
                                    (std::int64_t{1} << 32) + 1, least64});
     }
-    if (kind != KVAPPEND_ADDRESSING_SLOTS && draw.one_in(4)) {
+    if (kind != KVAPPEND_ADDRESSING_SLOTS && kind != KVAPPEND_ADDRESSING_PAGED_CSR && draw.one_in(4)) {
         d.flags |= KVAPPEND_FLAG_SHARED_OFFSET;
     }
     return d;
@@ -545,28 +555,37 @@ TEST_CASE("a rule compiled for what is known places the same rows at the same pl
     Random random(Catch::getSeed());
     Draw<Random> draw(random);
     std::map<RuleKind, int> kinds;
-    int placed_on_pages = 0;
-    int placed_by_slots = 0;
-    int placed_dense = 0;
-    for (int i = 0; i < 12'000; ++i) {
-        const auto kind = draw.of({KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_PAGED, KVAPPEND_ADDRESSING_SLOTS});
-        const Addressing a = addressing_of(plain_descriptor(kind, draw));
-        const RuleKind rule_kind = kvappend::rule_kind_of(a);
-        ++kinds[rule_kind];
-        if (rule_kind == RuleKind::dense) {
-            placed_dense += compare_rules<kvappend::known_dense>(a, random);
+    std::map<RuleKind, int> placed;
+    const auto compare = [&](RuleKind kind, const Addressing &a) {
+        switch (kind) {
+        case RuleKind::dense:
             compare_rules<known_dense_of_host>(a, random);
-        } else if (rule_kind == RuleKind::pages) {
-            placed_on_pages += compare_rules<kvappend::known_pages>(a, random);
-        } else if (rule_kind == RuleKind::slots) {
-            placed_by_slots += compare_rules<kvappend::known_slots>(a, random);
+            return compare_rules<kvappend::known_dense>(a, random);
+        case RuleKind::pages:
+            return compare_rules<kvappend::known_pages>(a, random);
+        case RuleKind::slots:
+            return compare_rules<kvappend::known_slots>(a, random);
+        case RuleKind::tokens:
+            return compare_rules<kvappend::known_tokens>(a, random);
+        case RuleKind::ends:
+            return compare_rules<kvappend::known_ends>(a, random);
+        default:
+            return 0;
         }
+    };
+    for (int i = 0; i < 20'000; ++i) {
+        const auto addressing = draw.of({KVAPPEND_ADDRESSING_DENSE, KVAPPEND_ADDRESSING_PAGED,
+                                         KVAPPEND_ADDRESSING_PAGED_CSR, KVAPPEND_ADDRESSING_SLOTS});
+        const Addressing a = addressing_of(plain_descriptor(addressing, draw));
+        const RuleKind kind = kvappend::rule_kind_of(a);
+        ++kinds[kind];
+        placed[kind] += compare(kind, a);
     }
-    CHECK(kinds[RuleKind::pages] >= 1000);
-    CHECK(kinds[RuleKind::slots] >= 1000);
-    CHECK(placed_dense >= 1000);
-    CHECK(placed_on_pages >= 1000);
-    CHECK(placed_by_slots >= 1000);
+    for (const RuleKind kind : {RuleKind::dense, RuleKind::pages, RuleKind::slots, RuleKind::tokens, RuleKind::ends}) {
+        INFO("kind " << static_cast<int>(kind));
+        CHECK(kinds[kind] >= 1000);
+        CHECK(placed[kind] >= 1000);
+    }
 }
 
 TEST_CASE("each rule that is compiled separately is for no other addressing", "[place]") {
@@ -616,6 +635,27 @@ TEST_CASE("each rule that is compiled separately is for no other addressing", "[
     CHECK(kind_of(paged, other(KVAPPEND_ADDRESSING_DENSE)) == RuleKind::dense);
     CHECK(kind_of(paged, other(KVAPPEND_ADDRESSING_RING)) == RuleKind::any);
     CHECK(kind_of(paged, other(KVAPPEND_ADDRESSING_SLOTS)) == RuleKind::slots);
+    D csr = paged;
+    csr.addressing = KVAPPEND_ADDRESSING_PAGED_CSR;
+    CHECK(kind_of(csr, [](D &d) { d.lengths = KVAPPEND_LENGTHS_PER_TOKEN; }) == RuleKind::tokens);
+    CHECK(kind_of(csr, [](D &d) { d.flags = KVAPPEND_FLAG_LAST_PAGE_LENGTHS; }) == RuleKind::ends);
+    for (const bool tokens : {true, false}) {
+        D plain = csr;
+        plain.lengths = tokens ? KVAPPEND_LENGTHS_PER_TOKEN : KVAPPEND_LENGTHS_FIXED;
+        plain.flags = tokens ? 0 : KVAPPEND_FLAG_LAST_PAGE_LENGTHS;
+        CHECK(kind_of(plain, [](D &d) { d.offset_type = KVAPPEND_OFFSET_INT32; }) != RuleKind::any);
+        CHECK(kind_of(plain, [](D &d) { d.index_type = KVAPPEND_INDEX_INT64; }) == RuleKind::any);
+        CHECK(kind_of(plain, [](D &d) { d.cache_rows = 12; }) == RuleKind::any);
+        CHECK(kind_of(plain, [](D &d) { d.table_entries = most32 + 1; }) == RuleKind::any);
+        CHECK(kind_of(plain, [tokens](D &d) {
+                  d.flags |= tokens ? KVAPPEND_FLAG_TOKEN_COUNT : KVAPPEND_FLAG_LEFT_PADS;
+              }) == RuleKind::any);
+    }
+    CHECK(kind_of(csr, [](D &d) {
+              d.flags = KVAPPEND_FLAG_LAST_PAGE_LENGTHS;
+              d.lengths = KVAPPEND_LENGTHS_PER_SAMPLE;
+          }) == RuleKind::any);
+    CHECK(kvappend::conversion_rule_of(addressing_of(paged)) == RuleKind::pages);
     D slots = paged;
     other(KVAPPEND_ADDRESSING_SLOTS)(slots);
     CHECK(kind_of(slots, [](D &d) { d.flags = KVAPPEND_FLAG_RESERVED_SLOT; }) == RuleKind::slots);

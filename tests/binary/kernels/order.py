@@ -17,8 +17,9 @@ import compiled  # noqa: E402
 import sass  # noqa: E402
 
 ARCHITECTURE = "90"
-# Placings that a kernel is compiled for, each with a loop of its own: the rule of rows for pages, for slots and for all.
-PAIRS = {"cuda_dense_b16": 1, "cuda_dense_layers_b16": 1, "cuda_rows_b16": 3, "cuda_rows_layers_b16": 3}
+# Placings that a kernel is compiled for, each with a loop of its own: those of several layers have all rules of rows.
+PAIRS = {"cuda_dense_b16": 1, "cuda_dense_layers_b16": 1, "cuda_rows_layers_b16": len(compiled.RULES)} | {
+    "cuda_rows_b16" + ("" if rule == "any" else "/" + rule): 1 for rule in compiled.RULES}
 
 
 class Instruction:
