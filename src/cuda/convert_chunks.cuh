@@ -58,6 +58,12 @@ struct ChunkFactor {
         return {scale_use == KVAPPEND_SCALE_MULTIPLY ? number : 1 / number, divides ? number : 0,
                 number >= 0x1p-64F && number <= 0x1p64F};
     }
+
+    __device__ __forceinline__ float quotient(float element) const {
+        const float nearly = element * multiplier;
+        const float excess = fmaf(nearly, divisor, -element); // Its sign is such that -0 stays -0.
+        return fmaf(-excess, multiplier, nearly);
+    }
 };
 
 // Whether instructions find the codes of two numbers: PTX ISA, cvt. For numbers that are not NaN, they give the codes
@@ -165,10 +171,7 @@ public:
         } else {
 #pragma unroll
             for (unsigned i = 0; i < elements; ++i) {
-                const float quotient = operand<Stored>(i) * factor.multiplier;
-                // What is too much. Its sign is such that -0 stays -0.
-                const float excess = fmaf(quotient, factor.divisor, -operand<Stored>(i));
-                numbers[i] = fmaf(-excess, factor.multiplier, quotient);
+                numbers[i] = factor.quotient(operand<Stored>(i));
             }
         }
         if (is_nan(sum_of<elements>(numbers))) {

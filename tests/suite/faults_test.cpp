@@ -7,7 +7,9 @@
 #include "../support/emulation/emulation.hpp"
 
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -300,6 +302,39 @@ TEST_CASE("work that does not fill the device is spread over more threads than w
         return grid.x * grid.y * grid.z;
     };
     CHECK(blocks(132) >= 3 * blocks(1));
+}
+
+TEST_CASE("a thread converts several heads where there is much to convert", "[faults]") {
+    const Machine machine;
+    auto random = seeded_random();
+    Scenario scenario;
+    kvappend_descriptor &d = scenario.descriptor;
+    d.element_type = GENERATE(KVAPPEND_ELEMENT_F32, KVAPPEND_ELEMENT_BF16);
+    d.batch = 2;
+    d.heads = 11; // not the same number for each thread
+    d.new_rows = 20;
+    d.cache_rows = 32;
+    d.k_dim = d.v_dim = 64;
+    const auto preset =
+        GENERATE(KVAPPEND_PRESET_F16, KVAPPEND_PRESET_E4M3_DIVIDE, KVAPPEND_PRESET_E4M3_ROW, KVAPPEND_PRESET_INT8_ROW,
+                 KVAPPEND_PRESET_NVFP4, KVAPPEND_PRESET_Q8_0, KVAPPEND_PRESET_Q4_0);
+    kvappend_storage storage = KVAPPEND_STORAGE_INIT;
+    REQUIRE(kvappend_storage_preset(preset, &storage, sizeof storage) == KVAPPEND_SUCCESS);
+    if (storage.scaling == KVAPPEND_SCALING_COMPUTED) {
+        const std::int64_t row = 4 * (storage.group == 0 ? 1 : d.k_dim / storage.group); // room for scales of any type
+        const std::int64_t strides[] = {d.heads * d.cache_rows * row, d.cache_rows * row, row, 4};
+        std::ranges::copy(strides, storage.scale_strides);
+    }
+    scenario.store_k(storage);
+    scenario.store_v(storage);
+    scenario.offsets = {3, 12};
+    place_apart(scenario, 0, 0);
+    const auto heads_of_grid = [&](int multiprocessors) {
+        emulation::set_multiprocessors(0, multiprocessors);
+        check_scenario(scenario, random);
+        return emulation::last_launch().grid.y;
+    };
+    CHECK(heads_of_grid(1) < heads_of_grid(1000));
 }
 
 TEST_CASE("extents beyond the limits of a grid are covered by the threads going on", "[faults]") {
