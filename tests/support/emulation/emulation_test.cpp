@@ -634,7 +634,7 @@ TEST_CASE("lanes that have ended are not waited for", "[emulation]") {
         REQUIRE(cudaLaunchKernelEx(&one, sum_without, sums, 16U) == cudaSuccess);
         unsigned int found[64] = {};
         REQUIRE(cudaMemcpy(found, sums, sizeof found, cudaMemcpyDeviceToHost) == cudaSuccess);
-        for (const std::size_t thread : {0, 15, 32, 47}) {
+        for (const std::size_t thread : {0U, 15U, 32U, 47U}) {
             CHECK(found[thread] == 16);
         }
     }
