@@ -15,7 +15,7 @@ constexpr std::int32_t known_flags = KVAPPEND_FLAG_BATCH_INDEX | KVAPPEND_FLAG_L
                                      KVAPPEND_FLAG_COUNT_WRITTEN | KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH |
                                      KVAPPEND_FLAG_SHARED_OFFSET | KVAPPEND_FLAG_END_OFFSETS |
                                      KVAPPEND_FLAG_LAST_PAGE_LENGTHS | KVAPPEND_FLAG_TOKEN_COUNT |
-                                     KVAPPEND_FLAG_RESERVED_PAGE | KVAPPEND_FLAG_ZERO_SKIPPED;
+                                     KVAPPEND_FLAG_RESERVED_PAGE | KVAPPEND_FLAG_ZERO_SKIPPED | KVAPPEND_FLAG_POSITIONS;
 
 constexpr const char *kind_names[] = {"DENSE", "RING", "PAGED", "PAGED_CSR", "SLOTS"};
 
@@ -159,6 +159,8 @@ Status check_conflicts(const kvappend_descriptor &d) {
          d.operation, "expected KVAPPEND_OPERATION_APPEND with this flag, because other operations add no rows"},
         {has(KVAPPEND_FLAG_ZERO_SKIPPED) && !gathers, FLAG(ZERO_SKIPPED), "operation", d.operation,
          "expected KVAPPEND_OPERATION_GATHER with this flag, because other operations have no output"},
+        {has(KVAPPEND_FLAG_POSITIONS) && d.k_rotary == nullptr, FLAG(POSITIONS), "k_rotary", 0,
+         "expected KVAPPEND_FLAG_POSITIONS with a rotation only"},
         {d.reserved_slot != 0 && !has(KVAPPEND_FLAG_RESERVED_SLOT), "reserved_slot", d.reserved_slot, "flags", d.flags,
          "expected KVAPPEND_FLAG_RESERVED_SLOT in the flags, or slot 0"},
         {d.reserved_page != 0 && !has(KVAPPEND_FLAG_RESERVED_PAGE), "reserved_page", d.reserved_page, "flags", d.flags,
@@ -193,6 +195,8 @@ Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes, std
     const std::int64_t tokens = d.lengths == KVAPPEND_LENGTHS_PER_TOKEN ? d.new_rows : 0;
     const bool has_offsets = d.lengths != KVAPPEND_LENGTHS_PER_TOKEN &&
                              (d.flags & (KVAPPEND_FLAG_ZERO_OFFSETS | KVAPPEND_FLAG_SHARED_OFFSET)) == 0;
+    const bool rows_are_tokens = d.addressing == KVAPPEND_ADDRESSING_SLOTS || d.lengths >= KVAPPEND_LENGTHS_PACKED;
+    const std::int64_t positions = (d.flags & KVAPPEND_FLAG_POSITIONS) != 0 ? d.new_rows : 0;
     const auto samples_with = [&d](kvappend_flag flag) { return (d.flags & flag) != 0 ? d.batch : 0; };
     const struct {
         const char *name;
@@ -209,6 +213,7 @@ Status check_sizes(const kvappend_descriptor &d, std::uint32_t offset_bytes, std
                   {"page_indptr", d.addressing == KVAPPEND_ADDRESSING_PAGED_CSR ? d.batch : 0, 1, 1, index_bytes},
                   {"token_samples", tokens, 1, 0, index_bytes},
                   {"token_positions", tokens, 1, 0, offset_bytes},
+                  {"positions", positions, rows_are_tokens ? 1 : d.batch, 0, offset_bytes},
                   {"page_table", d.addressing == KVAPPEND_ADDRESSING_PAGED ? std::max<std::int64_t>(d.batch - 1, 0) : 0,
                    d.table_stride == 0 ? d.table_entries : d.table_stride, d.table_entries, index_bytes}};
     for (const auto &array : arrays) {
@@ -292,6 +297,7 @@ Status Addressing::create(const kvappend_descriptor &d, Addressing &addressing) 
     addressing.reserved_slot = addressing.has(KVAPPEND_FLAG_RESERVED_SLOT) ? d.reserved_slot : -1;
     addressing.reserved_page = addressing.has(KVAPPEND_FLAG_RESERVED_PAGE) ? d.reserved_page : -1;
     addressing.offset_mask = addressing.has(KVAPPEND_FLAG_SHARED_OFFSET) ? 0 : -1;
+    addressing.rotary_rows = d.k_rotary != nullptr ? d.k_rotary->table_rows : -1;
     const auto period = static_cast<std::uint64_t>(std::max(d.cache_rows - d.sink_rows, std::int64_t{0}));
     addressing.period_log2 = std::has_single_bit(period) ? std::countr_zero(period) : -1;
     return KVAPPEND_SUCCESS;
@@ -327,6 +333,8 @@ void add_index_buffers(const Addressing &a, bool moves, NeededBuffers &buffers) 
     add(Name::token_samples, a.index_bytes(), by_position ? a.new_rows : 0);
     add(Name::token_positions, a.offset_bytes(), by_position ? a.new_rows : 0);
     add(Name::token_count, a.index_bytes(), a.has(KVAPPEND_FLAG_TOKEN_COUNT) ? 1 : 0);
+    const std::int64_t rows = a.by_token() ? a.new_rows : a.samples * a.new_rows;
+    add(Name::positions, a.offset_bytes(), a.has(KVAPPEND_FLAG_POSITIONS) ? rows : 0);
     buffers.add({Name::report, BufferUse::written, alignof(kvappend_report),
                  a.skip_policy == KVAPPEND_SKIP_REPORT ? std::int64_t{sizeof(kvappend_report)} : 0});
 }
@@ -339,7 +347,7 @@ Indices indices_of(const NeededBuffers &buffers, const kvappend_args &args) {
             used(Name::left_pads, args.left_pads),         used(Name::batch_index, args.batch_index),
             used(Name::page_table, args.page_table),       used(Name::page_indptr, args.page_indptr),
             used(Name::token_samples, args.token_samples), used(Name::token_positions, args.token_positions),
-            used(Name::token_count, args.token_count)};
+            used(Name::token_count, args.token_count),     used(Name::positions, args.positions)};
 }
 
 } // namespace kvappend

@@ -16,7 +16,8 @@ struct Addressing {
     std::int32_t lengths; // KVAPPEND_LENGTHS_*
     std::int32_t flags;
     std::int32_t skip_policy;
-    std::uint32_t wide_offsets; // 1: cache_offsets, slots, from_slots and token_positions have 64-bit elements
+    std::uint32_t
+        wide_offsets; // 1: cache_offsets, slots, from_slots, token_positions and positions have 64-bit elements
     std::uint32_t wide_indices; // the same for the other arrays of indices
     // The binary logarithm of the period, or -1 if the period is not a power of two. The period is the number of rows
     // after which a ring repeats, or after which the next page begins.
@@ -31,6 +32,7 @@ struct Addressing {
     std::int64_t reserved_slot; // negative if there is none
     std::int64_t reserved_page; // -1 if there is none
     std::int64_t offset_mask;   // 0 if all samples share one offset, else -1
+    std::int64_t rotary_rows;   // positions that the rotary tables have; -1 if rows are not rotated
 
     std::uint32_t offset_bytes() const { return 4U << wide_offsets; }
     std::uint32_t index_bytes() const { return 4U << wide_indices; }
@@ -83,6 +85,7 @@ struct Indices {
     const void *token_samples;
     const void *token_positions;
     const void *token_count;
+    const void *positions;
 
     bool operator==(const Indices &) const = default;
 };

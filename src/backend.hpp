@@ -17,9 +17,10 @@ namespace kvappend {
 struct Kernel {
     // How rows are found.
     enum class Family : std::uint8_t {
-        dense,  // plain dense problems (Problem::plain_dense), whose rows are copied in runs
-        rows,   // every problem that copies bits, row by row
-        convert // every problem whose caches have another format
+        dense,   // plain dense problems (Problem::plain_dense), whose rows are copied in runs
+        rows,    // every problem that copies bits, row by row
+        convert, // every append or gather with a cache in another format, unless it rotates rows
+        rotate   // every append that rotates rows
     };
     // What distinguishes it from the plain kernel of its family. On CUDA a plain kernel serves one call with 31-bit
     // indices.
@@ -54,7 +55,10 @@ struct NamedKernel : Kernel {
         };
         append(backend == KVAPPEND_BACKEND_HOST ? "host" : "cuda");
         append(operation == Operation::gather ? "_gather" : operation == Operation::move ? "_move" : "");
-        append(family == Family::dense ? "_dense" : family == Family::rows ? "_rows" : "_convert");
+        append(family == Family::dense     ? "_dense"
+               : family == Family::rows    ? "_rows"
+               : family == Family::convert ? "_convert"
+                                           : "_rotate");
         append(variant == Variant::avx      ? "_avx"
                : variant == Variant::avx2   ? "_avx2"
                : variant == Variant::layers ? "_layers"
@@ -115,12 +119,14 @@ struct LayeredRunStorage {
     };
     Part copies;
     Part conversions; // which is used only if one of the calls converts
+    Part rotations;   // which is used only if one of the calls rotates
 };
 
 // What is known of all problems of a run of several layers.
 struct LayersKind {
     bool all_dense;    // all are plain dense ones
     bool some_convert; // some have caches in another format
+    bool some_rotate;  // some rotate rows
     Operation operation;
 };
 

@@ -75,10 +75,11 @@ Status targets_error(BufferName k, BufferName v, const kvappend_args &args, Reac
 
 const char *text(BufferName name) {
     static constexpr std::array<const char *, buffer_count> names = {
-        "k_new",          "v_new",           "k_cache",     "v_cache",     "cache_offsets", "slots",
-        "from_slots",     "lengths",         "left_pads",   "batch_index", "page_table",    "page_indptr",
-        "token_samples",  "token_positions", "token_count", "k_scales",    "v_scales",      "k_global_scale",
-        "v_global_scale", "report",          "k_out",       "v_out"};
+        "k_new",      "v_new",       "k_cache",        "v_cache",         "cache_offsets",
+        "slots",      "from_slots",  "lengths",        "left_pads",       "batch_index",
+        "page_table", "page_indptr", "token_samples",  "token_positions", "token_count",
+        "k_scales",   "v_scales",    "k_global_scale", "v_global_scale",  "report",
+        "k_out",      "v_out",       "rotary_cos",     "rotary_sin",      "positions"};
     return names[static_cast<std::size_t>(name)];
 }
 

@@ -38,11 +38,14 @@ enum class BufferName : std::uint8_t {
     report,
     k_out,
     v_out,
+    rotary_cos,
+    rotary_sin,
+    positions,
 };
-inline constexpr std::size_t buffer_count = 22;
+inline constexpr std::size_t buffer_count = 25;
 
 constexpr bool is_index(BufferName name) {
-    return name >= BufferName::cache_offsets && name <= BufferName::token_count;
+    return (name >= BufferName::cache_offsets && name <= BufferName::token_count) || name == BufferName::positions;
 }
 
 // The name of a buffer as text, such as "page_table".
@@ -58,7 +61,7 @@ constexpr std::size_t place_in_args(BufferName name) {
 }
 static_assert(place_in_args(BufferName::v_cache) == offsetof(kvappend_args, v_cache));
 static_assert(place_in_args(BufferName::page_table) == offsetof(kvappend_args, page_table));
-static_assert(place_in_args(BufferName::v_out) + sizeof(GivenBuffer) == sizeof(kvappend_args));
+static_assert(place_in_args(BufferName::positions) + sizeof(GivenBuffer) == sizeof(kvappend_args));
 
 inline GivenBuffer given(const kvappend_args &args, BufferName name) {
     GivenBuffer buffer;

@@ -18,6 +18,7 @@ Status Layers::check(const Plan &plan, const kvappend_args &args) {
     TRY(plan.check(args, context_));
     kind_.all_dense = kind_.all_dense && plan.problem().plain_dense();
     kind_.some_convert = kind_.some_convert || plan.problem().converts();
+    kind_.some_rotate = kind_.some_rotate || plan.problem().rotates();
     if (plan.problem().empty() || !plan.problem().addressing.has_more_than_copies()) {
         return KVAPPEND_SUCCESS;
     }

@@ -12,8 +12,10 @@ namespace kvappend {
 class Layers {
 public:
     Layers(const Plan &first, const RunContext &context)
-        : first_(first),
-          context_(context), kind_{.all_dense = true, .some_convert = false, .operation = first.problem().operation} {}
+        : first_(first), context_(context), kind_{.all_dense = true,
+                                                  .some_convert = false,
+                                                  .some_rotate = false,
+                                                  .operation = first.problem().operation} {}
 
     // Refuses what a run of one plan refuses, and plans of different backends or operations.
     Status check(const Plan &plan, const kvappend_args &args);

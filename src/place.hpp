@@ -10,6 +10,7 @@
 #include "host_device.hpp"
 
 #include <cstdint>
+#include <type_traits>
 
 namespace kvappend {
 
@@ -41,6 +42,13 @@ struct Place {
     KVAPPEND_HOST_DEVICE constexpr bool placed() const { return outcome == Outcome::placed; }
 };
 
+// The same for rows that may be rotated. It is a type of its own, because with further fields in Place some kernels
+// that never rotate rows take 6 more registers (nvcc 13.0, sm_90).
+struct RotatedPlace : Place {
+    std::int64_t rotation = 0;  // the position by which the row is rotated
+    bool beyond_tables = false; // This alone is why the row is not placed.
+};
+
 // What is known of an addressing when code is compiled. By default nothing is known.
 struct Known {
     std::int32_t kind = -1;     // KVAPPEND_ADDRESSING_*
@@ -53,10 +61,14 @@ struct Known {
     // Then a negative position or slot needs no test: as an unsigned number it is above every cache. All indices but
     // offsets, slots and positions have 32 bits.
     bool narrow = false;
+    bool never_rotates = false; // Addressing::rotary_rows is negative
 
     // Whether nothing but the facts says which rows a sample has.
     KVAPPEND_HOST_DEVICE constexpr bool plain() const { return plain_samples || plain_tokens || plain_ends; }
 };
+
+template <Known Facts>
+using PlaceBy = std::conditional_t<Facts.never_rotates, Place, RotatedPlace>;
 
 // An addressing and its arrays of indices. Facts that are known at compile time replace tests of them.
 template <Known Facts = Known{}>
@@ -90,6 +102,8 @@ struct Rule {
     KVAPPEND_HOST_DEVICE constexpr bool has_batch_index() const {
         return !Facts.plain() && indices.batch_index != nullptr;
     }
+    KVAPPEND_HOST_DEVICE constexpr bool rotates() const { return !Facts.never_rotates && a.rotary_rows >= 0; }
+    KVAPPEND_HOST_DEVICE constexpr bool has_positions() const { return rotates() && indices.positions != nullptr; }
     KVAPPEND_HOST_DEVICE constexpr bool has_indptr() const { return kind() == KVAPPEND_ADDRESSING_PAGED_CSR; }
     // Whether indices other than offsets, slots and positions have 64 bits.
     KVAPPEND_HOST_DEVICE constexpr std::uint32_t wide_indices() const { return Facts.narrow ? 0 : a.wide_indices; }
@@ -487,11 +501,29 @@ KVAPPEND_HOST_DEVICE void place_on_page(const Rule<Facts> &rule, const Loaded<Lo
     place.outcome = exists ? Outcome::placed : Outcome::above;
 }
 
-// The place of row `row` of sample `sample` of the source, for which load_row loaded `loaded`. The source has one
-// sample if its rows are tokens.
+// A row that is rotated has a place only if the rotary tables have its position.
 template <Known Facts, class Load>
-KVAPPEND_HOST_DEVICE Place place_of(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row, Loaded<Load> loaded,
-                                    Load load) {
+KVAPPEND_HOST_DEVICE void bound_by_tables(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row, Load load,
+                                          RotatedPlace &place) {
+    if (!rule.rotates() || !place.placed()) {
+        return;
+    }
+    place.rotation = place.position > INT64_MAX ? INT64_MAX : static_cast<std::int64_t>(place.position);
+    if (rule.has_positions()) {
+        const bool by_token = rule.by_slot() || rule.by_position() || rule.packed();
+        const std::int64_t i = by_token ? row : sample * rule.a.new_rows + row;
+        place.rotation = Load::value(load.number(rule.indices.positions, rule.a.wide_offsets, i), rule.a.wide_offsets);
+    }
+    // As an unsigned number a negative position is beyond every table.
+    place.beyond_tables = static_cast<std::uint64_t>(place.rotation) >= static_cast<std::uint64_t>(rule.a.rotary_rows);
+    if (place.beyond_tables) {
+        place.outcome = place.rotation < 0 ? Outcome::below : Outcome::above;
+    }
+}
+
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE Place place_in_cache(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row,
+                                          Loaded<Load> loaded, Load load) {
     Place place = position_of(rule, sample, row, loaded, load);
     if (!place.placed()) {
         return place;
@@ -511,8 +543,23 @@ KVAPPEND_HOST_DEVICE Place place_of(const Rule<Facts> &rule, std::int64_t sample
     return place;
 }
 
+// The place of row `row` of sample `sample` of the source, for which load_row loaded `loaded`. The source has one
+// sample if its rows are tokens.
 template <Known Facts, class Load>
-KVAPPEND_HOST_DEVICE Place place_of(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row, Load load) {
+KVAPPEND_HOST_DEVICE PlaceBy<Facts> place_of(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row,
+                                             Loaded<Load> loaded, Load load) {
+    if constexpr (Facts.never_rotates) {
+        return place_in_cache(rule, sample, row, loaded, load);
+    } else {
+        RotatedPlace place{place_in_cache(rule, sample, row, loaded, load)};
+        bound_by_tables(rule, sample, row, load, place);
+        return place;
+    }
+}
+
+template <Known Facts, class Load>
+KVAPPEND_HOST_DEVICE PlaceBy<Facts> place_of(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row,
+                                             Load load) {
     return place_of(rule, sample, row, load_row(rule, sample, row, load), load);
 }
 
@@ -561,9 +608,10 @@ KVAPPEND_HOST_DEVICE Place place_of_move(const Rule<Facts> &rule, std::int64_t r
 
 // Where a row goes, or why it has no place, for a move or for another operation.
 template <bool Moves, Known Facts, class Load>
-KVAPPEND_HOST_DEVICE Place place_of_row(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row, Load load) {
+KVAPPEND_HOST_DEVICE PlaceBy<Facts> place_of_row(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row,
+                                                 Load load) {
     if constexpr (Moves) {
-        return place_of_move(rule, row, places_of_move(rule, row, load), load);
+        return PlaceBy<Facts>{place_of_move(rule, row, places_of_move(rule, row, load), load)};
     } else {
         return place_of(rule, sample, row, load);
     }
@@ -571,10 +619,9 @@ KVAPPEND_HOST_DEVICE Place place_of_row(const Rule<Facts> &rule, std::int64_t sa
 
 // ---- rows that belong together ----
 
-// The number of rows of the sample, from this one on, that share its outcome and, if they are placed, follow each other
-// in its block. At least 1, if the cache has rows.
+// What stretch_of returns, but for the rotary tables.
 template <Known Facts>
-KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<Facts> &rule, const Place &place) {
+KVAPPEND_HOST_DEVICE std::int64_t stretch_in_cache(const Rule<Facts> &rule, const Place &place) {
     const Addressing &a = rule.a;
     const auto least = [](std::int64_t x, std::int64_t y) { return x < y ? x : y; };
     switch (place.outcome) {
@@ -601,14 +648,37 @@ KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<Facts> &rule, const Plac
     return rule.has_pages() ? least(place.rows_left, a.cache_rows - place.row) : place.rows_left;
 }
 
+// The number of rows of the sample, from this one on, that share its outcome and, if they are placed, follow each other
+// in its block. At least 1, if the cache has rows. Positions of placed rows follow each other, too.
+template <Known Facts>
+KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<Facts> &rule, const PlaceBy<Facts> &place) {
+    if constexpr (Facts.never_rotates) {
+        return stretch_in_cache(rule, place);
+    } else {
+        if (!rule.rotates() || !(place.placed() || place.beyond_tables)) {
+            return stretch_in_cache(rule, place);
+        }
+        if (rule.has_positions()) {
+            return 1;
+        }
+        // The rows that follow are in the cache, too, and a greater position than one beyond the tables is beyond them.
+        Place in_cache = place;
+        in_cache.outcome = Outcome::placed;
+        const std::int64_t rows = stretch_in_cache(rule, in_cache);
+        const std::int64_t left = place.beyond_tables ? rows : rule.a.rotary_rows - place.rotation;
+        return left < rows ? left : rows;
+    }
+}
+
 // The number of rows of the source, from this one on, that share its outcome, or fewer. At least 1; it may reach beyond
 // the rows of the source's sample.
 template <Known Facts>
-KVAPPEND_HOST_DEVICE std::int64_t rows_alike(const Rule<Facts> &rule, const Place &place) {
+KVAPPEND_HOST_DEVICE std::int64_t rows_alike(const Rule<Facts> &rule, const PlaceBy<Facts> &by_rule) {
+    const Place &place = by_rule;
     // Padding with a place in its sample is one stretch: rows of a sample that is left out, or rows on the reserved
     // page.
     if (place.outcome != Outcome::padding || (place.sample_row >= 0 && place.rows_left > 0)) {
-        const std::int64_t rows = stretch_of(rule, place);
+        const std::int64_t rows = stretch_of(rule, by_rule);
         return rows > 1 ? rows : 1;
     }
     if (rule.packed()) {
@@ -619,10 +689,13 @@ KVAPPEND_HOST_DEVICE std::int64_t rows_alike(const Rule<Facts> &rule, const Plac
 }
 
 // SLOTS and PER_TOKEN: the number of tokens, from a placed one on and before token `end`, whose places follow each
-// other in its block.
+// other in its block. Tokens that are rotated are taken one by one.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE std::int64_t stretch_of_tokens(const Rule<Facts> &rule, const Place &place, std::int64_t row,
                                                     std::int64_t end, Load load) {
+    if (rule.rotates()) {
+        return 1;
+    }
     const Addressing &a = rule.a;
     const bool by_slot = rule.by_slot();
     const void *const positions = by_slot ? rule.indices.slots : rule.indices.token_positions;
@@ -653,6 +726,10 @@ KVAPPEND_HOST_DEVICE constexpr std::int64_t reported_position(const Place &place
         return is_negative ? static_cast<std::int64_t>(place.position) : INT64_MIN;
     }
     return is_negative ? INT64_MAX : static_cast<std::int64_t>(place.position);
+}
+
+KVAPPEND_HOST_DEVICE constexpr std::int64_t reported_position(const RotatedPlace &place) {
+    return place.beyond_tables ? place.rotation : reported_position(static_cast<const Place &>(place));
 }
 
 // Offset `i` after a run, at most the greatest value of its type. It is the offset of sample i, or of all samples. A

@@ -25,7 +25,8 @@ struct HostLoad {
     static std::int64_t value(Number number, std::uint32_t /*wide*/) { return number; }
 };
 
-inline Place place_of_row(const Problem &problem, const Indices &indices, std::int64_t sample, std::int64_t row) {
+inline RotatedPlace place_of_row(const Problem &problem, const Indices &indices, std::int64_t sample,
+                                 std::int64_t row) {
     const Rule<> rule{problem.addressing, indices};
     return problem.moves() ? place_of_row<true>(rule, sample, row, HostLoad{})
                            : place_of_row<false>(rule, sample, row, HostLoad{});
@@ -38,7 +39,7 @@ void for_each_stretch(const Problem &problem, const Indices &indices, Visit visi
     for (std::int64_t sample = 0; sample < problem.source_samples; ++sample) {
         std::int64_t rows = 0;
         for (std::int64_t row = 0; row < problem.new_rows; row += rows) {
-            const Place place = place_of_row(problem, indices, sample, row);
+            const RotatedPlace place = place_of_row(problem, indices, sample, row);
             rows = std::min(rows_alike(Rule<>{problem.addressing, indices}, place), problem.new_rows - row);
             if (!visit(place, rows)) {
                 return;
@@ -48,6 +49,6 @@ void for_each_stretch(const Problem &problem, const Indices &indices, Visit visi
 }
 
 // The error for a row that is out of range, if no row may be out of range.
-Status out_of_range_error(const Place &place, const char *expected);
+Status out_of_range_error(const RotatedPlace &place, const char *expected);
 
 } // namespace kvappend

@@ -49,7 +49,10 @@ const char *lack_of(const NamedKernel &kernel, const Problem &problem) {
                : problem.moves() ? "; this problem is a move"
                                  : "; this problem is an append";
     }
-    if ((kernel.family == Kernel::Family::convert) != problem.converts()) {
+    if ((kernel.family == Kernel::Family::rotate) != problem.rotates()) {
+        return problem.rotates() ? "; this problem rotates rows" : "; this problem does not rotate rows";
+    }
+    if ((kernel.family == Kernel::Family::convert) != problem.converts_alone()) {
         return problem.converts() ? "; this problem has a cache in another format"
                                   : "; this problem copies the bits of its rows";
     }
@@ -151,13 +154,14 @@ void Plan::describe(kvappend_sku &sku) const {
 }
 
 void Plan::guarantee(kvappend_precision_guarantee &g) const {
-    g.k_bit_exact = problem_.k.converts() ? 0 : 1;
+    g.k_bit_exact = problem_.k.converts() || problem_.k.rotates() ? 0 : 1;
     g.v_bit_exact = problem_.v.converts() ? 0 : 1;
     g.deterministic = 1;
     g.same_on_all_backends = 1;
     const auto error = [this](const Copy &copy) {
-        const std::int32_t type = problem_.gathers() ? stored_type_of(problem_.element_type) : copy.format.type;
-        return copy.converts() ? error_of(type) : 0;
+        const bool by_element = problem_.gathers() || !copy.converts();
+        const std::int32_t type = by_element ? stored_type_of(problem_.element_type) : copy.format.type;
+        return copy.converts() || copy.rotates() ? error_of(type) : 0;
     };
     g.k_error = error(problem_.k);
     g.v_error = error(problem_.v);

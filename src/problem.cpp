@@ -2,6 +2,7 @@
 #include "problem.hpp"
 
 #include "overlap.hpp"
+#include "rotary.hpp"
 #include "storage.hpp"
 
 #include <algorithm>
@@ -186,7 +187,7 @@ Status create_copy(const kvappend_descriptor &d, const Problem &problem, const C
         return copy_within_cache(input, copy);
     }
     copy.alignment = std::min(copy.rows.alignment(), copy.cache.alignment());
-    if (copy.converts()) {
+    if (copy.converts() || copy.rotates()) {
         return KVAPPEND_SUCCESS;
     }
     if (copy.rows.adjacent_heads() && copy.cache.adjacent_heads()) {
@@ -204,6 +205,7 @@ const char *rows_name(const Problem &problem, const char *append, const char *ga
 }
 
 Status create_copies(const kvappend_descriptor &d, Problem &problem) {
+    TRY(check_rotary(d, problem.k.rotation));
     TRY(create_copy(d, problem,
                     {rows_name(problem, "k_new", "k_out", "rows of k_cache"), "k_cache", "k_storage", "k_new_strides",
                      "k_cache_strides", d.k_dim, d.k_new_strides, d.k_cache_strides, d.k_pack, d.k_piece_stride,
@@ -308,6 +310,7 @@ Status add_buffers(Problem &problem) {
     add_copy_buffers(k_buffers(problem.gathers()), problem.k, problem);
     add_copy_buffers(v_buffers(problem.gathers()), problem.v, problem);
     add_index_buffers(problem.addressing, problem.moves(), problem.buffers);
+    add_table_buffers(problem.k.rotation, problem.buffers);
     return add_interleavings(problem);
 }
 

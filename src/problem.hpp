@@ -6,6 +6,7 @@
 #include "buffers.hpp"
 #include "format.hpp"
 #include "moved.hpp"
+#include "rotation.hpp"
 #include "status.hpp"
 #include "tensor.hpp"
 
@@ -25,6 +26,7 @@ struct Copy {
     Tensor cache;
     Format format;
     Tensor scales; // empty if the format has none
+    Rotation rotation;
     // The rows of one head are adjacent in both tensors, so that they can be copied as one piece of memory.
     bool adjacent_rows;
     // The widest power of two, 16 at most, that divides the rows, the pieces and the strides of both tensors.
@@ -33,6 +35,7 @@ struct Copy {
 
     bool empty() const { return rows.empty() || cache.empty(); }
     bool converts() const { return format.type != KVAPPEND_STORED_AS_IS; }
+    bool rotates() const { return rotation.dim != 0; }
     std::int64_t heads() const { return rows.heads; }
     std::int64_t row_bytes() const { return rows.row_bytes; }
     // The bytes from the tensor of scales to the first one of a row. With BY_FOUR_ROWS, four rows are one row of it.
@@ -62,10 +65,13 @@ struct Problem {
     bool empty() const { return k.empty() && v.empty(); }
     // Whether rows of K or of V are stored in another format.
     bool converts() const { return k.converts() || v.converts(); }
+    // What the kernels of the family `convert` do. Those of `rotate` convert, too.
+    bool converts_alone() const { return converts() && !rotates(); }
+    bool rotates() const { return k.rotates(); }
     bool writes_scales(const Copy &copy) const { return moves() || (copy.format.computed() && !gathers()); }
     // A dense problem that copies bits, and needs one offset for each sample and no other index.
     bool plain_dense() const {
-        return addressing.plain_dense() && !converts() && k.cache.whole_rows() && v.cache.whole_rows();
+        return addressing.plain_dense() && !converts() && !rotates() && k.cache.whole_rows() && v.cache.whole_rows();
     }
 
     // Checks the descriptor and fills the problem.

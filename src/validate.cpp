@@ -24,7 +24,7 @@ std::int64_t index_at(const void *array, std::uint32_t wide, std::int64_t i) {
 
 bool is_offset(BufferName name) {
     return name == BufferName::cache_offsets || name == BufferName::slots || name == BufferName::from_slots ||
-           name == BufferName::token_positions;
+           name == BufferName::token_positions || name == BufferName::positions;
 }
 
 // Whether an array of 32-bit indices has the size of one with as many 64-bit indices.
@@ -177,8 +177,8 @@ Status check_samples(const Addressing &a, const Indices &indices, kvappend_fault
 }
 
 // The index of a row's entry in the page table, or -1 if it has none.
-std::int64_t entry_of(const Addressing &a, const Indices &indices, const Place &place) {
-    if (indices.page_table == nullptr) {
+std::int64_t entry_of(const Addressing &a, const Indices &indices, const RotatedPlace &place) {
+    if (indices.page_table == nullptr || place.beyond_tables) {
         return -1;
     }
     return find_entry(Rule<>{a, indices}, load_sample(Rule<>{a, indices}, place.sample, HostLoad{}),
@@ -190,8 +190,8 @@ std::int64_t entry_of(const Addressing &a, const Indices &indices, const Place &
 Status check_places(const Problem &problem, const Indices &indices, kvappend_fault &fault) {
     const Addressing &a = problem.addressing;
     std::int64_t entry = -1;
-    Place first{};
-    for_each_stretch(problem, indices, [&](const Place &place, std::int64_t /*rows*/) {
+    RotatedPlace first{};
+    for_each_stretch(problem, indices, [&](const RotatedPlace &place, std::int64_t /*rows*/) {
         entry = place.outcome == Outcome::above ? entry_of(a, indices, place) : -1;
         if (out_of_range(place.outcome) && !out_of_range(first.outcome)) {
             first = place;

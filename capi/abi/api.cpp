@@ -32,7 +32,8 @@ KVAPPEND_API kvappend_status kvappend_get_api(uint32_t abi_version, const kvappe
                                            kvappend_plan_validate,
                                            kvappend_plan_run_layers,
                                            kvappend_storage_init,
-                                           kvappend_storage_preset};
+                                           kvappend_storage_preset,
+                                           kvappend_rotary_init};
     if (api == nullptr) {
         return kvappend::fail(KVAPPEND_ERROR_NULL_ARGUMENT, "api is NULL: expected a pointer");
     }

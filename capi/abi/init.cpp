@@ -33,6 +33,10 @@ KVAPPEND_API kvappend_status kvappend_storage_init(kvappend_storage *s, size_t s
     return init("storage", s, struct_size);
 }
 
+KVAPPEND_API kvappend_status kvappend_rotary_init(kvappend_rotary *s, size_t struct_size) {
+    return init("rotary", s, struct_size);
+}
+
 KVAPPEND_API kvappend_status kvappend_sku_init(kvappend_sku *s, size_t struct_size) {
     return init("sku", s, struct_size);
 }

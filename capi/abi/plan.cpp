@@ -34,13 +34,14 @@ Status answer(const char *name, const kvappend_plan *plan, Struct *result, Fill 
     return KVAPPEND_SUCCESS;
 }
 
-// Reads the storage that the descriptor names, unless it names none, and replaces the pointer.
-Status read_storage(const char *name, const kvappend_storage *&storage, kvappend_storage &copy) {
-    if (storage == nullptr) {
+// Reads a struct that the descriptor names, unless it names none, and replaces the pointer.
+template <class Struct>
+Status read_optional(const char *name, const Struct *&pointer, Struct &copy) {
+    if (pointer == nullptr) {
         return KVAPPEND_SUCCESS;
     }
-    TRY(kvappend::read_struct(name, storage, copy));
-    storage = &copy;
+    TRY(kvappend::read_struct(name, pointer, copy));
+    pointer = &copy;
     return KVAPPEND_SUCCESS;
 }
 
@@ -154,8 +155,10 @@ KVAPPEND_API kvappend_status kvappend_plan_create(const kvappend_descriptor *des
     TRY(kvappend::read_struct("descriptor", descriptor, d));
     kvappend_storage k_storage;
     kvappend_storage v_storage;
-    TRY(read_storage("descriptor.k_storage", d.k_storage, k_storage));
-    TRY(read_storage("descriptor.v_storage", d.v_storage, v_storage));
+    kvappend_rotary k_rotary;
+    TRY(read_optional("descriptor.k_storage", d.k_storage, k_storage));
+    TRY(read_optional("descriptor.v_storage", d.v_storage, v_storage));
+    TRY(read_optional("descriptor.k_rotary", d.k_rotary, k_rotary));
     kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
     if (preference != nullptr) {
         TRY(kvappend::read_struct("preference", preference, p));

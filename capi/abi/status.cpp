@@ -47,6 +47,7 @@ KVAPPEND_API const char *kvappend_status_name(kvappend_status status) {
         NAME(KVAPPEND_ERROR_STORAGE);
         NAME(KVAPPEND_ERROR_SCALE);
         NAME(KVAPPEND_ERROR_OPERATION);
+        NAME(KVAPPEND_ERROR_ROTARY);
 #undef NAME
     default:
         return "unknown kvappend_status";

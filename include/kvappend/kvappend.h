@@ -27,19 +27,20 @@
  *         k_cache[b, h, pos, :] = k_new[b, h, l, :]
  *         v_cache[b, h, pos, :] = v_new[b, h, l, :]
  *
- * This is the dense append. A descriptor that is zero apart from its extents means this. Five things can vary
+ * This is the dense append. A descriptor that is zero apart from its extents means this. Six things can vary
  * independently of each other:
  *
  * - where a row comes from: strides, and with KVAPPEND_LENGTHS_PACKED or _PER_TOKEN one tensor with all tokens;
  * - how many rows a sample has: see enum kvappend_lengths and KVAPPEND_FLAG_LEFT_PADS;
  * - where a row goes: see enum kvappend_addressing and KVAPPEND_FLAG_BATCH_INDEX;
  * - how a row is stored: with its bits, or in another format such as FP8, INT8 or NVFP4. See kvappend_storage;
+ * - whether rows of K are rotated by their positions before they are stored. See kvappend_rotary;
  * - the operation: see GATHER and MOVE.
  *
  * A row without a place in the cache is skipped, and every other row of the call is still written.
  * descriptor.skip_policy says whether a run reports the rows that it skipped. No other byte of the caches changes. If
- * rows are not stored in another format, the copy preserves all bits, including the payload of a NaN and the sign of a
- * zero.
+ * rows are neither stored in another format nor rotated, the copy preserves all bits, including the payload of a NaN
+ * and the sign of a zero.
  *
  * The backend reads the arrays of indices during each run. The host does not read them before the run. They may hold
  * any values: no value makes a run read or write outside the tensors and arrays. This holds even if a value changes
@@ -64,7 +65,7 @@
  *   KVAPPEND_FLAG_ZERO_SKIPPED, the run sets it to zero. Reports and skip policies treat it as in an append.
  * - Two rows may be read from one place.
  * - A gather does not write the caches and the scales. They may be memory that can only be read.
- * - KVAPPEND_FLAG_ADVANCE is refused.
+ * - KVAPPEND_FLAG_ADVANCE and descriptor.k_rotary are refused.
  * - Rows that are stored in another format are decoded: see kvappend_storage.
  *
  * A gather can also give the stored bytes. Declare the codes as K and their scales as V, with UINT8 elements and
@@ -91,6 +92,7 @@
  *   moved from it. Two samples may read one place. Without PACKED there is one sample, and batch is 1. Rows that do not
  *   depend on each other are moved faster if each of them is a sample of its own.
  * - There are no new rows. k_new, v_new, k_out and v_out are ignored. k_new_strides and v_new_strides must be 0.
+ *   descriptor.k_rotary is refused.
  * - The stored bytes are moved, in every format. With a storage, element_type must be F32, F16 or BF16, as in an
  *   append, and has no other effect. Scales that belong to one row move with the row. Scales that are the same for all
  *   rows stay as they are. Scales that only some rows share are refused. If K and V have scales that move, each needs a
@@ -106,8 +108,9 @@
  * every buffer is ordinary memory. The library owns no buffer, needs no workspace, and keeps no pointer after the call
  * that received it. However, a kernel that a run launches accesses the buffers only when the stream reaches it. All
  * buffers must stay valid until the kernel has finished. Those that the run reads must also stay unchanged: the new
- * rows, the given scales, the global scales and the indices, and with a gather the caches and the scales. Therefore
- * advance the offsets in the order of the stream (by a kernel or a copy in it), or wait for the kernel first.
+ * rows, the given scales, the global scales, the rotary tables and the indices, and with a gather the caches and the
+ * scales. Therefore advance the offsets in the order of the stream (by a kernel or a copy in it), or wait for the
+ * kernel first.
  *
  * ERRORS. Every function that can fail returns a status. If the status is not KVAPPEND_SUCCESS,
  * kvappend_last_error_message() names the argument, its value, and what was expected. The results that are passed back
@@ -217,8 +220,8 @@ enum kvappend_status_code {
     /* A stride is negative, a stride in bytes is not a multiple of an element's size, or a stride of computed scales is
      * 0 although its axis has more than one entry. [plan_create] */
     KVAPPEND_ERROR_STRIDE = 15,
-    /* One of these does not fit in 63 bits: the number of bytes of a tensor, the distance between its first and its
-     * last byte, or the number of bytes of an array of indices. [plan_create] */
+    /* One of these does not fit in 63 bits: the number of bytes of a tensor or of a rotary table, the distance between
+     * its first and its last byte, or the number of bytes of an array of indices. [plan_create] */
     KVAPPEND_ERROR_OVERFLOW = 16,
     /* Two rows of one cache, two of its computed scales, two of its scales that a move moves, or two rows of k_out or
      * of v_out share memory because of their strides [plan_create]. Or two tensors share memory [can_implement, run]:
@@ -256,9 +259,10 @@ enum kvappend_status_code {
      * report and the offsets that advance. A gather writes k_out, v_out and the report. A move writes the caches, the
      * scales that it moves and the report. A new tensor may lie in the gaps of a cache, and a cache in the gaps of a
      * new tensor: they share memory only if an element belongs to both. The same holds for scales. This is checked as
-     * for KVAPPEND_ERROR_OVERLAP. An array of indices, a global scale or a report may not lie in a gap: it and the
-     * buffer that it is compared with both count as the whole range from their first to their last element. The check
-     * compares addresses, so it does not notice two virtual addresses of the same memory. [can_implement, run] */
+     * for KVAPPEND_ERROR_OVERLAP. An array of indices, a rotary table, a global scale or a report may not lie in a gap:
+     * it and the buffer that it is compared with both count as the whole range from their first to their last element.
+     * The check compares addresses, so it does not notice two virtual addresses of the same memory. [can_implement,
+     * run] */
     KVAPPEND_ERROR_ALIAS = 33,
     /* workspace is NULL although workspace_bytes is not 0. [run] */
     KVAPPEND_ERROR_WORKSPACE = 34,
@@ -303,7 +307,9 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_SCALE = 52,
     /* descriptor.operation is not a KVAPPEND_OPERATION_* value [plan_create], or the plans of a call have different
      * operations [run_layers]. */
-    KVAPPEND_ERROR_OPERATION = 53
+    KVAPPEND_ERROR_OPERATION = 53,
+    /* A field of descriptor.k_rotary is not one of its constants or is out of its range. [plan_create] */
+    KVAPPEND_ERROR_ROTARY = 54
 };
 
 /* Returns the name of the constant as text, such as "KVAPPEND_ERROR_ALIAS". For a number that is not a status, it
@@ -343,7 +349,7 @@ enum kvappend_element_type {
     KVAPPEND_ELEMENT_UINT8 = 7 /* 1 byte; also for any other data of 1 byte, such as two 4-bit elements */
 };
 
-/* The type of one element of cache_offsets, slots, from_slots and token_positions. */
+/* The type of one element of cache_offsets, slots, from_slots, token_positions and positions. */
 enum kvappend_offset_type {
     KVAPPEND_OFFSET_INT64 = 0, /* int64_t */
     KVAPPEND_OFFSET_INT32 = 1  /* int32_t */
@@ -452,10 +458,10 @@ enum kvappend_flag {
      * the kernel before it. Only after that does it access any buffer. A kernel after the copy that is launched in the
      * same way may start early, too. That kernel must call cudaGridDependencySynchronize before it reads what the copy
      * writes, and before it writes what the copy reads. An append writes the caches and the computed scales, and reads
-     * new rows, given scales, global scales and indices. A gather writes k_out and v_out, and reads caches, all scales
-     * and indices. A move reads and writes the caches and the scales that it moves, and reads indices. The flag does
-     * not change what is copied. It has no effect below compute capability 9.0. It also has no effect if the driver
-     * compiled the kernel for the device from PTX for a compute capability below 9.0. */
+     * new rows, given scales, global scales, rotary tables and indices. A gather writes k_out and v_out, and reads
+     * caches, all scales and indices. A move reads and writes the caches and the scales that it moves, and reads
+     * indices. The flag does not change what is copied. It has no effect below compute capability 9.0. It also has no
+     * effect if the driver compiled the kernel for the device from PTX for a compute capability below 9.0. */
     KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH = 128,
     /* All samples have the same offset, and args.cache_offsets has one element. KVAPPEND_FLAG_ADVANCE adds L_new to it
      * once, unless all rows have negative positions. Both flags together require LENGTHS_FIXED without LEFT_PADS,
@@ -482,13 +488,19 @@ enum kvappend_flag {
      * without a place, padding, and rows that a later row of a ring replaces. Without this flag, these rows keep their
      * contents. If there are no samples, or if the caches have no elements, there is nothing to gather, and all rows
      * keep their contents. */
-    KVAPPEND_FLAG_ZERO_SKIPPED = 8192
+    KVAPPEND_FLAG_ZERO_SKIPPED = 8192,
+    /* Only with descriptor.k_rotary, and required for it with SLOTS. args.positions gives the position by which each
+     * row of K is rotated. It does not change where a row goes. The array has one element for each new row, padding
+     * included: [B, L_new], or [T] where new rows are tokens. Row l of k_new[b] has the element b * L_new + l, and
+     * token t has element t. */
+    KVAPPEND_FLAG_POSITIONS = 16384
 };
 
 /* What a run does with a row that has a position but no place. Such a row lies below the cache or above it. It lies
  * below if its position is negative. It lies above in every other case: after the last row, after the last page of the
  * sample's table, on a page that does not exist, or in a block that does not exist. Padding has no position, so this
- * policy does not concern it. */
+ * policy does not concern it. With descriptor.k_rotary, a row also lies below or above if the rotary tables do not have
+ * its position: see kvappend_rotary. */
 enum kvappend_skip {
     /* The run skips the row and reports nothing. This costs nothing. */
     KVAPPEND_SKIP_SILENTLY = 0,
@@ -641,6 +653,55 @@ typedef struct kvappend_storage {
     int64_t scale_strides[4]; /* of the scales [N, H, R, D / group], in bytes; each is taken as it is */
 } kvappend_storage;
 
+/* ---- rotary embedding ---- */
+
+/* Which elements of a row of K form a pair that is rotated together. They are counted from kvappend_rotary.first. */
+enum kvappend_rotary_style {
+    KVAPPEND_ROTARY_HALF = 0,       /* i and i + dim / 2, as in GPT-NeoX, and in Llama of Transformers (rotate_half) */
+    KVAPPEND_ROTARY_INTERLEAVED = 1 /* 2 * i and 2 * i + 1, as in GPT-J */
+};
+
+/* How an append rotates the rows of K before it stores them (rotary position embedding, Su et al., 2021). The new rows
+ * do not change. V is never rotated. element_type must be F32, F16 or BF16.
+ *
+ * THE TABLES args.rotary_cos and rotary_sin have table_rows rows of dim / 2 numbers. Row p is for position p, and its
+ * number i is for pair i. Each row begins table_stride elements after the one before it. Two tables of their own have
+ * table_stride 0. One table [positions, cos | sin] has table_stride dim, and rotary_sin is rotary_cos plus dim / 2
+ * elements.
+ *
+ * THE POSITION of a row is its position in its sequence: pos, or token_positions[t] with KVAPPEND_LENGTHS_PER_TOKEN.
+ * The position does not wrap around in a ring. With KVAPPEND_FLAG_POSITIONS, it is the row's element of args.positions.
+ * SLOTS requires this flag, because a slot is a place and not a position.
+ *
+ * A row whose position is negative or not below table_rows has no place: neither its K nor its V is written. It is
+ * treated as a row below or above the cache, and its position here is the one that is reported. This holds for rows
+ * that otherwise have a place. Padding stays padding, and a row that lies outside the cache keeps the position that it
+ * has there. A row of a ring that a later row replaces is skipped even if the tables do not have the later one. No
+ * value of a position makes a run read outside the tables. If two rows have the same position, both are rotated by it.
+ *
+ * THE ARITHMETIC is that of IEEE 754 binary32. Each product and each sum is rounded to nearest even by itself. x1 and
+ * x2 are the elements of a pair, and c and s its numbers in the tables, all of them as binary32:
+ *
+ *     y1 = x1 * c - x2 * s
+ *     y2 = x2 * c + x1 * s
+ *
+ * y1 and y2 are rounded to the element type as kvappend_storage says of F32, F16 and BF16 codes: to the nearest number,
+ * perhaps infinity, and NaN becomes the NaN of the type with all its bits set but the sign. The elements before `first`
+ * and from first + dim on keep all their bits. Then the row is stored with its bits, or in the format of k_storage. An
+ * append with k_rotary thus stores the bytes that an append without it stores of rows that were rotated before.
+ *
+ * With multi-head latent attention, K is the part of the row that is rotated, such as 64 elements, and V is the latent
+ * part, such as 512 elements. Both caches are views of one tensor: their strides are those of the whole row. */
+typedef struct kvappend_rotary {
+    size_t struct_size;
+    int32_t style;        /* KVAPPEND_ROTARY_* */
+    int32_t table_type;   /* of the elements of the tables: KVAPPEND_ELEMENT_F32, _F16 or _BF16 */
+    int64_t dim;          /* elements of a row that are rotated; even, 2 to k_dim */
+    int64_t first;        /* the first of them, 0 to k_dim - dim */
+    int64_t table_rows;   /* positions that the tables have, 0 or more */
+    int64_t table_stride; /* elements from one row of a table to the next; 0 means dim / 2 */
+} kvappend_rotary;
+
 /* What is the same at every run of a plan. All zero is legal: this is a plan of the host backend with nothing to copy.
  *
  * Extents are counts and may be 0. In that case the tensors concerned are empty, there is nothing to do for them, and
@@ -675,7 +736,7 @@ typedef struct kvappend_descriptor {
     size_t struct_size;
     int32_t backend;      /* KVAPPEND_BACKEND_* */
     int32_t element_type; /* KVAPPEND_ELEMENT_*, of rows and caches; of the rows alone, if a cache has a storage */
-    int32_t offset_type;  /* KVAPPEND_OFFSET_*, of cache_offsets, slots, from_slots and token_positions */
+    int32_t offset_type;  /* KVAPPEND_OFFSET_*, of cache_offsets, slots, from_slots, token_positions and positions */
     int32_t addressing;   /* KVAPPEND_ADDRESSING_* */
 
     int64_t batch;      /* B: samples */
@@ -719,6 +780,10 @@ typedef struct kvappend_descriptor {
 
     int32_t operation; /* KVAPPEND_OPERATION_* */
     int32_t reserved;  /* must be 0 */
+
+    /* How OPERATION_APPEND rotates the rows of K. NULL: they are not rotated. It is read by kvappend_plan_create
+     * only. */
+    const struct kvappend_rotary *k_rotary;
 } kvappend_descriptor;
 
 /* Preferences for how a plan does its work. None of them changes what is copied. */
@@ -807,6 +872,12 @@ typedef struct kvappend_args {
     size_t k_out_bytes;
     void *v_out; /* [B, H, L_new, D_v], written: OPERATION_GATHER */
     size_t v_out_bytes;
+    const void *rotary_cos; /* [table_rows, dim / 2], by k_rotary->table_stride, read: descriptor.k_rotary */
+    size_t rotary_cos_bytes;
+    const void *rotary_sin; /* the same */
+    size_t rotary_sin_bytes;
+    const void *positions; /* [B, L_new] or [T], contiguous, of the type descriptor.offset_type: FLAG_POSITIONS */
+    size_t positions_bytes;
 } kvappend_args;
 
 /* Counts what happened to the rows of all runs since the report was zero. A row counts once, together with all its
@@ -822,13 +893,14 @@ typedef struct kvappend_report {
      * a negative slot, sample or position; tokens with the reserved slot; tokens from number token_count[0] on. */
     int64_t rows_padding;
     int64_t rows_below; /* skipped, because the position is negative */
-    int64_t rows_above; /* skipped, because the cache does not have the position */
+    int64_t rows_above; /* skipped, because the cache, or a rotary table, does not have the position */
     /* The first row below or above, if there is one. It comes from the first run that had such a row: the smallest
      * sample (0 with SLOTS), and in that sample the smallest row l (with SLOTS, the token). With LENGTHS_PER_TOKEN,
-     * first_row is the smallest such token, and first_sample is its sample. With SLOTS, first_position is the slot. In
-     * a move it is the slot in from_slots if that slot has no place, else the one in slots. In a move with
-     * LENGTHS_PACKED, first_sample is the sample of the row. first_row is then counted from the first row of that
-     * sample. A position below INT64_MIN or above INT64_MAX is given as that limit. */
+     * first_row is the smallest such token, and first_sample is its sample. With SLOTS, first_position is the slot. If
+     * the rotary tables do not have the row's position, first_position is that position. In a move it is the slot in
+     * from_slots if that slot has no place, else the one in slots. In a move with LENGTHS_PACKED, first_sample is the
+     * sample of the row. first_row is then counted from the first row of that sample. A position below INT64_MIN or
+     * above INT64_MAX is given as that limit. */
     int64_t first_sample;
     int64_t first_row;
     int64_t first_position;
@@ -838,15 +910,17 @@ typedef struct kvappend_report {
 /* clang-format off */
 #define KVAPPEND_DESCRIPTOR_INIT                                                                                       \
     { sizeof(kvappend_descriptor), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {0, 0, 0},           \
-      0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0 }
+      0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, NULL }
 #define KVAPPEND_STORAGE_INIT                                                                                          \
     { sizeof(kvappend_storage), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0} }
+#define KVAPPEND_ROTARY_INIT                                                                                           \
+    { sizeof(kvappend_rotary), 0, 0, 0, 0, 0, 0 }
 #define KVAPPEND_PREFERENCE_INIT                                                                                       \
     { sizeof(kvappend_preference), NULL, 0, 0 }
 #define KVAPPEND_ARGS_INIT                                                                                             \
     { sizeof(kvappend_args), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,                                              \
       NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,               \
-      NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0 }
+      NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0 }
 #define KVAPPEND_REPORT_INIT                                                                                           \
     { sizeof(kvappend_report), 0, 0, 0, 0, 0, 0, 0, 0, {0, 0} }
 /* clang-format on */
@@ -857,6 +931,7 @@ typedef struct kvappend_report {
  * not legal. On failure *s does not change. Legal under stream capture. */
 KVAPPEND_API kvappend_status kvappend_descriptor_init(kvappend_descriptor *s, size_t struct_size);
 KVAPPEND_API kvappend_status kvappend_storage_init(kvappend_storage *s, size_t struct_size);
+KVAPPEND_API kvappend_status kvappend_rotary_init(kvappend_rotary *s, size_t struct_size);
 KVAPPEND_API kvappend_status kvappend_preference_init(kvappend_preference *s, size_t struct_size);
 KVAPPEND_API kvappend_status kvappend_args_init(kvappend_args *s, size_t struct_size);
 KVAPPEND_API kvappend_status kvappend_report_init(kvappend_report *s, size_t struct_size); /* s in host memory */
@@ -983,8 +1058,9 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * costs one further launch, and so does each array of offsets that advances. If every plan is a plain dense one
  * ([B, H, L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
  * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. Plans that convert
- * rows have launches of their own, with up to 36 in each: cuda_convert_layers_b16. The kernels of
- * gathers are cuda_gather_dense_layers_b16, cuda_gather_rows_layers_b16 and cuda_gather_convert_layers_b16. The kernel
+ * rows have launches of their own, with up to 36 in each: cuda_convert_layers_b16. So have plans that rotate rows, with
+ * up to 32 in each: cuda_rotate_layers_b16. The rotary tables count as arrays of indices here. The kernels of gathers
+ * are cuda_gather_dense_layers_b16, cuda_gather_rows_layers_b16 and cuda_gather_convert_layers_b16. The kernel
  * of moves is cuda_move_rows_layers_b16. There is one exception: a plan of appends or gathers whose extents or strides
  * need 64-bit indices has a launch of its own, by its own kernel. KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a
  * launch if all plans of that launch have it. In all other respects the same holds as for run. Legal under stream
@@ -1074,7 +1150,7 @@ typedef struct kvappend_sku {
 /* What a plan guarantees for the values that it writes. The library fills it, and the caller sets struct_size. */
 typedef struct kvappend_precision_guarantee {
     size_t struct_size;
-    /* 1: every written element has the bits of its source, including NaN payloads and -0. */
+    /* 1: every written element has the bits of its source, including NaN payloads and -0. K has 0 if it is rotated. */
     int32_t k_bit_exact;
     int32_t v_bit_exact;
     /* 1: the same call on the same memory leaves the same bytes, unless two rows have the same place. In a move: unless
@@ -1085,7 +1161,8 @@ typedef struct kvappend_precision_guarantee {
     /* The largest error of a code, if y is the number that it is the nearest code of (see kvappend_storage) and |y| is
      * at most the greatest number of the type. For floating-point types it is relative to |y|, which must be at least
      * the least normal number. For INT8 and INT4 it is 0.5. A gather that decodes rounds to the element type, so this
-     * is the largest error of that rounding (0 for F32). 0 if all bits are kept. */
+     * is the largest error of that rounding (0 for F32). If rotated rows are stored without a format, it is the largest
+     * error of the rounding to the element type. 0 if all bits are kept. */
     float k_error;
     float v_error;
 } kvappend_precision_guarantee;
@@ -1150,6 +1227,7 @@ typedef struct kvappend_api {
                                        struct CUstream_st *stream);
     kvappend_status (*storage_init)(kvappend_storage *s, size_t struct_size);
     kvappend_status (*storage_preset)(int32_t preset, kvappend_storage *storage, size_t struct_size);
+    kvappend_status (*rotary_init)(kvappend_rotary *s, size_t struct_size);
 } kvappend_api;
 
 /* Puts a pointer to the library's table in *api. The table is static memory, valid while the library is loaded.

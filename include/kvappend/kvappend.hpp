@@ -52,9 +52,9 @@
 // COST. The header adds no cost. Every function is one call of the C function with the same arguments. A result<void>
 // is the status of that call, and a plan is its pointer.
 //
-// STRUCTS. descriptor, storage, preference, args, report, fault, sku and precision_guarantee derive from the structs of
-// C. Their constructors do what the init functions do. All functions take the structs of C, too. The constants are
-// those of C, such as KVAPPEND_ADDRESSING_RING.
+// STRUCTS. descriptor, storage, rotary, preference, args, report, fault, sku and precision_guarantee derive from the
+// structs of C. Their constructors do what the init functions do. All functions take the structs of C, too. The
+// constants are those of C, such as KVAPPEND_ADDRESSING_RING.
 //
 // STORAGE FORMATS. A storage is a value. The descriptor points to it, so it must exist until plan::create returns:
 //
@@ -64,6 +64,13 @@
 //     ...
 //     d.k_storage = d.v_storage = &e4m3;
 //     b.fill(d);
+//
+// ROTARY EMBEDDING. A rotary is a value like a storage. The tables have numbers of type float or of 16 bits:
+//
+//     kvappend::rotary rotary;
+//     rotary.dim = rotary.table_stride = D, rotary.table_rows = P;              one table [P, cos | sin]
+//     d.k_rotary = &rotary;
+//     b.rotary_cos = table, b.rotary_sin = {table.data() + D / 2, table.size() - D / 2};
 //
 // LOADING BY HAND. These functions call the library with which the program is linked. A program that loads the library
 // by dlopen calls through the table kvappend_api. It can use the views, buffers and structs of this header.
@@ -196,6 +203,9 @@ struct descriptor : kvappend_descriptor {
 };
 struct storage : kvappend_storage {
     constexpr storage() noexcept : kvappend_storage() { struct_size = sizeof(kvappend_storage); }
+};
+struct rotary : kvappend_rotary {
+    constexpr rotary() noexcept : kvappend_rotary() { struct_size = sizeof(kvappend_rotary); }
 };
 struct preference : kvappend_preference {
     constexpr preference() noexcept : kvappend_preference() { struct_size = sizeof(kvappend_preference); }
@@ -338,6 +348,28 @@ private:
     std::size_t bytes_ = 0;
 };
 
+// A rotary table, of floats or of any type of 16 bits. It is a view like an array_view.
+class table_view {
+public:
+    constexpr table_view() noexcept = default;
+    template <class T>
+    constexpr table_view(array_view<T> table) noexcept : data_(table.pointer()), bytes_(table.bytes()) {
+        static_assert(std::is_same_v<std::remove_cv_t<T>, float> || sizeof(T) == 2,
+                      "a number of a rotary table is a float or a type of 16 bits");
+    }
+    template <class T>
+    constexpr table_view(T *data, std::size_t size) noexcept : table_view(array_view<T>(data, size)) {}
+    template <class Range, class T = detail::element_of<Range>, class = std::enable_if_t<detail::lasts<Range>>>
+    constexpr table_view(Range &&range) noexcept : table_view(array_view<T>(range)) {}
+
+    constexpr const void *pointer() const noexcept { return data_; }
+    constexpr std::size_t bytes() const noexcept { return bytes_; }
+
+private:
+    const void *data_ = nullptr;
+    std::size_t bytes_ = 0;
+};
+
 // Strides in elements, by KVAPPEND_AXIS_*. All zero means contiguous.
 struct strides {
     std::int64_t batch = 0; // of a cache: of the block, which is a sample's cache or a page
@@ -412,6 +444,9 @@ struct buffers {
     scales_view v_scales;
     array_view<const float> k_global_scale; // one element
     array_view<const float> v_global_scale;
+    table_view rotary_cos;
+    table_view rotary_sin;
+    array_view<const Offset> positions;
     kvappend_report *report = nullptr;
 
     // Sets the fields of a descriptor that the buffers determine: the types of elements, offsets and indices, and all
@@ -456,6 +491,9 @@ struct buffers {
         a.v_scales = const_cast<void *>(v_scales.pointer()), a.v_scales_bytes = v_scales.bytes();
         a.k_global_scale = k_global_scale.pointer(), a.k_global_scale_bytes = k_global_scale.bytes();
         a.v_global_scale = v_global_scale.pointer(), a.v_global_scale_bytes = v_global_scale.bytes();
+        a.rotary_cos = rotary_cos.pointer(), a.rotary_cos_bytes = rotary_cos.bytes();
+        a.rotary_sin = rotary_sin.pointer(), a.rotary_sin_bytes = rotary_sin.bytes();
+        a.positions = positions.pointer(), a.positions_bytes = positions.bytes();
         a.report = report, a.report_bytes = report == nullptr ? 0 : sizeof *report;
     }
 

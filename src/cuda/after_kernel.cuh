@@ -28,6 +28,10 @@ struct AfterParameters {
     bool advances;
 };
 
+// A move never rotates rows.
+template <bool Moves>
+using AfterRule = Rule<Known{.never_rotates = Moves}>;
+
 __device__ inline std::uint64_t number_of_rows(const AfterParameters &p) {
     return static_cast<std::uint64_t>(p.source_samples) * static_cast<std::uint64_t>(p.addressing.new_rows);
 }
@@ -48,14 +52,14 @@ struct Counts {
 
 // Counts the rows first <= i < end.
 template <bool Moves>
-__device__ inline void count_rows(const AfterParameters &p, const Rule<> &rule, std::uint64_t first, std::uint64_t end,
-                                  Counts &counts) {
+__device__ inline void count_rows(const AfterParameters &p, const AfterRule<Moves> &rule, std::uint64_t first,
+                                  std::uint64_t end, Counts &counts) {
     const std::int64_t new_rows = p.addressing.new_rows;
     const Quotient at = divide(first, static_cast<std::uint64_t>(new_rows));
     auto sample = static_cast<std::int64_t>(at.quotient);
     auto row = static_cast<std::int64_t>(at.remainder);
     while (first < end) {
-        const Place place = place_of_row<Moves>(rule, sample, row, DeviceLoad{});
+        const auto place = place_of_row<Moves>(rule, sample, row, DeviceLoad{});
         std::int64_t rows = rows_alike(rule, place);
         rows = rows < new_rows - row ? rows : new_rows - row;
         const std::uint64_t left = end - first;
@@ -79,7 +83,7 @@ __device__ inline void count_rows(const AfterParameters &p, const Rule<> &rule, 
 
 // Counts the rows of the calling thread.
 template <bool Moves>
-__device__ inline Counts count_rows(const AfterParameters &p, const Rule<> &rule) {
+__device__ inline Counts count_rows(const AfterParameters &p, const AfterRule<Moves> &rule) {
     Counts counts{};
     const std::uint64_t rows = number_of_rows(p);
     const auto at_once = static_cast<std::uint64_t>(p.rows_at_once);
@@ -123,7 +127,7 @@ __device__ inline void add_to_report(const AfterParameters &p, const Counts &cou
 
 // Reports the first row that is out of range, unless an earlier run had one. state[1] is 1 after a run that had one.
 template <bool Moves>
-__device__ inline void name_first(const AfterParameters &p, const Rule<> &rule) {
+__device__ inline void name_first(const AfterParameters &p, const AfterRule<Moves> &rule) {
     auto *const state = reinterpret_cast<long long *>(p.report->state);
     const long long first = __ldcg(state);
     if (first == 0) {
@@ -137,14 +141,15 @@ __device__ inline void name_first(const AfterParameters &p, const Rule<> &rule) 
     }
     __stcg(state + 1, 1);
     const Quotient at = divide(index, static_cast<std::uint64_t>(p.addressing.new_rows));
-    const Place place = place_of_row<Moves>(rule, static_cast<std::int64_t>(at.quotient),
-                                            static_cast<std::int64_t>(at.remainder), DeviceLoad{});
+    const auto place = place_of_row<Moves>(rule, static_cast<std::int64_t>(at.quotient),
+                                           static_cast<std::int64_t>(at.remainder), DeviceLoad{});
     __stcg(reinterpret_cast<long long *>(&p.report->first_sample), place.sample);
     __stcg(reinterpret_cast<long long *>(&p.report->first_row), place.sample_row);
     __stcg(reinterpret_cast<long long *>(&p.report->first_position), reported_position(place));
 }
 
-__device__ inline void advance_offsets(const AfterParameters &p, const Rule<> &rule) {
+template <bool Moves>
+__device__ inline void advance_offsets(const AfterParameters &p, const AfterRule<Moves> &rule) {
     for (std::int64_t i = threadIdx.x; i < p.addressing.offsets(); i += blockDim.x) {
         const std::int64_t offset = advanced_offset(rule, i, DeviceLoad{});
         if (p.addressing.wide_offsets != 0) {
@@ -157,7 +162,7 @@ __device__ inline void advance_offsets(const AfterParameters &p, const Rule<> &r
 
 template <bool Moves>
 __device__ __forceinline__ void after_rows(const AfterParameters &p) {
-    const Rule<> rule{p.addressing, p.indices};
+    const AfterRule<Moves> rule{p.addressing, p.indices};
     if (p.counts) {
         const bool reports = p.addressing.skip_policy == KVAPPEND_SKIP_REPORT;
         if (threadIdx.x == 0 && p.resets) {
@@ -177,7 +182,7 @@ __device__ __forceinline__ void after_rows(const AfterParameters &p) {
     }
     if (p.advances) {
         __syncthreads(); // all rows have been placed
-        advance_offsets(p, rule);
+        advance_offsets<Moves>(p, rule);
     }
 }
 

@@ -33,11 +33,15 @@ constexpr NamedKernel table[] = {
     table_entry(append, convert, wide),   table_entry(append, convert, layers), table_entry(gather, dense, plain),
     table_entry(gather, rows, plain),     table_entry(gather, rows, wide),      table_entry(gather, dense, layers),
     table_entry(gather, rows, layers),    table_entry(gather, convert, plain),  table_entry(gather, convert, wide),
-    table_entry(gather, convert, layers), table_entry(move, rows, plain),       table_entry(move, rows, layers)};
+    table_entry(gather, convert, layers), table_entry(move, rows, plain),       table_entry(move, rows, layers),
+    table_entry(append, rotate, plain),   table_entry(append, rotate, wide),    table_entry(append, rotate, layers)};
 
 Status load_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state) {
     if (kernel.operation == move) {
         return load_move_kernels(kernel, state);
+    }
+    if (kernel.family == rotate) {
+        return load_rotate_kernels(kernel, state);
     }
     const bool gathers = kernel.operation == gather;
     if (kernel.family == convert) {
@@ -59,7 +63,8 @@ public:
     }
 
     bool supports(const NamedKernel &kernel, const BackendState & /*state*/, const Problem &problem) const override {
-        if (kernel.operation != problem.operation || (kernel.family == convert) != problem.converts()) {
+        if (kernel.operation != problem.operation || (kernel.family == convert) != problem.converts_alone() ||
+            (kernel.family == rotate) != problem.rotates()) {
             return false;
         }
         if (kernel.family == dense) {
@@ -97,7 +102,8 @@ public:
             return kind.some_convert ? begin_decodings(storage.conversions, gathers, stream) : gathers;
         }
         LayeredRun *const copies = begin_copies(storage.copies, kind.all_dense, stream);
-        return kind.some_convert ? begin_conversions(storage.conversions, copies, stream) : copies;
+        LayeredRun *const others = kind.some_convert ? begin_conversions(storage.conversions, copies, stream) : copies;
+        return kind.some_rotate ? begin_rotations(storage.rotations, others, stream) : others;
     }
 
     Status fetch(void *to, const void *from, std::size_t bytes, CUstream_st *stream) const override {
@@ -110,6 +116,9 @@ public:
 Status launch_call(const Call &call, CUstream_st *stream) {
     if (call.problem.moves()) {
         return launch_move(call, stream);
+    }
+    if (call.kernel.family == rotate) {
+        return launch_rotate(call, stream);
     }
     const bool converts = call.kernel.family == convert;
     if (call.problem.gathers()) {

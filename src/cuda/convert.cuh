@@ -114,11 +114,28 @@ __device__ __forceinline__ std::uint64_t group_byte(const ConvertLayout &f, Inde
     return f.group_stride == 0 ? 0 : product(element / static_cast<Index>(f.format.group), f.group_stride);
 }
 
+// What a conversion does to elements before it converts them: nothing. Rotator (rotate.cuh) has the same functions. A
+// row that is not placed has no position.
+struct NoRotation {
+    // Rotates a chunk that begins with an element of a row.
+    template <class Source, unsigned Elements, class Index>
+    __device__ __forceinline__ void rotate(std::uint32_t * /*words*/, const std::byte * /*row*/, Index /*element*/,
+                                           std::int64_t /*position*/) const {}
+    // An element of a row, whose bits are given.
+    template <class Index>
+    __device__ __forceinline__ std::uint32_t rotated(const ConvertLayout & /*f*/, const std::byte * /*row*/,
+                                                     Index /*element*/, std::uint32_t bits,
+                                                     std::int64_t /*position*/) const {
+        return bits;
+    }
+};
+
 // Where the rows of all heads with one spot lie in the cache. A row without a place lies nowhere.
 struct PlacedRow {
     bool placed;
     std::byte *codes;
     std::byte *scales;
+    std::int64_t position; // as in Spot
 
     // That of head 0.
     template <class Index>
@@ -126,23 +143,24 @@ struct PlacedRow {
                                                    const CopyLayout &c, const Spot<Index> &spot) {
         const bool placed = spot.begin < spot.end;
         return {placed, pointers.cache + (placed ? byte_of(c.cache, spot, Index{0}, false) : 0),
-                pointers.scales + (placed && f.format.scaled() ? scale_byte(f, spot) : 0)};
+                pointers.scales + (placed && f.format.scaled() ? scale_byte(f, spot) : 0), spot.position};
     }
     template <class Index>
     __device__ __forceinline__ PlacedRow of_head(const ConvertLayout &f, const CopyLayout &c, Index head) const {
-        return {placed, codes + product(head, c.cache.head), scales + product(head, f.scales.head)};
+        return {placed, codes + product(head, c.cache.head), scales + product(head, f.scales.head), position};
     }
 };
 
 // Which threads begin where is as in copy_runs.
 //
 // What a Conversion must have:
-// Conversion(layout, pointers, i): the part of vector i of any row; load(row_byte, head): begins the row of a head,
-// which is row_byte bytes from the tensor's base, and loads what does not depend on the place; store(row): converts the
-// part and stores it, if the row is placed.
-template <class Conversion, class Index, class Placing>
+// Conversion(layout, pointers, i, rotator): the part of vector i of any row; load(row_byte, head): begins the row of a
+// head, which is row_byte bytes from the tensor's base, and loads what does not depend on the place; store(row):
+// converts the part and stores it, if the row is placed.
+template <class Conversion, class Index, class Placing, class Rotator = NoRotation>
 __device__ __forceinline__ void convert_runs(const GeometryLayout &g, const ConvertLayout &f,
-                                             const BlockWork<ConvertLayer> &work, const Placing &placing) {
+                                             const BlockWork<ConvertLayer> &work, const Placing &placing,
+                                             const Rotator &rotator = {}) {
     const CopyLayout &c = g.copies[work.tensor];
     const Start<Index> start(c);
     const auto run_vectors = static_cast<Index>(c.run_vectors);
@@ -162,7 +180,7 @@ __device__ __forceinline__ void convert_runs(const GeometryLayout &g, const Conv
     do {
         const auto loaded = placing.load(sample, run);
         Index head = start.head;
-        Conversion conversion(f, pointers, i);
+        Conversion conversion(f, pointers, i, rotator);
         conversion.load(byte_of(c.rows, sample, head, run), head);
         const PlacedRow row = PlacedRow::of(f, pointers, c, placing.spot(c, sample, run, loaded));
         for (;;) { // All heads of a row have one place.

@@ -139,6 +139,12 @@ public:
         }
     }
 
+    template <class Rotator>
+    __device__ __forceinline__ void rotate(const Rotator &rotator, const std::byte *row, std::int32_t element,
+                                           std::int64_t position) {
+        rotator.template rotate<Source, Elements>(reinterpret_cast<std::uint32_t *>(raw_), row, element, position);
+    }
+
     __device__ __forceinline__ void decode() {
         const auto *const words = reinterpret_cast<const std::uint32_t *>(raw_);
         constexpr unsigned bits = Source::bits;
@@ -254,18 +260,17 @@ private:
     float x_[elements] = {};
 };
 
-// Converts the elements of a chunk, with any factor, those of one byte at a time.
-template <class Source, class Stored, unsigned Elements>
-__device__ __forceinline__ void convert_one_by_one(const std::byte *from, std::byte *to, const Factor &factor) {
+// Converts the elements of a chunk, with any factor, those of one byte at a time. element_bits(i) are those of one.
+template <class Source, class Stored, unsigned Elements, class Element>
+__device__ __forceinline__ void convert_one_by_one(Element element_bits, std::byte *to, const Factor &factor) {
     constexpr unsigned in_byte = Stored::bits < 8 ? 8 / Stored::bits : 1;
-    constexpr unsigned element_bytes = Source::bits / 8;
     constexpr unsigned code_bytes = (Stored::bits + 7) / 8;
 #pragma unroll 1
     for (unsigned i = 0; i < Elements; i += in_byte) {
         std::uint32_t code = 0;
 #pragma unroll
         for (unsigned k = 0; k < in_byte; ++k) {
-            const float element = Source::decode(load_element(from + (i + k) * element_bytes, element_bytes));
+            const float element = Source::decode(element_bits(i + k));
             code |= Stored::encode(factor.apply(element)) << (k * Stored::bits);
         }
         store_element(to + i / in_byte * code_bytes, code, code_bytes);
@@ -293,11 +298,12 @@ struct ChunkPart {
 };
 
 // The conversion of a thread's part of a row. With a known stored type the part is one chunk: see ConvertLayout::types.
-template <class Source, class Stored, unsigned Elements>
+template <class Source, class Stored, unsigned Elements, class Rotator = NoRotation>
 class ChunkConversion {
 public:
-    __device__ __forceinline__ ChunkConversion(const ConvertLayout &f, const ConvertPointers &pointers, std::int32_t i)
-        : f_(f), pointers_(pointers), part_(ChunkPart::of<is_known>(f, i, elements)) {}
+    __device__ __forceinline__ ChunkConversion(const ConvertLayout &f, const ConvertPointers &pointers, std::int32_t i,
+                                               const Rotator &rotator)
+        : f_(f), pointers_(pointers), part_(ChunkPart::of<is_known>(f, i, elements)), rotator_(rotator) {}
 
     // Loads what does not depend on the place: the first chunk, and perhaps a given scale.
     __device__ __forceinline__ void load(std::uint64_t row_byte, std::int32_t head) {
@@ -322,6 +328,9 @@ public:
         if (!together && !row.placed) {
             return;
         }
+        if (row.placed && (is_known || part_.first < part_.end)) {
+            chunk_.rotate(rotator_, row_, part_.first, row.position);
+        }
         if (stored_as_is()) {
             return chunk_.store_bits(code_at(row.codes, part_.first), f_.access_log2);
         }
@@ -331,12 +340,13 @@ public:
             return;
         }
         for (std::int32_t at = part_.first;;) {
-            store_chunk(at, row.codes, scale);
+            store_chunk(at, row.codes, scale, row.position);
             at += step();
             if (is_known || at >= part_.end) {
                 return;
             }
             chunk_.load(from(at));
+            chunk_.rotate(rotator_, row_, at, row.position);
             chunk_.decode();
         }
     }
@@ -372,7 +382,7 @@ private:
             return decode_scale(format.scale_type, load_element(scale_at, f_.scale_bytes));
         }
         Scale scale;
-        const float used = compute_scale(format, largest(), greatest(), scale);
+        const float used = compute_scale(format, largest(row.placed, row.position), greatest(), scale);
         if (row.placed && part_.leads) {
             store_element(scale_at, scale.code, f_.scale_bytes);
         }
@@ -388,18 +398,22 @@ private:
         }
     }
 
-    __device__ __forceinline__ float largest() const {
+    __device__ __forceinline__ float largest(bool placed, std::int64_t position) const {
         float largest = chunk_.largest();
         for (std::int32_t at = part_.first + step(); !is_known && at < part_.end; at += step()) {
             Chunk<Source, Elements> chunk;
             chunk.load(from(at));
+            if (placed) {
+                chunk.rotate(rotator_, row_, at, position);
+            }
             chunk.decode();
             largest = larger_of(largest, chunk.largest());
         }
         return largest_of_team(f_, largest);
     }
 
-    __device__ __forceinline__ void store_chunk(std::int32_t at, std::byte *row, float scale) const {
+    __device__ __forceinline__ void store_chunk(std::int32_t at, std::byte *row, float scale,
+                                                std::int64_t position) const {
         std::byte *const codes = code_at(row, at);
         const Format &format = f_.format;
         const float number = with_global(format, scale, global_);
@@ -408,7 +422,13 @@ private:
                 using Type = decltype(stored);
                 const auto factor = ChunkFactor::of(format.scale_use, number);
                 if (!factor.usable || !chunk_.template store<Type>(codes, f_.access_log2, factor)) {
-                    convert_one_by_one<Source, Type, Elements>(from(at), codes, factor_of(format, scale, global_));
+                    constexpr unsigned element_bytes = Source::bits / 8;
+                    const auto element_bits = [&](unsigned i) __attribute__((always_inline)) {
+                        const std::int32_t element = at + static_cast<std::int32_t>(i);
+                        const std::uint32_t bits = load_element(from(at) + i * element_bytes, element_bytes);
+                        return rotator_.rotated(f_, row_, element, bits, position);
+                    };
+                    convert_one_by_one<Source, Type, Elements>(element_bits, codes, factor_of(format, scale, global_));
                 }
             });
     }
@@ -418,6 +438,7 @@ private:
     ChunkPart part_;
     const std::byte *row_ = nullptr;
     Chunk<Source, Elements> chunk_;
+    const Rotator &rotator_;
     float plain_scale_ = 1;
     float global_ = 1;
 };

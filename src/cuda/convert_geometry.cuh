@@ -14,6 +14,8 @@ struct ConvertGeometry : GeometryLayout {
     using Layer = ConvertLayer;
     static constexpr bool joins_rows = false;
     static constexpr bool converts = true;
+    static constexpr bool rotates = false;
+    static constexpr unsigned most_layers = most_converted_layers;
 
     ConvertLayout formats[2];
     RuleKind rule;

@@ -50,6 +50,15 @@ public:
         }
     }
 
+    template <class Rotator>
+    __device__ __forceinline__ void rotate(const ConvertLayout &f, const Rotator &rotator, const std::byte *row,
+                                           Index at, std::int64_t position) {
+        raw_[0] = rotator.rotated(f, row, element_of_pair(f, at, 0), raw_[0], position);
+        if (has_second_) {
+            raw_[1] = rotator.rotated(f, row, element_of_pair(f, at, 1), raw_[1], position);
+        }
+    }
+
     // NaN is not counted.
     __device__ __forceinline__ float largest(const ConvertLayout &f) const {
         return larger_of(larger_of(0, fabsf(decode(f, 0))), has_second_ ? fabsf(decode(f, 1)) : 0);
@@ -88,11 +97,12 @@ private:
 };
 
 // The conversion of a thread's part of a unit.
-template <class Index>
+template <class Index, class Rotator = NoRotation>
 class PairConversion {
 public:
-    __device__ __forceinline__ PairConversion(const ConvertLayout &f, const ConvertPointers &pointers, Index i)
-        : f_(f), pointers_(pointers), part_(PairPart<Index>::of(f, i)) {}
+    __device__ __forceinline__ PairConversion(const ConvertLayout &f, const ConvertPointers &pointers, Index i,
+                                              const Rotator &rotator)
+        : f_(f), pointers_(pointers), part_(PairPart<Index>::of(f, i)), rotator_(rotator) {}
 
     // Loads the first chunk, which does not depend on the place.
     __device__ __forceinline__ void load(std::uint64_t row_byte, Index /*head*/) {
@@ -107,10 +117,13 @@ public:
     // changes during the run, threads of a team may have different places.
     __device__ __forceinline__ void store(const PlacedRow &row) {
         const Format &format = f_.format;
+        if (row.placed && part_.first < part_.end) {
+            chunk_.rotate(f_, rotator_, row_, part_.first, row.position);
+        }
         Scale scale{};
         Factor computed{1, false, false};
         if (format.computed()) {
-            computed = compute_factor(format, largest(), global_, scale);
+            computed = compute_factor(format, largest(row.placed, row.position), global_, scale);
         }
         if (!row.placed) {
             return;
@@ -119,30 +132,34 @@ public:
             store_element(row.scales + group_byte(f_, part_.first), scale.code, f_.scale_bytes);
         }
         if (format.scaled() && !format.computed()) {
-            return store_chunks(row.codes, [&](Index element) {
+            return store_chunks(row.codes, row.position, [&](Index element) {
                 const std::uint32_t code = load_element(row.scales + group_byte(f_, element), f_.scale_bytes);
                 return factor_of(format, decode_scale(format.scale_type, code), global_);
             });
         }
-        store_chunks(row.codes, [&](Index /*element*/) { return computed; });
+        store_chunks(row.codes, row.position, [&](Index /*element*/) { return computed; });
     }
 
 private:
-    __device__ __forceinline__ float largest() const {
+    __device__ __forceinline__ float largest(bool placed, std::int64_t position) const {
         float largest = chunk_.largest(f_); // 0 if the part is empty
         for (Index at = part_.first + PairPart<Index>::step(f_); at < part_.end; at += PairPart<Index>::step(f_)) {
             PairChunk<Index> chunk;
             chunk.load(f_, row_, at, part_.end);
+            if (placed) {
+                chunk.rotate(f_, rotator_, row_, at, position);
+            }
             largest = larger_of(largest, chunk.largest(f_));
         }
         return largest_of_team(f_, largest);
     }
 
     template <class FactorOf>
-    __device__ __forceinline__ void store_chunks(std::byte *codes, FactorOf factor_of_element) {
+    __device__ __forceinline__ void store_chunks(std::byte *codes, std::int64_t position, FactorOf factor_of_element) {
         for (Index at = part_.first; at < part_.end; at += PairPart<Index>::step(f_)) {
             if (at != part_.first) {
                 chunk_.load(f_, row_, at, part_.end);
+                chunk_.rotate(f_, rotator_, row_, at, position);
             }
             chunk_.store(f_, codes, at, factor_of_element);
         }
@@ -153,6 +170,7 @@ private:
     PairPart<Index> part_;
     const std::byte *row_ = nullptr;
     PairChunk<Index> chunk_;
+    const Rotator &rotator_;
     float global_ = 1;
 };
 

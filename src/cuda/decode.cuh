@@ -21,7 +21,8 @@ __device__ __forceinline__ Factor load_factor(const ConvertLayout &f, const std:
 template <class Index>
 class PairDecoding {
 public:
-    __device__ __forceinline__ PairDecoding(const ConvertLayout &f, const ConvertPointers &pointers, Index i)
+    __device__ __forceinline__ PairDecoding(const ConvertLayout &f, const ConvertPointers &pointers, Index i,
+                                            const NoRotation & /*rotator*/)
         : f_(f), pointers_(pointers), part_(PairPart<Index>::of(f, i)) {}
 
     __device__ __forceinline__ void load(std::uint64_t row_byte, Index /*head*/) { row_ = pointers_.rows + row_byte; }
@@ -109,7 +110,8 @@ __device__ __forceinline__ void load_codes(const std::byte *from, std::uint32_t 
 template <class Element>
 class ChunkDecoding {
 public:
-    __device__ __forceinline__ ChunkDecoding(const ConvertLayout &f, const ConvertPointers &pointers, std::int32_t i)
+    __device__ __forceinline__ ChunkDecoding(const ConvertLayout &f, const ConvertPointers &pointers, std::int32_t i,
+                                             const NoRotation & /*rotator*/)
         : f_(f), pointers_(pointers), part_(ChunkPart::of<false>(f, i, elements)) {}
 
     __device__ __forceinline__ void load(std::uint64_t row_byte, std::int32_t /*head*/) {

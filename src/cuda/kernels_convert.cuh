@@ -46,7 +46,7 @@ __device__ __forceinline__ void convert_known(const ConvertGeometry &g, const Bl
 
 __device__ __forceinline__ void convert_any(const ConvertGeometry &g, const BlockWork<ConvertLayer> &work) {
     const ConvertLayout &f = g.formats[work.tensor];
-    const RowPlacing<Known{}> any{{g.addressing, g.indices}};
+    const RowPlacing<known_any> any{{g.addressing, g.indices}};
     if (f.by_chunks == 0) {
         return convert_runs<PairConversion<std::int32_t>, std::int32_t>(g, f, work, any);
     }
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks_of_convert)
     const BlockWork<ConvertLayer> work{p.layers[0], blockIdx.z & p.apart, blockIdx.z >> p.apart, p.batch_step,
                                        p.programmatic != 0};
     convert_runs<PairConversion<std::int64_t>, std::int64_t>(g, g.formats[work.tensor], work,
-                                                             RowPlacing<Known{}>{{g.addressing, g.indices}});
+                                                             RowPlacing<known_any>{{g.addressing, g.indices}});
 }
 
 } // namespace kvappend

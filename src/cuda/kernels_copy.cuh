@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks_of_wide)
     const BlockWork<Layer> work{p.layers[0], blockIdx.z & p.apart, blockIdx.z >> p.apart, p.batch_step,
                                 p.programmatic != 0};
     copy_runs<1, loads_in_flight, AnyAccess, std::int64_t>(g, work, g.way,
-                                                           RowPlacing<Known{}>{{g.addressing, g.indices}});
+                                                           RowPlacing<known_any>{{g.addressing, g.indices}});
 }
 
 } // namespace kvappend

@@ -11,7 +11,7 @@ struct DecodeGeometry : ConvertGeometry {};
 
 __device__ __forceinline__ void decode_geometry(const DecodeGeometry &g, const BlockWork<ConvertLayer> &work) {
     const ConvertLayout &f = g.formats[work.tensor];
-    const RowPlacing<Known{}> any{{g.addressing, g.indices}};
+    const RowPlacing<known_any> any{{g.addressing, g.indices}};
     if (f.by_chunks == 0) {
         return convert_runs<PairDecoding<std::int32_t>, std::int32_t>(g, f, work, any);
     }
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks_of_convert)
     const BlockWork<ConvertLayer> work{p.layers[0], blockIdx.z & p.apart, blockIdx.z >> p.apart, p.batch_step,
                                        p.programmatic != 0};
     convert_runs<PairDecoding<std::int64_t>, std::int64_t>(g, g.formats[work.tensor], work,
-                                                           RowPlacing<Known{}>{{g.addressing, g.indices}});
+                                                           RowPlacing<known_any>{{g.addressing, g.indices}});
 }
 
 } // namespace kvappend

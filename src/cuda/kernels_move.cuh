@@ -25,7 +25,7 @@ struct MoveGeometry : MoveGeometryLayout {
     Indices indices;
 };
 
-using SlotRule = Rule<Known{.kind = KVAPPEND_ADDRESSING_SLOTS}>;
+using SlotRule = Rule<Known{.kind = KVAPPEND_ADDRESSING_SLOTS, .never_rotates = true}>;
 
 // The bytes from a tensor's base to its column `column`, in the first row.
 __device__ inline std::uint64_t byte_of_column(const MoveLayout &m, std::uint64_t column) {

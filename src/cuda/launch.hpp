@@ -27,6 +27,7 @@ public:
 Status load_copy_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
 Status load_gather_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
 Status load_convert_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
+Status load_rotate_kernels(const NamedKernel &kernel, CudaState &state);
 Status load_decode_kernels(const NamedKernel &kernel, CudaState &state);
 Status load_move_kernels(const NamedKernel &kernel, CudaState &state);
 
@@ -34,6 +35,7 @@ Status load_move_kernels(const NamedKernel &kernel, CudaState &state);
 Status launch_copy(const Call &call, CUstream_st *stream);
 Status launch_gather(const Call &call, CUstream_st *stream);
 Status launch_convert(const Call &call, CUstream_st *stream);
+Status launch_rotate(const Call &call, CUstream_st *stream);
 Status launch_decode(const Call &call, CUstream_st *stream);
 Status launch_move(const Call &call, CUstream_st *stream);
 Status launch_call(const Call &call, CUstream_st *stream);
@@ -42,8 +44,10 @@ Status launch_call(const Call &call, CUstream_st *stream);
 LayeredRun *begin_copies(LayeredRunStorage::Part &storage, bool all_dense, CUstream_st *stream);
 LayeredRun *begin_gathers(LayeredRunStorage::Part &storage, bool all_dense, CUstream_st *stream);
 LayeredRun *begin_moves(LayeredRunStorage::Part &storage, CUstream_st *stream);
-// The same if caches of some layers have another format. The others are added to `copies`, or to `gathers`.
+// The same if caches of some layers have another format, or if rows of some layers are rotated. The others are added to
+// `copies`, `others` or `gathers`.
 LayeredRun *begin_conversions(LayeredRunStorage::Part &storage, LayeredRun *copies, CUstream_st *stream);
+LayeredRun *begin_rotations(LayeredRunStorage::Part &storage, LayeredRun *others, CUstream_st *stream);
 LayeredRun *begin_decodings(LayeredRunStorage::Part &storage, LayeredRun *gathers, CUstream_st *stream);
 
 } // namespace kvappend

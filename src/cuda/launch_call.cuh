@@ -4,10 +4,12 @@
 // A geometry is what some layers of a launch have in common. For each type of geometry there are these functions:
 // add_tensors(call, layer, input) fills the pointers of a layer, and adds them to the addresses of the input. The one
 // here, for K and V, calls fill_layer(call, tensor, is_k, layer), which fills the pointers of K or of V;
-// finish_geometry(problem, indices, geometry) fills what lay_out does not;
+// finish_geometry(problem, indices, geometry) fills what lay_out does not, but for a rotation;
+// finish_rotation(rotation, tables, geometry) fills a rotation, if the geometry has one;
 // kernel_of(parameters, wide) returns the kernel that takes these parameters.
 #pragma once
 
+#include "../rotary.hpp"
 #include "device.hpp"
 #include "move_layout.hpp"
 #include "parameters.cuh"
@@ -33,6 +35,14 @@ void add_tensors(const Call &call, Layer &layer, GeometryInput &input) {
     add(call.problem.k, true);
     add(call.problem.v, false);
 }
+
+// What the layers of a geometry share besides the plan.
+struct SharedArrays {
+    Indices indices;
+    RotaryTables tables;
+
+    bool operator==(const SharedArrays &) const = default;
+};
 
 // A launch to which calls are added one by one.
 template <class Geometry, unsigned Layers>
@@ -70,9 +80,10 @@ private:
     unsigned find_geometry(const Call &call) {
         // Constructed in place. A copy would load two pointers at once that were stored one by one. Store forwarding
         // fails for such a load: it waits until both stores have left the store buffer.
-        Indices &tried = *new (&indices_[geometries_]) Indices{indices_of(call.problem.buffers, call.args)};
+        SharedArrays &tried = *new (&arrays_[geometries_]) SharedArrays{indices_of(call.problem.buffers, call.args),
+                                                                        tables_of(call.problem.k.rotation, call.args)};
         unsigned geometry = 0;
-        while (geometry < geometries_ && (inputs_[geometry].problem != &call.problem || indices_[geometry] != tried)) {
+        while (geometry < geometries_ && (inputs_[geometry].problem != &call.problem || arrays_[geometry] != tried)) {
             ++geometry;
         }
         if (geometry == geometries_) {
@@ -102,7 +113,10 @@ private:
     Grid lay_out_geometries(const CudaState &state, bool wide) {
         const Grid grid = lay_out_all(state, wide);
         for (unsigned i = 0; i < geometries_; ++i) {
-            finish_geometry(*inputs_[i].problem, indices_[i], p_.geometries[i]);
+            finish_geometry(*inputs_[i].problem, arrays_[i].indices, p_.geometries[i]);
+            if constexpr (requires(Geometry g) { g.rotation; }) {
+                finish_rotation(inputs_[i].problem->k.rotation, arrays_[i].tables, p_.geometries[i]);
+            }
         }
         return grid;
     }
@@ -123,7 +137,7 @@ private:
     P p_{};
     // The last entry is for a geometry for which there is no room.
     std::array<GeometryInput, P::most_geometries + 1> inputs_{};
-    std::array<Indices, P::most_geometries + 1> indices_{};
+    std::array<SharedArrays, P::most_geometries + 1> arrays_{};
     unsigned geometries_ = 0;
     unsigned layers_ = 0;
     bool programmatic_ = true;

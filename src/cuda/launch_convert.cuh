@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The launches of the kernels that convert rows, of appends or of gathers.
+// The launches of the kernels that convert rows, of appends or of gathers, or that rotate them.
 #pragma once
 
 #include "convert_geometry.cuh"
@@ -25,35 +25,36 @@ inline void finish_geometry(const Problem &problem, const Indices &indices, Conv
 
 // ---- launches ----
 
-// Calls that convert rows, and calls that copy bits.
+// Calls that convert rows, or that rotate them, and other calls.
 template <class Geometry>
 class ConvertingRun final : public LayeredRun {
 public:
-    ConvertingRun(LayeredRun *copies, CUstream_st *stream) : copies_(copies), conversions_(stream) {}
+    ConvertingRun(LayeredRun *others, CUstream_st *stream) : others_(others), conversions_(stream) {}
 
     Status add(const Call &call) override {
-        return call.problem.converts() ? conversions_.add(call) : copies_->add(call);
+        const bool takes = Geometry::rotates ? call.problem.rotates() : call.problem.converts_alone();
+        return takes ? conversions_.add(call) : others_->add(call);
     }
     Status finish() override {
-        TRY(copies_->finish());
+        TRY(others_->finish());
         return conversions_.finish();
     }
 
 private:
-    LayeredRun *copies_;
-    CudaLayeredRun<Geometry, most_converted_layers> conversions_;
+    LayeredRun *others_;
+    CudaLayeredRun<Geometry, Geometry::most_layers> conversions_;
 };
 
 template <class Geometry>
 Status launch_conversion(const Call &call, CUstream_st *stream) {
-    return call.kernel.variant == Kernel::Variant::layers ? launch_one<Geometry, most_converted_layers>(call, stream)
+    return call.kernel.variant == Kernel::Variant::layers ? launch_one<Geometry, Geometry::most_layers>(call, stream)
                                                           : launch_one<Geometry, 1>(call, stream);
 }
 
 template <class Geometry>
-LayeredRun *begin_converting_run(LayeredRunStorage::Part &storage, LayeredRun *copies, CUstream_st *stream) {
+LayeredRun *begin_converting_run(LayeredRunStorage::Part &storage, LayeredRun *others, CUstream_st *stream) {
     static_assert(sizeof(ConvertingRun<Geometry>) <= sizeof(LayeredRunStorage::Part));
-    return new (storage.bytes) ConvertingRun<Geometry>(copies, stream);
+    return new (storage.bytes) ConvertingRun<Geometry>(others, stream);
 }
 
 } // namespace kvappend

@@ -72,6 +72,12 @@ bool has_chunks(const Copy &copy, std::uint32_t element_bytes, const Addresses &
            (!has_groups(copy) || f.group % chunk == 0) && !f.halves && pack % chunk == 0;
 }
 
+// Whether all elements of a chunk are rotated in the same way, or none is.
+bool rotates_by_chunks(const Rotation &rotation, std::int64_t chunk) {
+    const std::int64_t alike = rotation.interleaved ? rotation.dim : rotation.dim / 2;
+    return rotation.first % chunk == 0 && alike % chunk == 0;
+}
+
 Types types_of(std::int32_t element_type, const Format &f) {
     const bool narrows = element_type == KVAPPEND_ELEMENT_F32;
     switch (f.type) {
@@ -144,14 +150,15 @@ void choose_chunks(const LayoutInput &input, Chunks chunks, const Problem &probl
     const bool by_team = problem.writes_scales(copy) || copy.format.halves;
     const auto try_chunks = [&](std::int64_t chunk) {
         divide_row(copy, chunk, by_team || has_groups(copy), f);
-        return !input.wide && has_chunks(copy, f.element_bytes, addresses, chunk);
+        return !input.wide && has_chunks(copy, f.element_bytes, addresses, chunk) &&
+               rotates_by_chunks(copy.rotation, chunk);
     };
     const auto try_known_chunks = [&](std::int64_t chunk) {
         return try_chunks(chunk) && f.unit == chunk << f.team_log2 && f.dim % f.unit == 0;
     };
     f.by_chunks = 1;
-    const bool known =
-        chunks != Chunks::any && !problem.gathers() && conversion_rule_of(problem.addressing) != RuleKind::any;
+    const bool known = chunks != Chunks::any && !problem.gathers() && !problem.rotates() &&
+                       conversion_rule_of(problem.addressing) != RuleKind::any;
     f.types = known ? types_of(f.element_type, f.format) : Types::any;
     if (f.types != Types::any) {
         f.is_short = chunks == Chunks::short_ones && try_known_chunks(chunk_bytes / f.element_bytes) ? 1 : 0;

@@ -148,8 +148,9 @@ enum class ScalesKind : std::uint32_t {
 struct ConvertLayout {
     Format format;
     std::int32_t element_type;
-    // `any` for gathers. Unless they are `any`, each thread of a team has one chunk of its unit, of chunk_bytes or
-    // long_chunk_bytes, and the addressing is of a known RuleKind. All formats of a launch are `any`, or none is.
+    // `any` for gathers, and with a rotation. Unless they are `any`, each thread of a team has one chunk of its unit,
+    // of chunk_bytes or long_chunk_bytes, and the addressing is of a known RuleKind. All formats of a launch are `any`,
+    // or none is.
     Types types;
     ScalesKind scales_kind;
     std::uint8_t by_chunks; // 1: chunks; 0: pairs

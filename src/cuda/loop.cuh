@@ -19,7 +19,7 @@ template <class Index>
 struct Spot {
     Index block;
     std::int64_t row;
-    std::int64_t position; // in the sequence, of the run's first row
+    std::int64_t position; // in the sequence, or for a rotation, of the run's first row
     Index begin;
     Index end;
 };

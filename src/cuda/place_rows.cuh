@@ -9,16 +9,31 @@
 
 namespace kvappend {
 
-// What is known of an addressing of each RuleKind.
-inline constexpr Known known_pages{
-    .kind = KVAPPEND_ADDRESSING_PAGED, .plain_samples = true, .power_of_two = true, .narrow = true};
-inline constexpr Known known_slots{
-    .kind = KVAPPEND_ADDRESSING_SLOTS, .plain_samples = true, .power_of_two = true, .narrow = true};
-inline constexpr Known known_tokens{
-    .kind = KVAPPEND_ADDRESSING_PAGED_CSR, .plain_tokens = true, .power_of_two = true, .narrow = true};
-inline constexpr Known known_ends{
-    .kind = KVAPPEND_ADDRESSING_PAGED_CSR, .plain_ends = true, .power_of_two = true, .narrow = true};
-inline constexpr Known known_dense{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true, .narrow = true};
+// What is known of an addressing of each RuleKind. The kernels of Family::rotate alone rotate rows; for them nothing is
+// known.
+inline constexpr Known known_pages{.kind = KVAPPEND_ADDRESSING_PAGED,
+                                   .plain_samples = true,
+                                   .power_of_two = true,
+                                   .narrow = true,
+                                   .never_rotates = true};
+inline constexpr Known known_slots{.kind = KVAPPEND_ADDRESSING_SLOTS,
+                                   .plain_samples = true,
+                                   .power_of_two = true,
+                                   .narrow = true,
+                                   .never_rotates = true};
+inline constexpr Known known_tokens{.kind = KVAPPEND_ADDRESSING_PAGED_CSR,
+                                    .plain_tokens = true,
+                                    .power_of_two = true,
+                                    .narrow = true,
+                                    .never_rotates = true};
+inline constexpr Known known_ends{.kind = KVAPPEND_ADDRESSING_PAGED_CSR,
+                                  .plain_ends = true,
+                                  .power_of_two = true,
+                                  .narrow = true,
+                                  .never_rotates = true};
+inline constexpr Known known_dense{
+    .kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true, .narrow = true, .never_rotates = true};
+inline constexpr Known known_any{.never_rotates = true};
 
 KVAPPEND_HOST_DEVICE constexpr Known known_of(RuleKind kind) {
     switch (kind) {
@@ -35,7 +50,7 @@ KVAPPEND_HOST_DEVICE constexpr Known known_of(RuleKind kind) {
     case RuleKind::any:
         break;
     }
-    return {};
+    return known_any;
 }
 
 template <Known Facts>
@@ -52,8 +67,12 @@ struct RowPlacing {
     template <class Index>
     __device__ __forceinline__ Spot<Index> spot(const CopyLayout &c, Index sample, Index run,
                                                 const Loaded<DeviceLoad> &loaded) const {
-        const Place place = place_of(rule, sample, run, loaded, DeviceLoad{});
-        return {static_cast<Index>(place.block), place.row, static_cast<std::int64_t>(place.position), 0,
+        const auto place = place_of(rule, sample, run, loaded, DeviceLoad{});
+        auto position = static_cast<std::int64_t>(place.position);
+        if constexpr (!Facts.never_rotates) {
+            position = place.rotation;
+        }
+        return {static_cast<Index>(place.block), place.row, position, 0,
                 place.placed() ? static_cast<Index>(c.run_vectors) : Index{0}};
     }
 };

@@ -27,13 +27,14 @@ void advance_all(const Problem &problem, const kvappend_args &args) {
 Status check_policy(const Problem &problem, const kvappend_args &args) {
     Status status = KVAPPEND_SUCCESS;
     if (problem.addressing.skip_policy == KVAPPEND_SKIP_TRAP) {
-        for_each_stretch(problem, indices_of(problem.buffers, args), [&](const Place &place, std::int64_t /*rows*/) {
-            if (out_of_range(place.outcome)) {
-                status = out_of_range_error(place, "expected a place for every row, as descriptor.skip_policy is "
-                                                   "KVAPPEND_SKIP_TRAP");
-            }
-            return status == KVAPPEND_SUCCESS;
-        });
+        for_each_stretch(
+            problem, indices_of(problem.buffers, args), [&](const RotatedPlace &place, std::int64_t /*rows*/) {
+                if (out_of_range(place.outcome)) {
+                    status = out_of_range_error(place, "expected a place for every row, as descriptor.skip_policy is "
+                                                       "KVAPPEND_SKIP_TRAP");
+                }
+                return status == KVAPPEND_SUCCESS;
+            });
     }
     return status;
 }
@@ -46,7 +47,7 @@ void count_rows(const Problem &problem, const kvappend_args &args, bool reset) {
         report = {};
         report.struct_size = struct_size;
     }
-    for_each_stretch(problem, indices_of(problem.buffers, args), [&](const Place &place, std::int64_t rows) {
+    for_each_stretch(problem, indices_of(problem.buffers, args), [&](const RotatedPlace &place, std::int64_t rows) {
         switch (place.outcome) {
         case Outcome::placed:
             add(report.rows_written, written ? rows : 0);

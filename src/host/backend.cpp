@@ -24,24 +24,28 @@ constexpr NamedKernel table_entry(Operation operation, Kernel::Family family, Ke
 
 constexpr NamedKernel kernels[] = {
 #if defined(__x86_64__)
-    table_entry(append, dense, avx),   table_entry(append, rows, avx),   table_entry(append, convert, avx2),
-    table_entry(gather, dense, avx),   table_entry(gather, rows, avx),   table_entry(gather, convert, avx2),
+    table_entry(append, dense, avx),   table_entry(append, rows, avx),    table_entry(append, convert, avx2),
+    table_entry(gather, dense, avx),   table_entry(gather, rows, avx),    table_entry(gather, convert, avx2),
+    table_entry(append, rotate, avx2),
 #endif
-    table_entry(append, dense, plain), table_entry(append, rows, plain), table_entry(append, convert, plain),
-    table_entry(gather, dense, plain), table_entry(gather, rows, plain), table_entry(gather, convert, plain),
-    table_entry(move, rows, plain)};
+    table_entry(append, dense, plain), table_entry(append, rows, plain),  table_entry(append, convert, plain),
+    table_entry(gather, dense, plain), table_entry(gather, rows, plain),  table_entry(gather, convert, plain),
+    table_entry(move, rows, plain),    table_entry(append, rotate, plain)};
 
 const CopyRows &copy_of(const NamedKernel &kernel) {
     const std::size_t i = kernel.operation == gather ? 1 : 0;
+    const std::size_t conversion = kernel.family == rotate ? 2 : i;
 #if defined(__x86_64__)
     if (kernel.variant == avx2) {
-        return avx2_conversions[i];
+        return avx2_conversions[conversion];
     }
     const Copies &copies = kernel.variant == avx ? avx_copies : plain_copies;
 #else
     const Copies &copies = plain_copies;
 #endif
-    return kernel.family == convert ? plain_conversions[i] : kernel.family == dense ? copies.dense[i] : copies.rows[i];
+    return kernel.family == convert || kernel.family == rotate ? plain_conversions[conversion]
+           : kernel.family == dense                            ? copies.dense[i]
+                                                               : copies.rows[i];
 }
 
 // What the processor has, if the system saves the registers of AVX. __builtin_cpu_supports tells this, too, but it
@@ -113,9 +117,9 @@ public:
 
     bool supports(const NamedKernel &kernel, const BackendState &state, const Problem &problem) const override {
         const Extensions &extensions = static_cast<const HostState &>(state).extensions;
-        return kernel.operation == problem.operation && (kernel.family == convert) == problem.converts() &&
-               (kernel.family != dense || problem.plain_dense()) && (kernel.variant != avx || extensions.avx) &&
-               (kernel.variant != avx2 || extensions.avx2);
+        return kernel.operation == problem.operation && (kernel.family == convert) == problem.converts_alone() &&
+               (kernel.family == rotate) == problem.rotates() && (kernel.family != dense || problem.plain_dense()) &&
+               (kernel.variant != avx || extensions.avx) && (kernel.variant != avx2 || extensions.avx2);
     }
 
     Status prepare(const Problem &problem, const NamedKernel &kernel, std::int32_t host_threads,

@@ -310,7 +310,8 @@ struct CacheRow {
     std::byte *scales;
 };
 
-// What is converted as one row: rows of adjacent heads and of adjacent tokens become one wider row.
+// What is converted as one row: rows of adjacent heads and of adjacent tokens become one wider row, unless each is
+// rotated.
 template <class Processor>
 struct RowShape {
     std::int64_t heads = 1;
@@ -329,7 +330,7 @@ struct RowShape {
             const std::int64_t code_bytes = dim * code_bits / 8;
             const std::int64_t cache_bytes =
                 copy.cache.whole_rows() ? code_bytes : code_bytes / copy.cache.piece_bytes * copy.cache.piece_stride;
-            return from == dim * element_bytes && to == cache_bytes &&
+            return !copy.rotates() && from == dim * element_bytes && to == cache_bytes &&
                    (!copy.format.scaled() || group == dim || scales == dim / group * group_stride);
         };
         const auto merge = [&](std::int64_t count, std::int64_t scales) {
@@ -351,11 +352,36 @@ struct RowShape {
     }
 };
 
+// Stores bytes of a row, from `byte` on, piece by piece.
 template <class Processor>
+inline void store_pieces(const std::byte *from, std::int64_t byte, std::int64_t bytes, std::int64_t piece_bytes,
+                         std::int64_t piece_stride, std::byte *row) {
+    std::byte *piece = row + byte / piece_bytes * piece_stride;
+    std::int64_t in_piece = byte % piece_bytes;
+    for (std::int64_t i = 0; i < bytes; piece += piece_stride, in_piece = 0) {
+        const std::int64_t n = std::min(bytes - i, piece_bytes - in_piece);
+        Processor::copy(piece + in_piece, from + i, static_cast<std::size_t>(n));
+        i += n;
+    }
+}
+
+// Reads elements of a row as they are: see RowRotator.
+template <class Processor>
+struct PlainReader {
+    static constexpr std::size_t buffer_bytes = 1;
+
+    static const std::byte *elements(const std::byte *row, std::int64_t /*position*/, std::int64_t byte,
+                                     std::int64_t /*count*/, std::byte * /*buffer*/) {
+        return row + byte;
+    }
+};
+
+template <class Processor, class Reader = PlainReader<Processor>>
 class RowConverter {
 public:
-    RowConverter(const Conversion &conversion, std::int32_t element_type, std::int64_t rows_of_run, bool non_temporal)
-        : c_(conversion), f_(conversion.copy.format), element_type_(element_type),
+    RowConverter(const Conversion &conversion, std::int32_t element_type, std::int64_t rows_of_run, bool non_temporal,
+                 const Reader &reader = {})
+        : reader_(reader), c_(conversion), f_(conversion.copy.format), element_type_(element_type),
           element_bytes_(element_type == KVAPPEND_ELEMENT_F32 ? 4 : 2), code_bits_(bits_of_stored_type(f_.type)),
           shape_(conversion.copy, element_bytes_, code_bits_, rows_of_run), scale_bytes_(bytes_of_scale(f_.scale_type)),
           step_(step_of(f_, shape_)), non_temporal_(non_temporal && code_bits_ > 8),
@@ -374,15 +400,17 @@ public:
 
     const RowShape<Processor> &shape() const { return shape_; }
 
-    void convert(const std::byte *from, const CacheRow &to) const {
+    void convert(const std::byte *from, const CacheRow &to, std::int64_t position = 0) const {
         float x[chunk_elements];
+        std::byte read[Reader::buffer_bytes];
         Factors factors;
         if (!f_.scaled()) {
             fill<Processor>(factors.values, block_elements, 1);
         }
         for (std::int64_t first = 0; first < shape_.dim; first += step_) {
             const std::int64_t count = std::min(step_, shape_.dim - first);
-            const Chunk chunk{from, first, count <= chunk_elements ? widened(from, first, count, x) : nullptr, x};
+            Chunk chunk{from, position, first, nullptr, x, read};
+            chunk.numbers = count <= chunk_elements ? widened(chunk, first, count) : nullptr;
             if (f_.scaled()) {
                 find_factors(chunk, count, to, factors);
             }
@@ -409,13 +437,17 @@ private:
 
     struct Chunk {
         const std::byte *row;
+        std::int64_t position;
         std::int64_t first;
         const std::byte *numbers; // all elements as binary32, or NULL if there are too many
         float *x;                 // a place for numbers
+        std::byte *read;          // a place for the reader's elements
     };
 
-    const std::byte *widened(const std::byte *row, std::int64_t first, std::int64_t count, float *x) const {
-        const std::byte *const from = row + first * element_bytes_;
+    const std::byte *widened(const Chunk &chunk, std::int64_t first, std::int64_t count) const {
+        float *const x = chunk.x;
+        const std::byte *const from =
+            reader_.elements(chunk.row, chunk.position, first * element_bytes_, count, chunk.read);
         switch (element_type_) {
         case KVAPPEND_ELEMENT_F32:
             return from;
@@ -430,7 +462,7 @@ private:
 
     const std::byte *numbers(const Chunk &chunk, std::int64_t at, std::int64_t count) const {
         return chunk.numbers != nullptr ? chunk.numbers + at * static_cast<std::int64_t>(sizeof(float))
-                                        : widened(chunk.row, chunk.first + at, count, chunk.x);
+                                        : widened(chunk, chunk.first + at, count);
     }
 
     void find_factors(const Chunk &chunk, std::int64_t count, const CacheRow &to, Factors &factors) const {
@@ -558,17 +590,11 @@ private:
         }
     }
 
-    // Stores bytes of a row, piece by piece.
     void store_bytes(const std::byte *from, std::int64_t byte, std::int64_t bytes, const CacheRow &to) const {
-        std::byte *piece = to.codes + byte / piece_bytes_ * c_.copy.cache.piece_stride;
-        std::int64_t in_piece = byte % piece_bytes_;
-        for (std::int64_t i = 0; i < bytes; piece += c_.copy.cache.piece_stride, in_piece = 0) {
-            const std::int64_t n = std::min(bytes - i, piece_bytes_ - in_piece);
-            Processor::copy(piece + in_piece, from + i, static_cast<std::size_t>(n));
-            i += n;
-        }
+        store_pieces<Processor>(from, byte, bytes, piece_bytes_, c_.copy.cache.piece_stride, to.codes);
     }
 
+    const Reader reader_;
     const Conversion &c_;
     const Format &f_;
     const std::int32_t element_type_;
@@ -596,7 +622,7 @@ inline void copy_bits(const Conversion &c, const std::byte *from, std::byte *to)
     }
 }
 
-// Calls convert(from, to) for a run of rows, in steps of rows and of heads.
+// Calls convert(from, to, i) for a run of rows, in steps of rows and of heads. i is the number of the row in the run.
 template <class Convert>
 inline void for_each_row(const Conversion &c, RowIndex from, RowIndex to, std::int64_t rows, std::int64_t row_step,
                          std::int64_t head_step, Convert convert) {
@@ -606,7 +632,8 @@ inline void for_each_row(const Conversion &c, RowIndex from, RowIndex to, std::i
         for (std::int64_t head = 0; head < c.copy.heads(); head += head_step) {
             convert(c.rows + from.outer * source.outer + (from.row + i) * source.row + head * source.head,
                     CacheRow{c.cache + to.outer * target.outer + (to.row + i) * target.row + head * target.head,
-                             c.scales + c.copy.scale_byte(to.outer, head, to.row + i)});
+                             c.scales + c.copy.scale_byte(to.outer, head, to.row + i)},
+                    i);
         }
     }
 }
@@ -614,13 +641,15 @@ inline void for_each_row(const Conversion &c, RowIndex from, RowIndex to, std::i
 template <class Processor, bool NonTemporal>
 inline void convert_run(const Conversion &c, std::int32_t element_type, RowIndex from, RowIndex to, std::int64_t rows) {
     if (!c.copy.converts()) {
-        return for_each_row(c, from, to, rows, 1, 1, [&](const std::byte *row, const CacheRow &target) {
-            copy_bits<Processor>(c, row, target.codes);
-        });
+        return for_each_row(c, from, to, rows, 1, 1,
+                            [&](const std::byte *row, const CacheRow &target, std::int64_t /*i*/) {
+                                copy_bits<Processor>(c, row, target.codes);
+                            });
     }
     const RowConverter<Processor> converter(c, element_type, rows, NonTemporal);
-    for_each_row(c, from, to, rows, converter.shape().rows, converter.shape().heads,
-                 [&](const std::byte *row, const CacheRow &target) { converter.convert(row, target); });
+    for_each_row(
+        c, from, to, rows, converter.shape().rows, converter.shape().heads,
+        [&](const std::byte *row, const CacheRow &target, std::int64_t /*i*/) { converter.convert(row, target); });
 }
 
 // ---- calls ----

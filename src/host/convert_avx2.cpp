@@ -3,6 +3,7 @@
 // these instructions: see move_avx.cpp.
 #include "../format.hpp"
 #include "../places.hpp"
+#include "../rotary.hpp"
 #include "../storage.hpp"
 #include "host.hpp"
 #include "runs.hpp"
@@ -23,6 +24,7 @@
 
 #include "decode.hpp"
 #include "non_temporal.hpp"
+#include "rotate.hpp"
 
 namespace kvappend {
 
@@ -171,8 +173,9 @@ private:
 
 } // namespace
 
-constexpr CopyRows avx2_conversions[2] = {{convert_append<Avx2Processor, false>, convert_append<Avx2Processor, true>},
-                                          {convert_gather<Avx2Processor>, convert_gather<Avx2Processor>}};
+constexpr CopyRows avx2_conversions[3] = {{convert_append<Avx2Processor, false>, convert_append<Avx2Processor, true>},
+                                          {convert_gather<Avx2Processor>, convert_gather<Avx2Processor>},
+                                          {rotate_append<Avx2Processor, false>, rotate_append<Avx2Processor, true>}};
 
 } // namespace kvappend
 

@@ -5,6 +5,7 @@
 #endif
 
 #include "decode.hpp"
+#include "rotate.hpp"
 
 namespace kvappend {
 
@@ -16,7 +17,8 @@ struct AnyProcessor : Loops<AnyProcessor> {
 
 } // namespace
 
-constexpr CopyRows plain_conversions[2] = {{convert_append<AnyProcessor, false>, convert_append<AnyProcessor, false>},
-                                           {convert_gather<AnyProcessor>, convert_gather<AnyProcessor>}};
+constexpr CopyRows plain_conversions[3] = {{convert_append<AnyProcessor, false>, convert_append<AnyProcessor, false>},
+                                           {convert_gather<AnyProcessor>, convert_gather<AnyProcessor>},
+                                           {rotate_append<AnyProcessor, false>, rotate_append<AnyProcessor, false>}};
 
 } // namespace kvappend

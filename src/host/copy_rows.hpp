@@ -8,9 +8,11 @@
 
 namespace kvappend {
 
-// What is known of plain dense problems, and of those with one row for each sample.
-inline constexpr Known dense_known{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true};
-inline constexpr Known dense_step_known{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true, .one_row = true};
+// What is known of plain dense problems, of those with one row for each sample, and of all that copy bits.
+inline constexpr Known dense_known{.kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true, .never_rotates = true};
+inline constexpr Known dense_step_known{
+    .kind = KVAPPEND_ADDRESSING_DENSE, .plain_samples = true, .one_row = true, .never_rotates = true};
+inline constexpr Known rows_known{.never_rotates = true};
 
 // The parameter Copier keeps this, and what follows, apart for each processor: see move_avx.cpp.
 template <class Copier, bool Gathers>
@@ -92,7 +94,7 @@ template <class Copier, bool NonTemporal, bool Gathers>
 
 template <class Copier, bool NonTemporal, bool Gathers>
 [[gnu::flatten]] void copy_rows(const Problem &problem, const kvappend_args &args, const Part &part) {
-    copy_runs<Copier, NonTemporal, Gathers, Known{}>(problem, args, part);
+    copy_runs<Copier, NonTemporal, Gathers, rows_known>(problem, args, part);
 }
 
 // The copies by a Copier. The first of each pair uses the processor's caches, and the second bypasses them if

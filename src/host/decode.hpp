@@ -158,12 +158,13 @@ template <class Processor>
 inline void decode_run(const Conversion &c, std::int32_t element_type, RowIndex out, RowIndex cache,
                        std::int64_t rows) {
     if (!c.copy.converts()) {
-        return for_each_row(c, out, cache, rows, 1, 1,
-                            [&](std::byte *row, const CacheRow &from) { gather_bits<Processor>(c, from.codes, row); });
+        return for_each_row(c, out, cache, rows, 1, 1, [&](std::byte *row, const CacheRow &from, std::int64_t /*i*/) {
+            gather_bits<Processor>(c, from.codes, row);
+        });
     }
     const RowDecoder<Processor> decoder(c, element_type, rows);
     for_each_row(c, out, cache, rows, decoder.shape().rows, decoder.shape().heads,
-                 [&](std::byte *row, const CacheRow &from) { decoder.decode(from, row); });
+                 [&](std::byte *row, const CacheRow &from, std::int64_t /*i*/) { decoder.decode(from, row); });
 }
 
 template <class Processor>

@@ -43,16 +43,17 @@ public:
     std::unique_ptr<ThreadPool> threads; // NULL if the plan has none
 };
 
-// The functions for one kind of processor. Index 0 is for appends, index 1 for gathers.
+// The functions for one kind of processor. Index 0 is for appends, index 1 for gathers, and index 2 of conversions for
+// appends that rotate rows.
 struct Copies {
     CopyRows dense[2];
     CopyRows rows[2];
 };
 extern const Copies plain_copies;
-extern const CopyRows plain_conversions[2];
+extern const CopyRows plain_conversions[3];
 #if defined(__x86_64__)
 extern const Copies avx_copies;
-extern const CopyRows avx2_conversions[2];
+extern const CopyRows avx2_conversions[3];
 #endif
 
 // Sets rows of a gather's output to zero.

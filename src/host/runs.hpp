@@ -15,7 +15,15 @@ struct Run {
     RowIndex source;
     RowIndex cache;
     std::int64_t rows;
+    std::int64_t rotation = 0; // the position of the first row; those of the others follow each other
 };
+
+inline std::int64_t rotation_of(const Place & /*place*/) {
+    return 0;
+}
+inline std::int64_t rotation_of(const RotatedPlace &place) {
+    return place.rotation;
+}
 
 // DENSE: those rows of a sample that are placed are one run.
 template <Known Facts, class Visit>
@@ -42,10 +50,10 @@ void for_each_run_of_sample(const Rule<Facts> &rule, std::int64_t source, std::i
     const std::int64_t end = std::min(range.end, rows.begin + rows.count);
     std::int64_t row = std::max(range.first, rows.begin);
     while (row < end) {
-        const Place place = place_of(rule, sample, row, loaded, HostLoad{});
+        const PlaceBy<Facts> place = place_of(rule, sample, row, loaded, HostLoad{});
         const std::int64_t stretch = std::min(stretch_of(rule, place), end - row);
         if (place.placed()) {
-            visit({{source, row}, {place.block, place.row}, stretch});
+            visit({{source, row}, {place.block, place.row}, stretch, rotation_of(place)});
         }
         row += stretch;
     }
@@ -55,14 +63,15 @@ void for_each_run_of_sample(const Rule<Facts> &rule, std::int64_t source, std::i
 template <Known Facts, class Visit>
 void for_each_single_row(const Rule<Facts> &rule, RowRange range, Visit visit) {
     for (std::int64_t sample = range.first; sample < range.end; ++sample) {
-        const Place place = place_of(rule, sample, 0, HostLoad{});
+        const PlaceBy<Facts> place = place_of(rule, sample, 0, HostLoad{});
         if (place.placed()) {
-            visit({{sample, 0}, {place.block, place.row}, 1});
+            visit({{sample, 0}, {place.block, place.row}, 1, rotation_of(place)});
         }
     }
 }
 
-inline constexpr Known slots_known{.kind = KVAPPEND_ADDRESSING_SLOTS};
+template <Known Facts>
+inline constexpr Known slots_known{.kind = KVAPPEND_ADDRESSING_SLOTS, .never_rotates = Facts.never_rotates};
 
 // SLOTS and PER_TOKEN.
 template <Known Facts, class Visit>
@@ -73,10 +82,10 @@ void for_each_run_of_tokens(const Rule<Facts> &rule, RowRange range, Visit visit
     }
     std::int64_t rows = 1;
     for (std::int64_t row = range.first; row < range.end; row += rows, rows = 1) {
-        const Place place = place_of(rule, 0, row, HostLoad{});
+        const PlaceBy<Facts> place = place_of(rule, 0, row, HostLoad{});
         if (place.placed()) {
             rows = stretch_of_tokens(rule, place, row, range.end, HostLoad{});
-            visit({{0, row}, {place.block, place.row}, rows});
+            visit({{0, row}, {place.block, place.row}, rows, rotation_of(place)});
         }
     }
 }
@@ -89,7 +98,7 @@ void for_each_run(const Rule<Facts> &rule, RowRange range, Visit visit) {
         return for_each_single_row(rule, range, visit);
     }
     if (rule.by_slot()) {
-        for_each_run_of_tokens(Rule<slots_known>{a, rule.indices}, range, visit);
+        for_each_run_of_tokens(Rule<slots_known<Facts>>{a, rule.indices}, range, visit);
         return;
     }
     if (rule.by_position()) {

@@ -142,7 +142,7 @@ class Trial {
 public:
     // With `sharer`, a scenario that differs in its blocks only, whose plan and arrays of indices are used.
     explicit Trial(const Scenario &scenario, const Trial *sharer = nullptr)
-        : scenario_(scenario), now_(scenario), owns_indices_(sharer == nullptr) {
+        : scenario_(scenario), now_(scenario), owns_indices_(sharer == nullptr), sharer_(sharer) {
         require_entries(scenario);
         d_ = scenario.descriptor;
         d_.backend = subject().backend();
@@ -181,6 +181,9 @@ public:
         give(k_global_scale_index, args_.k_global_scale, args_.k_global_scale_bytes);
         give(v_global_scale_index, args_.v_global_scale, args_.v_global_scale_bytes);
         give(report_index, args_.report, args_.report_bytes);
+        index_owner.give(rotary_cos_index, args_.rotary_cos, args_.rotary_cos_bytes);
+        index_owner.give(rotary_sin_index, args_.rotary_sin, args_.rotary_sin_bytes);
+        index_owner.give(positions_index, args_.positions, args_.positions_bytes);
     }
 
     const kvappend_plan *plan() const { return plan_.get(); }
@@ -200,12 +203,14 @@ public:
         }
         if (scenario_.tame) {
             put_tame_rows(scenario_, random, expected_);
+            put_tame_tables(scenario_, random, expected_);
             put_given_scales(scenario_, expected_,
                              [&](auto scale_type, auto /*bits*/) { return tame_scale(scale_type, random); });
         } else {
             put_given_scales(scenario_, expected_,
                              [&](auto /*scale_type*/, auto bits) { return random() % 8 == 0 ? 0 : bits; });
         }
+        take_tables();
         put_indices(now_, expected_);
         put(now_, k_global_scale_index, &scenario_.k_global_scale, sizeof(float), expected_);
         put(now_, v_global_scale_index, &scenario_.v_global_scale, sizeof(float), expected_);
@@ -263,6 +268,17 @@ public:
     }
 
 private:
+    // The rotary tables of the sharer, which has been prepared, are used.
+    void take_tables() {
+        for (const std::size_t table : {rotary_cos_index, rotary_sin_index}) {
+            if (sharer_ != nullptr && asks_for(d_, table)) {
+                const BufferLocation &from = sharer_->scenario_.locations[table];
+                put(scenario_, table, sharer_->expected_[from.block].data() + from.start,
+                    buffer_bytes(scenario_, table), expected_);
+            }
+        }
+    }
+
     std::vector<std::vector<unsigned char>> download() const {
         std::vector<std::vector<unsigned char>> found;
         for (std::size_t i = 0; i < memory_.size(); ++i) {
@@ -299,6 +315,7 @@ private:
     const Scenario scenario_;
     Scenario now_; // with the offsets that the runs so far have left
     bool owns_indices_;
+    const Trial *sharer_;
     kvappend_descriptor d_{};
     std::shared_ptr<kvappend_plan> plan_;
     std::vector<Block> memory_;
@@ -334,6 +351,7 @@ void check_round_trip(const Scenario &scenario, std::mt19937_64 &random) {
     append.compare();
 
     Scenario backwards = scenario;
+    backwards.rotate_nothing();
     kvappend_descriptor &d = backwards.descriptor;
     d.operation = KVAPPEND_OPERATION_GATHER;
     d.flags &= ~(KVAPPEND_FLAG_ADVANCE | KVAPPEND_FLAG_RESET_REPORT | KVAPPEND_FLAG_COUNT_WRITTEN);

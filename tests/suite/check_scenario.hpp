@@ -19,8 +19,8 @@ void check_round_trip(const Scenario &scenario, std::mt19937_64 &random);
 // What validate says of the scenario, and that it leaves every byte unchanged.
 kvappend_status check_validate(const Scenario &scenario, std::mt19937_64 &random);
 
-// A layer of a call for several. One that shares with an earlier layer (else -1) has the same plan and arrays of
-// indices. Its scenario differs only in where the tensors lie, and neither advances offsets.
+// A layer of a call for several. One that shares with an earlier layer (else -1) has the same plan, arrays of
+// indices and rotary tables. Its scenario differs only in where the tensors lie, and neither advances offsets.
 struct ScenarioLayer {
     Scenario scenario;
     int shares_with = -1;

@@ -102,7 +102,7 @@ TEST_CASE("the addressings of these tests are accepted as they are", "[addressin
 
 TEST_CASE("bits that are no flag are refused", "[addressing]") {
     for (const std::int32_t addressing : addressings) {
-        for (const std::int32_t flags : {16384, 1 << 30, INT32_MIN, -1, 16384 | KVAPPEND_FLAG_LEFT_PADS}) {
+        for (const std::int32_t flags : {32768, 1 << 30, INT32_MIN, -1, 32768 | KVAPPEND_FLAG_LEFT_PADS}) {
             check_refused(addressing, set_flags(flags), KVAPPEND_ERROR_FLAGS, {"descriptor.flags is "});
         }
     }

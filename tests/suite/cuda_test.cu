@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a CUDA program relies on besides the copy: stream capture and replay, the default stream, and devices.
 // Compiled against the CUDA runtime, or as plain C++ against the emulated one.
-#include "plan.hpp"
+#include "held.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
@@ -333,6 +333,55 @@ TEST_CASE("a captured move replays with what memory holds at each replay", "[cud
     CHECK(cudaGraphDestroy(graph) == cudaSuccess);
     subject().release(cache);
     subject().release(slots);
+}
+
+TEST_CASE("a captured rotation replays with the positions and tables that memory holds at each replay", "[cuda]") {
+    kvappend_rotary rotary = KVAPPEND_ROTARY_INIT;
+    rotary.dim = 4;
+    rotary.table_rows = 2;
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = KVAPPEND_BACKEND_CUDA;
+    d.batch = d.heads = d.new_rows = d.cache_rows = 1;
+    d.k_dim = 4;
+    d.flags = KVAPPEND_FLAG_ZERO_OFFSETS | KVAPPEND_FLAG_POSITIONS | KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH;
+    d.k_rotary = &rotary;
+    const std::vector<float> row = {1, 2, 3, 4};
+    const Held<float> k_new(row);
+    const Held<float> k_cache(std::vector<float>(4));
+    Held<float> cos({1, 1, 0, 0});
+    Held<float> sin({0, 0, 1, 1});
+    Held<std::int64_t> position(std::vector<std::int64_t>(1));
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = k_new.data(), args.k_cache = k_cache.data();
+    args.rotary_cos = cos.data(), args.rotary_sin = sin.data(), args.positions = position.data();
+    cudaStream_t const stream = subject().stream();
+    cudaGraph_t graph = nullptr;
+    {
+        const PlanPointer plan = make_plan(d);
+        REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+        CHECK(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, stream)) == "KVAPPEND_SUCCESS");
+        REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    }
+    cudaGraphExec_t executable = nullptr;
+    REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+    const auto replay = [&] {
+        REQUIRE(cudaGraphLaunch(executable, stream) == cudaSuccess);
+        subject().synchronize();
+    };
+    replay();
+    CHECK(k_cache.holds(row));
+    position.set({1});
+    replay();
+    CHECK(k_cache.holds({-3, -4, 1, 2}));
+    position.set({2}); // which the tables do not have
+    replay();
+    CHECK(k_cache.holds({-3, -4, 1, 2}));
+    position.set({0});
+    cos.set({-1, 2, 0, 0});
+    replay();
+    CHECK(k_cache.holds({-1, 4, -3, 8}));
+    CHECK(cudaGraphExecDestroy(executable) == cudaSuccess);
+    CHECK(cudaGraphDestroy(graph) == cudaSuccess);
 }
 
 TEST_CASE("the default stream is a stream like others", "[cuda]") {

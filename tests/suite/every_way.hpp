@@ -37,6 +37,7 @@ inline Scenario appending(std::int32_t addressing, std::int64_t batch, std::int6
 template <class Arrange>
 void check_gathers(Scenario scenario, std::mt19937_64 &random, Arrange arrange) {
     INFO("gathered");
+    scenario.rotate_nothing();
     scenario.descriptor.operation = KVAPPEND_OPERATION_GATHER;
     arrange(scenario);
     check_scenario(scenario, random);

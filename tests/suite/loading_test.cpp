@@ -30,6 +30,7 @@ struct Kind {
     bool wide;     // has strides of more than 31 bits
     bool converts; // K is stored as BF16
     std::int32_t operation;
+    bool rotates = false;
 
     kvappend_descriptor descriptor() const {
         kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
@@ -53,6 +54,14 @@ struct Kind {
             return storage;
         }();
         d.k_storage = converts ? &bf16 : nullptr;
+        static const kvappend_rotary rotary = [] {
+            kvappend_rotary halves = KVAPPEND_ROTARY_INIT;
+            halves.dim = 64;
+            halves.table_rows = 8;
+            return halves;
+        }();
+        d.k_rotary = rotates ? &rotary : nullptr;
+        d.flags |= rotates && addressing == KVAPPEND_ADDRESSING_SLOTS ? KVAPPEND_FLAG_POSITIONS : 0;
         if (wide) {
             for (std::int64_t(*const strides)[3] : {&d.k_cache_strides, &d.v_cache_strides}) {
                 (*strides)[0] = std::int64_t{1} << 33;
@@ -64,8 +73,8 @@ struct Kind {
     }
     std::string text() const {
         return "addressing " + std::to_string(addressing) + ", policy " + std::to_string(skip_policy) + ", flags " +
-               std::to_string(flags) + (wide ? ", wide" : "") + (converts ? ", converts" : "") + ", operation " +
-               std::to_string(operation);
+               std::to_string(flags) + (wide ? ", wide" : "") + (converts ? ", converts" : "") +
+               (rotates ? ", rotates" : "") + ", operation " + std::to_string(operation);
     }
 };
 
@@ -83,6 +92,7 @@ std::vector<Kind> kinds() {
                     all.push_back({addressing, policy, 0, wide, converts, KVAPPEND_OPERATION_MOVE});
                 }
             }
+            all.push_back({addressing, KVAPPEND_SKIP_REPORT, 0, wide, converts, KVAPPEND_OPERATION_APPEND, true});
             if (addressing != KVAPPEND_ADDRESSING_SLOTS) {
                 all.push_back({addressing, KVAPPEND_SKIP_SILENTLY, KVAPPEND_FLAG_ADVANCE, wide, converts,
                                KVAPPEND_OPERATION_APPEND});
@@ -112,6 +122,9 @@ kvappend_args arguments(std::uintptr_t off) {
     args.from_slots = take(0);
     args.page_table = static_cast<const std::int32_t *>(take(0));
     args.page_indptr = static_cast<const std::int32_t *>(take(0));
+    args.rotary_cos = take(0);
+    args.rotary_sin = take(0);
+    args.positions = take(0);
     args.report = static_cast<kvappend_report *>(take(0));
     return args;
 }

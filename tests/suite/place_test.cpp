@@ -76,9 +76,10 @@ public:
         const auto array = [this](Name name) {
             return count(name) > 0 ? reinterpret_cast<const void *>(std::uintptr_t{name} << 48) : nullptr;
         };
-        return {array(offsets),       array(slots),           nullptr,           array(lengths),
-                array(left_pads),     array(batch_index),     array(page_table), array(page_indptr),
-                array(token_samples), array(token_positions), array(token_count)};
+        return {array(offsets),         array(slots),       nullptr,
+                array(lengths),         array(left_pads),   array(batch_index),
+                array(page_table),      array(page_indptr), array(token_samples),
+                array(token_positions), array(token_count), nullptr};
     }
 
     std::int64_t value_of_number(const void *array, std::uint32_t wide, std::int64_t i) const {
@@ -297,6 +298,7 @@ Outcome dense_outcome(std::int64_t offset, std::int64_t row, std::int64_t new_ro
     a.kind = KVAPPEND_ADDRESSING_DENSE;
     a.wide_offsets = 1;
     a.offset_mask = -1;
+    a.rotary_rows = -1;
     a.samples = a.cache_blocks = 1;
     a.new_rows = new_rows;
     a.cache_rows = cache_rows;
@@ -338,8 +340,8 @@ int compare_rules(const Addressing &a, Random &random) {
     Draw<Random> draw(random);
     int placed = 0;
     for_some_rows(a, draw, [&](std::int64_t sample, std::int64_t row) {
-        const Place place = place_of(Rule<>{a, indices}, sample, row, Load{&arrays});
-        const Place fast = place_of(Rule<Facts>{a, indices}, sample, row, LoadWords{&arrays});
+        const auto place = place_of(Rule<>{a, indices}, sample, row, Load{&arrays});
+        const auto fast = place_of(Rule<Facts>{a, indices}, sample, row, LoadWords{&arrays});
         INFO(text(a) << "\nrow " << row << " of " << sample << "\nby the rule: " << text(place)
                      << "\nas compiled: " << text(fast));
         REQUIRE(fast.placed() == place.placed());
@@ -478,7 +480,7 @@ std::vector<Visited> visit_samples(const Rule<> &rule, const Load &load, bool by
         const auto rows = rows_of_sample(rule, loaded);
         const std::int64_t end = rows.begin + rows.count;
         for (std::int64_t row = rows.begin; row < end;) {
-            const Place place = place_of(rule, sample, row, loaded, load);
+            const auto place = place_of(rule, sample, row, loaded, load);
             const std::int64_t stretch = by_stretches ? stretch_of(rule, place) : 1;
             REQUIRE(stretch >= 1);
             REQUIRE(stretch <= end - row);
@@ -494,7 +496,7 @@ std::vector<Visited> visit_source(const Rule<> &rule, const Load &load, bool by_
     std::vector<Visited> all;
     for (std::int64_t sample = 0; sample < (rule.a.by_token() ? 1 : rule.a.samples); ++sample) {
         for (std::int64_t row = 0; row < rule.a.new_rows;) {
-            const Place place = place_of(rule, sample, row, load);
+            const auto place = place_of(rule, sample, row, load);
             const std::int64_t stretch = by_stretches ? stretch_of(rule, place) : 1;
             REQUIRE(stretch >= 1);
             REQUIRE(stretch <= rule.a.new_rows - row);
@@ -734,7 +736,7 @@ TEST_CASE("a sample that is left out is one stretch", "[place]") {
     indices.offsets = offsets.data();
     indices.batch_index = blocks.data();
     const Rule<> rule{a, indices};
-    const Place place = place_of(rule, 0, 3, kvappend::HostLoad{});
+    const auto place = place_of(rule, 0, 3, kvappend::HostLoad{});
     CHECK(place.outcome == Outcome::padding);
     CHECK(stretch_of(rule, place) == d.new_rows - 3);
 }

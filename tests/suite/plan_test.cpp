@@ -158,6 +158,8 @@ TEST_CASE("the kernel table names each kernel once, and each can be wished for",
     CHECK(kvappend_kernel_name(SIZE_MAX) == nullptr);
     const std::string prefix = subject().backend() == KVAPPEND_BACKEND_CUDA ? "cuda_" : "host_";
     kvappend_storage e4m3 = KVAPPEND_STORAGE_INIT;
+    kvappend_rotary rotary = KVAPPEND_ROTARY_INIT;
+    rotary.dim = 2;
     e4m3.type = KVAPPEND_STORED_E4M3;
     int served = 0;
     for (const std::string &name : names) {
@@ -168,6 +170,7 @@ TEST_CASE("the kernel table names each kernel once, and each can be wished for",
         p.kernel_name = name.c_str();
         kvappend_descriptor d = with_rows(KVAPPEND_ELEMENT_F16, 64, 64);
         d.k_storage = d.v_storage = name.find("convert") != std::string::npos ? &e4m3 : nullptr;
+        d.k_rotary = name.find("rotate") != std::string::npos ? &rotary : nullptr;
         if (name.find("_gather") != std::string::npos) {
             d.operation = KVAPPEND_OPERATION_GATHER;
         } else if (name.find("_move") != std::string::npos) {
@@ -191,13 +194,14 @@ TEST_CASE("the kernel table names each kernel once, and each can be wished for",
             kvappend_descriptor narrow = with_rows(KVAPPEND_ELEMENT_F16, 2, 64);
             narrow = d.operation == KVAPPEND_OPERATION_MOVE ? to_move(narrow) : narrow;
             narrow.operation = d.operation;
+            narrow.k_rotary = d.k_rotary;
             const kvappend_sku unlike = sku_of(make_plan(narrow, &p));
             CHECK(unlike.v_vector_bytes == sku.v_vector_bytes);
             CHECK(unlike.k_vector_bytes == 4);
         }
         ++served;
     }
-    CHECK((prefix == "cuda_" ? served == 18 : served == 7 || served == 13));
+    CHECK((prefix == "cuda_" ? served == 21 : served == 8 || served == 15));
 }
 
 TEST_CASE("a plan keeps nothing of what it was made from, and a run nothing of its arguments", "[plan]") {
@@ -295,7 +299,8 @@ TEST_CASE("every status has its name", "[plan]") {
                     {50, "KVAPPEND_ERROR_INDEX_TYPE"},
                     {51, "KVAPPEND_ERROR_STORAGE"},
                     {52, "KVAPPEND_ERROR_SCALE"},
-                    {53, "KVAPPEND_ERROR_OPERATION"}};
+                    {53, "KVAPPEND_ERROR_OPERATION"},
+                    {54, "KVAPPEND_ERROR_ROTARY"}};
     for (std::int32_t value = -5; value < 60; ++value) {
         const auto *const known =
             std::ranges::find(statuses, value, &std::remove_reference_t<decltype(*statuses)>::status);

@@ -29,6 +29,7 @@ struct Focus {
     Widths widths = Widths::drawn;
     std::int64_t least_bytes = 0; // of the new rows
     bool converts = false;        // K or V is stored in another format
+    bool rotates = false;         // K is rotated; with `converts`, its element types
     bool wide = false;            // rows of hundreds of elements
     std::int32_t operation = -1;  // drawn
 
@@ -62,6 +63,7 @@ public:
         draw_layouts();
         RandomStorage<Random> storage(random_, scenario_);
         const bool converts = draw_storages(storage);
+        draw_rotation();
         draw_indices();
         draw_locations();
         if (converts) {
@@ -121,7 +123,7 @@ private:
     std::int64_t vector() const { return static_cast<std::int64_t>(16 / element_bytes(d_.element_type)); }
 
     void draw_extents() {
-        d_.element_type = focus_.converts
+        d_.element_type = focus_.converts || focus_.rotates
                               ? draw_.of({KVAPPEND_ELEMENT_F32, KVAPPEND_ELEMENT_F16, KVAPPEND_ELEMENT_BF16})
                               : draw_.element_type();
         d_.offset_type = draw_.of({KVAPPEND_OFFSET_INT64, KVAPPEND_OFFSET_INT32});
@@ -360,6 +362,41 @@ private:
         return true;
     }
 
+    // The whole row, parts of it that are whole vectors, or any part.
+    void draw_rotation() {
+        const bool wanted = focus_.rotates || (!focused() && draw_.one_in(4));
+        if (!wanted || d_.operation != KVAPPEND_OPERATION_APPEND || d_.k_dim < 2 ||
+            !RandomStorage<Random>::serves(d_.element_type)) {
+            return;
+        }
+        kvappend_rotary r = KVAPPEND_ROTARY_INIT;
+        r.style = draw_.of({KVAPPEND_ROTARY_HALF, KVAPPEND_ROTARY_INTERLEAVED});
+        r.table_type = draw_.of({KVAPPEND_ELEMENT_F32, KVAPPEND_ELEMENT_F16, KVAPPEND_ELEMENT_BF16});
+        const std::int64_t unit = draw_.template of<std::int64_t>({1, 1, 8, 16});
+        const std::int64_t pairs = std::max<std::int64_t>(d_.k_dim / 2 / unit, 1);
+        r.dim = draw_.one_in(2) ? d_.k_dim / 2 * 2 : std::min(2 * unit * draw_.between(1, pairs), d_.k_dim / 2 * 2);
+        r.first = draw_.one_in(2) ? 0 : draw_.between(0, (d_.k_dim - r.dim) / unit) * unit;
+        r.table_rows = draw_.template of<std::int64_t>({0, 1, 3, 9, 40, 200, 200});
+        r.table_stride = draw_.template of<std::int64_t>({0, r.dim, r.dim, r.dim / 2 + draw_.between(1, 9)});
+        if (d_.addressing == KVAPPEND_ADDRESSING_SLOTS || draw_.one_in(3)) {
+            d_.flags |= KVAPPEND_FLAG_POSITIONS;
+        }
+        scenario_.rotate_k(r);
+        scenario_.tame = draw_.one_in(2);
+    }
+
+    void draw_rotary_positions() {
+        const bool by_token = d_.addressing == KVAPPEND_ADDRESSING_SLOTS || d_.lengths >= KVAPPEND_LENGTHS_PACKED;
+        const std::int64_t rows = d_.k_rotary->table_rows;
+        const bool narrow = narrow_offsets();
+        for (std::int64_t i = 0; i < (by_token ? 1 : d_.batch) * d_.new_rows; ++i) {
+            scenario_.positions.push_back(rows == 0 || draw_.one_in(8)
+                                              ? draw_.template of<std::int64_t>({-1, rows, rows + 1, beyond(narrow),
+                                                                                 greatest(narrow), least(narrow)})
+                                              : draw_.between(0, rows - 1));
+        }
+    }
+
     std::vector<std::int64_t> shuffled(std::int64_t count) {
         std::vector<std::int64_t> values(static_cast<std::size_t>(count));
         std::iota(values.begin(), values.end(), 0);
@@ -470,6 +507,9 @@ private:
         if (has(d_, KVAPPEND_FLAG_BATCH_INDEX)) {
             scenario_.batch_index = different_blocks(d_.batch);
         }
+        if (has(d_, KVAPPEND_FLAG_POSITIONS)) {
+            draw_rotary_positions();
+        }
     }
 
     std::int64_t capacity() {
@@ -554,6 +594,21 @@ private:
         }
         if (pool_) {
             share_block(scenario_, v_cache, k_cache, d_.k_dim);
+        }
+        if (d_.k_rotary != nullptr) {
+            draw_tables();
+        }
+    }
+
+    // Tables that begin anywhere, and some in one block.
+    void draw_tables() {
+        for (const std::size_t table : {rotary_cos_index, rotary_sin_index}) {
+            const std::size_t shift = draw_.one_in(3) ? element_bytes(d_.k_rotary->table_type) : 0;
+            scenario_.locations[table].start += shift;
+            scenario_.block_bytes[scenario_.locations[table].block] += shift;
+        }
+        if (d_.k_rotary->table_stride == d_.k_rotary->dim && draw_.one_in(2)) {
+            join_tables(scenario_);
         }
     }
 };

@@ -3,6 +3,7 @@
 #include "reference.hpp"
 
 #include "reference_format.hpp"
+#include "reference_rotation.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -55,6 +56,35 @@ private:
     std::vector<std::vector<unsigned char>> &blocks_;
 };
 
+// The bits of the elements of a new row of one head, rotated if the row is of K and K is rotated.
+std::vector<std::uint32_t> elements_of(const Scenario &scenario, const Memory &memory, const Row &row, std::int64_t h,
+                                       TensorIndex from) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    std::vector<std::uint32_t> elements;
+    for (std::int64_t i = 0; i < reference_extents(d, from).dim; ++i) {
+        std::memcpy(&elements.emplace_back(0), memory.element(from, row.batch, h, row.source, i),
+                    element_bytes(d.element_type));
+    }
+    if (from != k_new || d.k_rotary == nullptr) {
+        return elements;
+    }
+    const auto entry = [&](std::size_t table, std::int64_t pair) {
+        std::uint32_t bits = 0;
+        std::memcpy(&bits,
+                    memory.at(table, static_cast<std::int64_t>(reference_table_byte(*d.k_rotary, row.rotation, pair))),
+                    element_bytes(d.k_rotary->table_type));
+        return bits;
+    };
+    std::vector<std::uint32_t> cos;
+    std::vector<std::uint32_t> sin;
+    for (std::int64_t pair = 0; pair < d.k_rotary->dim / 2; ++pair) {
+        cos.push_back(entry(rotary_cos_index, pair));
+        sin.push_back(entry(rotary_sin_index, pair));
+    }
+    reference_rotate(*d.k_rotary, d.element_type, cos, sin, elements);
+    return elements;
+}
+
 // A row of one head in another format.
 void store_row(const Scenario &scenario, const Memory &memory, const Row &row, std::int64_t h, TensorIndex from,
                TensorIndex to) {
@@ -67,12 +97,8 @@ void store_row(const Scenario &scenario, const Memory &memory, const Row &row, s
         return memory.at(scales, reference_scale(d, to, row.block, h, row.cache_row, group));
     };
     const std::int64_t groups = storage.scaling == KVAPPEND_SCALING_NONE ? 0 : dim / reference_group(storage, dim);
-    std::vector<std::uint32_t> elements(static_cast<std::size_t>(dim));
+    const std::vector<std::uint32_t> elements = elements_of(scenario, memory, row, h, from);
     std::vector<std::uint32_t> given;
-    for (std::int64_t i = 0; i < dim; ++i) {
-        std::memcpy(&elements[static_cast<std::size_t>(i)], memory.element(from, row.batch, h, row.source, i),
-                    element_bytes(d.element_type));
-    }
     if (storage.scaling == KVAPPEND_SCALING_GIVEN) {
         for (std::int64_t group = 0; group < groups; ++group) {
             std::memcpy(&given.emplace_back(0), scale_at(group), scale_bytes);
@@ -129,6 +155,16 @@ void load_row(const Scenario &scenario, const Memory &memory, const Row &row, st
     }
 }
 
+// Stores the elements of a rotated row of one head.
+void store_rotated_row(const Scenario &scenario, const Memory &memory, const Row &row, std::int64_t h) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    const std::vector<std::uint32_t> elements = elements_of(scenario, memory, row, h, k_new);
+    for (std::int64_t i = 0; i < d.k_dim; ++i) {
+        std::memcpy(memory.at(k_cache, reference_code(d, k_cache, row.block, h, row.cache_row, i).byte),
+                    &elements[static_cast<std::size_t>(i)], element_bytes(d.element_type));
+    }
+}
+
 // Copies the bits of a row of one head. A row that a gather skips becomes zeros.
 void copy_row(const Scenario &scenario, const Memory &memory, const Row &row, std::int64_t h, TensorIndex fresh,
               TensorIndex cache) {
@@ -162,6 +198,8 @@ void run_one_tensor(const Scenario &scenario, const std::vector<Row> &rows, Tens
                 load_row(scenario, memory, row, h, cache, fresh);
             } else if (written && converts) {
                 store_row(scenario, memory, row, h, fresh, cache);
+            } else if (written && fresh == k_new && d.k_rotary != nullptr) {
+                store_rotated_row(scenario, memory, row, h);
             } else if (written || zeroes) {
                 copy_row(scenario, memory, row, h, fresh, cache);
             }

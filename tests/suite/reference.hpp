@@ -29,6 +29,8 @@ struct Row {
     Wide position;
     std::int64_t block;
     std::int64_t cache_row;
+    // The position by which its K is rotated, if it is written.
+    std::int64_t rotation;
     // Where a move takes it from.
     std::int64_t from_block;
     std::int64_t from_row;

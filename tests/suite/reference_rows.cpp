@@ -195,6 +195,26 @@ void place_by_slots(const Scenario &scenario, Row &row) {
     }
 }
 
+// The rotary tables may lack the position of a row that has a place.
+void bound_by_tables(const Scenario &scenario, Row &row) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    if (d.k_rotary == nullptr || row.outcome != Outcome::written) {
+        return;
+    }
+    const bool tokens = d.addressing == KVAPPEND_ADDRESSING_SLOTS || d.lengths == KVAPPEND_LENGTHS_PACKED ||
+                        d.lengths == KVAPPEND_LENGTHS_PER_TOKEN;
+    const Wide position =
+        flag(scenario, KVAPPEND_FLAG_POSITIONS)
+            ? entry(scenario.positions, tokens ? Wide{row.source} : Wide{row.batch} * d.new_rows + row.source)
+            : row.position;
+    if (position < 0 || position >= d.k_rotary->table_rows) {
+        row.outcome = position < 0 ? Outcome::below : Outcome::above;
+        row.position = position;
+        return;
+    }
+    row.rotation = static_cast<std::int64_t>(position);
+}
+
 bool same_place(const Row &one, const Row &other) {
     return one.sample == other.sample && one.block == other.block && one.cache_row == other.cache_row;
 }
@@ -232,6 +252,9 @@ std::vector<Row> reference_rows(const Scenario &scenario) {
                 }
             }
         }
+    }
+    for (Row &row : rows) {
+        bound_by_tables(scenario, row);
     }
     return rows;
 }

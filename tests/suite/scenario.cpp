@@ -3,6 +3,7 @@
 
 #include "reference.hpp"
 #include "reference_format.hpp"
+#include "reference_rotation.hpp"
 
 #include <catch2/catch_get_random_seed.hpp>
 #include <catch2/catch_test_macros.hpp>
@@ -26,6 +27,9 @@ std::int64_t entries_of(const kvappend_descriptor &d, std::size_t buffer) {
         return 1;
     case lengths_index:
         return d.lengths == KVAPPEND_LENGTHS_PACKED ? d.batch + 1 : d.batch;
+    case positions_index:
+        return d.addressing == KVAPPEND_ADDRESSING_SLOTS || d.lengths >= KVAPPEND_LENGTHS_PACKED ? d.new_rows
+                                                                                                 : d.batch * d.new_rows;
     case page_indptr_index:
         return d.batch + 1;
     case page_table_index:
@@ -56,6 +60,13 @@ void write(std::ostream &out, const char *name, const kvappend_storage *s) {
             << s->global_scale << ", floors " << s->amax_floor << ' ' << s->scale_floor << ", group " << s->group
             << ", scale strides {" << s->scale_strides[0] << ", " << s->scale_strides[1] << ", " << s->scale_strides[2]
             << ", " << s->scale_strides[3] << '}';
+    }
+}
+
+void write(std::ostream &out, const kvappend_rotary *r) {
+    if (r != nullptr) {
+        out << ", k_rotary style " << r->style << ", table type " << r->table_type << ", dim " << r->dim << ", first "
+            << r->first << ", table rows " << r->table_rows << " by " << r->table_stride;
     }
 }
 
@@ -94,6 +105,7 @@ std::string Scenario::text() const {
     }
     write(out, "k_storage", d.k_storage);
     write(out, "v_storage", d.v_storage);
+    write(out, d.k_rotary);
     out << ", global scales " << k_global_scale << ' ' << v_global_scale << ", tame " << tame;
     return out.str();
 }
@@ -131,6 +143,11 @@ bool asks_for(const kvappend_descriptor &d, std::size_t buffer) {
         return by_position;
     case token_count_index:
         return (d.flags & KVAPPEND_FLAG_TOKEN_COUNT) != 0;
+    case rotary_cos_index:
+    case rotary_sin_index:
+        return d.k_rotary != nullptr;
+    case positions_index:
+        return (d.flags & KVAPPEND_FLAG_POSITIONS) != 0;
     case report_index:
         return d.skip_policy == KVAPPEND_SKIP_REPORT;
     case k_scales_index:
@@ -163,6 +180,10 @@ std::size_t buffer_bytes(const Scenario &scenario, std::size_t buffer) {
     if (buffer == k_global_scale_index || buffer == v_global_scale_index) {
         return sizeof(float);
     }
+    if (buffer == rotary_cos_index || buffer == rotary_sin_index) {
+        const kvappend_rotary &r = *d.k_rotary;
+        return r.table_rows == 0 ? 0 : reference_table_byte(r, r.table_rows - 1, r.dim / 2);
+    }
     const IndexArray &array = *std::ranges::find(index_arrays, buffer, &IndexArray::buffer);
     return static_cast<std::size_t>(entries_of(d, buffer)) * array.element_bytes(d);
 }
@@ -183,6 +204,14 @@ void place_apart(Scenario &scenario, std::size_t before, std::size_t after) {
         scenario.block_bytes.push_back(
             asks_for(scenario.descriptor, buffer) ? before + buffer_bytes(scenario, buffer) + after : 0);
     }
+}
+
+void join_tables(Scenario &scenario) {
+    const kvappend_rotary &r = *scenario.descriptor.k_rotary;
+    const BufferLocation &cos = scenario.locations[rotary_cos_index];
+    scenario.block_bytes[scenario.locations[rotary_sin_index].block] = 0;
+    scenario.locations[rotary_sin_index] = {cos.block, cos.start + reference_table_byte(r, 0, r.dim / 2)};
+    scenario.block_bytes[cos.block] += r.table_rows == 0 ? 0 : reference_table_byte(r, 0, r.dim / 2);
 }
 
 void share_block(Scenario &scenario, TensorIndex tensor, TensorIndex with, std::int64_t elements) {

@@ -36,7 +36,10 @@ constexpr std::size_t k_global_scale_index = offsets_index + 12;
 constexpr std::size_t v_global_scale_index = offsets_index + 13;
 constexpr std::size_t report_index = offsets_index + 14;
 constexpr std::size_t from_slots_index = offsets_index + 15;
-constexpr std::size_t buffer_count = offsets_index + 16;
+constexpr std::size_t rotary_cos_index = offsets_index + 16;
+constexpr std::size_t rotary_sin_index = offsets_index + 17;
+constexpr std::size_t positions_index = offsets_index + 18;
+constexpr std::size_t buffer_count = offsets_index + 19;
 
 // Where a buffer lies: its first element is `start` bytes into a block of memory.
 struct BufferLocation {
@@ -60,12 +63,15 @@ struct Scenario {
     std::vector<std::int64_t> token_samples;
     std::vector<std::int64_t> token_positions;
     std::vector<std::int64_t> token_count;
+    std::vector<std::int64_t> positions;
     // How K and V are stored: what the pointers of the descriptor point to. Set by `store`.
     std::shared_ptr<const kvappend_storage> k_storage;
     std::shared_ptr<const kvappend_storage> v_storage;
+    // How K is rotated. Set by `rotate_k`.
+    std::shared_ptr<const kvappend_rotary> k_rotary;
     float k_global_scale = 1;
     float v_global_scale = 1;
-    // New rows and given scales are moderate numbers, and not random bits.
+    // New rows, given scales and rotary tables are moderate numbers, and not random bits.
     bool tame = false;
     std::vector<std::size_t> block_bytes;
     BufferLocation locations[buffer_count]{};
@@ -85,6 +91,15 @@ struct Scenario {
     void store_v(const kvappend_storage &storage) {
         v_storage = std::make_shared<kvappend_storage>(storage);
         descriptor.v_storage = v_storage.get();
+    }
+    void rotate_k(const kvappend_rotary &rotary) {
+        k_rotary = std::make_shared<kvappend_rotary>(rotary);
+        descriptor.k_rotary = k_rotary.get();
+    }
+    // For the other operations, which do not rotate.
+    void rotate_nothing() {
+        descriptor.k_rotary = nullptr;
+        descriptor.flags &= ~KVAPPEND_FLAG_POSITIONS;
     }
 };
 
@@ -126,13 +141,17 @@ constexpr IndexArray index_arrays[] = {{"cache_offsets", offsets_index, &Scenari
                                        {"page_indptr", page_indptr_index, &Scenario::page_indptr, false},
                                        {"token_samples", token_samples_index, &Scenario::token_samples, false},
                                        {"token_positions", token_positions_index, &Scenario::token_positions, true},
-                                       {"token_count", token_count_index, &Scenario::token_count, false}};
+                                       {"token_count", token_count_index, &Scenario::token_count, false},
+                                       {"positions", positions_index, &Scenario::positions, true}};
 
 // A scenario whose arrays do not fit its descriptor would be a fault of the test.
 void require_entries(const Scenario &scenario);
 
 // Gives every buffer a block of its own with `before` bytes before it and `after` bytes after it.
 void place_apart(Scenario &scenario, std::size_t before, std::size_t after);
+
+// Puts both rotary tables into one block, as one table [positions, cos | sin]. Its stride must be `dim` elements.
+void join_tables(Scenario &scenario);
 
 // Moves a tensor into another's block and places it a number of elements after that tensor's first element, as in a
 // pool of K and V or a fused projection.

@@ -266,7 +266,7 @@ TEST_CASE("what stands behind the strides counts as far as a descriptor's size g
         offsetof(kvappend_descriptor, field), [](kvappend_descriptor &d) { d.field = value; }, status                  \
     }
     const Fault faults[] = {FAULT(lengths, 4, KVAPPEND_ERROR_LENGTHS),
-                            FAULT(flags, 16384, KVAPPEND_ERROR_FLAGS),
+                            FAULT(flags, 32768, KVAPPEND_ERROR_FLAGS),
                             FAULT(cache_blocks, 1, KVAPPEND_ERROR_CONFLICT),
                             FAULT(sink_rows, 1, KVAPPEND_ERROR_CONFLICT),
                             FAULT(table_entries, 1, KVAPPEND_ERROR_CONFLICT),

@@ -4,6 +4,7 @@
 
 #include "reference.hpp"
 #include "reference_format.hpp"
+#include "reference_rotation.hpp"
 
 #include <bit>
 #include <cmath>
@@ -83,6 +84,23 @@ void put_tame_rows(const Scenario &scenario, Random &random, std::vector<std::ve
             const auto index = static_cast<std::size_t>(reference_index(d, tensor, b, h, l, i));
             std::memcpy(&blocks[location.block][location.start + index * width], &bits, width);
         });
+    }
+}
+
+// Rotary tables of angles, as far as few bits of mantissa go.
+template <class Random>
+void put_tame_tables(const Scenario &scenario, Random &random, std::vector<std::vector<unsigned char>> &blocks) {
+    const kvappend_rotary *const r = scenario.descriptor.k_rotary;
+    for (std::int64_t p = 0; r != nullptr && p < r->table_rows; ++p) {
+        for (std::int64_t pair = 0; pair < r->dim / 2; ++pair) {
+            for (const std::size_t table : {rotary_cos_index, rotary_sin_index}) {
+                const auto numerator = std::uniform_int_distribution<int>(-128, 128)(random);
+                const std::uint32_t bits = bits_of_number(r->table_type, static_cast<float>(numerator) / 128);
+                const BufferLocation &location = scenario.locations[table];
+                std::memcpy(&blocks[location.block][location.start + reference_table_byte(*r, p, pair)], &bits,
+                            element_bytes(r->table_type));
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@
     }
 GROWN(descriptor);
 GROWN(storage);
+GROWN(rotary);
 GROWN(preference);
 GROWN(args);
 GROWN(fault);
@@ -55,12 +56,14 @@ static void check_table(void) {
 static void check_read(void) {
     struct newer_descriptor *const d = NEW(descriptor);
     struct newer_storage *const s = NEW(storage);
+    struct newer_rotary *const r = NEW(rotary);
     struct newer_preference *const p = NEW(preference);
     struct newer_args *const a = NEW(args);
     kvappend_plan *plan = NULL;
 
     REQUIRE(kvappend_descriptor_init(&d->known, sizeof *d) == KVAPPEND_SUCCESS && d->wish == 0);
     REQUIRE(kvappend_storage_init(&s->known, sizeof *s) == KVAPPEND_SUCCESS && s->wish == 0);
+    REQUIRE(kvappend_rotary_init(&r->known, sizeof *r) == KVAPPEND_SUCCESS && r->wish == 0);
     REQUIRE(kvappend_preference_init(&p->known, sizeof *p) == KVAPPEND_SUCCESS && p->wish == 0);
     REQUIRE(kvappend_args_init(&a->known, sizeof *a) == KVAPPEND_SUCCESS && a->wish == 0);
     d->known.element_type = KVAPPEND_ELEMENT_F64;
@@ -72,7 +75,7 @@ static void check_read(void) {
     a->known.cache_offsets = &offset, a->known.cache_offsets_bytes = sizeof offset;
 
     d->wish = 1;
-    REFUSED(kvappend_plan_create(&d->known, NULL, &plan), "descriptor.struct_size is 296 and byte 288");
+    REFUSED(kvappend_plan_create(&d->known, NULL, &plan), "descriptor.struct_size is 304 and byte 296");
     REQUIRE(plan == NULL);
     d->wish = 0;
     d->known.k_storage = &s->known;
@@ -80,6 +83,11 @@ static void check_read(void) {
     REFUSED(kvappend_plan_create(&d->known, NULL, &plan), "descriptor.k_storage.struct_size is 104 and byte 96");
     REQUIRE(plan == NULL);
     s->wish = 0;
+    d->known.k_rotary = &r->known;
+    r->wish = 1;
+    REFUSED(kvappend_plan_create(&d->known, NULL, &plan), "descriptor.k_rotary.struct_size is 56 and byte 48");
+    REQUIRE(plan == NULL);
+    d->known.k_rotary = NULL;
     p->wish = INT64_MIN; /* its last byte alone */
     REFUSED(kvappend_plan_create(&d->known, &p->known, &plan), "preference.struct_size is 32 and byte 31");
     REQUIRE(plan == NULL);
@@ -91,8 +99,8 @@ static void check_read(void) {
     check_cache(10);
     fill(20);
     a->wish = 7;
-    REFUSED(kvappend_plan_can_implement(plan, &a->known), "args.struct_size is 368 and byte 360");
-    REFUSED(kvappend_plan_run(plan, &a->known, NULL, 0, NULL), "args.struct_size is 368 and byte 360");
+    REFUSED(kvappend_plan_can_implement(plan, &a->known), "args.struct_size is 416 and byte 408");
+    REFUSED(kvappend_plan_run(plan, &a->known, NULL, 0, NULL), "args.struct_size is 416 and byte 408");
     REQUIRE(k_cache[1] == -1 && k_cache[2] == -1);
     a->wish = 0;
     REQUIRE(kvappend_plan_run(plan, &a->known, NULL, 0, NULL) == KVAPPEND_SUCCESS);

@@ -66,6 +66,11 @@ static_assert(views<kvappend::scales_view, std::span<std::uint8_t>>);
 static_assert(views<kvappend::scales_view, kvappend::array_view<std::uint16_t>>);
 static_assert(!views<kvappend::scales_view, std::vector<float>> && !views<kvappend::scales_view, std::array<float, 1>>);
 
+// Rotary tables may be of several types, and const.
+static_assert(views<kvappend::table_view, std::vector<float> &> && views<kvappend::table_view, const float (&)[1]>);
+static_assert(views<kvappend::table_view, std::span<const std::uint16_t>>);
+static_assert(!views<kvappend::table_view, std::vector<float>>);
+
 // Nor may a descriptor keep a storage that is about to end.
 template <class Result>
 constexpr bool has_address = requires(Result result) {
@@ -174,7 +179,8 @@ inline constexpr std::int32_t kvappend::element_type<E5m2> = KVAPPEND_ELEMENT_E5
 
 TEST_CASE("structs are made as the init functions make them",
           "[kvappend_descriptor_init][kvappend_preference_init][kvappend_args_init][kvappend_report_init]"
-          "[kvappend_fault_init][kvappend_sku_init][kvappend_precision_guarantee_init][kvappend_storage_init]") {
+          "[kvappend_fault_init][kvappend_sku_init][kvappend_precision_guarantee_init][kvappend_storage_init]"
+          "[kvappend_rotary_init]") {
     CHECK(made_as_by<kvappend::descriptor>(kvappend_descriptor_init));
     CHECK(made_as_by<kvappend::preference>(kvappend_preference_init));
     CHECK(made_as_by<kvappend::args>(kvappend_args_init));
@@ -183,6 +189,7 @@ TEST_CASE("structs are made as the init functions make them",
     CHECK(made_as_by<kvappend::sku>(kvappend_sku_init));
     CHECK(made_as_by<kvappend::precision_guarantee>(kvappend_precision_guarantee_init));
     CHECK(made_as_by<kvappend::storage>(kvappend_storage_init));
+    CHECK(made_as_by<kvappend::rotary>(kvappend_rotary_init));
 }
 
 TEST_CASE("buffers fill what a plan knows of them, and nothing else") {
@@ -271,6 +278,7 @@ TEST_CASE("buffers fill the arguments of a run") {
     std::array<std::int64_t, 5> offsets{};
     std::array<std::int32_t, 6> indices{};
     std::array<std::uint8_t, 3> bytes{};
+    std::array<std::uint16_t, 4> halves{};
     kvappend::report report;
     kvappend::buffers<double> b;
     b.k_new = k;
@@ -295,6 +303,9 @@ TEST_CASE("buffers fill the arguments of a run") {
     b.v_scales = std::span(bytes);
     b.k_global_scale = floats;
     b.v_global_scale = std::span(floats).first(1);
+    b.rotary_cos = floats;
+    b.rotary_sin = {halves.data() + 1, 3};
+    b.positions = std::span(offsets).last(1);
     b.report = &report;
     kvappend_args expected = KVAPPEND_ARGS_INIT;
     expected.k_new = expected.k_cache = k.data();
@@ -330,6 +341,9 @@ TEST_CASE("buffers fill the arguments of a run") {
     expected.k_global_scale = expected.v_global_scale = floats.data();
     expected.k_global_scale_bytes = 8;
     expected.v_global_scale_bytes = 4;
+    expected.rotary_cos = floats.data(), expected.rotary_cos_bytes = 8;
+    expected.rotary_sin = halves.data() + 1, expected.rotary_sin_bytes = 6;
+    expected.positions = offsets.data() + 4, expected.positions_bytes = 8;
     expected.report = &report;
     expected.report_bytes = sizeof report;
     kvappend::args a;
@@ -835,6 +849,39 @@ TEST_CASE("rows are stored in NVFP4", "[kvappend_storage_preset][kvappend_plan_r
                            0x76, 0xa9, 0xcb, 0xed, 0x0f, 0x67, 0x48, 0xe4, 0x02, 0x00, 0x00,
                            0x00, 0x00, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee});
     CHECK(k_scales == Bytes{0xee, 0x48, 0x40, 0xee}); // 4 and 2
+}
+
+TEST_CASE("rows of K are rotated by one table", "[kvappend_plan_run]") {
+    const std::array<float, 8> k_new{1, 2, 3, 4, 1, 2, 3, 4};
+    const std::array<float, 8> table{1, 1, 0, 0, 0, 0, 1, 1}; // [positions, cos | sin]
+    const std::array<std::int32_t, 2> positions{0, 1};
+    const std::array<std::int32_t, 2> slots{1, 0};
+    std::vector<float> k_cache(8);
+    kvappend::rotary rotary;
+    rotary.dim = rotary.table_stride = 4;
+    rotary.table_rows = 2;
+    kvappend::buffers<float, const std::int32_t> b;
+    b.k_new = k_new;
+    b.k_cache = k_cache;
+    b.slots = slots;
+    b.positions = positions;
+    b.rotary_cos = table;
+    b.rotary_sin = {table.data() + 2, table.size() - 2};
+    kvappend::descriptor d;
+    d.addressing = KVAPPEND_ADDRESSING_SLOTS;
+    d.flags = KVAPPEND_FLAG_POSITIONS;
+    d.batch = d.heads = d.cache_blocks = 1;
+    d.new_rows = d.cache_rows = 2;
+    d.k_dim = 4;
+    d.k_rotary = &rotary;
+    b.fill(d);
+    CHECK(d.k_rotary == &rotary);
+    kvappend::args a;
+    b.fill(a);
+    const kvappend::plan plan = kvappend::plan::create(d).value();
+    plan.run(a).value();
+    CHECK(k_cache == std::vector<float>{-3, -4, 1, 2, 1, 2, 3, 4});
+    CHECK(plan.get_precision_guarantee()->k_bit_exact == 0);
 }
 
 TEST_CASE("a preset that does not exist is refused", "[kvappend_storage_preset]") {
