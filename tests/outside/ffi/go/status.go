@@ -49,6 +49,7 @@ const (
 	ErrorStorage        Status = C.KVAPPEND_ERROR_STORAGE
 	ErrorScale          Status = C.KVAPPEND_ERROR_SCALE
 	ErrorOperation      Status = C.KVAPPEND_ERROR_OPERATION
+	ErrorRotary         Status = C.KVAPPEND_ERROR_ROTARY
 )
 
 // String is the constant's name in C, such as "KVAPPEND_ERROR_ALIAS".

@@ -13,6 +13,7 @@ from unittest import mock
 from kvappend import abi
 
 STRUCTS = {"kvappend_descriptor": abi.Descriptor, "kvappend_storage": abi.Storage,
+           "kvappend_rotary": abi.Rotary,
            "kvappend_preference": abi.Preference, "kvappend_args": abi.Args,
            "kvappend_report": abi.Report, "kvappend_fault": abi.Fault, "kvappend_sku": abi.Sku,
            "kvappend_precision_guarantee": abi.PrecisionGuarantee}
@@ -22,6 +23,7 @@ ENUMERATIONS = [("KVAPPEND_", abi.Status)] + [
     (f"KVAPPEND_{kind.__name__.upper()}_", kind)
     for kind in (abi.Backend, abi.Element, abi.Offset, abi.Index, abi.Addressing, abi.Lengths, abi.Flag, abi.Skip,
                  abi.Axis, abi.Stored, abi.Scaling, abi.Rounding, abi.Nibbles, abi.Preset, abi.Operation)] + [
+    ("KVAPPEND_ROTARY_", abi.RotaryStyle)] + [
     ("KVAPPEND_SCALE_", kind) for kind in (abi.ScaleUse, abi.ScaleType, abi.ScaleRounding, abi.ScaleOrder)]
 NUMBERS = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "uint32_t": ctypes.c_uint32,
            "size_t": ctypes.c_size_t, "float": ctypes.c_float}
@@ -40,7 +42,7 @@ def installed_include():
 
 def ctype(declared, is_result=False, is_field=False):
     """What stands in ctypes for a type of C. A pointer as a field of a struct is a buffer, which may be of anything,
-    unless it points to a storage."""
+    unless it points to a storage or to a rotation."""
     words = re.sub(r"\b(const|struct)\b", "", declared).replace("*", " * ").split()
     base, stars = words[0], words.count("*")
     if base == "kvappend_status":
@@ -49,7 +51,7 @@ def ctype(declared, is_result=False, is_field=False):
         return NUMBERS[base]
     if base == "char":
         return ctypes.c_char_p
-    is_buffer = is_field and base != "kvappend_storage"
+    is_buffer = is_field and base not in ("kvappend_storage", "kvappend_rotary")
     kind = ctypes.c_void_p if is_buffer or base not in STRUCTS and base not in NUMBERS else (
         ctypes.POINTER((STRUCTS | NUMBERS)[base]))
     for _ in range(stars - 1):
@@ -118,7 +120,7 @@ class Declarations(unittest.TestCase):
     def test_are_not_those_of_another_header(self):
         changes = [
             ("KVAPPEND_ERROR_ALIAS = 33", "KVAPPEND_ERROR_ALIAS = 39"),
-            ("KVAPPEND_ERROR_OPERATION = 53", "KVAPPEND_ERROR_OPERATION = 53, KVAPPEND_ERROR_NEW = 54"),
+            ("KVAPPEND_ERROR_ROTARY = 54", "KVAPPEND_ERROR_ROTARY = 54, KVAPPEND_ERROR_NEW = 55"),
             ("KVAPPEND_SCALE_UE8M0 = 3", "KVAPPEND_SCALE_UE8M0 = 3, KVAPPEND_SCALE_NEW = 4"),
             ("float scale_floor;", "int32_t scale_floor;"),
             ("const struct kvappend_storage *v_storage;", "const void *v_storage;"),

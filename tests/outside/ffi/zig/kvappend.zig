@@ -314,6 +314,7 @@ fn check(status: c.kvappend_status) !void {
         c.KVAPPEND_ERROR_STORAGE => error.Storage,
         c.KVAPPEND_ERROR_SCALE => error.Scale,
         c.KVAPPEND_ERROR_OPERATION => error.Operation,
+        c.KVAPPEND_ERROR_ROTARY => error.Rotary,
         else => error.Unknown,
     };
 }

@@ -26,15 +26,20 @@ A cache may store its rows in another type, such as E4M3 with a scale for the wh
 
 A gather with the same storage gives the rows as floats again.
 
+An append may rotate K (rotary embedding), by tables [positions, D/2]:
+
+    kvappend.append(..., k_rotary=kvappend.Rotary(), rotary_cos=cos, rotary_sin=sin)
+
 The package needs nothing except ctypes. Copy it, and install libkvappend where the loader finds it, or set
 KVAPPEND_LIBRARY to its path. kvappend.abi has the C interface itself, for what Plan does not offer."""
 
-from .abi import (Error, Flag, Nibbles, Operation, Preset, Report, Rounding, ScaleOrder, ScaleRounding, ScaleType,
-                  ScaleUse, Scaling, Status, Stored)
+from .abi import (Error, Flag, Nibbles, Operation, Preset, Report, RotaryStyle, Rounding, ScaleOrder, ScaleRounding,
+                  ScaleType, ScaleUse, Scaling, Status, Stored)
 from .layout import Layout
 from .plan import Plan, append, append_layers, gather, gather_layers, move, move_layers
+from .rotary import Rotary
 from .storage import Storage
 
-__all__ = ["Error", "Flag", "Layout", "Nibbles", "Operation", "Plan", "Preset", "Report", "Rounding", "ScaleOrder",
-           "ScaleRounding", "ScaleType", "ScaleUse", "Scaling", "Status", "Storage", "Stored", "append",
-           "append_layers", "gather", "gather_layers", "move", "move_layers"]
+__all__ = ["Error", "Flag", "Layout", "Nibbles", "Operation", "Plan", "Preset", "Report", "Rotary", "RotaryStyle",
+           "Rounding", "ScaleOrder", "ScaleRounding", "ScaleType", "ScaleUse", "Scaling", "Status", "Storage",
+           "Stored", "append", "append_layers", "gather", "gather_layers", "move", "move_layers"]

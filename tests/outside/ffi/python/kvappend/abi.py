@@ -51,6 +51,7 @@ class Status(enum.IntEnum):
     ERROR_STORAGE = 51
     ERROR_SCALE = 52
     ERROR_OPERATION = 53
+    ERROR_ROTARY = 54
 
 
 class Operation(enum.IntEnum):
@@ -115,6 +116,7 @@ class Flag(enum.IntFlag):
     TOKEN_COUNT = 2048
     RESERVED_PAGE = 4096
     ZERO_SKIPPED = 8192
+    POSITIONS = 16384
 
 
 class Skip(enum.IntEnum):
@@ -181,6 +183,11 @@ class Nibbles(enum.IntEnum):
     HALVES = 1
 
 
+class RotaryStyle(enum.IntEnum):
+    HALF = 0
+    INTERLEAVED = 1
+
+
 class Preset(enum.IntEnum):
     F16 = 1
     BF16 = 2
@@ -223,6 +230,11 @@ class Storage(Struct):
                  ("group", ctypes.c_int64), ("scale_strides", ScaleStrides)]
 
 
+class Rotary(Struct):
+    _fields_ = [("struct_size", ctypes.c_size_t), ("style", ctypes.c_int32), ("table_type", ctypes.c_int32)]
+    _fields_ += [(_name, ctypes.c_int64) for _name in ("dim", "first", "table_rows", "table_stride")]
+
+
 class Descriptor(Struct):
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
@@ -258,6 +270,7 @@ class Descriptor(Struct):
         ("v_storage", ctypes.POINTER(Storage)),
         ("operation", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
+        ("k_rotary", ctypes.POINTER(Rotary)),
     ]
 
 
@@ -269,7 +282,8 @@ class Preference(Struct):
 # The names of the buffers in Args. Each is followed by a size.
 BUFFERS = ("k_new", "v_new", "k_cache", "v_cache", "cache_offsets", "slots", "from_slots", "lengths", "left_pads",
            "batch_index", "page_table", "page_indptr", "token_samples", "token_positions", "token_count", "k_scales",
-           "v_scales", "k_global_scale", "v_global_scale", "report", "k_out", "v_out")
+           "v_scales", "k_global_scale", "v_global_scale", "report", "k_out", "v_out", "rotary_cos",
+           "rotary_sin", "positions")
 
 
 class Args(Struct):
@@ -321,6 +335,7 @@ FUNCTIONS = {
     "descriptor_init": (Result, [ctypes.POINTER(Descriptor), ctypes.c_size_t]),
     "storage_init": (Result, [ctypes.POINTER(Storage), ctypes.c_size_t]),
     "storage_preset": (Result, [ctypes.c_int32, ctypes.POINTER(Storage), ctypes.c_size_t]),
+    "rotary_init": (Result, [ctypes.POINTER(Rotary), ctypes.c_size_t]),
     "preference_init": (Result, [ctypes.POINTER(Preference), ctypes.c_size_t]),
     "args_init": (Result, [ctypes.POINTER(Args), ctypes.c_size_t]),
     "report_init": (Result, [ctypes.POINTER(Report), ctypes.c_size_t]),

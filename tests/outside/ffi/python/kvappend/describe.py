@@ -23,6 +23,7 @@ SCALES = {ScaleType.F32: ("float32",), ScaleType.F16: ("float16",), ScaleType.E4
           ScaleType.UE8M0: ("uint8", "float8_e8m0fnu")}
 # The tensors of rows, of an append and of a gather.
 NEW, OUT = ("k_new", "v_new"), ("k_out", "v_out")
+TABLES = ("rotary_cos", "rotary_sin")
 REPORT_FIELDS = 11
 LAYOUTS = ("HND", "NHD")
 # The axes by their letters. N is a cache's block (a sample's cache, or a page), R a row of a block, T a token.
@@ -202,8 +203,8 @@ class _States:
 class _Indices:
     """Describes the arrays of indices. Each of their two groups has one type."""
 
-    def __init__(self, extents, layouts, packed, operation):
-        self.extents, self.layouts, self.operation = extents, layouts, operation
+    def __init__(self, extents, layouts, packed, by_token, operation):
+        self.extents, self.layouts, self.by_token, self.operation = extents, layouts, by_token, operation
         self.more = {"page_indptr": 1, "lengths": int(packed)}
         self.sources = {}
 
@@ -222,6 +223,7 @@ class _Indices:
         self._read("slots", "offset_type", OFFSETS, "T")
         self._read("from_slots", "offset_type", OFFSETS, "T")
         self._read_table()
+        self._read_positions()
         if "token_count" in self.layouts:
             self._read_type("token_count", "index_type", INDICES)
             if self.layouts["token_count"].shape not in ((), (1,)):
@@ -249,6 +251,21 @@ class _Indices:
         if self.layouts[first].type != kind:
             raise ValueError(f"{first} has the type {self.layouts[first].type}, and {name} {kind}: expected one type "
                              "for both")
+
+    def _read_positions(self):
+        if "positions" not in self.layouts:
+            return
+        layout = self.layouts["positions"]
+        if self.by_token:
+            self._read("positions", "offset_type", OFFSETS, "T")
+            return
+        self._read_type("positions", "offset_type", OFFSETS)
+        axes = _require_form("positions", layout, "B, L")
+        _require_strides("positions", layout, axes)
+        for letter, extent in zip("BL", layout.shape):
+            self.extents.state(letter, extent, ("positions", layout, axes))
+        if layout.shape[0] > 1 and layout.strides[0] != layout.shape[1] and not layout.is_empty:
+            raise ValueError(f"positions has the strides {list(layout.strides)}: expected both axes to be contiguous")
 
     def _read_table(self):
         if "page_table" not in self.layouts:
@@ -360,7 +377,9 @@ def _addressing(names):
 _TOGETHER = (("page_indptr", "page_table"), ("sink_rows", "ring"), ("reserved_slot", "slots"),
              ("reserved_page", "page_table"), ("flags.RESET_REPORT", "report"), ("flags.COUNT_WRITTEN", "report"),
              ("token_samples", "token_positions"), ("token_positions", "token_samples"),
-             ("last_page_lengths", "page_indptr"), ("from_slots", "slots"))
+             ("last_page_lengths", "page_indptr"), ("from_slots", "slots"),
+             ("rotary_cos", "rotary_sin"), ("rotary_sin", "rotary_cos"), ("rotary_cos", "k_rotary"),
+             ("k_rotary", "rotary_cos"), ("positions", "k_rotary"), ("k_rotary", "k_new"))
 _ANY_OFFSETS = (*OFFSET_NAMES, "flags.ZERO_OFFSETS")
 _APART = (("slots", (*_ANY_OFFSETS, "page_table", "ring", "left_pads", "batch_index", "token_samples")),
           ("from_slots", (*NEW, *OUT)), ("token_samples", (*_ANY_OFFSETS, "lengths", "left_pads")),
@@ -426,8 +445,8 @@ def _flags_of(names, layouts):
     flags = 0
     for flag, name in ((Flag.BATCH_INDEX, "batch_index"), (Flag.LEFT_PADS, "left_pads"),
                        (Flag.RESERVED_SLOT, "reserved_slot"), (Flag.RESERVED_PAGE, "reserved_page"),
-                       (Flag.TOKEN_COUNT, "token_count"), (Flag.END_OFFSETS, "end_offsets"),
-                       (Flag.LAST_PAGE_LENGTHS, "last_page_lengths")):
+                       (Flag.TOKEN_COUNT, "token_count"), (Flag.POSITIONS, "positions"),
+                       (Flag.END_OFFSETS, "end_offsets"), (Flag.LAST_PAGE_LENGTHS, "last_page_lengths")):
         flags |= flag if name in names else 0
     if any(name in layouts and is_one_offset(layouts[name]) for name in OFFSET_NAMES):
         flags |= Flag.SHARED_OFFSET
@@ -451,8 +470,22 @@ def _describe_storage(kind, storage, layouts, extents, cache_axes):
         extents.fields[kind + "_storage"] = ctypes.pointer(storage.in_c(strides))
 
 
+def _describe_rotary(rotary, layouts, extents):
+    cos, sin = (layouts[name] for name in TABLES)
+    for name, layout in zip(TABLES, (cos, sin)):
+        _require_type(name, layout, ("float32", "float16", "bfloat16", "uint16"))
+        _require_strides(name, layout, _require_form(name, layout, "P, D/2"))
+    if (cos.type, cos.shape, cos.strides) != (sin.type, sin.shape, sin.strides):
+        raise ValueError(f"rotary_cos is {cos}, and rotary_sin {sin}: expected one type, shape and strides for both")
+    if cos.strides[0] == 0 and cos.shape[0] > 1 and not cos.is_empty:
+        raise ValueError("rotary_cos is one row repeated along its first axis: a descriptor cannot express that")
+    c = rotary.in_c(ELEMENTS[cos.type], cos.shape, cos.strides[0])
+    extents.fields["k_rotary"] = ctypes.pointer(c)
+
+
 def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
-             reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None):
+             reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None,
+             k_rotary=None):
     """The descriptor of an append, a gather or a move with tensors of these layouts, by the names of the arguments."""
     for option, value, values in (("layout", layout, (None, *LAYOUTS)), ("new_layout", new_layout, LAYOUTS)):
         if value not in values:
@@ -460,7 +493,8 @@ def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0,
     names = {*layouts, *(f"flags.{flag.name}" for flag in Flag if flag & flags)}
     names |= {name for name, is_set in (("ring", ring), ("trap", trap), ("sink_rows", sink_rows),
                                         ("reserved_slot", reserved_slot is not None),
-                                        ("reserved_page", reserved_page is not None)) if is_set}
+                                        ("reserved_page", reserved_page is not None),
+                                        ("k_rotary", k_rotary is not None)) if is_set}
     operation = _operation_of(names)
     _require_names(names, flags, operation)
     is_on_device = common_device({name: layout.device for name, layout in layouts.items()}) is not None
@@ -471,7 +505,7 @@ def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0,
         if kind + "_cache" in layouts:
             states.read(kind, _rows_of(kind, operation))
     lengths = _lengths_of(names, states.by_token)
-    _Indices(extents, layouts, lengths == Lengths.PACKED, operation).read()
+    _Indices(extents, layouts, lengths == Lengths.PACKED, states.by_token, operation).read()
     # Without lengths, slots have no samples. If no array has an element for each sample, tokens may be in any cache.
     extents.fields.setdefault("batch", 1 if "slots" in names else extents.fields["cache_blocks"])
     _require_batch(extents, names, smaller_batch)
@@ -481,6 +515,8 @@ def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0,
             raise ValueError(f"report has the shape {list(layouts['report'].shape)}: expected [{REPORT_FIELDS}]")
     for kind in "kv":
         _describe_storage(kind, storages[kind], layouts, extents, states.cache_axes)
+    if k_rotary is not None:
+        _describe_rotary(k_rotary, layouts, extents)
     skip_policy = Skip.TRAP if trap else Skip.REPORT if "report" in names else Skip.SILENTLY
     # The rows of a move have no type if all caches have storages. Each of these can be the storage of float32.
     element_type = ELEMENTS[layouts[states.first].type] if states.first else Element.F32

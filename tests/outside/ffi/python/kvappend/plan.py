@@ -11,7 +11,7 @@ import sys
 import weakref
 
 from . import abi
-from .describe import NEW, OUT, describe
+from .describe import NEW, OUT, TABLES, describe
 from .devices import common_device, current
 from .layout import OFFSET_NAMES, ON_DEVICE, Layout, device_name
 from .tensors import borrow, device_of, glance, in_memory, is_torch, learn
@@ -139,6 +139,10 @@ class Plan:
                           scales may have any shape that NumPy broadcasts to it, such as [1], or [H, 1, 1] for a scale
                           of each head. BY_FOUR_ROWS: [N, H, R, D/group] with any cache, the last two axes contiguous
         k_global_scale, v_global_scale [1]: float32, with a storage that has it
+        rotary_cos, rotary_sin [P, D/2], with k_rotary: the numbers for each position. D is the number of elements that
+                          are rotated. Both may be views of one table, such as table[:, :32] and table[:, 32:]
+        positions         [T], or [B, L]: the position by which each row of K is rotated, if it is not that in its
+                          sequence; with slots it is required
 
     B is the number of samples, H of heads, L of new rows of each sample, T of tokens, N of caches or pages, R of rows
     of each of them, and D of elements of a row. Without the axis H there is one head, as in the latent cache of MLA:
@@ -149,9 +153,9 @@ class Plan:
     float32, float64, float16, bfloat16 (or its bits as uint16), float8_e4m3fn, float8_e5m2, int8 and uint8. NumPy gets
     bfloat16 and the float8 types from ml_dtypes.
 
-    Indices are tensors of int32 or int64, or lists and numbers of Python. Offsets, slots and token_positions have one
-    type. All other indices have one type, too, which may be different. One number for all samples is a number of
-    Python, or a tensor without axes: tensor.reshape(()) makes one of a tensor [1], in the same memory.
+    Indices are tensors of int32 or int64, or lists and numbers of Python. Offsets, slots, token_positions and positions
+    have one type. All other indices have one type, too, which may be different. One number for all samples is a number
+    of Python, or a tensor without axes: tensor.reshape(()) makes one of a tensor [1], in the same memory.
 
     With a storage, new rows are float32, float16 or bfloat16. The cache is a tensor of the stored type, or of uint8 if
     codes have 8 bits or less. An entry of uint8 has two elements of 4 bits, so a row of D elements has D/2 entries,
@@ -175,6 +179,7 @@ class Plan:
                        flags follow from the arguments
         trap           a row without a place is an error (CUDA: a trap) instead of being skipped
         k_storage, v_storage   how the caches store their rows: a Storage. None keeps their bits
+        k_rotary       how the rows of K are rotated before they are stored: a Rotary. None leaves them as they are
         smaller_batch  allows a batch with fewer samples than caches, which uses the first caches
         kernel_name, host_threads   as in kvappend_preference
 
@@ -183,7 +188,7 @@ class Plan:
 
     def __init__(self, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
                  reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None,
-                 kernel_name=None, host_threads=0, **tensors):
+                 k_rotary=None, kernel_name=None, host_threads=0, **tensors):
         _require_known(tensors)
         tensors = {name: tensor for name, tensor in in_memory(tensors, flags).items() if tensor is not None}
         layouts = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Layout)}
@@ -193,7 +198,8 @@ class Plan:
         layouts |= {name: tensor.layout for name, tensor in _borrow_all(others, None)[0].items()}
         descriptor = describe(layouts, layout=layout, new_layout=new_layout, ring=ring, sink_rows=sink_rows,
                               reserved_slot=reserved_slot, reserved_page=reserved_page, flags=flags, trap=trap,
-                              smaller_batch=smaller_batch, k_storage=k_storage, v_storage=v_storage)
+                              smaller_batch=smaller_batch, k_storage=k_storage, v_storage=v_storage,
+                              k_rotary=k_rotary)
         preference = abi.Preference(kernel_name=kernel_name and kernel_name.encode(), host_threads=host_threads)
         pointer = abi.PlanPointer()
         self._library = abi.library()
@@ -393,8 +399,9 @@ def _find(arguments, borrowed):
 
 # What append(), gather() and move() take.
 _OF_APPEND = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*OUT, "from_slots"))
-_OF_GATHER = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*NEW, "from_slots"))
-_OF_MOVE = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*NEW, *OUT))
+_OF_ROTATION = (*TABLES, "positions", "k_rotary")
+_OF_GATHER = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*NEW, "from_slots", *_OF_ROTATION))
+_OF_MOVE = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*NEW, *OUT, *_OF_ROTATION))
 
 
 def _prepare_append(arguments, stream):

@@ -12,11 +12,12 @@ import sys
 
 from . import abi, dlpack
 from .layout import HOST, OFFSET_NAMES, Layout, Tensor, make_layout
+from .rotary import Rotary
 from .storage import Storage
 
 # The arguments that may be plain numbers of Python, in the two groups that have one type each, and the type that plain
 # numbers get if no tensor of the group has another.
-_OFFSETS = (*OFFSET_NAMES, "slots", "from_slots", "token_positions")
+_OFFSETS = (*OFFSET_NAMES, "slots", "from_slots", "token_positions", "positions")
 _INDICES = ("lengths", "left_pads", "batch_index", "page_table", "page_indptr", "token_samples", "token_count")
 _PLAIN = {name: (_OFFSETS, "int64") for name in _OFFSETS} | {name: (_INDICES, "int32") for name in _INDICES}
 _LISTS = (list, tuple, range)
@@ -51,7 +52,7 @@ def _glance_numbers(numbers):
 
 
 # How to glance at an argument of a type. None: the value itself is all that matters.
-_GLANCES = {Numbers: _glance_numbers} | dict.fromkeys((bool, int, str, type(None), abi.Flag, Storage))
+_GLANCES = {Numbers: _glance_numbers} | dict.fromkeys((bool, int, str, type(None), abi.Flag, Rotary, Storage))
 
 
 def is_torch(tensor):

@@ -71,6 +71,7 @@ declare_constants! {
     KVAPPEND_ERROR_STORAGE: kvappend_status = 51;
     KVAPPEND_ERROR_SCALE: kvappend_status = 52;
     KVAPPEND_ERROR_OPERATION: kvappend_status = 53;
+    KVAPPEND_ERROR_ROTARY: kvappend_status = 54;
 
     KVAPPEND_OPERATION_APPEND: i32 = 0;
     KVAPPEND_OPERATION_GATHER: i32 = 1;
@@ -119,6 +120,7 @@ declare_constants! {
     KVAPPEND_FLAG_TOKEN_COUNT: i32 = 2048;
     KVAPPEND_FLAG_RESERVED_PAGE: i32 = 4096;
     KVAPPEND_FLAG_ZERO_SKIPPED: i32 = 8192;
+    KVAPPEND_FLAG_POSITIONS: i32 = 16384;
 
     KVAPPEND_SKIP_SILENTLY: i32 = 0;
     KVAPPEND_SKIP_REPORT: i32 = 1;
@@ -163,6 +165,9 @@ declare_constants! {
 
     KVAPPEND_NIBBLES_PAIRS: i32 = 0;
     KVAPPEND_NIBBLES_HALVES: i32 = 1;
+
+    KVAPPEND_ROTARY_HALF: i32 = 0;
+    KVAPPEND_ROTARY_INTERLEAVED: i32 = 1;
 
     KVAPPEND_PRESET_F16: i32 = 1;
     KVAPPEND_PRESET_BF16: i32 = 2;
@@ -221,6 +226,7 @@ declare_structs! {
         pub v_storage: *const kvappend_storage,
         pub operation: i32,
         pub reserved: i32,
+        pub k_rotary: *const kvappend_rotary,
     }
 
     /// How the rows of K, or of V, are stored in their cache.
@@ -240,6 +246,17 @@ declare_structs! {
         pub reserved: i32,
         pub group: i64,
         pub scale_strides: [i64; 4],
+    }
+
+    /// How the rows of K are rotated before they are stored.
+    pub struct kvappend_rotary {
+        pub struct_size: usize,
+        pub style: i32,
+        pub table_type: i32,
+        pub dim: i64,
+        pub first: i64,
+        pub table_rows: i64,
+        pub table_stride: i64,
     }
 
     /// Wishes about how a plan does its work.
@@ -297,6 +314,12 @@ declare_structs! {
         pub k_out_bytes: usize,
         pub v_out: *mut c_void,
         pub v_out_bytes: usize,
+        pub rotary_cos: *const c_void,
+        pub rotary_cos_bytes: usize,
+        pub rotary_sin: *const c_void,
+        pub rotary_sin_bytes: usize,
+        pub positions: *const c_void,
+        pub positions_bytes: usize,
     }
 
     /// What became of the rows of all runs since the report was zero.
@@ -385,6 +408,7 @@ declare_structs! {
                                                          -> kvappend_status>,
         pub storage_init: Option<unsafe extern "C" fn(*mut kvappend_storage, usize) -> kvappend_status>,
         pub storage_preset: Option<unsafe extern "C" fn(i32, *mut kvappend_storage, usize) -> kvappend_status>,
+        pub rotary_init: Option<unsafe extern "C" fn(*mut kvappend_rotary, usize) -> kvappend_status>,
     }
 }
 
@@ -395,6 +419,7 @@ declare_functions! {
     pub fn kvappend_storage_init(s: *mut kvappend_storage, struct_size: usize) -> kvappend_status;
     pub fn kvappend_storage_preset(preset: i32, storage: *mut kvappend_storage,
                                    struct_size: usize) -> kvappend_status;
+    pub fn kvappend_rotary_init(s: *mut kvappend_rotary, struct_size: usize) -> kvappend_status;
     pub fn kvappend_preference_init(s: *mut kvappend_preference, struct_size: usize) -> kvappend_status;
     pub fn kvappend_args_init(s: *mut kvappend_args, struct_size: usize) -> kvappend_status;
     pub fn kvappend_report_init(s: *mut kvappend_report, struct_size: usize) -> kvappend_status;

@@ -189,5 +189,6 @@ fn the_table_holds_the_functions() {
         plan_run_layers: kvappend_plan_run_layers,
         storage_init: kvappend_storage_init,
         storage_preset: kvappend_storage_preset,
+        rotary_init: kvappend_rotary_init,
     }
 }

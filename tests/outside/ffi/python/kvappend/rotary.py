@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an append rotates the rows of K."""
+
+import typing
+
+from . import abi
+
+
+class Rotary(typing.NamedTuple):
+    """The fields of kvappend_rotary, apart from those that follow from the tables: the number of elements that are
+    rotated is twice the number of entries in a row of rotary_cos."""
+    style: abi.RotaryStyle = abi.RotaryStyle.HALF
+    first: int = 0
+
+    def in_c(self, table_type, shape, stride):
+        """`shape` and `stride` are those of the tables [positions, dim / 2]."""
+        return abi.Rotary(table_type=table_type, dim=2 * shape[1], table_rows=shape[0], table_stride=stride,
+                          **self._asdict())
