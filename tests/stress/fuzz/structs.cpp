@@ -153,7 +153,8 @@ public:
             &kvappend_args::k_new,           &kvappend_args::v_new,       &kvappend_args::slots,
             &kvappend_args::lengths,         &kvappend_args::left_pads,   &kvappend_args::batch_index,
             &kvappend_args::page_table,      &kvappend_args::page_indptr, &kvappend_args::token_samples,
-            &kvappend_args::token_positions, &kvappend_args::token_count};
+            &kvappend_args::token_positions, &kvappend_args::token_count, &kvappend_args::rotary_cos,
+            &kvappend_args::rotary_sin,      &kvappend_args::positions};
         const auto give_all = [&](const auto &members) {
             for (const auto member : members) {
                 give(numbers, args.*member);
@@ -309,6 +310,21 @@ private:
         return &s;
     }
 
+    // A rotation for a descriptor, or NULL.
+    const kvappend_rotary *rotary() {
+        if (!numbers_.one_in(4)) {
+            return nullptr;
+        }
+        kvappend_rotary &r = *rotaries_.emplace_back(std::make_unique<kvappend_rotary>());
+        r.style = static_cast<std::int32_t>(numbers_.between(0, 1));
+        r.dim = 2 * numbers_.between(1, 2);
+        r.table_rows = numbers_.between(0, 8);
+        r.table_stride = numbers_.between(0, 5);
+        patch(numbers_, r, 1);
+        r.struct_size = sizeof r;
+        return &r;
+    }
+
     kvappend_descriptor descriptor() {
         kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
         d.batch = 2;
@@ -327,12 +343,14 @@ private:
             d.table_entries = d.addressing == KVAPPEND_ADDRESSING_SLOTS ? 0 : 2;
         }
         d.skip_policy = static_cast<std::int32_t>(numbers_.between(0, 2));
-        d.flags =
-            numbers_.one_in(2) ? static_cast<std::int32_t>(numbers_.between(0, 255) | numbers_.between(0, 31) << 8) : 0;
+        d.flags = numbers_.one_in(2)
+                      ? static_cast<std::int32_t>(numbers_.between(0, 255) | numbers_.between(0, 127) << 8)
+                      : 0;
         d.index_type = static_cast<std::int32_t>(numbers_.between(0, 1));
         patch(numbers_, d, 5);
         d.k_storage = storage();
         d.v_storage = storage();
+        d.k_rotary = rotary();
         // A wrong backend is refused first of all; the other one than the subject's would be given its memory.
         if (d.backend == KVAPPEND_BACKEND_HOST || d.backend == KVAPPEND_BACKEND_CUDA) {
             d.backend = subject().backend();
@@ -585,6 +603,7 @@ private:
     void init_structs() {
         init_struct(kvappend_descriptor_init);
         init_struct(kvappend_preference_init);
+        init_struct(kvappend_rotary_init);
         init_struct(kvappend_args_init);
         init_struct(kvappend_report_init);
         init_struct(kvappend_fault_init);
@@ -605,6 +624,7 @@ private:
 
     Numbers numbers_;
     std::vector<std::unique_ptr<kvappend_storage>> storages_; // of all descriptors so far
+    std::vector<std::unique_ptr<kvappend_rotary>> rotaries_;  // of all descriptors so far
     std::string name_;
     std::vector<Made> made_;
 };

@@ -93,6 +93,7 @@ struct Arrays {
     Block page_table{batch * entries * 4};
     Block page_indptr{(batch + 1) * 4};
     Block token_count{4};
+    Block positions{batch * new_rows * 8};
 };
 
 // While it lives, a thread scribbles over all arrays. Offsets are 64 bits of anything, of either type.
@@ -105,9 +106,9 @@ public:
                   Scribbler<std::int32_t>(a.lengths),     Scribbler<std::int32_t>(a.left_pads),
                   Scribbler<std::int32_t>(a.batch_index), Scribbler<std::int32_t>(a.page_table),
                   Scribbler<std::int32_t>(a.page_indptr), Scribbler<std::int32_t>(a.token_count)};
-              const std::vector<Scribbler<std::int64_t>> wide = {Scribbler<std::int64_t>(a.offsets),
-                                                                 Scribbler<std::int64_t>(a.slots),
-                                                                 Scribbler<std::int64_t>(a.from_slots)};
+              const std::vector<Scribbler<std::int64_t>> wide = {
+                  Scribbler<std::int64_t>(a.offsets), Scribbler<std::int64_t>(a.slots),
+                  Scribbler<std::int64_t>(a.from_slots), Scribbler<std::int64_t>(a.positions)};
               while (!over_) {
                   for (const auto &array : narrow) {
                       array.write(random);
@@ -191,6 +192,33 @@ const kvappend_storage with_scales = [] {
     return storage;
 }();
 
+// The tables have the positions 0 to 5.
+constexpr std::int64_t table_rows = 6;
+const kvappend_rotary halves = [] {
+    kvappend_rotary rotary = KVAPPEND_ROTARY_INIT;
+    rotary.dim = dim;
+    rotary.table_rows = table_rows;
+    return rotary;
+}();
+
+// Appends that rotate K, by positions of their own and by those of their rows.
+std::vector<kvappend_descriptor> rotations() {
+    std::vector<kvappend_descriptor> all;
+    for (kvappend_descriptor d : descriptors()) {
+        if (d.skip_policy != KVAPPEND_SKIP_REPORT) {
+            continue;
+        }
+        d.k_rotary = &halves;
+        d.flags |= KVAPPEND_FLAG_POSITIONS;
+        all.push_back(d);
+        if (d.addressing != KVAPPEND_ADDRESSING_SLOTS && d.lengths == KVAPPEND_LENGTHS_FIXED) {
+            d.flags &= ~KVAPPEND_FLAG_POSITIONS;
+            all.push_back(d);
+        }
+    }
+    return all;
+}
+
 // Moves of one sample and of several.
 std::vector<kvappend_descriptor> moves() {
     std::vector<kvappend_descriptor> all;
@@ -221,6 +249,7 @@ TEST_CASE("indices that change while they are read lead nowhere outside the buff
     const int runs = subject().backend() == KVAPPEND_BACKEND_CUDA ? 40 : 4000;
     std::vector<kvappend_descriptor> all = descriptors();
     std::ranges::copy(moves(), std::back_inserter(all));
+    std::ranges::copy(rotations(), std::back_inserter(all));
     for (const kvappend_descriptor &d : all) {
         INFO("operation " << d.operation << ", addressing " << d.addressing << ", lengths " << d.lengths << ", flags "
                           << d.flags << ", policy " << d.skip_policy << ", offset type " << d.offset_type);
@@ -231,6 +260,8 @@ TEST_CASE("indices that change while they are read lead nowhere outside the buff
         Block k_scales(blocks * heads * cache_rows * 4);
         Block v_scales(blocks * heads * cache_rows * 4);
         Block report(sizeof(kvappend_report));
+        const Block cos(table_rows * dim / 2 * 4);
+        const Block sin(table_rows * dim / 2 * 4);
         const Arrays arrays;
         source.set(0xff);
         kvappend_args args = KVAPPEND_ARGS_INIT;
@@ -250,6 +281,9 @@ TEST_CASE("indices that change while they are read lead nowhere outside the buff
         args.page_table = arrays.page_table.as<std::int32_t>();
         args.page_indptr = arrays.page_indptr.as<std::int32_t>();
         args.token_count = arrays.token_count.as<std::int32_t>();
+        args.rotary_cos = cos.as<void>();
+        args.rotary_sin = sin.as<void>();
+        args.positions = arrays.positions.as<void>();
         args.report = report.as<kvappend_report>();
         const PlanPointer plan = make_plan(d);
         const kvappend_plan *const plans[] = {plan.get(), plan.get()};
