@@ -95,9 +95,13 @@ __global__ void __launch_bounds__(block_threads, resident_blocks<Geometry, Layer
     copy_layers(p);
 }
 
+// The rule of all addressings takes more registers than eight blocks leave.
+template <class Way, RuleKind Rule>
+constexpr int resident_blocks_of_rule = Rule == RuleKind::any ? 7 : resident_blocks<RowsGeometry<Way>, 1>;
+
 // The same for one layer, with a kernel for each rule. A kernel with less code misses the instruction cache less often.
 template <class Way, RuleKind Rule>
-__global__ void __launch_bounds__(block_threads, resident_blocks<RowsGeometry<Way>, 1>)
+__global__ void __launch_bounds__(block_threads, (resident_blocks_of_rule<Way, Rule>))
     copy_rule_kernel(const __grid_constant__ Parameters<RowsGeometry<Way>, 1> p) {
     BlockWork<Layer> work{p.layers[0], 0, blockIdx.z >> p.apart, p.batch_step, p.programmatic != 0};
     copy_by_rule<Rule>(p.geometries[0], work, blockIdx.z & p.apart);
