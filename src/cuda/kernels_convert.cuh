@@ -29,18 +29,15 @@ __device__ __forceinline__ void convert_known(const ConvertGeometry &g, const Bl
         return to(Int8{});
     case Types::e2m1:
         return to(E2M1{});
-    case Types::f16:
-        if constexpr (Source::bits == 32) {
+    default:
+        break;
+    }
+    if constexpr (Source::bits == 32) {
+        if (f.types == Types::f16) {
             to(F16{});
-        }
-        return;
-    case Types::bf16:
-        if constexpr (Source::bits == 32) {
+        } else {
             to(BF16{});
         }
-        return;
-    case Types::any:
-        return;
     }
 }
 

@@ -354,8 +354,8 @@ void for_each_copy(const LayoutInput &input, GeometryLayout *const *layouts, Act
 
 // How many heads a thread of an append in another format converts.
 std::int64_t heads_of_thread(float elements) {
-    const auto most = static_cast<float>(most_blocks_yz);
-    return std::bit_floor(static_cast<std::uint32_t>(std::min(1 + elements / elements_for_one_head, most)));
+    const float heads = std::min(elements / elements_for_one_head, static_cast<float>(most_blocks_yz));
+    return std::int64_t{1} << (bits_for(static_cast<std::int64_t>(heads) + 2) - 1); // a power of two
 }
 
 // Whether no thread has to go on in steps of the grid, except to other heads.

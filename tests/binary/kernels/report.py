@@ -12,8 +12,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 import compiled  # noqa: E402
 
 # Widths that a kernel does not have. Kernels with 64-bit indices convert and rotate pairs of elements only, and the
-# others decode pairs or 16 bytes of elements.
-ABSENT = {("cuda_convert_wide_b16", "ld"): {8, 16}, ("cuda_convert_wide_b16", "st"): {8, 16},
+# others pairs or 16 bytes of elements.
+ABSENT = {("cuda_convert_b16", "ld"): {8}, ("cuda_convert_layers_b16", "ld"): {8},
+          ("cuda_convert_wide_b16", "ld"): {8, 16}, ("cuda_convert_wide_b16", "st"): {8, 16},
           ("cuda_rotate_wide_b16", "ld"): {8, 16}, ("cuda_rotate_wide_b16", "st"): {8, 16},
           ("cuda_gather_convert_wide_b16", "ld"): {8, 16}, ("cuda_gather_convert_wide_b16", "st"): {8, 16},
           ("cuda_gather_convert_b16", "st"): {8}, ("cuda_gather_convert_layers_b16", "st"): {8}}

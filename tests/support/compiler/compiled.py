@@ -115,12 +115,12 @@ def resources(cuobjdump, cubins):
 def accesses(ptx):
     """kernel -> how many of its loads and of its stores of rows move how many bytes at once."""
     found = {}
-    sizes = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "b8": 1, "b16": 2, "b32": 4, "b64": 8, "s32": 4, "s64": 8}
+    sizes = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "b8": 1, "b16": 2, "b32": 4, "b64": 8, "s32": 4, "s64": 8, "f32": 4}
     assert ".local" not in ptx, "the PTX uses local memory"
     for part in ptx.split(".entry ")[1:]:
         counts = {"ld": collections.Counter(), "st": collections.Counter()}
         for kind, vector, element in re.findall(
-                r"\b(ld|st)\.global(?:\.\w+)*?(?:\.v(\d))?\.([usb]\d+)\s", part):
+                r"\b(ld|st)\.global(?:\.\w+)*?(?:\.v(\d))?\.([usbf]\d+)\s", part):
             counts[kind][int(vector or 1) * sizes[element]] += 1
         found[name_of(part)] = counts
     return found
