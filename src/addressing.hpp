@@ -16,8 +16,8 @@ struct Addressing {
     std::int32_t lengths; // KVAPPEND_LENGTHS_*
     std::int32_t flags;
     std::int32_t skip_policy;
-    std::uint32_t
-        wide_offsets; // 1: cache_offsets, slots, from_slots, token_positions and positions have 64-bit elements
+    // 1: cache_offsets, slots, from_slots, token_positions and positions have 64-bit elements
+    std::uint32_t wide_offsets;
     std::uint32_t wide_indices; // the same for the other arrays of indices
     // The binary logarithm of the period, or -1 if the period is not a power of two. The period is the number of rows
     // after which a ring repeats, or after which the next page begins.

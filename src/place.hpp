@@ -132,7 +132,7 @@ struct Loaded {
     Number first_entry, last_entry; // of page_indptr
 };
 
-// Loads an index that is no offset, slot or position.
+// Loads any index except an offset, a slot or a position.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE typename Load::Number load_index_of(const Rule<Facts> &rule, const void *array, std::int64_t i,
                                                          Load load) {

@@ -86,7 +86,7 @@ __device__ __forceinline__ float larger_of(float number, float magnitude) {
 #endif
 }
 
-// The same for the threads of a team, which `lanes` of the warp have.
+// The largest number of a team's threads. `lanes` are those that call this together.
 __device__ __forceinline__ float largest_of_lanes(unsigned lanes, unsigned team, float largest) {
 #pragma unroll
     for (unsigned distance = warp_lanes / 2; distance > 0; distance /= 2) {
@@ -97,8 +97,8 @@ __device__ __forceinline__ float largest_of_lanes(unsigned lanes, unsigned team,
     return largest;
 }
 
-// The largest magnitude that a thread of the team found. With a mask that is no constant, four more instructions for
-// each shuffle find out which lanes have the same mask.
+// The largest magnitude that a thread of the team found. If the mask is not a constant, each shuffle takes four more
+// instructions, which find the lanes with the same mask.
 __device__ __forceinline__ float largest_of_team(const ConvertLayout &f, float largest) {
     const unsigned team = 1U << f.team_log2;
     if (f.in_step != 0) {

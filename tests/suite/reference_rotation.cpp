@@ -33,8 +33,7 @@ std::uint32_t rounded(std::int32_t element_type, float number) {
         .codes.at(0);
 }
 
-// Exact in binary64, or rounded there to so many bits that the second rounding gives what one would give. No compiler
-// can contract them.
+// Binary64 has enough bits for the second rounding to give the result of a single one. No compiler can contract these.
 float product(float a, float b) {
     return static_cast<float>(static_cast<double>(a) * b);
 }
