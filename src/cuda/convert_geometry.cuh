@@ -61,4 +61,19 @@ public:
 // (tests/binary/kernels).
 constexpr int resident_blocks_of_convert = 5;
 
+// Calls convert(geometry, work) for what a block of a launch converts.
+template <class Geometry, unsigned Layers, class Convert>
+__device__ __forceinline__ void convert_layers(const Parameters<Geometry, Layers> &p, Convert convert) {
+    const unsigned part = blockIdx.z >> p.apart;
+    const unsigned layer = Layers == 1 ? 0 : part / p.batch_step;
+    const Geometry &g = p.geometries[Layers == 1 ? 0 : p.geometry_of[layer]];
+    const BlockWork<ConvertLayer> work{p.layers[layer], blockIdx.z & p.apart, part - layer * p.batch_step, p.batch_step,
+                                       p.programmatic != 0};
+    // One of two geometries may have fewer samples, or may have K or V alone.
+    if (Layers > 1 && (work.tensor > g.both || work.sample >= g.samples)) {
+        return;
+    }
+    convert(g, work);
+}
+
 } // namespace kvappend

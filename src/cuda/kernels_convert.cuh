@@ -54,20 +54,6 @@ __device__ __forceinline__ void convert_any(const ConvertGeometry &g, const Bloc
         });
 }
 
-template <unsigned Layers, class Convert>
-__device__ __forceinline__ void convert_layers(const Parameters<ConvertGeometry, Layers> &p, Convert convert) {
-    const unsigned part = blockIdx.z >> p.apart;
-    const unsigned layer = Layers == 1 ? 0 : part / p.batch_step;
-    const ConvertGeometry &g = p.geometries[Layers == 1 ? 0 : p.geometry_of[layer]];
-    const BlockWork<ConvertLayer> work{p.layers[layer], blockIdx.z & p.apart, part - layer * p.batch_step, p.batch_step,
-                                       p.programmatic != 0};
-    // One of two geometries may have fewer samples, or may have K or V alone.
-    if (Layers > 1 && (work.tensor > g.both || work.sample >= g.samples)) {
-        return;
-    }
-    convert(g, work);
-}
-
 // Those of f32 convert half as many elements at once, and need fewer registers. With 8 blocks instead of 5 on a
 // multiprocessor, Q8_0 takes 29 % less time for a prompt of 4096 rows (H200, bench/cuda).
 template <class Source, unsigned Layers>

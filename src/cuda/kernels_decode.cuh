@@ -29,16 +29,7 @@ __device__ __forceinline__ void decode_geometry(const DecodeGeometry &g, const B
 template <unsigned Layers>
 __global__ void __launch_bounds__(block_threads, resident_blocks_of_convert)
     decode_kernel(const __grid_constant__ Parameters<DecodeGeometry, Layers> p) {
-    const unsigned part = blockIdx.z >> p.apart;
-    const unsigned layer = Layers == 1 ? 0 : part / p.batch_step;
-    const DecodeGeometry &g = p.geometries[Layers == 1 ? 0 : p.geometry_of[layer]];
-    const BlockWork<ConvertLayer> work{p.layers[layer], blockIdx.z & p.apart, part - layer * p.batch_step, p.batch_step,
-                                       p.programmatic != 0};
-    // One of two geometries may have fewer samples, or may have K or V alone.
-    if (Layers > 1 && (work.tensor > g.both || work.sample >= g.samples)) {
-        return;
-    }
-    decode_geometry(g, work);
+    convert_layers(p, decode_geometry);
 }
 
 // The same with 64-bit indices and strides.
