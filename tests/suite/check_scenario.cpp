@@ -271,10 +271,10 @@ private:
     // The rotary tables of the sharer, which has been prepared, are used.
     void take_tables() {
         for (const std::size_t table : {rotary_cos_index, rotary_sin_index}) {
-            if (sharer_ != nullptr && asks_for(d_, table)) {
+            const std::size_t bytes = buffer_bytes(scenario_, table);
+            if (sharer_ != nullptr && asks_for(d_, table) && bytes != 0) { // An empty block has no data.
                 const BufferLocation &from = sharer_->scenario_.locations[table];
-                put(scenario_, table, sharer_->expected_[from.block].data() + from.start,
-                    buffer_bytes(scenario_, table), expected_);
+                put(scenario_, table, sharer_->expected_[from.block].data() + from.start, bytes, expected_);
             }
         }
     }
