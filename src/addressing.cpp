@@ -159,7 +159,7 @@ Status check_conflicts(const kvappend_descriptor &d) {
          d.operation, "expected KVAPPEND_OPERATION_APPEND with this flag, because other operations add no rows"},
         {has(KVAPPEND_FLAG_ZERO_SKIPPED) && !gathers, FLAG(ZERO_SKIPPED), "operation", d.operation,
          "expected KVAPPEND_OPERATION_GATHER with this flag, because other operations have no output"},
-        {has(KVAPPEND_FLAG_POSITIONS) && d.k_rotary == nullptr, FLAG(POSITIONS), "k_rotary", 0,
+        {has(KVAPPEND_FLAG_POSITIONS) && d.rotary == nullptr, FLAG(POSITIONS), "rotary", 0,
          "expected KVAPPEND_FLAG_POSITIONS with a rotation only"},
         {d.reserved_slot != 0 && !has(KVAPPEND_FLAG_RESERVED_SLOT), "reserved_slot", d.reserved_slot, "flags", d.flags,
          "expected KVAPPEND_FLAG_RESERVED_SLOT in the flags, or slot 0"},
@@ -297,7 +297,7 @@ Status Addressing::create(const kvappend_descriptor &d, Addressing &addressing) 
     addressing.reserved_slot = addressing.has(KVAPPEND_FLAG_RESERVED_SLOT) ? d.reserved_slot : -1;
     addressing.reserved_page = addressing.has(KVAPPEND_FLAG_RESERVED_PAGE) ? d.reserved_page : -1;
     addressing.offset_mask = addressing.has(KVAPPEND_FLAG_SHARED_OFFSET) ? 0 : -1;
-    addressing.rotary_rows = d.k_rotary != nullptr ? d.k_rotary->table_rows : -1;
+    addressing.rotary_rows = d.rotary != nullptr ? d.rotary->table_rows : -1;
     const auto period = static_cast<std::uint64_t>(std::max(d.cache_rows - d.sink_rows, std::int64_t{0}));
     addressing.period_log2 = std::has_single_bit(period) ? std::countr_zero(period) : -1;
     return KVAPPEND_SUCCESS;

@@ -79,7 +79,8 @@ const char *text(BufferName name) {
         "slots",      "from_slots",  "lengths",        "left_pads",       "batch_index",
         "page_table", "page_indptr", "token_samples",  "token_positions", "token_count",
         "k_scales",   "v_scales",    "k_global_scale", "v_global_scale",  "report",
-        "k_out",      "v_out",       "rotary_cos",     "rotary_sin",      "positions"};
+        "k_out",      "v_out",       "rotary_cos",     "rotary_sin",      "positions",
+        "q",          "q_out",       "q_scales"};
     return names[static_cast<std::size_t>(name)];
 }
 
@@ -142,6 +143,9 @@ Status NeededBuffers::check(const kvappend_args &args) const {
 }
 
 Reach NeededBuffers::share(BufferName a, BufferName b, const kvappend_args &args) const {
+    if (in_place_ && std::min(a, b) == BufferName::q && std::max(a, b) == BufferName::q_out && args.q == args.q_out) {
+        return Reach::no;
+    }
     const Pair *const begin_pairs = pairs_.get();
     const Pair *const end = begin_pairs + pair_count_;
     const Pair *const pair =

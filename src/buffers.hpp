@@ -41,8 +41,11 @@ enum class BufferName : std::uint8_t {
     rotary_cos,
     rotary_sin,
     positions,
+    q,
+    q_out,
+    q_scales,
 };
-inline constexpr std::size_t buffer_count = 25;
+inline constexpr std::size_t buffer_count = 28;
 
 constexpr bool is_index(BufferName name) {
     return (name >= BufferName::cache_offsets && name <= BufferName::token_count) || name == BufferName::positions;
@@ -61,7 +64,7 @@ constexpr std::size_t place_in_args(BufferName name) {
 }
 static_assert(place_in_args(BufferName::v_cache) == offsetof(kvappend_args, v_cache));
 static_assert(place_in_args(BufferName::page_table) == offsetof(kvappend_args, page_table));
-static_assert(place_in_args(BufferName::positions) + sizeof(GivenBuffer) == sizeof(kvappend_args));
+static_assert(place_in_args(BufferName::q_scales) + sizeof(GivenBuffer) == sizeof(kvappend_args));
 
 inline GivenBuffer given(const kvappend_args &args, BufferName name) {
     GivenBuffer buffer;
@@ -99,6 +102,8 @@ public:
     // pair, each buffer counts as the whole range from its first to its last element. There must be room for the pair.
     Status make_room(std::size_t interleavings);
     void add_interleaving(BufferName a, BufferName b, const Interleaving &interleaving);
+    // q_out may be q.
+    void allow_in_place() { in_place_ = true; }
 
     // Checks that each buffer is given, aligned and large enough, and that no buffer that is written shares memory with
     // another.
@@ -123,6 +128,7 @@ private:
     std::size_t written_ = 0;
     std::size_t targets_ = 0;
     std::uint32_t used_ = 0;
+    bool in_place_ = false;
 };
 
 } // namespace kvappend

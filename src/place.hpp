@@ -46,6 +46,7 @@ struct Place {
 // that never rotate rows take 6 more registers (nvcc 13.0, sm_90).
 struct RotatedPlace : Place {
     std::int64_t rotation = 0;  // the position by which the row is rotated
+    bool rotated = false;       // The row is placed or replaced, and the tables have its position.
     bool beyond_tables = false; // This alone is why the row is not placed.
 };
 
@@ -501,11 +502,12 @@ KVAPPEND_HOST_DEVICE void place_on_page(const Rule<Facts> &rule, const Loaded<Lo
     place.outcome = exists ? Outcome::placed : Outcome::above;
 }
 
-// A row that is rotated has a place only if the rotary tables have its position.
+// A row that is rotated has a place only if the rotary tables have its position. The Q of a replaced row is rotated,
+// too.
 template <Known Facts, class Load>
 KVAPPEND_HOST_DEVICE void bound_by_tables(const Rule<Facts> &rule, std::int64_t sample, std::int64_t row, Load load,
                                           RotatedPlace &place) {
-    if (!rule.rotates() || !place.placed()) {
+    if (!rule.rotates() || !(place.placed() || place.outcome == Outcome::replaced)) {
         return;
     }
     place.rotation = place.position > INT64_MAX ? INT64_MAX : static_cast<std::int64_t>(place.position);
@@ -515,7 +517,8 @@ KVAPPEND_HOST_DEVICE void bound_by_tables(const Rule<Facts> &rule, std::int64_t 
         place.rotation = Load::value(load.number(rule.indices.positions, rule.a.wide_offsets, i), rule.a.wide_offsets);
     }
     // As an unsigned number a negative position is beyond every table.
-    place.beyond_tables = static_cast<std::uint64_t>(place.rotation) >= static_cast<std::uint64_t>(rule.a.rotary_rows);
+    place.rotated = static_cast<std::uint64_t>(place.rotation) < static_cast<std::uint64_t>(rule.a.rotary_rows);
+    place.beyond_tables = place.placed() && !place.rotated;
     if (place.beyond_tables) {
         place.outcome = place.rotation < 0 ? Outcome::below : Outcome::above;
     }
@@ -655,7 +658,7 @@ KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<Facts> &rule, const Plac
     if constexpr (Facts.never_rotates) {
         return stretch_in_cache(rule, place);
     } else {
-        if (!rule.rotates() || !(place.placed() || place.beyond_tables)) {
+        if (!rule.rotates() || !(place.placed() || place.outcome == Outcome::replaced || place.beyond_tables)) {
             return stretch_in_cache(rule, place);
         }
         if (rule.has_positions()) {
@@ -663,9 +666,9 @@ KVAPPEND_HOST_DEVICE std::int64_t stretch_of(const Rule<Facts> &rule, const Plac
         }
         // The rows that follow are in the cache, too, and a greater position than one beyond the tables is beyond them.
         Place in_cache = place;
-        in_cache.outcome = Outcome::placed;
+        in_cache.outcome = place.beyond_tables ? Outcome::placed : place.outcome;
         const std::int64_t rows = stretch_in_cache(rule, in_cache);
-        const std::int64_t left = place.beyond_tables ? rows : rule.a.rotary_rows - place.rotation;
+        const std::int64_t left = place.rotated ? rule.a.rotary_rows - place.rotation : rows;
         return left < rows ? left : rows;
     }
 }

@@ -59,6 +59,9 @@ const char *lack_of(const NamedKernel &kernel, const Problem &problem) {
     if (kernel.family == Kernel::Family::dense && !problem.plain_dense()) {
         return "; this problem is not a plain dense one";
     }
+    if (kernel.variant == Kernel::Variant::layers && problem.has_query()) {
+        return "; this problem rotates Q, which has a launch of its own";
+    }
     return kernel.variant == Kernel::Variant::avx    ? "; this machine has no AVX"
            : kernel.variant == Kernel::Variant::avx2 ? "; this machine has no AVX2"
                                                      : "";

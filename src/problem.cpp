@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cinttypes>
 #include <iterator>
+#include <tuple>
 
 namespace kvappend {
 
@@ -106,45 +107,59 @@ Status check_rows(const TensorDescription &d, const Tensor &tensor) {
                                         "its piece stride");
 }
 
-// The tensors of K, or those of V.
+// The names of the tensors of K, of V or of Q, and of the fields that describe them.
+struct CopyNames {
+    const char *rows; // "k_new" or "k_out"
+    const char *cache;
+    const char *scales;
+    const char *rows_strides;
+    const char *cache_strides;
+    const char *storage;
+    const char *scale_strides;
+};
+
+// The tensors of K, of V or of Q.
 struct CopyInput {
-    const char *name; // "k_new" or "k_out"
-    const char *cache_name;
-    const char *storage_name;
-    const char *rows_strides_name;
-    const char *cache_strides_name;
+    CopyNames names;
+    std::int64_t heads;
     std::int64_t dim;
     const std::int64_t (&rows_strides)[3];
+    std::int64_t cache_outer;
+    std::int64_t cache_rows;
     const std::int64_t (&cache_strides)[3];
+    bool cache_by_token;
     std::int64_t pack;
     std::int64_t piece_stride;
     const kvappend_storage *storage;
 };
 
 Status create_tensors(const kvappend_descriptor &d, const Problem &problem, const CopyInput &input, Copy &copy) {
-    const StorageInput storage{d, input.storage, input.storage_name, input.dim, input.pack};
+    const CopyNames &names = input.names;
+    const StorageInput storage{d,         input.storage, names.storage, names.scales, names.scale_strides,
+                               input.dim, input.pack};
     TRY(check_storage(storage, copy.format));
     const std::uint32_t bits = 8 * problem.element_bytes;
     const bool in_bytes = input.storage != nullptr && input.storage->type != KVAPPEND_STORED_AS_IS;
-    const TensorDescription rows{input.name,
-                                 input.rows_strides_name,
+    const TensorDescription rows{names.rows,
+                                 names.rows_strides,
                                  problem.source_samples,
-                                 d.heads,
+                                 input.heads,
                                  d.new_rows,
                                  input.dim,
                                  input.rows_strides,
                                  bits,
                                  problem.element_bytes,
                                  problem.addressing.by_token()};
-    TensorDescription cache{input.cache_name,
-                            input.cache_strides_name,
-                            problem.addressing.cache_blocks,
-                            d.heads,
-                            d.cache_rows,
+    TensorDescription cache{names.cache,
+                            names.cache_strides,
+                            input.cache_outer,
+                            input.heads,
+                            input.cache_rows,
                             input.dim,
                             input.cache_strides,
                             copy.converts() ? bits_of_stored_type(copy.format.type) : bits,
-                            in_bytes ? 1 : problem.element_bytes};
+                            in_bytes ? 1 : problem.element_bytes,
+                            input.cache_by_token};
     cache.pack = input.pack;
     cache.piece_stride = input.piece_stride;
     TRY(Tensor::create(rows, copy.rows));
@@ -159,7 +174,7 @@ Status create_tensors(const kvappend_descriptor &d, const Problem &problem, cons
     if (problem.gathers()) {
         TRY(check_rows(rows, copy.rows));
     }
-    return copy.format.computed() ? check_scales(input.storage_name, copy.scales) : KVAPPEND_SUCCESS;
+    return copy.format.computed() ? check_scales(names.storage, copy.scales) : KVAPPEND_SUCCESS;
 }
 
 // Turns the copy of an append into the copy of a move. A move moves the stored bytes, and the scales that belong to one
@@ -175,7 +190,7 @@ Status copy_within_cache(const CopyInput &input, Copy &copy) {
     // Heads, or the groups of a row, may share scales. Shared scales are moved once.
     scales.heads = scales.strides.head == 0 ? 1 : scales.heads;
     scales.row_bytes = scales.piece_stride == 0 ? scales.piece_bytes : scales.row_bytes;
-    return check_scales(input.storage_name, scales);
+    return check_scales(input.names.storage, scales);
 }
 
 Status create_copy(const kvappend_descriptor &d, const Problem &problem, const CopyInput &input, Copy &copy) {
@@ -205,17 +220,47 @@ const char *rows_name(const Problem &problem, const char *append, const char *ga
 }
 
 Status create_copies(const kvappend_descriptor &d, Problem &problem) {
-    TRY(check_rotary(d, problem.k.rotation));
+    TRY(check_rotary(d, problem.k.rotation, problem.q.rotation));
+    const std::int64_t blocks = problem.addressing.cache_blocks;
+    const CopyNames k{rows_name(problem, "k_new", "k_out", "rows of k_cache"),
+                      "k_cache",
+                      "k_scales",
+                      "k_new_strides",
+                      "k_cache_strides",
+                      "k_storage",
+                      "k_storage->scale_strides"};
+    const CopyNames v{rows_name(problem, "v_new", "v_out", "rows of v_cache"),
+                      "v_cache",
+                      "v_scales",
+                      "v_new_strides",
+                      "v_cache_strides",
+                      "v_storage",
+                      "v_storage->scale_strides"};
     TRY(create_copy(d, problem,
-                    {rows_name(problem, "k_new", "k_out", "rows of k_cache"), "k_cache", "k_storage", "k_new_strides",
-                     "k_cache_strides", d.k_dim, d.k_new_strides, d.k_cache_strides, d.k_pack, d.k_piece_stride,
-                     d.k_storage},
+                    {k, d.heads, d.k_dim, d.k_new_strides, blocks, d.cache_rows, d.k_cache_strides, false, d.k_pack,
+                     d.k_piece_stride, d.k_storage},
                     problem.k));
-    return create_copy(d, problem,
-                       {rows_name(problem, "v_new", "v_out", "rows of v_cache"), "v_cache", "v_storage",
-                        "v_new_strides", "v_cache_strides", d.v_dim, d.v_new_strides, d.v_cache_strides, d.v_pack,
-                        d.v_piece_stride, d.v_storage},
-                       problem.v);
+    TRY(create_copy(d, problem,
+                    {v, d.heads, d.v_dim, d.v_new_strides, blocks, d.cache_rows, d.v_cache_strides, false, d.v_pack,
+                     d.v_piece_stride, d.v_storage},
+                    problem.v));
+    if (!problem.q.rotates()) {
+        return KVAPPEND_SUCCESS;
+    }
+    const CopyNames q{"q",
+                      "q_out",
+                      "q_scales",
+                      "rotary->q_strides",
+                      "rotary->q_out_strides",
+                      "rotary->q_storage",
+                      "rotary->q_storage->scale_strides"};
+    const kvappend_rotary &r = *d.rotary;
+    TRY(create_copy(d, problem,
+                    {q, r.q_heads, r.q_dim, r.q_strides, problem.source_samples, d.new_rows, r.q_out_strides,
+                     problem.addressing.by_token(), 0, 0, r.q_storage},
+                    problem.q));
+    problem.q = problem.k.empty() ? Copy{} : problem.q;
+    return KVAPPEND_SUCCESS;
 }
 
 void add_moved_tensors(Problem &problem) {
@@ -261,6 +306,18 @@ CopyBuffers v_buffers(bool gathers) {
             BufferName::v_global_scale};
 }
 
+void add_query_buffers(const Copy &q, Problem &problem) {
+    problem.buffers.add({BufferName::q, BufferUse::read, problem.element_bytes, q.rows.bytes});
+    problem.buffers.add({BufferName::q_out, BufferUse::written, q.cache_alignment, q.cache.bytes});
+    problem.buffers.add({BufferName::q_scales, BufferUse::read, bytes_of_scale(q.format.scale_type), q.scales.bytes});
+    const auto layout = [](const Tensor &tensor) {
+        return std::tuple(tensor.strides.outer, tensor.strides.head, tensor.strides.row);
+    };
+    if (!q.converts() && layout(q.rows) == layout(q.cache)) {
+        problem.buffers.allow_in_place();
+    }
+}
+
 void add_copy_buffers(const CopyBuffers &names, const Copy &copy, Problem &problem) {
     if (copy.empty()) {
         return;
@@ -287,7 +344,10 @@ Status add_interleavings(Problem &problem) {
                    {&problem.k.cache, BufferName::k_cache, !problem.gathers()},
                    {&problem.v.cache, BufferName::v_cache, !problem.gathers()},
                    {&problem.k.scales, BufferName::k_scales, problem.writes_scales(problem.k)},
-                   {&problem.v.scales, BufferName::v_scales, problem.writes_scales(problem.v)}};
+                   {&problem.v.scales, BufferName::v_scales, problem.writes_scales(problem.v)},
+                   {&problem.q.rows, BufferName::q, false},
+                   {&problem.q.cache, BufferName::q_out, true},
+                   {&problem.q.scales, BufferName::q_scales, false}};
     const auto for_each_pair = [&](auto act) {
         for (const auto &a : tensors) {
             for (const auto *b = &a + 1; b != std::end(tensors); ++b) {
@@ -311,6 +371,7 @@ Status add_buffers(Problem &problem) {
     add_copy_buffers(v_buffers(problem.gathers()), problem.v, problem);
     add_index_buffers(problem.addressing, problem.moves(), problem.buffers);
     add_table_buffers(problem.k.rotation, problem.buffers);
+    add_query_buffers(problem.q, problem);
     return add_interleavings(problem);
 }
 
@@ -332,8 +393,9 @@ Status Problem::create(const kvappend_descriptor &d, Problem &problem) {
     if (problem.empty()) {
         return KVAPPEND_SUCCESS;
     }
-    const std::int64_t k_bytes = bytes_of(problem, problem.k);
-    problem.bytes = k_bytes + std::min(bytes_of(problem, problem.v), INT64_MAX - k_bytes);
+    for (const Copy *const copy : {&problem.k, &problem.v, &problem.q}) {
+        problem.bytes += std::min(bytes_of(problem, *copy), INT64_MAX - problem.bytes);
+    }
     return add_buffers(problem);
 }
 

@@ -56,6 +56,9 @@ struct Problem {
     std::int64_t new_rows;
     Copy k;
     Copy v;
+    // The queries that are rotated: `rows` are those of args.q, and `cache` is args.q_out, in which each row has the
+    // index that it has in args.q. Empty if there is no Q.
+    Copy q;
     MovedTensors moved;    // if it is a move
     std::int64_t bytes;    // that a run moves at most; INT64_MAX if there are more
     NeededBuffers buffers; // none if there is nothing to copy
@@ -68,6 +71,7 @@ struct Problem {
     // What the kernels of the family `convert` do. Those of `rotate` convert, too.
     bool converts_alone() const { return converts() && !rotates(); }
     bool rotates() const { return k.rotates(); }
+    bool has_query() const { return !q.empty(); }
     bool writes_scales(const Copy &copy) const { return moves() || (copy.format.computed() && !gathers()); }
     // A dense problem that copies bits, and needs one offset for each sample and no other index.
     bool plain_dense() const {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checks how rows of K are rotated: the fields of kvappend_rotary.
+// Checks how rows of K and of Q are rotated: the fields of kvappend_rotary.
 #pragma once
 
 #include "buffers.hpp"
@@ -8,9 +8,9 @@
 
 namespace kvappend {
 
-// Checks descriptor.k_rotary and fills the rotation, which rotates nothing if there is none. The caller has checked
-// that no extent is negative.
-Status check_rotary(const kvappend_descriptor &descriptor, Rotation &rotation);
+// Checks descriptor.rotary and fills the rotations of K and of Q. A rotation rotates nothing if there is none. The
+// caller has checked that no extent is negative.
+Status check_rotary(const kvappend_descriptor &descriptor, Rotation &k, Rotation &q);
 
 // Adds the tables.
 void add_table_buffers(const Rotation &rotation, NeededBuffers &buffers);

@@ -281,9 +281,8 @@ Status create_scales(const StorageInput &input, const Format &format, const Tens
     // Four rows are one row of this tensor, and the scales of a group of them are a piece.
     const std::int64_t together = format.by_four_rows ? 4 : 1;
     const std::int64_t strides[3] = {given[0], given[1], format.by_four_rows ? 4 * groups : given[2]};
-    const char *const strides_name = input.name[0] == 'k' ? "k_storage->scale_strides" : "v_storage->scale_strides";
-    TensorDescription description{input.name[0] == 'k' ? "k_scales" : "v_scales",
-                                  strides_name,
+    TensorDescription description{input.scales_name,
+                                  input.scale_strides_name,
                                   cache.outer,
                                   cache.heads,
                                   cache.rows / together,

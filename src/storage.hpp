@@ -22,6 +22,8 @@ struct StorageInput {
     const kvappend_descriptor &descriptor;
     const kvappend_storage *storage; // NULL: AS_IS
     const char *name;                // "k_storage"
+    const char *scales_name;         // "k_scales"
+    const char *scale_strides_name;  // "k_storage->scale_strides"
     std::int64_t dim;
     std::int64_t pack;
 };

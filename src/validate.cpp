@@ -63,8 +63,10 @@ Status check_width(const NeededBuffer &needed, const std::byte *array, kvappend_
 
 // Whether the values in a buffer are checked: indices, scales that are read, and global scales.
 bool is_checked(const NeededBuffer &needed) {
-    return is_index(needed.name) || (needed.name >= BufferName::k_scales && needed.name <= BufferName::v_global_scale &&
-                                     needed.use == BufferUse::read);
+    return is_index(needed.name) ||
+           (needed.name >= BufferName::k_scales && needed.name <= BufferName::v_global_scale &&
+            needed.use == BufferUse::read) ||
+           needed.name == BufferName::q_scales;
 }
 
 // What is checked, copied to host memory.
@@ -400,6 +402,20 @@ Status check_global_scale(const Copy &copy, const char *name, const float *scale
                : scale_fault(fault, name, 0, bits_of(*scale), *scale);
 }
 
+// All rows of Q have the same scales, which are read if one row is rotated.
+Status check_query_scales(const Problem &problem, const Indices &indices, const kvappend_args &args,
+                          kvappend_fault &fault) {
+    bool reads = false;
+    if (problem.has_query() && problem.q.format.scaled()) {
+        for_each_stretch(problem, indices, [&](const RotatedPlace &place, std::int64_t /*rows*/) {
+            reads = place.rotated;
+            return !reads;
+        });
+    }
+    return reads ? ReadScales{problem.q, problem.element_bytes, "q_scales", args.q_scales}.check(0, 0, fault)
+                 : KVAPPEND_SUCCESS;
+}
+
 // Checks the global scales, and the scales that a run reads for the rows of the call.
 Status check_scales(const Problem &problem, const Indices &indices, const kvappend_args &args, kvappend_fault &fault) {
     TRY(check_global_scale(problem.k, "k_global_scale", args.k_global_scale, fault));
@@ -418,7 +434,7 @@ Status check_scales(const Problem &problem, const Indices &indices, const kvappe
         });
         TRY(status);
     }
-    return KVAPPEND_SUCCESS;
+    return check_query_scales(problem, indices, args, fault);
 }
 
 } // namespace

@@ -155,10 +155,14 @@ KVAPPEND_API kvappend_status kvappend_plan_create(const kvappend_descriptor *des
     TRY(kvappend::read_struct("descriptor", descriptor, d));
     kvappend_storage k_storage;
     kvappend_storage v_storage;
-    kvappend_rotary k_rotary;
+    kvappend_rotary rotary;
+    kvappend_storage q_storage;
     TRY(read_optional("descriptor.k_storage", d.k_storage, k_storage));
     TRY(read_optional("descriptor.v_storage", d.v_storage, v_storage));
-    TRY(read_optional("descriptor.k_rotary", d.k_rotary, k_rotary));
+    TRY(read_optional("descriptor.rotary", d.rotary, rotary));
+    if (d.rotary != nullptr && rotary.q_heads > 0) { // Else the field is ignored.
+        TRY(read_optional("descriptor.rotary->q_storage", rotary.q_storage, q_storage));
+    }
     kvappend_preference p = KVAPPEND_PREFERENCE_INIT;
     if (preference != nullptr) {
         TRY(kvappend::read_struct("preference", preference, p));

@@ -34,7 +34,8 @@
  * - how many rows a sample has: see enum kvappend_lengths and KVAPPEND_FLAG_LEFT_PADS;
  * - where a row goes: see enum kvappend_addressing and KVAPPEND_FLAG_BATCH_INDEX;
  * - how a row is stored: with its bits, or in another format such as FP8, INT8 or NVFP4. See kvappend_storage;
- * - whether rows of K are rotated by their positions before they are stored. See kvappend_rotary;
+ * - whether rows of K are rotated by their positions before they are stored, and those of Q with them. See
+ *   kvappend_rotary;
  * - the operation: see GATHER and MOVE.
  *
  * A row without a place in the cache is skipped, and every other row of the call is still written.
@@ -65,7 +66,7 @@
  *   KVAPPEND_FLAG_ZERO_SKIPPED, the run sets it to zero. Reports and skip policies treat it as in an append.
  * - Two rows may be read from one place.
  * - A gather does not write the caches and the scales. They may be memory that can only be read.
- * - KVAPPEND_FLAG_ADVANCE and descriptor.k_rotary are refused.
+ * - KVAPPEND_FLAG_ADVANCE and descriptor.rotary are refused.
  * - Rows that are stored in another format are decoded: see kvappend_storage.
  *
  * A gather can also give the stored bytes. Declare the codes as K and their scales as V, with UINT8 elements and
@@ -92,7 +93,7 @@
  *   moved from it. Two samples may read one place. Without PACKED there is one sample, and batch is 1. Rows that do not
  *   depend on each other are moved faster if each of them is a sample of its own.
  * - There are no new rows. k_new, v_new, k_out and v_out are ignored. k_new_strides and v_new_strides must be 0.
- *   descriptor.k_rotary is refused.
+ *   descriptor.rotary is refused.
  * - The stored bytes are moved, in every format. With a storage, element_type must be F32, F16 or BF16, as in an
  *   append, and has no other effect. Scales that belong to one row move with the row. Scales that are the same for all
  *   rows stay as they are. Scales that only some rows share are refused. If K and V have scales that move, each needs a
@@ -108,7 +109,7 @@
  * every buffer is ordinary memory. The library owns no buffer, needs no workspace, and keeps no pointer after the call
  * that received it. However, a kernel that a run launches accesses the buffers only when the stream reaches it. All
  * buffers must stay valid until the kernel has finished. Those that the run reads must also stay unchanged: the new
- * rows, the given scales, the global scales, the rotary tables and the indices, and with a gather the caches and the
+ * rows, q, the given scales, the global scales, the rotary tables and the indices, and with a gather the caches and the
  * scales. Therefore advance the offsets in the order of the stream (by a kernel or a copy in it), or wait for the
  * kernel first.
  *
@@ -223,12 +224,12 @@ enum kvappend_status_code {
     /* One of these does not fit in 63 bits: the number of bytes of a tensor or of a rotary table, the distance between
      * its first and its last byte, or the number of bytes of an array of indices. [plan_create] */
     KVAPPEND_ERROR_OVERFLOW = 16,
-    /* Two rows of one cache, two of its computed scales, two of its scales that a move moves, or two rows of k_out or
-     * of v_out share memory because of their strides [plan_create]. Or two tensors share memory [can_implement, run]:
-     * k_cache and v_cache with an append or a move, k_out and v_out with a gather. The check is exact for all strides
-     * that occur in practice. It gives up after 65536 steps for each tensor in plan_create (about a millisecond), and
-     * after 256 steps for each pair of tensors in a run (a few microseconds). If it gives up, the strides are refused
-     * as well, and the message says so. */
+    /* Two rows of one cache, two of its computed scales, two of its scales that a move moves, or two rows of k_out, of
+     * v_out or of q_out share memory because of their strides [plan_create]. Or two tensors share memory
+     * [can_implement, run]: k_cache and v_cache with an append or a move, k_out and v_out with a gather. The check is
+     * exact for all strides that occur in practice. It gives up after 65536 steps for each tensor in plan_create (about
+     * a millisecond), and after 256 steps for each pair of tensors in a run (a few microseconds). If it gives up, the
+     * strides are refused as well, and the message says so. */
     KVAPPEND_ERROR_OVERLAP = 17,
     /* preference.kernel_name does not name a kernel of the backend, or that kernel does not support this problem.
      * [plan_create] */
@@ -255,14 +256,14 @@ enum kvappend_status_code {
     KVAPPEND_ERROR_BUFFER_TOO_SMALL = 31,
     /* A buffer is not aligned to the size of its elements. [can_implement, run] */
     KVAPPEND_ERROR_MISALIGNED = 32,
-    /* A buffer shares memory with a buffer that the run writes. An append writes the caches, the computed scales, the
-     * report and the offsets that advance. A gather writes k_out, v_out and the report. A move writes the caches, the
-     * scales that it moves and the report. A new tensor may lie in the gaps of a cache, and a cache in the gaps of a
-     * new tensor: they share memory only if an element belongs to both. The same holds for scales. This is checked as
-     * for KVAPPEND_ERROR_OVERLAP. An array of indices, a rotary table, a global scale or a report may not lie in a gap:
-     * it and the buffer that it is compared with both count as the whole range from their first to their last element.
-     * The check compares addresses, so it does not notice two virtual addresses of the same memory. [can_implement,
-     * run] */
+    /* A buffer shares memory with a buffer that the run writes. An append writes the caches, the computed scales,
+     * q_out, the report and the offsets that advance. A gather writes k_out, v_out and the report. A move writes the
+     * caches, the scales that it moves and the report. A new tensor may lie in the gaps of a cache, and a cache in the
+     * gaps of a new tensor: they share memory only if an element belongs to both. The same holds for scales, q and
+     * q_out. This is checked as for KVAPPEND_ERROR_OVERLAP. An array of indices, a rotary table, a global scale or a
+     * report may not lie in a gap: it and the buffer that it is compared with both count as the whole range from their
+     * first to their last element. The check compares addresses, so it does not notice two virtual addresses of the
+     * same memory. [can_implement, run] */
     KVAPPEND_ERROR_ALIAS = 33,
     /* workspace is NULL although workspace_bytes is not 0. [run] */
     KVAPPEND_ERROR_WORKSPACE = 34,
@@ -299,8 +300,8 @@ enum kvappend_status_code {
     /* descriptor.index_type is not a KVAPPEND_INDEX_* value. [plan_create] */
     KVAPPEND_ERROR_INDEX_TYPE = 50,
 
-    /* A field of descriptor.k_storage or v_storage is not one of its constants or is out of its range [plan_create],
-     * or a preset is not a KVAPPEND_PRESET_* value [storage_preset]. */
+    /* A field of descriptor.k_storage, of v_storage or of rotary->q_storage is not one of its constants or is out of
+     * its range [plan_create], or a preset is not a KVAPPEND_PRESET_* value [storage_preset]. */
     KVAPPEND_ERROR_STORAGE = 51,
     /* A scale that the run reads, or a global scale, is NaN, infinite, zero or negative. A computed scale may be zero.
      * [validate] */
@@ -308,7 +309,7 @@ enum kvappend_status_code {
     /* descriptor.operation is not a KVAPPEND_OPERATION_* value [plan_create], or the plans of a call have different
      * operations [run_layers]. */
     KVAPPEND_ERROR_OPERATION = 53,
-    /* A field of descriptor.k_rotary is not one of its constants or is out of its range. [plan_create] */
+    /* A field of descriptor.rotary is not one of its constants or is out of its range. [plan_create] */
     KVAPPEND_ERROR_ROTARY = 54
 };
 
@@ -457,11 +458,11 @@ enum kvappend_flag {
      * kernel before it in the stream still runs. It works out which thread copies what, and then waits for the end of
      * the kernel before it. Only after that does it access any buffer. A kernel after the copy that is launched in the
      * same way may start early, too. That kernel must call cudaGridDependencySynchronize before it reads what the copy
-     * writes, and before it writes what the copy reads. An append writes the caches and the computed scales, and reads
-     * new rows, given scales, global scales, rotary tables and indices. A gather writes k_out and v_out, and reads
-     * caches, all scales and indices. A move reads and writes the caches and the scales that it moves, and reads
-     * indices. The flag does not change what is copied. It has no effect below compute capability 9.0. It also has no
-     * effect if the driver compiled the kernel for the device from PTX for a compute capability below 9.0. */
+     * writes, and before it writes what the copy reads. An append writes the caches, the computed scales and q_out,
+     * and reads new rows, q, given scales, global scales, rotary tables and indices. A gather writes k_out and v_out,
+     * and reads caches, all scales and indices. A move reads and writes the caches and the scales that it moves, and
+     * reads indices. The flag does not change what is copied. It has no effect below compute capability 9.0. It also
+     * has no effect if the driver compiled the kernel for the device from PTX for a compute capability below 9.0. */
     KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH = 128,
     /* All samples have the same offset, and args.cache_offsets has one element. KVAPPEND_FLAG_ADVANCE adds L_new to it
      * once, unless all rows have negative positions. Both flags together require LENGTHS_FIXED without LEFT_PADS,
@@ -489,7 +490,7 @@ enum kvappend_flag {
      * contents. If there are no samples, or if the caches have no elements, there is nothing to gather, and all rows
      * keep their contents. */
     KVAPPEND_FLAG_ZERO_SKIPPED = 8192,
-    /* Only with descriptor.k_rotary, and required for it with SLOTS. args.positions gives the position by which each
+    /* Only with descriptor.rotary, and required for it with SLOTS. args.positions gives the position by which each
      * row of K is rotated. It does not change where a row goes. The array has one element for each new row, padding
      * included: [B, L_new], or [T] where new rows are tokens. Row l of k_new[b] has the element b * L_new + l, and
      * token t has element t. */
@@ -499,7 +500,7 @@ enum kvappend_flag {
 /* What a run does with a row that has a position but no place. Such a row lies below the cache or above it. It lies
  * below if its position is negative. It lies above in every other case: after the last row, after the last page of the
  * sample's table, on a page that does not exist, or in a block that does not exist. Padding has no position, so this
- * policy does not concern it. With descriptor.k_rotary, a row also lies below or above if the rotary tables do not have
+ * policy does not concern it. With descriptor.rotary, a row also lies below or above if the rotary tables do not have
  * its position: see kvappend_rotary. */
 enum kvappend_skip {
     /* The run skips the row and reports nothing. This costs nothing. */
@@ -655,14 +656,14 @@ typedef struct kvappend_storage {
 
 /* ---- rotary embedding ---- */
 
-/* Which elements of a row of K form a pair that is rotated together. They are counted from kvappend_rotary.first. */
+/* Which elements of a row form a pair that is rotated together. They are counted from the first rotated element. */
 enum kvappend_rotary_style {
     KVAPPEND_ROTARY_HALF = 0,       /* i and i + dim / 2, as in GPT-NeoX, and in Llama of Transformers (rotate_half) */
     KVAPPEND_ROTARY_INTERLEAVED = 1 /* 2 * i and 2 * i + 1, as in GPT-J */
 };
 
-/* How an append rotates the rows of K before it stores them (rotary position embedding, Su et al., 2021). The new rows
- * do not change. V is never rotated. element_type must be F32, F16 or BF16.
+/* How an append rotates the rows of K before it stores them, and the rows of Q, if it is given (rotary position
+ * embedding, Su et al., 2021). k_new does not change. V is never rotated. element_type must be F32, F16 or BF16.
  *
  * THE TABLES args.rotary_cos and rotary_sin have table_rows rows of dim / 2 numbers. Row p is for position p, and its
  * number i is for pair i. Each row begins table_stride elements after the one before it. Two tables of their own have
@@ -688,7 +689,15 @@ enum kvappend_rotary_style {
  * y1 and y2 are rounded to the element type as kvappend_storage says of F32, F16 and BF16 codes: to the nearest number,
  * perhaps infinity, and NaN becomes the NaN of the type with all its bits set but the sign. The elements before `first`
  * and from first + dim on keep all their bits. Then the row is stored with its bits, or in the format of k_storage. An
- * append with k_rotary thus stores the bytes that an append without it stores of rows that were rotated before.
+ * append with a rotation thus stores the bytes that an append without it stores of rows that were rotated before.
+ *
+ * Q has the rows of K, with q_heads heads of q_dim elements. The run rotates each row of args.q by the position of the
+ * row of K, from element q_first on, and writes it to the same row of args.q_out. q_out may be q: if both pointers are
+ * equal, q_strides and q_out_strides lay out the same tensor, and q_storage does not convert, Q is rotated in place. A
+ * row that is skipped leaves its Q and its row of q_out as they are, with one exception. A row of a ring that a later
+ * row of the run replaces has its Q rotated, if the tables have its position. No row of Q is counted. With q_storage,
+ * q_out has codes of 8, 16 or 32 bits, without scales or with given ones that are the same for all rows: args.q_scales
+ * are [H_q, D_q / group]. If there is no K to append, such as with heads 0, nothing is done for Q either.
  *
  * With multi-head latent attention, K is the part of the row that is rotated, such as 64 elements, and V is the latent
  * part, such as 512 elements. Both caches are views of one tensor: their strides are those of the whole row. */
@@ -696,10 +705,19 @@ typedef struct kvappend_rotary {
     size_t struct_size;
     int32_t style;        /* KVAPPEND_ROTARY_* */
     int32_t table_type;   /* of the elements of the tables: KVAPPEND_ELEMENT_F32, _F16 or _BF16 */
-    int64_t dim;          /* elements of a row that are rotated; even, 2 to k_dim */
-    int64_t first;        /* the first of them, 0 to k_dim - dim */
+    int64_t dim;          /* elements of a row that are rotated; even, 2 to k_dim, and to q_dim if there is Q */
+    int64_t first;        /* the first of them in a row of K, 0 to k_dim - dim */
     int64_t table_rows;   /* positions that the tables have, 0 or more */
     int64_t table_stride; /* elements from one row of a table to the next; 0 means dim / 2 */
+
+    int64_t q_heads;          /* H_q: query heads; 0 means that there is no Q, and the fields below are ignored */
+    int64_t q_dim;            /* D_q: elements of a Q row */
+    int64_t q_first;          /* the first of them that is rotated, 0 to q_dim - dim */
+    int64_t q_strides[3];     /* of q [B, H_q, L_new, D_q], by KVAPPEND_AXIS_* */
+    int64_t q_out_strides[3]; /* of q_out [B, H_q, L_new, D_q] */
+    /* How q_out stores its rows. NULL: with the bits of the rotated rows. scale_strides[0] and [2] must be 0. It is
+     * read by kvappend_plan_create only. */
+    const struct kvappend_storage *q_storage;
 } kvappend_rotary;
 
 /* What is the same at every run of a plan. All zero is legal: this is a plan of the host backend with nothing to copy.
@@ -781,9 +799,9 @@ typedef struct kvappend_descriptor {
     int32_t operation; /* KVAPPEND_OPERATION_* */
     int32_t reserved;  /* must be 0 */
 
-    /* How OPERATION_APPEND rotates the rows of K. NULL: they are not rotated. It is read by kvappend_plan_create
-     * only. */
-    const struct kvappend_rotary *k_rotary;
+    /* How OPERATION_APPEND rotates the rows of K, and those of Q. NULL: they are not rotated. It is read by
+     * kvappend_plan_create only. */
+    const struct kvappend_rotary *rotary;
 } kvappend_descriptor;
 
 /* Preferences for how a plan does its work. None of them changes what is copied. */
@@ -812,13 +830,14 @@ typedef struct kvappend_preference {
  * to its last element. A pointer must be aligned to the size of an element. The buffer of a tensor without elements may
  * be NULL. If there is nothing to do, every buffer may be NULL.
  *
- * An append writes the caches, the scales that it computes, the report, and the offsets that it advances. A gather
- * writes k_out, v_out and the report. A move writes the caches, the scales that it moves, and the report. None of these
- * may overlap another buffer of the call. There is one exception: caches, scales, new tensors, k_out and v_out may be
- * interleaved with each other, as long as no element that is written belongs to two of them. Examples are one pool for
- * K and V, scales at the end of each row, and new rows that lie in the memory of their cache. In all other cases, each
- * buffer counts as the whole range from its first to its last element. An append ignores k_out and v_out. A gather
- * ignores k_new and v_new. A move ignores k_new, v_new, k_out and v_out. */
+ * An append writes the caches, the scales that it computes, q_out, the report, and the offsets that it advances. A
+ * gather writes k_out, v_out and the report. A move writes the caches, the scales that it moves, and the report. None
+ * of these may overlap another buffer of the call. There are two exceptions. First, caches, scales, new tensors, k_out,
+ * v_out, q and q_out may be interleaved with each other, as long as no element that is written belongs to two of them.
+ * Examples are one pool for K and V, scales at the end of each row, new rows that lie in the memory of their cache, and
+ * q_out in a fused projection. Second, Q may be rotated in place: see kvappend_rotary. In all other cases, each buffer
+ * counts as the whole range from its first to its last element. An append ignores k_out and v_out. A gather ignores
+ * k_new and v_new. A move ignores k_new, v_new, k_out and v_out. */
 typedef struct kvappend_args {
     size_t struct_size;
     const void *k_new; /* [B, H, L_new, D_k], read: OPERATION_APPEND */
@@ -872,12 +891,18 @@ typedef struct kvappend_args {
     size_t k_out_bytes;
     void *v_out; /* [B, H, L_new, D_v], written: OPERATION_GATHER */
     size_t v_out_bytes;
-    const void *rotary_cos; /* [table_rows, dim / 2], by k_rotary->table_stride, read: descriptor.k_rotary */
+    const void *rotary_cos; /* [table_rows, dim / 2], by rotary->table_stride, read: descriptor.rotary */
     size_t rotary_cos_bytes;
     const void *rotary_sin; /* the same */
     size_t rotary_sin_bytes;
     const void *positions; /* [B, L_new] or [T], contiguous, of the type descriptor.offset_type: FLAG_POSITIONS */
     size_t positions_bytes;
+    const void *q; /* [B, H_q, L_new, D_q], read: rotary->q_heads */
+    size_t q_bytes;
+    void *q_out; /* the same, written; it may be q */
+    size_t q_out_bytes;
+    const void *q_scales; /* [H_q, D_q / group], by q_storage->scale_strides, read: SCALING_GIVEN */
+    size_t q_scales_bytes;
 } kvappend_args;
 
 /* Counts what happened to the rows of all runs since the report was zero. A row counts once, together with all its
@@ -914,13 +939,14 @@ typedef struct kvappend_report {
 #define KVAPPEND_STORAGE_INIT                                                                                          \
     { sizeof(kvappend_storage), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0} }
 #define KVAPPEND_ROTARY_INIT                                                                                           \
-    { sizeof(kvappend_rotary), 0, 0, 0, 0, 0, 0 }
+    { sizeof(kvappend_rotary), 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0}, {0, 0, 0}, NULL }
 #define KVAPPEND_PREFERENCE_INIT                                                                                       \
     { sizeof(kvappend_preference), NULL, 0, 0 }
 #define KVAPPEND_ARGS_INIT                                                                                             \
     { sizeof(kvappend_args), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,                                              \
       NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,               \
-      NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0 }
+      NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,                                 \
+      NULL, 0, NULL, 0, NULL, 0 }
 #define KVAPPEND_REPORT_INIT                                                                                           \
     { sizeof(kvappend_report), 0, 0, 0, 0, 0, 0, 0, 0, {0, 0} }
 /* clang-format on */
@@ -1059,7 +1085,8 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * ([B, H, L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
  * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. Plans that convert
  * rows have launches of their own, with up to 36 in each: cuda_convert_layers_b16. So have plans that rotate rows, with
- * up to 32 in each: cuda_rotate_layers_b16. The rotary tables count as arrays of indices here. The kernels of gathers
+ * up to 32 in each: cuda_rotate_layers_b16. A plan that also rotates Q has a launch of its own. The rotary tables count
+ * as arrays of indices here. The kernels of gathers
  * are cuda_gather_dense_layers_b16, cuda_gather_rows_layers_b16 and cuda_gather_convert_layers_b16. The kernel
  * of moves is cuda_move_rows_layers_b16. There is one exception: a plan of appends or gathers whose extents or strides
  * need 64-bit indices has a launch of its own, by its own kernel. KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a

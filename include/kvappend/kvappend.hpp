@@ -69,7 +69,7 @@
 //
 //     kvappend::rotary rotary;
 //     rotary.dim = rotary.table_stride = D, rotary.table_rows = P;              one table [P, cos | sin]
-//     d.k_rotary = &rotary;
+//     d.rotary = &rotary;
 //     b.rotary_cos = table, b.rotary_sin = {table.data() + D / 2, table.size() - D / 2};
 //
 // LOADING BY HAND. These functions call the library with which the program is linked. A program that loads the library

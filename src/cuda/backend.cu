@@ -41,7 +41,7 @@ Status load_kernels(const NamedKernel &kernel, const Problem &problem, CudaState
         return load_move_kernels(kernel, state);
     }
     if (kernel.family == rotate) {
-        return load_rotate_kernels(kernel, state);
+        return load_rotate_kernels(kernel, problem, state);
     }
     const bool gathers = kernel.operation == gather;
     if (kernel.family == convert) {
@@ -69,6 +69,9 @@ public:
         }
         if (kernel.family == dense) {
             return problem.plain_dense() && runs_fit_in_31_bits(problem);
+        }
+        if (kernel.variant == layers && problem.has_query()) {
+            return false;
         }
         return kernel.variant == wide || problem.moves() || fits_in_31_bits(problem);
     }

@@ -18,17 +18,27 @@ struct ConvertLayer {
     const float *global_scales[2];
 };
 
-// Those of K or of V.
+// Those of one tensor.
 struct ConvertPointers {
     std::byte *rows;
     std::byte *cache;
     std::byte *scales;
     const float *global_scale;
-
-    __device__ __forceinline__ explicit ConvertPointers(const BlockWork<ConvertLayer> &work)
-        : rows(work.layer.rows[work.tensor]), cache(work.layer.caches[work.tensor]),
-          scales(work.layer.scales[work.tensor]), global_scale(work.layer.global_scales[work.tensor]) {}
 };
+
+// What convert_runs needs to know of the tensor that a block converts. A launch with Q has functions of its own.
+__device__ __forceinline__ ConvertPointers pointers_of(const BlockWork<ConvertLayer> &work) {
+    return {work.layer.rows[work.tensor], work.layer.caches[work.tensor], work.layer.scales[work.tensor],
+            work.layer.global_scales[work.tensor]};
+}
+template <class Layer>
+__device__ __forceinline__ const CopyLayout &copy_of(const GeometryLayout &g, const BlockWork<Layer> &work) {
+    return g.copies[work.tensor];
+}
+template <class Layer>
+__device__ __forceinline__ unsigned head_block_of(const GeometryLayout & /*g*/, const BlockWork<Layer> & /*work*/) {
+    return blockIdx.y;
+}
 
 // A plain load whose instruction names the cache, so that tests can tell these loads from those of indices in PTX.
 __device__ __forceinline__ std::uint32_t load_element(const std::byte *from, std::uint32_t bytes) {
@@ -155,21 +165,20 @@ struct PlacedRow {
 //
 // What a Conversion must have:
 // Conversion(layout, pointers, i, rotator): the part of vector i of any row; load(row_byte, head): begins the row of a
-// head, which is row_byte bytes from the tensor's base, and loads what does not depend on the place; store(row):
-// converts the part and stores it, if the row is placed.
-template <class Conversion, class Index, class Placing, class Rotator = NoRotation>
-__device__ __forceinline__ void convert_runs(const GeometryLayout &g, const ConvertLayout &f,
-                                             const BlockWork<ConvertLayer> &work, const Placing &placing,
-                                             const Rotator &rotator = {}) {
-    const CopyLayout &c = g.copies[work.tensor];
-    const Start<Index> start(c);
+// head, which is row_byte bytes from the tensor's base, and loads what does not depend on the place; place(row): loads
+// what all heads of a place have in common; store(row): converts the part and stores it, if the row is placed.
+template <class Conversion, class Index, class Geometry, class Layer, class Placing, class Rotator = NoRotation>
+__device__ __forceinline__ void convert_runs(const Geometry &g, const ConvertLayout &f, const BlockWork<Layer> &work,
+                                             const Placing &placing, const Rotator &rotator = {}) {
+    const CopyLayout &c = copy_of(g, work);
+    const Start<Index> start(c, head_block_of(g, work));
     const auto run_vectors = static_cast<Index>(c.run_vectors);
     const auto runs = static_cast<Index>(c.runs);
     const auto heads = static_cast<Index>(c.heads);
     if (start.vector >= run_vectors || start.run >= runs || start.head >= heads) {
         return;
     }
-    const ConvertPointers pointers(work);
+    const ConvertPointers pointers = pointers_of(work);
     if (work.programmatic) {
         wait_for_launch_before();
     }
@@ -183,6 +192,7 @@ __device__ __forceinline__ void convert_runs(const GeometryLayout &g, const Conv
         Conversion conversion(f, pointers, i, rotator);
         conversion.load(byte_of(c.rows, sample, head, run), head);
         const PlacedRow row = PlacedRow::of(f, pointers, c, placing.spot(c, sample, run, loaded));
+        conversion.place(row);
         for (;;) { // All heads of a row have one place.
             conversion.store(row.of_head(f, c, head));
             head += static_cast<Index>(c.head_step);

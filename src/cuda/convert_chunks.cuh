@@ -126,6 +126,17 @@ __device__ __forceinline__ void with_stored(const Format &f, Use use) {
     }
 }
 
+// The numbers of elements that are packed into words.
+template <class Source, unsigned Elements>
+__device__ __forceinline__ void unpack_elements(const std::uint32_t *words, float *x) {
+    constexpr unsigned bits = Source::bits;
+#pragma unroll
+    for (unsigned i = 0; i < Elements; ++i) {
+        const std::uint32_t word = words[i * bits / 32] >> (i * bits % 32);
+        x[i] = Source::decode(bits == 32 ? word : word & 0xffff);
+    }
+}
+
 template <class Source, unsigned Elements>
 class Chunk {
 public:
@@ -142,17 +153,15 @@ public:
     template <class Rotator>
     __device__ __forceinline__ void rotate(const Rotator &rotator, const std::byte *row, std::int32_t element,
                                            std::int64_t position) {
-        rotator.template rotate<Source, Elements>(reinterpret_cast<std::uint32_t *>(raw_), row, element, position);
+        rotator.template rotate<Source, Elements>(words(), row, element, position);
+    }
+
+    __device__ __forceinline__ std::uint32_t *words() {
+        return reinterpret_cast<std::uint32_t *>(raw_);
     }
 
     __device__ __forceinline__ void decode() {
-        const auto *const words = reinterpret_cast<const std::uint32_t *>(raw_);
-        constexpr unsigned bits = Source::bits;
-#pragma unroll
-        for (unsigned i = 0; i < elements; ++i) {
-            const std::uint32_t word = words[i * bits / 32] >> (i * bits % 32);
-            x_[i] = Source::decode(bits == 32 ? word : word & 0xffff);
-        }
+        unpack_elements<Source, Elements>(words(), x_);
     }
 
     // NaN is not counted.
@@ -320,6 +329,8 @@ public:
             global_ = load_global_scale(f_, pointers_);
         }
     }
+
+    __device__ __forceinline__ void place(const PlacedRow & /*row*/) const {}
 
     // All threads of a team must call this, whatever the place, because they exchange what they found. If an index
     // changes during the run, threads of a team may have different places.

@@ -113,6 +113,8 @@ public:
         global_ = load_global_scale(f_, pointers_);
     }
 
+    __device__ __forceinline__ void place(const PlacedRow & /*row*/) const {}
+
     // All threads of a team must call this, whatever the place, because they exchange what they found. If an index
     // changes during the run, threads of a team may have different places.
     __device__ __forceinline__ void store(const PlacedRow &row) {

@@ -27,6 +27,8 @@ public:
 
     __device__ __forceinline__ void load(std::uint64_t row_byte, Index /*head*/) { row_ = pointers_.rows + row_byte; }
 
+    __device__ __forceinline__ void place(const PlacedRow & /*from*/) const {}
+
     __device__ __forceinline__ void store(const PlacedRow &from) const {
         if (!from.placed && f_.zeroes == 0) {
             return;
@@ -117,6 +119,8 @@ public:
     __device__ __forceinline__ void load(std::uint64_t row_byte, std::int32_t /*head*/) {
         row_ = pointers_.rows + row_byte;
     }
+
+    __device__ __forceinline__ void place(const PlacedRow & /*from*/) const {}
 
     __device__ __forceinline__ void store(const PlacedRow &from) const {
         if (!from.placed && f_.zeroes == 0) {

@@ -27,7 +27,7 @@ public:
 Status load_copy_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
 Status load_gather_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
 Status load_convert_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
-Status load_rotate_kernels(const NamedKernel &kernel, CudaState &state);
+Status load_rotate_kernels(const NamedKernel &kernel, const Problem &problem, CudaState &state);
 Status load_decode_kernels(const NamedKernel &kernel, CudaState &state);
 Status load_move_kernels(const NamedKernel &kernel, CudaState &state);
 

@@ -29,9 +29,12 @@ inline void finish_geometry(const Problem &problem, const Indices &indices, Conv
 template <class Geometry>
 class ConvertingRun final : public LayeredRun {
 public:
-    ConvertingRun(LayeredRun *others, CUstream_st *stream) : others_(others), conversions_(stream) {}
+    ConvertingRun(LayeredRun *others, CUstream_st *stream) : others_(others), stream_(stream), conversions_(stream) {}
 
     Status add(const Call &call) override {
+        if (call.problem.has_query()) {
+            return launch_call(call, stream_);
+        }
         const bool takes = Geometry::rotates ? call.problem.rotates() : call.problem.converts_alone();
         return takes ? conversions_.add(call) : others_->add(call);
     }
@@ -42,13 +45,15 @@ public:
 
 private:
     LayeredRun *others_;
+    CUstream_st *stream_;
     CudaLayeredRun<Geometry, Geometry::most_layers> conversions_;
 };
 
-template <class Geometry>
+// By a kernel for the layers of a launch, or by one for a call alone.
+template <class OfLayers, class OfCall = OfLayers>
 Status launch_conversion(const Call &call, CUstream_st *stream) {
-    return call.kernel.variant == Kernel::Variant::layers ? launch_one<Geometry, Geometry::most_layers>(call, stream)
-                                                          : launch_one<Geometry, 1>(call, stream);
+    return call.kernel.variant == Kernel::Variant::layers ? launch_one<OfLayers, OfLayers::most_layers>(call, stream)
+                                                          : launch_one<OfCall, 1>(call, stream);
 }
 
 template <class Geometry>

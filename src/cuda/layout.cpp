@@ -113,13 +113,45 @@ enum class Chunks {
     any // their types are not known
 };
 
+// A tensor of a geometry, and its layouts.
+struct TensorLayout {
+    const Copy &copy;
+    const Addresses &addresses;
+    CopyLayout &layout;
+    ConvertLayout *format;        // NULL unless the kernel converts
+    std::uint32_t *twin_elements; // NULL unless the kernel rotates rows
+    std::uint32_t *first_head_block;
+};
+
+// Calls act(tensor) for K, V and Q.
+template <class Act>
+void for_each_tensor(const LayoutInput &input, unsigned i, GeometryLayout &g, Act act) {
+    const GeometryInput &geometry = input.geometries[i];
+    RotateLayout *const rotation = input.rotations == nullptr ? nullptr : input.rotations[i];
+    const auto tensor = [&](unsigned n, const Copy &copy, CopyLayout &layout, ConvertLayout *format) {
+        act(TensorLayout{copy, geometry.addresses[n], layout, format,
+                         rotation == nullptr ? nullptr : &rotation->twin_elements[n],
+                         rotation == nullptr ? nullptr : &rotation->first_head_block[n]});
+    };
+    unsigned n = 0;
+    for (const Copy *const copy : {&geometry.problem->k, &geometry.problem->v}) {
+        if (!copy->empty()) {
+            tensor(n, *copy, g.copies[n], input.formats == nullptr ? nullptr : &input.formats[i][n]);
+            ++n;
+        }
+    }
+    if (input.query != nullptr && geometry.problem->has_query()) {
+        tensor(query_tensor, geometry.problem->q, input.query->copy, &input.query->format);
+    }
+}
+
 // The elements that a launch converts, for each multiprocessor.
 float elements_per_multiprocessor(const LayoutInput &input) {
     float elements = 0; // an estimate; the exact sum may not fit in 63 bits
     for (unsigned i = 0; i < input.count; ++i) {
         const GeometryInput &geometry = input.geometries[i];
         const Problem &problem = *geometry.problem;
-        for (const Copy *const copy : {&problem.k, &problem.v}) {
+        for (const Copy *const copy : {&problem.k, &problem.v, &problem.q}) {
             if (!copy->empty()) {
                 const std::int64_t dim = copy->row_bytes() / problem.element_bytes;
                 elements += static_cast<float>(geometry.layers) * static_cast<float>(problem.source_samples) *
@@ -128,6 +160,15 @@ float elements_per_multiprocessor(const LayoutInput &input) {
         }
     }
     return elements / static_cast<float>(input.multiprocessors);
+}
+
+// Whether twins of `chunk` elements serve a tensor: the types of codes and scales that TwinConversion knows.
+bool serve_twins(const Problem &problem, const Copy &copy, const Addresses &addresses, std::int64_t chunk) {
+    const Format &f = copy.format;
+    const bool known = f.type == KVAPPEND_STORED_AS_IS || f.type == KVAPPEND_STORED_E4M3;
+    return known && scales_kind_of(copy) != ScalesKind::any && copy.scales.piece_stride == 0 &&
+           has_chunks(copy, problem.element_bytes, addresses, chunk) && copy.rotation.first % chunk == 0 &&
+           copy.rotation.dim / 2 % chunk == 0;
 }
 
 // Below this number of elements for each multiprocessor, threads convert short chunks: 8 warps with long ones of 16-bit
@@ -173,8 +214,31 @@ void choose_chunks(const LayoutInput &input, Chunks chunks, const Problem &probl
     }
 }
 
-void describe_conversion(const LayoutInput &input, Chunks chunks, const Problem &problem, const Copy &copy,
-                         const Addresses &addresses, CopyLayout &c, ConvertLayout &f) {
+// Divides the rows of a launch that rotates rows into twins. If the types are known, all tensors have twins, which one
+// kernel serves. Otherwise Q has them alone.
+void choose_twins(const LayoutInput &input, Chunks chunks, const Problem &problem, const TensorLayout &tensor) {
+    const bool is_query = &tensor.copy == &problem.q;
+    std::uint32_t &elements = *tensor.twin_elements;
+    elements = is_query ? 1 : 0;
+    const std::uint32_t chunk = chunk_bytes / problem.element_bytes;
+    if (!input.wide && (is_query || chunks != Chunks::any) &&
+        serve_twins(problem, tensor.copy, tensor.addresses, chunk)) {
+        elements = chunk;
+    }
+    if (elements == 0) {
+        return;
+    }
+    const std::int64_t rotated = tensor.copy.rotation.dim;
+    const std::int64_t both = 2 * std::int64_t{elements};
+    CopyLayout &c = tensor.layout;
+    c.row_vectors = c.run_vectors = rotated / both + (tensor.format->dim - rotated + both - 1) / both;
+}
+
+void describe_conversion(const LayoutInput &input, Chunks chunks, const Problem &problem, const TensorLayout &tensor) {
+    const Copy &copy = tensor.copy;
+    const Addresses &addresses = tensor.addresses;
+    CopyLayout &c = tensor.layout;
+    ConvertLayout &f = *tensor.format;
     const Format &format = copy.format;
     f.format = format;
     f.element_type = problem.element_type;
@@ -199,40 +263,37 @@ void describe_conversion(const LayoutInput &input, Chunks chunks, const Problem 
     c.heads = copy.heads();
     c.runs = problem.new_rows;
     c.row_vectors = c.run_vectors = ((f.dim - 1) / f.unit + 1) << f.team_log2;
+    if (tensor.twin_elements != nullptr) {
+        choose_twins(input, chunks, problem, tensor);
+    }
 }
 
-void describe_geometry(const LayoutInput &all, Chunks chunks, unsigned i, GeometryLayout &g) {
-    const GeometryInput &input = all.geometries[i];
-    const Problem &problem = *input.problem;
+void describe_geometry(const LayoutInput &input, Chunks chunks, unsigned i, GeometryLayout &g) {
+    const Problem &problem = *input.geometries[i].problem;
     g.samples = problem.source_samples;
-    unsigned count = 0;
-    for (const Copy *const copy : {&problem.k, &problem.v}) {
-        if (copy->empty()) {
-            continue;
-        }
-        if (all.formats != nullptr) {
-            describe_conversion(all, chunks, problem, *copy, input.addresses[count], g.copies[count],
-                                all.formats[i][count]);
+    g.both = problem.k.empty() || problem.v.empty() ? 0 : 1;
+    for_each_tensor(input, i, g, [&](const TensorLayout &tensor) {
+        if (tensor.format != nullptr) {
+            describe_conversion(input, chunks, problem, tensor);
         } else {
-            describe_copy(problem, *copy, input.addresses[count], all.join_rows, g.copies[count]);
+            describe_copy(problem, tensor.copy, tensor.addresses, input.join_rows, tensor.layout);
         }
-        ++count;
-    }
-    g.both = count - 1;
+    });
 }
 
 // Whether one kernel serves all: no types are known, or those of all are, with elements of one type.
-bool agree_on_types(const LayoutInput &input, const GeometryLayout *const *layouts) {
+bool agree_on_types(const LayoutInput &input, GeometryLayout *const *layouts) {
     unsigned known = 0;
     unsigned count = 0;
     bool same_elements = true;
     for (unsigned i = 0; i < input.count; ++i) {
-        for (unsigned n = 0; n <= layouts[i]->both; ++n) {
-            const ConvertLayout &f = input.formats[i][n];
-            known += f.types != Types::any ? 1 : 0;
+        for_each_tensor(input, i, *layouts[i], [&](const TensorLayout &tensor) {
+            const ConvertLayout &f = *tensor.format;
+            const bool is_known = tensor.twin_elements == nullptr ? f.types != Types::any : *tensor.twin_elements > 1;
+            known += is_known ? 1 : 0;
             same_elements = same_elements && f.element_type == input.formats[0][0].element_type;
             ++count;
-        }
+        });
     }
     return known == 0 || (known == count && same_elements);
 }
@@ -256,18 +317,18 @@ struct Work {
     std::int64_t heads;
 };
 
-Work measure(const LayoutInput &input, const GeometryLayout *const *layouts) {
+Work measure(const LayoutInput &input, GeometryLayout *const *layouts) {
     float vectors = 0; // an estimate; the exact sum may not fit in 63 bits
     Work work{0, 0, 0};
     for (unsigned i = 0; i < input.count; ++i) {
-        const GeometryLayout &g = *layouts[i];
+        GeometryLayout &g = *layouts[i];
         work.samples = std::max(work.samples, g.samples);
-        for (unsigned n = 0; n <= g.both; ++n) {
-            const CopyLayout &c = g.copies[n];
+        for_each_tensor(input, i, g, [&](const TensorLayout &tensor) {
+            const CopyLayout &c = tensor.layout;
             vectors += static_cast<float>(g.samples * c.heads) * static_cast<float>(c.runs * c.run_vectors) *
                        static_cast<float>(input.geometries[i].layers);
             work.heads = std::max(work.heads, c.heads);
-        }
+        });
     }
     work.vectors_per_multiprocessor = static_cast<std::int64_t>(
         std::min(vectors / static_cast<float>(input.multiprocessors), static_cast<float>(INT32_MAX)));
@@ -333,7 +394,7 @@ BlockCounts spread(CopyLayout &c, unsigned block_log2, unsigned loads_log2, bool
             std::min(most_blocks_yz, shares(c.heads, head_bits))};
 }
 
-// A grid may be larger than this copy needs.
+// A grid may be larger than this copy needs. `grid.y` are the blocks that count the heads of this copy.
 void set_steps(CopyLayout &c, const BlockCounts &grid) {
     const bool one_run = c.runs == 1;
     const std::int64_t parts = one_run ? grid.x : std::int64_t{1} << c.part_bits;
@@ -343,19 +404,10 @@ void set_steps(CopyLayout &c, const BlockCounts &grid) {
     c.head_step = grid.y * c.heads_per_block;
 }
 
-template <class Act>
-void for_each_copy(const LayoutInput &input, GeometryLayout *const *layouts, Act act) {
-    for (unsigned i = 0; i < input.count; ++i) {
-        for (unsigned n = 0; n <= layouts[i]->both; ++n) {
-            act(layouts[i]->copies[n], loads_log2_of(layouts[i]->loop));
-        }
-    }
-}
-
 // How many heads a thread of an append in another format converts.
 std::int64_t heads_of_thread(float elements) {
     const float heads = std::min(elements / elements_for_one_head, static_cast<float>(most_blocks_yz));
-    return std::int64_t{1} << (bits_for(static_cast<std::int64_t>(heads) + 2) - 1); // a power of two
+    return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(heads) + 2) / 2); // a power of two
 }
 
 // Whether no thread has to go on in steps of the grid, except to other heads.
@@ -366,6 +418,10 @@ bool is_covered(const CopyLayout &c, std::int64_t samples, std::int64_t batch_st
 // Whether all threads of a block that have any head have the same number of heads.
 bool goes_in_step(const CopyLayout &c) {
     return c.heads_per_block == 1 || c.head_step >= c.heads || c.heads % c.head_step == 0;
+}
+
+bool is_gather(const LayoutInput &input) {
+    return input.geometries[0].problem->gathers();
 }
 
 unsigned choose_block(const Work &work, bool is_long, bool all_pairs) {
@@ -383,7 +439,7 @@ Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts) {
     const float elements = input.formats == nullptr ? 0 : elements_per_multiprocessor(input);
     describe_geometries(input, elements < least_long_conversion, layouts);
     const Work work = measure(input, layouts);
-    const bool gathers = input.formats == nullptr && input.geometries[0].problem->gathers();
+    const bool gathers = input.formats == nullptr && is_gather(input);
     const std::int64_t least_long = gathers ? long_gather_vectors : long_vectors;
     // A short call has a grid that covers all of it.
     const bool is_long = work.vectors_per_multiprocessor >= least_long || work.heads > most_blocks_yz ||
@@ -394,28 +450,46 @@ Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts) {
         GeometryLayout &g = *layouts[i];
         g.loop = choose_loop(input, input.geometries[i], g, is_long);
         all_pairs = all_pairs && g.loop == Loop::pair;
-        grid.apart |= g.loop == Loop::pair ? 0 : g.both;
+        grid.apart |= g.loop == Loop::pair || input.rotations != nullptr ? 0 : g.both;
     }
     const unsigned block_log2 = choose_block(work, is_long, all_pairs);
+    const std::int64_t heads = input.formats != nullptr && !is_gather(input) ? heads_of_thread(elements) : 1;
     BlockCounts blocks;
-    for_each_copy(input, layouts, [&](CopyLayout &c, unsigned loads_log2) {
-        // A block of a gather loads what is adjacent in the cache. 512 rows of 8 heads, in pages whose rows have all
-        // heads, take 30 % fewer cycles than with rows before heads (simulated, Turing).
-        const BlockCounts own = spread(c, block_log2, loads_log2, gathers && c.cache.head < c.cache.row);
-        blocks = {std::max(blocks.x, own.x), std::max(blocks.y, own.y)};
-    });
-    if (input.formats != nullptr && !input.geometries[0].problem->gathers()) {
-        blocks.y = (blocks.y - 1) / heads_of_thread(elements) + 1;
+    for (unsigned i = 0; i < input.count; ++i) {
+        if (input.rotations != nullptr) {
+            std::ranges::fill(input.rotations[i]->first_head_block, UINT32_MAX);
+        }
+        std::int64_t before = 0; // blocks of the tensors before this one, if they follow each other
+        for_each_tensor(input, i, *layouts[i], [&](const TensorLayout &tensor) {
+            CopyLayout &c = tensor.layout;
+            // A block of a gather loads what is adjacent in the cache. 512 rows of 8 heads, in pages whose rows have
+            // all heads, take 30 % fewer cycles than with rows before heads (simulated, Turing).
+            BlockCounts own =
+                spread(c, block_log2, loads_log2_of(layouts[i]->loop), gathers && c.cache.head < c.cache.row);
+            own.y = (own.y - 1) / heads + 1;
+            if (tensor.first_head_block != nullptr) {
+                own.y = std::min(own.y, most_blocks_yz / rotated_tensors);
+                *tensor.first_head_block = static_cast<std::uint32_t>(before);
+                before += own.y;
+            }
+            c.head_step = own.y; // in blocks, until set_steps
+            blocks = {std::max(blocks.x, own.x), std::max({blocks.y, own.y, before})};
+        });
     }
-    for_each_copy(input, layouts, [&](CopyLayout &c, unsigned /*loads_log2*/) { set_steps(c, blocks); });
+    for (unsigned i = 0; i < input.count; ++i) {
+        for_each_tensor(input, i, *layouts[i], [&](const TensorLayout &tensor) {
+            CopyLayout &c = tensor.layout;
+            set_steps(c, {blocks.x, input.rotations != nullptr ? c.head_step : blocks.y});
+        });
+    }
     grid.batch_step =
         static_cast<std::uint32_t>(std::min((most_blocks_yz >> grid.apart) / std::int64_t{input.layers}, work.samples));
     for (unsigned i = 0; i < input.count && input.formats != nullptr; ++i) {
-        for (unsigned n = 0; n <= layouts[i]->both; ++n) {
-            const bool covered = is_covered(layouts[i]->copies[n], layouts[i]->samples, grid.batch_step);
-            input.formats[i][n].covered = covered ? 1 : 0;
-            input.formats[i][n].in_step = covered && goes_in_step(layouts[i]->copies[n]) ? 1 : 0;
-        }
+        for_each_tensor(input, i, *layouts[i], [&](const TensorLayout &tensor) {
+            const bool covered = is_covered(tensor.layout, layouts[i]->samples, grid.batch_step);
+            tensor.format->covered = covered ? 1 : 0;
+            tensor.format->in_step = covered && goes_in_step(tensor.layout) ? 1 : 0;
+        });
     }
     grid.x = static_cast<std::uint32_t>(blocks.x);
     grid.y = static_cast<std::uint32_t>(blocks.y);
@@ -436,7 +510,7 @@ bool fits_in_31_bits(const Problem &problem) {
     };
     const std::int64_t extents[] = {problem.source_samples, problem.new_rows, a.cache_blocks};
     return std::ranges::max(extents) <= most_index && a.cache_rows < most_index && copy_fits(problem.k) &&
-           copy_fits(problem.v);
+           copy_fits(problem.v) && copy_fits(problem.q);
 }
 
 bool runs_fit_in_31_bits(const Problem &problem) {

@@ -173,6 +173,28 @@ struct ConvertLayout {
     std::int64_t group_stride;
 };
 
+// The tensors of a launch that rotates rows: K, V and Q.
+inline constexpr unsigned query_tensor = 2;
+inline constexpr unsigned rotated_tensors = 3;
+
+// How a launch that rotates rows is spread.
+//
+// A part of a row may be twins: two chunks whose elements rotate each other, or, of INTERLEAVED, two adjacent ones that
+// are rotated; or two that are not rotated. So a thread reads both elements of each pair before it stores one of them,
+// and Q may be rotated in place.
+struct RotateLayout {
+    // The elements of each of two twins; 1: any tensor; 0: a thread has the parts of a ConvertLayout instead.
+    std::uint32_t twin_elements[rotated_tensors];
+    // The first block of each tensor on the grid's y axis. K, V and Q follow each other there, because Q has more
+    // heads. A tensor that does not exist has the greatest number.
+    std::uint32_t first_head_block[rotated_tensors];
+};
+
+struct QueryLayout {
+    CopyLayout copy;
+    ConvertLayout format;
+};
+
 // What all or some of the layers of a call have in common.
 struct GeometryLayout {
     CopyLayout copies[2]; // the second one only where both K and V are copied
@@ -190,7 +212,7 @@ struct Addresses {
 // What is known of a geometry before its layout.
 struct GeometryInput {
     const Problem *problem;
-    Addresses addresses[MovedTensors::most]; // of K and of V; of a move, those of its tensors, as `cache`
+    Addresses addresses[MovedTensors::most]; // of K, V and Q; of a move, those of its tensors, as `cache`
     unsigned layers;
 };
 
@@ -214,6 +236,9 @@ struct LayoutInput {
     // NULL unless the kernel converts; then formats[i] points to the layouts of K and V, or of one of them, of geometry
     // i, and lay_out fills them.
     ConvertLayout *const *formats = nullptr;
+    // NULL unless the kernel rotates rows; lay_out fills them. Only a launch of one geometry may have Q.
+    RotateLayout *const *rotations = nullptr;
+    QueryLayout *query = nullptr;
 };
 
 // Fills *layouts[i], which is zero, for each geometry, and returns the grid for all of them.

@@ -45,10 +45,10 @@ struct Start {
     Index run;
     Index head;
 
-    __device__ __forceinline__ explicit Start(const CopyLayout &c)
+    __device__ __forceinline__ explicit Start(const CopyLayout &c, unsigned head_block = blockIdx.y)
         : vector(first(blockIdx.x & c.part_mask, c.vectors_per_block, threadIdx.x & c.lane_mask)),
           run(first(blockIdx.x >> c.part_bits, c.runs_per_block, threadIdx.x >> c.run_shift & c.run_mask)),
-          head(first(blockIdx.y, c.heads_per_block, threadIdx.x >> c.head_shift)) {}
+          head(first(head_block, c.heads_per_block, threadIdx.x >> c.head_shift)) {}
 
 private:
     static __device__ __forceinline__ Index first(unsigned block, unsigned per_block, unsigned in_block) {

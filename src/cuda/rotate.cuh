@@ -53,56 +53,56 @@ __device__ __forceinline__ void pack_elements(const float *numbers, std::uint32_
             words[i] = Source::encode(numbers[i]);
         }
     } else {
+        if constexpr (has_instruction<Source>) {
+            float sum = 0; // NaN if a number is NaN
+#pragma unroll
+            for (unsigned i = 0; i < Elements; i += 2) {
+                words[i / 2] = codes_of_pair<Source>(numbers[i], numbers[i + 1]);
+                sum += numbers[i] + numbers[i + 1];
+            }
+            if (!is_nan(sum)) {
+                return;
+            }
+        }
 #pragma unroll
         for (unsigned i = 0; i < Elements; i += 2) {
-            if constexpr (has_instruction<Source>) {
-                const std::uint32_t codes = codes_of_pair<Source>(numbers[i], numbers[i + 1]);
-                const std::uint32_t low = is_nan(numbers[i]) ? 0x7fff : codes & 0xffff;
-                const std::uint32_t high = is_nan(numbers[i + 1]) ? 0x7fff0000 : codes & 0xffff0000;
-                words[i / 2] = low | high;
-            } else {
-                words[i / 2] = Source::encode(numbers[i]) | Source::encode(numbers[i + 1]) << 16;
-            }
+            words[i / 2] = Source::encode(numbers[i]) | Source::encode(numbers[i + 1]) << 16;
         }
     }
 }
 
-// The rotation of the rows that a block converts.
+// The rotation of the rows of the tensor that a block converts.
 struct Rotator {
     const Rotation &r;
     RotaryTables tables;
-    bool active;   // The block converts K.
-    bool together; // Adjacent numbers of the tables may be loaded together.
+    std::int64_t first; // the first element that is rotated
+    bool active;        // The block converts K or Q.
+    bool together;      // Adjacent numbers of the tables may be loaded together.
 
     // A chunk is rotated as a whole, or not at all (rotates_by_chunks in layout.cpp).
     template <class Source, unsigned Elements, class Index>
     __device__ __forceinline__ void rotate(std::uint32_t *words, const std::byte *row, Index element,
                                            std::int64_t position) const {
-        const Index i = element - static_cast<Index>(r.first);
+        const Index i = element - static_cast<Index>(first);
         if (!active || i < 0 || i >= static_cast<Index>(r.dim)) {
             return;
         }
         float x[Elements];
-        decode<Source, Elements>(words, x);
+        unpack_elements<Source, Elements>(words, x);
         float y[Elements];
         if (r.interleaved) {
             float cos[Elements / 2];
             float sin[Elements / 2];
             load_tables<Elements / 2>(position, i / 2, cos, sin);
-#pragma unroll
-            for (unsigned k = 0; k < Elements; k += 2) {
-                y[k] = rotated_first(x[k], x[k + 1], cos[k / 2], sin[k / 2]);
-                y[k + 1] = rotated_second(x[k], x[k + 1], cos[k / 2], sin[k / 2]);
-            }
+            rotate_adjacent<Elements>(x, cos, sin, y);
         } else {
             const auto half = static_cast<Index>(r.dim / 2);
             const bool is_first = i < half;
-            std::uint32_t others[Elements * Source::bits / 32];
-            load_words<Elements * Source::bits / 8>(
-                row + static_cast<std::uint64_t>(is_first ? element + half : element - half) * (Source::bits / 8),
-                others);
+            Chunk<Source, Elements> chunk;
+            chunk.load(row +
+                       static_cast<std::uint64_t>(is_first ? element + half : element - half) * (Source::bits / 8));
             float other[Elements];
-            decode<Source, Elements>(others, other);
+            unpack_elements<Source, Elements>(chunk.words(), other);
             float cos[Elements];
             float sin[Elements];
             load_tables<Elements>(position, is_first ? i : i - half, cos, sin);
@@ -118,7 +118,7 @@ struct Rotator {
     template <class Index>
     __device__ __forceinline__ std::uint32_t rotated(const ConvertLayout &f, const std::byte *row, Index element,
                                                      std::uint32_t bits, std::int64_t position) const {
-        const Index i = element - static_cast<Index>(r.first);
+        const Index i = element - static_cast<Index>(first);
         if (!active || i < 0 || i >= static_cast<Index>(r.dim)) {
             return bits;
         }
@@ -143,23 +143,7 @@ struct Rotator {
         return bits;
     }
 
-private:
-    template <unsigned Bytes>
-    static __device__ __forceinline__ void load_words(const std::byte *from, std::uint32_t *words) {
-        static_assert(Bytes == 16);
-        const uint4 vector = load_global(reinterpret_cast<const uint4 *>(from));
-        __builtin_memcpy(words, &vector, sizeof vector);
-    }
-
-    template <class Source, unsigned Elements>
-    static __device__ __forceinline__ void decode(const std::uint32_t *words, float *x) {
-#pragma unroll
-        for (unsigned i = 0; i < Elements; ++i) {
-            const std::uint32_t word = words[i * Source::bits / 32] >> (i * Source::bits % 32);
-            x[i] = Source::decode(Source::bits == 32 ? word : word & 0xffff);
-        }
-    }
-
+    // The numbers of `Count` adjacent pairs.
     template <unsigned Count>
     __device__ __forceinline__ void load_tables(std::int64_t position, std::int64_t pair, float *cos,
                                                 float *sin) const {
@@ -169,6 +153,17 @@ private:
                 load_entries<decltype(entry), Count>(tables.cos + byte, together && Count > 1, cos);
                 load_entries<decltype(entry), Count>(tables.sin + byte, together && Count > 1, sin);
             });
+    }
+
+    // Elements whose pairs are adjacent.
+    template <unsigned Elements>
+    static __device__ __forceinline__ void rotate_adjacent(const float *x, const float *cos, const float *sin,
+                                                           float *y) {
+#pragma unroll
+        for (unsigned k = 0; k < Elements; k += 2) {
+            y[k] = rotated_first(x[k], x[k + 1], cos[k / 2], sin[k / 2]);
+            y[k + 1] = rotated_second(x[k], x[k + 1], cos[k / 2], sin[k / 2]);
+        }
     }
 };
 

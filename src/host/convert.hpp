@@ -365,6 +365,21 @@ inline void store_pieces(const std::byte *from, std::int64_t byte, std::int64_t 
     }
 }
 
+// Elements as binary32, perhaps in x.
+template <class Processor>
+inline const std::byte *widened(std::int32_t type, const std::byte *from, std::int64_t count, float *x) {
+    switch (type) {
+    case KVAPPEND_ELEMENT_F32:
+        return from;
+    case KVAPPEND_ELEMENT_F16:
+        Processor::template widen<F16>(from, count, x);
+        break;
+    default:
+        Processor::template widen<BF16>(from, count, x);
+    }
+    return reinterpret_cast<const std::byte *>(x);
+}
+
 // Reads elements of a row as they are: see RowRotator.
 template <class Processor>
 struct PlainReader {
@@ -402,15 +417,15 @@ public:
 
     void convert(const std::byte *from, const CacheRow &to, std::int64_t position = 0) const {
         float x[chunk_elements];
-        std::byte read[Reader::buffer_bytes];
+        std::byte elements[Reader::buffer_bytes];
         Factors factors;
         if (!f_.scaled()) {
             fill<Processor>(factors.values, block_elements, 1);
         }
         for (std::int64_t first = 0; first < shape_.dim; first += step_) {
             const std::int64_t count = std::min(step_, shape_.dim - first);
-            Chunk chunk{from, position, first, nullptr, x, read};
-            chunk.numbers = count <= chunk_elements ? widened(chunk, first, count) : nullptr;
+            Chunk chunk{from, position, first, nullptr, x, elements};
+            chunk.numbers = count <= chunk_elements ? read(chunk, first, count) : nullptr;
             if (f_.scaled()) {
                 find_factors(chunk, count, to, factors);
             }
@@ -441,28 +456,18 @@ private:
         std::int64_t first;
         const std::byte *numbers; // all elements as binary32, or NULL if there are too many
         float *x;                 // a place for numbers
-        std::byte *read;          // a place for the reader's elements
+        std::byte *elements;      // a place for those of the reader
     };
 
-    const std::byte *widened(const Chunk &chunk, std::int64_t first, std::int64_t count) const {
-        float *const x = chunk.x;
+    const std::byte *read(const Chunk &chunk, std::int64_t first, std::int64_t count) const {
         const std::byte *const from =
-            reader_.elements(chunk.row, chunk.position, first * element_bytes_, count, chunk.read);
-        switch (element_type_) {
-        case KVAPPEND_ELEMENT_F32:
-            return from;
-        case KVAPPEND_ELEMENT_F16:
-            Processor::template widen<F16>(from, count, x);
-            break;
-        default:
-            Processor::template widen<BF16>(from, count, x);
-        }
-        return reinterpret_cast<const std::byte *>(x);
+            reader_.elements(chunk.row, chunk.position, first * element_bytes_, count, chunk.elements);
+        return widened<Processor>(element_type_, from, count, chunk.x);
     }
 
     const std::byte *numbers(const Chunk &chunk, std::int64_t at, std::int64_t count) const {
         return chunk.numbers != nullptr ? chunk.numbers + at * static_cast<std::int64_t>(sizeof(float))
-                                        : widened(chunk, chunk.first + at, count);
+                                        : read(chunk, chunk.first + at, count);
     }
 
     void find_factors(const Chunk &chunk, std::int64_t count, const CacheRow &to, Factors &factors) const {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// An append that rotates the rows of K, and stores them as they are or in another format. Like convert.hpp, this file
-// has only templates over a Processor.
+// An append that rotates the rows of K and of Q, and stores them as they are or in another format. Like convert.hpp,
+// this file has only templates over a Processor.
 #pragma once
 
 #include "../rotary.hpp"
@@ -10,19 +10,20 @@ namespace kvappend {
 
 // ---- loops over adjacent pairs, which compilers vectorise ----
 
-// One element of each pair. The elements `own` and their partners lie apart.
-template <class Processor, bool First>
-[[gnu::flatten, gnu::noinline]] void rotate_apart(const std::byte *own, const std::byte *partner, const std::byte *cos,
-                                                  const std::byte *sin, std::int64_t count, float *y) {
+// The first and the second elements of pairs lie apart.
+template <class Processor>
+[[gnu::flatten, gnu::noinline]] void rotate_apart(const std::byte *firsts, const std::byte *seconds,
+                                                  const std::byte *cos, const std::byte *sin, std::int64_t count,
+                                                  float *first_y, float *second_y) {
     for (std::int64_t i = 0; i < count; ++i) {
-        const auto x = load<float>(own, i);
-        const auto other = load<float>(partner, i);
-        y[i] = First ? rotated_first(x, other, load<float>(cos, i), load<float>(sin, i))
-                     : rotated_second(other, x, load<float>(cos, i), load<float>(sin, i));
+        const auto first = load<float>(firsts, i);
+        const auto second = load<float>(seconds, i);
+        first_y[i] = rotated_first(first, second, load<float>(cos, i), load<float>(sin, i));
+        second_y[i] = rotated_second(first, second, load<float>(cos, i), load<float>(sin, i));
     }
 }
 
-// Both elements of each pair, which are adjacent.
+// The elements of each pair are adjacent.
 template <class Processor>
 [[gnu::flatten, gnu::noinline]] void rotate_adjacent(const std::byte *x, const std::byte *cos, const std::byte *sin,
                                                      std::int64_t pairs, float *y) {
@@ -36,11 +37,13 @@ template <class Processor>
 
 // ---- rows ----
 
-// Reads elements of a row of K and rotates them: they become elements again, so that what stores them is the same as
-// without a rotation.
+// Reads elements of a row of K or of Q and rotates them: they become elements again, so that what stores them is the
+// same as without a rotation.
 template <class Processor>
 class RowRotator {
 public:
+    // The pairs that are rotated together.
+    static constexpr std::int64_t most_pairs = chunk_elements / 2;
     // Of chunk_elements elements.
     static constexpr std::size_t buffer_bytes = chunk_elements * sizeof(float);
 
@@ -50,93 +53,74 @@ public:
         with_element_type(element_type, [&](auto element) { encode_ = encode<Processor, decltype(element)>; });
     }
 
+    const Rotation &rotation() const { return *r_; }
+    std::int64_t element_bytes() const { return element_bytes_; }
+
+    // Rotates pairs of a row, at most most_pairs, from number `pair` on. The first elements go to `firsts`, and the
+    // second ones to `seconds`. INTERLEAVED: all go to `firsts`.
+    void rotate(const std::byte *row, std::int64_t position, std::int64_t pair, std::int64_t pairs, std::byte *firsts,
+                std::byte *seconds) const {
+        float x[2 * most_pairs];
+        float y[2 * most_pairs];
+        float cos_numbers[most_pairs];
+        float sin_numbers[most_pairs];
+        const std::byte *const cos = entries(tables_.cos, position, pair, pairs, cos_numbers);
+        const std::byte *const sin = entries(tables_.sin, position, pair, pairs, sin_numbers);
+        if (r_->interleaved) {
+            rotate_adjacent<Processor>(numbers(row, r_->first + 2 * pair, 2 * pairs, x), cos, sin, pairs, y);
+            return round(y, 2 * pairs, firsts);
+        }
+        const std::int64_t first = r_->first + pair;
+        rotate_apart<Processor>(numbers(row, first, pairs, x), numbers(row, first + r_->dim / 2, pairs, x + most_pairs),
+                                cos, sin, pairs, y, y + most_pairs);
+        round(y, pairs, firsts);
+        round(y + most_pairs, pairs, seconds);
+    }
+
     // The elements from `byte` of a row on, at most chunk_elements. They lie in the buffer.
     const std::byte *elements(const std::byte *row, std::int64_t position, std::int64_t byte, std::int64_t count,
                               std::byte *buffer) const {
         std::memcpy(buffer, row + byte, static_cast<std::size_t>(count * element_bytes_));
-        const std::int64_t first = byte / element_bytes_;
-        const std::int64_t begin = std::max(first, r_->first);
-        const std::int64_t end = std::min(first + count, r_->first + r_->dim);
-        if (begin < end) {
-            r_->interleaved ? rotate_pairs(row, position, begin, end, buffer + (begin - first) * element_bytes_)
-                            : rotate_halves(row, position, begin, end, buffer + (begin - first) * element_bytes_);
+        const std::int64_t first = byte / element_bytes_ - r_->first; // counted from the first rotated element
+        const std::int64_t begin = std::max<std::int64_t>(first, 0);
+        const std::int64_t end = std::min(first + count, r_->dim);
+        const std::int64_t half = r_->dim / 2;
+        const auto at = [&](std::int64_t i) { return buffer + (i - first) * element_bytes_; };
+        if (begin == 0 && end == r_->dim) {
+            rotate(row, position, 0, half, at(0), at(half));
+            return buffer;
+        }
+        // A part of a long row may have one element of a pair without the other.
+        for (std::int64_t i = begin; i < end;) {
+            const bool is_first = i < half;
+            const std::int64_t pair = r_->interleaved ? i / 2 : is_first ? i : i - half;
+            const std::int64_t skipped = r_->interleaved ? i % 2 : 0; // elements of the first pair
+            const std::int64_t most = r_->interleaved ? 2 * most_pairs - skipped : most_pairs;
+            const std::int64_t n = std::min({most, end - i, !r_->interleaved && is_first ? half - i : end - i});
+            std::byte firsts[buffer_bytes];
+            std::byte seconds[buffer_bytes / 2];
+            rotate(row, position, pair, r_->interleaved ? (skipped + n + 1) / 2 : n, firsts, seconds);
+            const std::byte *const from = r_->interleaved ? firsts + skipped * element_bytes_
+                                          : is_first      ? firsts
+                                                          : seconds;
+            std::memcpy(at(i), from, static_cast<std::size_t>(n * element_bytes_));
+            i += n;
         }
         return buffer;
     }
 
 private:
-    // As many elements as a chunk has, and the partners of its first and its last one.
-    using Numbers = float[chunk_elements + 2];
-
-    // Elements as binary32, perhaps in x.
-    static const std::byte *widened(std::int32_t type, const std::byte *from, std::int64_t count, float *x) {
-        switch (type) {
-        case KVAPPEND_ELEMENT_F32:
-            return from;
-        case KVAPPEND_ELEMENT_F16:
-            Processor::template widen<F16>(from, count, x);
-            break;
-        default:
-            Processor::template widen<BF16>(from, count, x);
-        }
-        return reinterpret_cast<const std::byte *>(x);
-    }
-
     const std::byte *numbers(const std::byte *row, std::int64_t first, std::int64_t count, float *x) const {
-        return widened(element_type_, row + first * element_bytes_, count, x);
+        return widened<Processor>(element_type_, row + first * element_bytes_, count, x);
     }
     const std::byte *entries(const std::byte *table, std::int64_t position, std::int64_t pair, std::int64_t count,
                              float *x) const {
-        return widened(r_->table_type, table + r_->table_byte(position, pair), count, x);
+        return widened<Processor>(r_->table_type, table + r_->table_byte(position, pair), count, x);
     }
 
     void round(const float *y, std::int64_t count, std::byte *to) const {
         Factors factors; // The types of elements have no scales, so this one is not read.
         encode_(reinterpret_cast<const std::byte *>(y), count, factors, 0, to, block_elements * element_bytes_);
-    }
-
-    void rotate_halves(const std::byte *row, std::int64_t position, std::int64_t begin, std::int64_t end,
-                       std::byte *to) const {
-        const std::int64_t middle = r_->first + r_->dim / 2;
-        if (begin < middle) {
-            rotate_half<true>(row, position, begin, std::min(end, middle), to);
-        }
-        if (const std::int64_t second = std::max(begin, middle); second < end) {
-            rotate_half<false>(row, position, second, end, to + (second - begin) * element_bytes_);
-        }
-    }
-
-    template <bool First>
-    void rotate_half(const std::byte *row, std::int64_t position, std::int64_t begin, std::int64_t end,
-                     std::byte *to) const {
-        Numbers own;
-        Numbers partner;
-        Numbers cos;
-        Numbers sin;
-        Numbers y;
-        const std::int64_t half = r_->dim / 2;
-        const std::int64_t pair = begin - r_->first - (First ? 0 : half);
-        const std::int64_t count = end - begin;
-        rotate_apart<Processor, First>(numbers(row, begin, count, own),
-                                       numbers(row, First ? begin + half : begin - half, count, partner),
-                                       entries(tables_.cos, position, pair, count, cos),
-                                       entries(tables_.sin, position, pair, count, sin), count, y);
-        round(y, count, to);
-    }
-
-    // A chunk may begin with the second element of a pair, or end with the first one.
-    void rotate_pairs(const std::byte *row, std::int64_t position, std::int64_t begin, std::int64_t end,
-                      std::byte *to) const {
-        Numbers x;
-        Numbers cos;
-        Numbers sin;
-        Numbers y;
-        const std::int64_t pair = (begin - r_->first) / 2;
-        const std::int64_t pairs = (end - r_->first + 1) / 2 - pair;
-        const std::int64_t first = r_->first + 2 * pair;
-        rotate_adjacent<Processor>(numbers(row, first, 2 * pairs, x), entries(tables_.cos, position, pair, pairs, cos),
-                                   entries(tables_.sin, position, pair, pairs, sin), pairs, y);
-        round(y + (begin - first), end - begin, to);
     }
 
     const Rotation *r_;
@@ -146,42 +130,62 @@ private:
     Encode encode_ = nullptr;
 };
 
-// Stores a rotated row as it is.
+// Stores a rotated row as it is. If the row lies at `to`, it is rotated in place: both elements of a pair are read
+// before one of them is stored.
 template <class Processor, bool NonTemporal>
-inline void store_rotated(const Conversion &c, const RowRotator<Processor> &rotator, std::int64_t element_bytes,
-                          const std::byte *row, std::int64_t position, std::byte *to) {
+inline void store_rotated(const Conversion &c, const RowRotator<Processor> &rotator, const std::byte *row,
+                          std::int64_t position, std::byte *to) {
     const Tensor &cache = c.copy.cache;
-    std::byte buffer[RowRotator<Processor>::buffer_bytes];
-    const std::int64_t step = chunk_elements * element_bytes;
-    for (std::int64_t byte = 0; byte < c.copy.row_bytes(); byte += step) {
-        const std::int64_t bytes = std::min(step, c.copy.row_bytes() - byte);
-        rotator.elements(row, position, byte, bytes / element_bytes, buffer);
+    const Rotation &r = rotator.rotation();
+    const std::int64_t element_bytes = rotator.element_bytes();
+    const auto put = [&](const std::byte *from, std::int64_t element, std::int64_t count) {
+        const std::int64_t byte = element * element_bytes;
+        const std::int64_t bytes = count * element_bytes;
         if (!cache.whole_rows()) {
-            store_pieces<Processor>(buffer, byte, bytes, cache.piece_bytes, cache.piece_stride, to);
+            store_pieces<Processor>(from, byte, bytes, cache.piece_bytes, cache.piece_stride, to);
         } else if (NonTemporal) {
-            Processor::copy_non_temporal(to + byte, buffer, static_cast<std::size_t>(bytes));
+            Processor::copy_non_temporal(to + byte, from, static_cast<std::size_t>(bytes));
         } else {
-            std::memcpy(to + byte, buffer, static_cast<std::size_t>(bytes));
+            std::memmove(to + byte, from, static_cast<std::size_t>(bytes));
         }
+    };
+    constexpr std::int64_t most_pairs = RowRotator<Processor>::most_pairs;
+    std::byte firsts[RowRotator<Processor>::buffer_bytes];
+    std::byte seconds[RowRotator<Processor>::buffer_bytes / 2];
+    const std::int64_t half = r.dim / 2;
+    for (std::int64_t pair = 0; pair < half; pair += most_pairs) {
+        const std::int64_t pairs = std::min(most_pairs, half - pair);
+        rotator.rotate(row, position, pair, pairs, firsts, seconds);
+        if (r.interleaved) {
+            put(firsts, r.first + 2 * pair, 2 * pairs);
+        } else {
+            put(firsts, r.first + pair, pairs);
+            put(seconds, r.first + half + pair, pairs);
+        }
+    }
+    const std::int64_t end = r.first + r.dim;
+    const std::int64_t dim = c.copy.row_bytes() / element_bytes;
+    if (row != to && r.first > 0) {
+        put(row, 0, r.first);
+    }
+    if (row != to && end < dim) {
+        put(row + end * element_bytes, end, dim - end);
     }
 }
 
 template <class Processor, bool NonTemporal>
-inline void rotate_run(const Conversion &c, const Problem &problem, const RowRotator<Processor> &rotator,
-                       const Run &run) {
+inline void rotate_run(const Conversion &c, std::int32_t element_type, const RowRotator<Processor> &rotator,
+                       const Run &run, RowIndex to) {
     if (!c.copy.converts()) {
-        return for_each_row(c, run.source, run.cache, run.rows, 1, 1,
+        return for_each_row(c, run.source, to, run.rows, 1, 1,
                             [&](const std::byte *row, const CacheRow &target, std::int64_t i) {
-                                store_rotated<Processor, NonTemporal>(c, rotator, problem.element_bytes, row,
-                                                                      run.rotation + i, target.codes);
+                                store_rotated<Processor, NonTemporal>(c, rotator, row, run.rotation + i, target.codes);
                             });
     }
-    const RowConverter<Processor, RowRotator<Processor>> converter(c, problem.element_type, run.rows, NonTemporal,
-                                                                   rotator);
-    for_each_row(c, run.source, run.cache, run.rows, 1, 1,
-                 [&](const std::byte *row, const CacheRow &target, std::int64_t i) {
-                     converter.convert(row, target, run.rotation + i);
-                 });
+    const RowConverter<Processor, RowRotator<Processor>> converter(c, element_type, run.rows, NonTemporal, rotator);
+    for_each_row(c, run.source, to, run.rows, 1, 1, [&](const std::byte *row, const CacheRow &target, std::int64_t i) {
+        converter.convert(row, target, run.rotation + i);
+    });
 }
 
 // ---- calls ----
@@ -192,12 +196,23 @@ void rotate_append(const Problem &problem, const kvappend_args &args, const Part
         conversion_of<Processor>(problem.k, args.k_new, args.k_cache, args.k_scales, args.k_global_scale);
     const Conversion v =
         conversion_of<Processor>(problem.v, args.v_new, args.v_cache, args.v_scales, args.v_global_scale);
+    const Conversion q =
+        conversion_of<Processor>(problem.q, args.q, args.q_out, const_cast<void *>(args.q_scales), nullptr);
     const Indices indices = indices_of(problem.buffers, args);
-    const RowRotator<Processor> rotator(problem.k.rotation, tables_of(problem.k.rotation, args), problem.element_type);
+    const RotaryTables tables = tables_of(problem.k.rotation, args);
+    const std::int32_t type = problem.element_type;
+    const RowRotator<Processor> k_rotator(problem.k.rotation, tables, type);
+    const RowRotator<Processor> q_rotator(problem.q.rotation, tables, type);
     for_each_run(Rule<>{problem.addressing, indices}, part.rows, [&](const Run &run) {
-        rotate_run<Processor, NonTemporal>(k, problem, rotator, run);
+        if (problem.has_query()) {
+            rotate_run<Processor, NonTemporal>(q, type, q_rotator, run, run.source);
+        }
+        if (run.replaced) {
+            return;
+        }
+        rotate_run<Processor, NonTemporal>(k, type, k_rotator, run, run.cache);
         if (!v.copy.empty()) {
-            convert_run<Processor, NonTemporal>(v, problem.element_type, run.source, run.cache, run.rows);
+            convert_run<Processor, NonTemporal>(v, type, run.source, run.cache, run.rows);
         }
     });
     if constexpr (NonTemporal) {

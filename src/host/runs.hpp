@@ -16,13 +16,21 @@ struct Run {
     RowIndex cache;
     std::int64_t rows;
     std::int64_t rotation = 0; // the position of the first row; those of the others follow each other
+    bool replaced = false;     // No row of the run is placed, but those of Q are rotated.
 };
 
-inline std::int64_t rotation_of(const Place & /*place*/) {
-    return 0;
+// Calls visit with a run that begins at a row of the source, unless nothing is done for its rows.
+template <class Visit>
+void visit_rows(const Place &place, RowIndex source, std::int64_t rows, Visit visit) {
+    if (place.placed()) {
+        visit(Run{source, {place.block, place.row}, rows});
+    }
 }
-inline std::int64_t rotation_of(const RotatedPlace &place) {
-    return place.rotation;
+template <class Visit>
+void visit_rows(const RotatedPlace &place, RowIndex source, std::int64_t rows, Visit visit) {
+    if (place.placed() || place.rotated) {
+        visit(Run{source, {place.block, place.row}, rows, place.rotation, !place.placed()});
+    }
 }
 
 // DENSE: those rows of a sample that are placed are one run.
@@ -52,9 +60,7 @@ void for_each_run_of_sample(const Rule<Facts> &rule, std::int64_t source, std::i
     while (row < end) {
         const PlaceBy<Facts> place = place_of(rule, sample, row, loaded, HostLoad{});
         const std::int64_t stretch = std::min(stretch_of(rule, place), end - row);
-        if (place.placed()) {
-            visit({{source, row}, {place.block, place.row}, stretch, rotation_of(place)});
-        }
+        visit_rows(place, {source, row}, stretch, visit);
         row += stretch;
     }
 }
@@ -64,9 +70,7 @@ template <Known Facts, class Visit>
 void for_each_single_row(const Rule<Facts> &rule, RowRange range, Visit visit) {
     for (std::int64_t sample = range.first; sample < range.end; ++sample) {
         const PlaceBy<Facts> place = place_of(rule, sample, 0, HostLoad{});
-        if (place.placed()) {
-            visit({{sample, 0}, {place.block, place.row}, 1, rotation_of(place)});
-        }
+        visit_rows(place, {sample, 0}, 1, visit);
     }
 }
 
@@ -85,8 +89,8 @@ void for_each_run_of_tokens(const Rule<Facts> &rule, RowRange range, Visit visit
         const PlaceBy<Facts> place = place_of(rule, 0, row, HostLoad{});
         if (place.placed()) {
             rows = stretch_of_tokens(rule, place, row, range.end, HostLoad{});
-            visit({{0, row}, {place.block, place.row}, rows, rotation_of(place)});
         }
+        visit_rows(place, {0, row}, rows, visit);
     }
 }
 

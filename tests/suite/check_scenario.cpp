@@ -99,7 +99,7 @@ void take_cache(const Scenario &scenario, TensorIndex cache, const std::vector<s
         std::memcpy(&to[location.block][location.start + static_cast<std::size_t>(byte)],
                     &from[location.block][location.start + static_cast<std::size_t>(byte)], count);
     };
-    const std::size_t scales = cache == k_cache ? k_scales_index : v_scales_index;
+    const std::size_t scales = scales_index_of(cache);
     const bool computed = storage != nullptr && storage->scaling == KVAPPEND_SCALING_COMPUTED;
     const bool writes_scales = (computed || scenario.moves()) && asks_for(d, scales);
     for (std::int64_t n = 0; n < e.batch; ++n) {
@@ -184,6 +184,9 @@ public:
         index_owner.give(rotary_cos_index, args_.rotary_cos, args_.rotary_cos_bytes);
         index_owner.give(rotary_sin_index, args_.rotary_sin, args_.rotary_sin_bytes);
         index_owner.give(positions_index, args_.positions, args_.positions_bytes);
+        give(q_rows, args_.q, args_.q_bytes);
+        give(q_out, args_.q_out, args_.q_out_bytes);
+        give(q_scales_index, args_.q_scales, args_.q_scales_bytes);
     }
 
     const kvappend_plan *plan() const { return plan_.get(); }
@@ -242,6 +245,7 @@ public:
         } else if (scenario_.caches_open || scenario_.rows_open) {
             take_cache(scenario_, k_cache, found, expected_);
             take_cache(scenario_, v_cache, found, expected_);
+            take_queries(found);
         } else {
             reference_run(now_, expected_);
         }
@@ -268,6 +272,15 @@ public:
     }
 
 private:
+    // Rows of Q do not depend on which of two rows of one place is kept.
+    void take_queries(const std::vector<std::vector<unsigned char>> &found) {
+        if (scenario_.rows_open) {
+            take_cache(scenario_, q_out, found, expected_);
+        } else {
+            reference_rotate_queries(now_, expected_);
+        }
+    }
+
     // The rotary tables of the sharer, which has been prepared, are used.
     void take_tables() {
         for (const std::size_t table : {rotary_cos_index, rotary_sin_index}) {

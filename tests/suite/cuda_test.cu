@@ -344,7 +344,7 @@ TEST_CASE("a captured rotation replays with the positions and tables that memory
     d.batch = d.heads = d.new_rows = d.cache_rows = 1;
     d.k_dim = 4;
     d.flags = KVAPPEND_FLAG_ZERO_OFFSETS | KVAPPEND_FLAG_POSITIONS | KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH;
-    d.k_rotary = &rotary;
+    d.rotary = &rotary;
     const std::vector<float> row = {1, 2, 3, 4};
     const Held<float> k_new(row);
     const Held<float> k_cache(std::vector<float>(4));

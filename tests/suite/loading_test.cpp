@@ -60,7 +60,7 @@ struct Kind {
             halves.table_rows = 8;
             return halves;
         }();
-        d.k_rotary = rotates ? &rotary : nullptr;
+        d.rotary = rotates ? &rotary : nullptr;
         d.flags |= rotates && addressing == KVAPPEND_ADDRESSING_SLOTS ? KVAPPEND_FLAG_POSITIONS : 0;
         if (wide) {
             for (std::int64_t(*const strides)[3] : {&d.k_cache_strides, &d.v_cache_strides}) {

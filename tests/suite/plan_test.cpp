@@ -170,7 +170,7 @@ TEST_CASE("the kernel table names each kernel once, and each can be wished for",
         p.kernel_name = name.c_str();
         kvappend_descriptor d = with_rows(KVAPPEND_ELEMENT_F16, 64, 64);
         d.k_storage = d.v_storage = name.find("convert") != std::string::npos ? &e4m3 : nullptr;
-        d.k_rotary = name.find("rotate") != std::string::npos ? &rotary : nullptr;
+        d.rotary = name.find("rotate") != std::string::npos ? &rotary : nullptr;
         if (name.find("_gather") != std::string::npos) {
             d.operation = KVAPPEND_OPERATION_GATHER;
         } else if (name.find("_move") != std::string::npos) {
@@ -194,7 +194,7 @@ TEST_CASE("the kernel table names each kernel once, and each can be wished for",
             kvappend_descriptor narrow = with_rows(KVAPPEND_ELEMENT_F16, 2, 64);
             narrow = d.operation == KVAPPEND_OPERATION_MOVE ? to_move(narrow) : narrow;
             narrow.operation = d.operation;
-            narrow.k_rotary = d.k_rotary;
+            narrow.rotary = d.rotary;
             const kvappend_sku unlike = sku_of(make_plan(narrow, &p));
             CHECK(unlike.v_vector_bytes == sku.v_vector_bytes);
             CHECK(unlike.k_vector_bytes == 4);

@@ -29,7 +29,7 @@ struct Focus {
     Widths widths = Widths::drawn;
     std::int64_t least_bytes = 0; // of the new rows
     bool converts = false;        // K or V is stored in another format
-    bool rotates = false;         // K is rotated; with `converts`, its element types
+    bool rotates = false;         // K is rotated, and Q sometimes; with `converts`, its element types
     bool wide = false;            // rows of hundreds of elements
     std::int32_t operation = -1;  // drawn
 
@@ -63,12 +63,13 @@ public:
         draw_layouts();
         RandomStorage<Random> storage(random_, scenario_);
         const bool converts = draw_storages(storage);
-        draw_rotation();
+        draw_rotation(storage);
         draw_indices();
         draw_locations();
         if (converts) {
             storage.place();
         }
+        draw_query_location(storage);
         return scenario_;
     }
 
@@ -97,6 +98,8 @@ private:
     kvappend_descriptor &d_ = scenario_.descriptor;
     bool pool_ = false;
     bool fused_ = false;
+    bool projected_ = false; // k_new, v_new, q and perhaps q_out are parts of the rows of one tensor
+    bool in_place_ = false;  // Q is rotated in place
 
     std::int64_t dim() {
         return focus_.wide ? draw_.template of<std::int64_t>({400, 513, 768, 1026, 1029, 1057, 1536})
@@ -363,7 +366,8 @@ private:
     }
 
     // The whole row, parts of it that are whole vectors, or any part.
-    void draw_rotation() {
+    void draw_rotation(RandomStorage<Random> &storage) {
+        projected_ = in_place_ = false;
         const bool wanted = focus_.rotates || (!focused() && draw_.one_in(4));
         if (!wanted || d_.operation != KVAPPEND_OPERATION_APPEND || d_.k_dim < 2 ||
             !RandomStorage<Random>::serves(d_.element_type)) {
@@ -381,13 +385,79 @@ private:
         if (d_.addressing == KVAPPEND_ADDRESSING_SLOTS || draw_.one_in(3)) {
             d_.flags |= KVAPPEND_FLAG_POSITIONS;
         }
-        scenario_.rotate_k(r);
+        kvappend_storage q_storage;
+        if (draw_.one_in(2)) {
+            r.q_heads = draw_.template of<std::int64_t>({1, 2, 3, 5, 8});
+            r.q_dim = r.dim + (draw_.one_in(2) ? 0 : draw_.between(1, 9));
+            r.q_first = draw_.one_in(2) ? 0 : draw_.between(0, r.q_dim - r.dim);
+            if (!draw_.one_in(3)) {
+                q_storage = storage.draw_query(r.q_heads, r.q_dim);
+                r.q_storage = &q_storage;
+            }
+            draw_query_layout(r);
+        }
+        scenario_.rotate(r);
         scenario_.tame = draw_.one_in(2);
+    }
+
+    // q_out is q, or a tensor of its own, or a part of a projection.
+    void draw_query_layout(kvappend_rotary &r) {
+        const bool keeps_bits = reference_keeps_bits(r.q_storage, d_.element_type);
+        in_place_ = keeps_bits && draw_.one_in(2);
+        projected_ = !focused() && !fused_ && draw_.one_in(3);
+        const std::int64_t extents[3] = {reference_extents(d_, k_new).batch, r.q_heads, d_.new_rows};
+        if (projected_) {
+            draw_projection(r);
+        } else {
+            draw_.strides(r.q_strides, extents, r.q_dim, !in_place_);
+        }
+        if (in_place_ || (projected_ && keeps_bits)) {
+            std::ranges::copy(r.q_strides, r.q_out_strides);
+        } else {
+            draw_.strides(r.q_out_strides, extents, r.q_dim, false);
+        }
+        if (r.q_storage != nullptr && r.q_storage->type != KVAPPEND_STORED_AS_IS) {
+            for (std::int64_t &stride : r.q_out_strides) {
+                stride *= static_cast<std::int64_t>(reference_code_bits(r.q_storage->type) / 8);
+            }
+        }
+    }
+
+    // All heads of Q, then those of K, of V, and again those of Q for q_out.
+    void draw_projection(kvappend_rotary &r) {
+        const std::int64_t row =
+            2 * r.q_heads * r.q_dim + d_.heads * (d_.k_dim + d_.v_dim) + (draw_.one_in(2) ? 0 : draw_.between(1, 9));
+        const auto lay_out = [&](std::int64_t(&strides)[3], std::int64_t head) {
+            strides[KVAPPEND_AXIS_BATCH] = d_.new_rows * row;
+            strides[KVAPPEND_AXIS_HEAD] = head;
+            strides[KVAPPEND_AXIS_ROW] = row;
+        };
+        lay_out(r.q_strides, r.q_dim);
+        lay_out(d_.k_new_strides, d_.k_dim);
+        lay_out(d_.v_new_strides, d_.v_dim);
+    }
+
+    void draw_query_location(RandomStorage<Random> &storage) {
+        const kvappend_rotary *const r = d_.rotary;
+        if (r == nullptr || r->q_heads == 0) {
+            return;
+        }
+        if (projected_) {
+            share_block(scenario_, k_new, q_rows, r->q_heads * r->q_dim);
+            share_block(scenario_, v_new, k_new, d_.heads * d_.k_dim);
+        }
+        if (in_place_) {
+            share_block(scenario_, q_out, q_rows, 0);
+        } else if (projected_ && reference_keeps_bits(r->q_storage, d_.element_type)) {
+            share_block(scenario_, q_out, v_new, d_.heads * d_.v_dim);
+        } else {
+            storage.align(q_out);
+        }
     }
 
     void draw_rotary_positions() {
         const bool by_token = d_.addressing == KVAPPEND_ADDRESSING_SLOTS || d_.lengths >= KVAPPEND_LENGTHS_PACKED;
-        const std::int64_t rows = d_.k_rotary->table_rows;
+        const std::int64_t rows = d_.rotary->table_rows;
         const bool narrow = narrow_offsets();
         for (std::int64_t i = 0; i < (by_token ? 1 : d_.batch) * d_.new_rows; ++i) {
             scenario_.positions.push_back(rows == 0 || draw_.one_in(8)
@@ -595,7 +665,7 @@ private:
         if (pool_) {
             share_block(scenario_, v_cache, k_cache, d_.k_dim);
         }
-        if (d_.k_rotary != nullptr) {
+        if (d_.rotary != nullptr) {
             draw_tables();
         }
     }
@@ -603,11 +673,11 @@ private:
     // Tables that begin anywhere, and some in one block.
     void draw_tables() {
         for (const std::size_t table : {rotary_cos_index, rotary_sin_index}) {
-            const std::size_t shift = draw_.one_in(3) ? element_bytes(d_.k_rotary->table_type) : 0;
+            const std::size_t shift = draw_.one_in(3) ? element_bytes(d_.rotary->table_type) : 0;
             scenario_.locations[table].start += shift;
             scenario_.block_bytes[scenario_.locations[table].block] += shift;
         }
-        if (d_.k_rotary->table_stride == d_.k_rotary->dim && draw_.one_in(2)) {
+        if (d_.rotary->table_stride == d_.rotary->dim && draw_.one_in(2)) {
             join_tables(scenario_);
         }
     }

@@ -29,22 +29,45 @@ public:
         scenario_.v_global_scale = global_scale();
     }
 
+    // Draws how q_out is stored: codes of whole bytes, and given scales that are the same for all rows.
+    kvappend_storage draw_query(std::int64_t heads, std::int64_t dim) {
+        dim_ = dim;
+        s_ = KVAPPEND_STORAGE_INIT;
+        s_.type = draw_.template of<std::int32_t>({KVAPPEND_STORED_AS_IS, KVAPPEND_STORED_F32, KVAPPEND_STORED_F16,
+                                                   KVAPPEND_STORED_BF16, KVAPPEND_STORED_E4M3, KVAPPEND_STORED_E4M3,
+                                                   KVAPPEND_STORED_E5M2, KVAPPEND_STORED_INT8});
+        draw_encoding({KVAPPEND_SCALING_NONE, KVAPPEND_SCALING_GIVEN, KVAPPEND_SCALING_GIVEN});
+        s_.global_scale = 0;
+        if (s_.scaling != KVAPPEND_SCALING_NONE) {
+            draw_scales_apart({1, heads, 1, dim});
+            s_.scale_strides[0] = s_.scale_strides[2] = 0;
+        }
+        return s_;
+    }
+
+    // Moves the begin of a cache, or of q_out, to where codes of any type are aligned.
+    void align(TensorIndex cache) {
+        BufferLocation &location = scenario_.locations[cache];
+        const std::size_t start = (location.start + 3) / 4 * 4;
+        scenario_.block_bytes[location.block] += start - location.start;
+        location.start = start;
+    }
+
     // Puts scales that lie within a cache there. The buffers have been placed.
     void place() {
         for (const TensorIndex cache : {k_cache, v_cache}) {
             if (storage_of(d_, cache) == nullptr) {
                 continue;
             }
-            BufferLocation &location = scenario_.locations[cache];
+            align(cache);
+            const BufferLocation &location = scenario_.locations[cache];
             std::size_t &bytes = scenario_.block_bytes[location.block];
-            const std::size_t start = (location.start + 3) / 4 * 4;
-            bytes += start - location.start;
-            location.start = start;
-            const std::size_t scales = cache == k_cache ? k_scales_index : v_scales_index;
+            const std::size_t scales = scales_index_of(cache);
             if (within_[cache] >= 0 && asks_for(d_, scales)) {
-                const std::size_t after = bytes - start - tensor_bytes(d_, cache);
+                const std::size_t after = bytes - location.start - tensor_bytes(d_, cache);
                 scenario_.block_bytes[scenario_.locations[scales].block] = 0;
-                scenario_.locations[scales] = {location.block, start + static_cast<std::size_t>(within_[cache])};
+                scenario_.locations[scales] = {location.block,
+                                               location.start + static_cast<std::size_t>(within_[cache])};
                 bytes = std::max(bytes, scenario_.locations[scales].start + scales_bytes(d_, cache) + after);
             }
         }
@@ -55,7 +78,7 @@ private:
     Draw<Random> draw_;
     Scenario &scenario_;
     kvappend_descriptor &d_ = scenario_.descriptor;
-    std::int64_t within_[tensor_count] = {-1, -1, -1, -1}; // bytes from a cache to its scales, or -1
+    std::int64_t within_[tensor_count] = {}; // bytes from a cache to its scales, or -1
 
     // The cache that is being drawn.
     kvappend_storage s_{};
@@ -77,9 +100,8 @@ private:
                          std::numeric_limits<float>::infinity(), 1e-38F, 3e38F});
     }
 
-    void draw_scaling() {
-        s_.scaling = draw_.of(
-            {KVAPPEND_SCALING_NONE, KVAPPEND_SCALING_GIVEN, KVAPPEND_SCALING_COMPUTED, KVAPPEND_SCALING_COMPUTED});
+    void draw_scaling(std::initializer_list<kvappend_scaling> scalings) {
+        s_.scaling = draw_.of(scalings);
         if (s_.scaling == KVAPPEND_SCALING_NONE) {
             return;
         }
@@ -108,10 +130,20 @@ private:
         }
     }
 
+    // How a row becomes codes of the type that has been drawn.
+    void draw_encoding(std::initializer_list<kvappend_scaling> scalings) {
+        groups_ = 0;
+        if (s_.type == KVAPPEND_STORED_INT8 || s_.type == KVAPPEND_STORED_INT4) {
+            s_.rounding = draw_.of({KVAPPEND_ROUNDING_HALF_EVEN, KVAPPEND_ROUNDING_HALF_AWAY});
+        }
+        if (small()) {
+            draw_scaling(scalings);
+        }
+    }
+
     // `converts`: the cache must not keep the bits of the rows.
     void draw_one(TensorIndex cache, bool converts) {
         dim_ = cache == k_cache ? d_.k_dim : d_.v_dim;
-        groups_ = 0;
         within_[cache] = -1;
         s_ = KVAPPEND_STORAGE_INIT;
         s_.type = draw_.template of<std::int32_t>({KVAPPEND_STORED_AS_IS, KVAPPEND_STORED_F32, KVAPPEND_STORED_F16,
@@ -121,12 +153,8 @@ private:
         if (converts && reference_keeps_bits(&s_, d_.element_type)) {
             s_.type = KVAPPEND_STORED_E4M3;
         }
-        if (s_.type == KVAPPEND_STORED_INT8 || s_.type == KVAPPEND_STORED_INT4) {
-            s_.rounding = draw_.of({KVAPPEND_ROUNDING_HALF_EVEN, KVAPPEND_ROUNDING_HALF_AWAY});
-        }
-        if (small()) {
-            draw_scaling();
-        }
+        draw_encoding(
+            {KVAPPEND_SCALING_NONE, KVAPPEND_SCALING_GIVEN, KVAPPEND_SCALING_COMPUTED, KVAPPEND_SCALING_COMPUTED});
         if (s_.type == KVAPPEND_STORED_AS_IS) {
             std::ranges::fill(cache == k_cache ? d_.k_cache_strides : d_.v_cache_strides, 0);
             pack(cache) = piece_stride(cache) = 0;

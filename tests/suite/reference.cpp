@@ -14,7 +14,12 @@
 namespace {
 
 bool is_new(TensorIndex tensor) {
-    return tensor == k_new || tensor == v_new;
+    return tensor == k_new || tensor == v_new || tensor == q_rows;
+}
+
+// Whether the tensor has the rows of new tensors: it does not go by places.
+bool has_new_rows(TensorIndex tensor) {
+    return is_new(tensor) || tensor == q_out;
 }
 
 // The tokens of SLOTS are taken to be packed, as there are no samples: contiguous tensors are [T, H, D].
@@ -31,9 +36,17 @@ const std::int64_t *strides_of(const kvappend_descriptor &d, TensorIndex tensor)
         return d.v_new_strides;
     case k_cache:
         return d.k_cache_strides;
-    default:
+    case v_cache:
         return d.v_cache_strides;
+    case q_rows:
+        return d.rotary->q_strides;
+    default:
+        return d.rotary->q_out_strides;
     }
+}
+
+std::int64_t pack_of(const kvappend_descriptor &d, TensorIndex cache) {
+    return cache == k_cache ? d.k_pack : cache == v_cache ? d.v_pack : 0;
 }
 
 // The memory of a scenario's tensors while a run changes it.
@@ -56,7 +69,7 @@ private:
     std::vector<std::vector<unsigned char>> &blocks_;
 };
 
-// The bits of the elements of a new row of one head, rotated if the row is of K and K is rotated.
+// The bits of the elements of a new row of one head, rotated if the row is of Q, or of K and K is rotated.
 std::vector<std::uint32_t> elements_of(const Scenario &scenario, const Memory &memory, const Row &row, std::int64_t h,
                                        TensorIndex from) {
     const kvappend_descriptor &d = scenario.descriptor;
@@ -65,23 +78,24 @@ std::vector<std::uint32_t> elements_of(const Scenario &scenario, const Memory &m
         std::memcpy(&elements.emplace_back(0), memory.element(from, row.batch, h, row.source, i),
                     element_bytes(d.element_type));
     }
-    if (from != k_new || d.k_rotary == nullptr) {
+    if (from == v_new || d.rotary == nullptr) {
         return elements;
     }
     const auto entry = [&](std::size_t table, std::int64_t pair) {
         std::uint32_t bits = 0;
         std::memcpy(&bits,
-                    memory.at(table, static_cast<std::int64_t>(reference_table_byte(*d.k_rotary, row.rotation, pair))),
-                    element_bytes(d.k_rotary->table_type));
+                    memory.at(table, static_cast<std::int64_t>(reference_table_byte(*d.rotary, row.rotation, pair))),
+                    element_bytes(d.rotary->table_type));
         return bits;
     };
     std::vector<std::uint32_t> cos;
     std::vector<std::uint32_t> sin;
-    for (std::int64_t pair = 0; pair < d.k_rotary->dim / 2; ++pair) {
+    for (std::int64_t pair = 0; pair < d.rotary->dim / 2; ++pair) {
         cos.push_back(entry(rotary_cos_index, pair));
         sin.push_back(entry(rotary_sin_index, pair));
     }
-    reference_rotate(*d.k_rotary, d.element_type, cos, sin, elements);
+    reference_rotate(*d.rotary, from == k_new ? d.rotary->first : d.rotary->q_first, d.element_type, cos, sin,
+                     elements);
     return elements;
 }
 
@@ -90,7 +104,7 @@ void store_row(const Scenario &scenario, const Memory &memory, const Row &row, s
                TensorIndex to) {
     const kvappend_descriptor &d = scenario.descriptor;
     const kvappend_storage &storage = *storage_of(d, to);
-    const std::size_t scales = to == k_cache ? k_scales_index : v_scales_index;
+    const std::size_t scales = scales_index_of(to);
     const std::int64_t dim = reference_extents(d, from).dim;
     const std::size_t scale_bytes = reference_scale_bytes(storage.scale_type);
     const auto scale_at = [&](std::int64_t group) {
@@ -156,12 +170,14 @@ void load_row(const Scenario &scenario, const Memory &memory, const Row &row, st
 }
 
 // Stores the elements of a rotated row of one head.
-void store_rotated_row(const Scenario &scenario, const Memory &memory, const Row &row, std::int64_t h) {
+void store_rotated_row(const Scenario &scenario, const Memory &memory, const Row &row, std::int64_t h, TensorIndex from,
+                       TensorIndex to) {
     const kvappend_descriptor &d = scenario.descriptor;
-    const std::vector<std::uint32_t> elements = elements_of(scenario, memory, row, h, k_new);
-    for (std::int64_t i = 0; i < d.k_dim; ++i) {
-        std::memcpy(memory.at(k_cache, reference_code(d, k_cache, row.block, h, row.cache_row, i).byte),
-                    &elements[static_cast<std::size_t>(i)], element_bytes(d.element_type));
+    const std::vector<std::uint32_t> elements = elements_of(scenario, memory, row, h, from);
+    for (std::size_t i = 0; i < elements.size(); ++i) {
+        std::memcpy(
+            memory.at(to, reference_code(d, to, row.block, h, row.cache_row, static_cast<std::int64_t>(i)).byte),
+            &elements[i], element_bytes(d.element_type));
     }
 }
 
@@ -198,8 +214,8 @@ void run_one_tensor(const Scenario &scenario, const std::vector<Row> &rows, Tens
                 load_row(scenario, memory, row, h, cache, fresh);
             } else if (written && converts) {
                 store_row(scenario, memory, row, h, fresh, cache);
-            } else if (written && fresh == k_new && d.k_rotary != nullptr) {
-                store_rotated_row(scenario, memory, row, h);
+            } else if (written && fresh == k_new && d.rotary != nullptr) {
+                store_rotated_row(scenario, memory, row, h, fresh, cache);
             } else if (written || zeroes) {
                 copy_row(scenario, memory, row, h, fresh, cache);
             }
@@ -225,7 +241,7 @@ std::vector<std::pair<std::size_t, std::int64_t>> bytes_of_row(const kvappend_de
             bytes.emplace_back(cache, reference_code(d, cache, n, h, r, i).byte + byte);
         }
     }
-    const std::size_t scales = cache == k_cache ? k_scales_index : v_scales_index;
+    const std::size_t scales = scales_index_of(cache);
     for (std::int64_t i = 0; asks_for(d, scales) && i < dim; i += reference_group(*storage, dim)) {
         const std::int64_t first = reference_scale(d, cache, n, h, r, i / reference_group(*storage, dim));
         for (std::size_t byte = 0; byte < reference_scale_bytes(storage->scale_type); ++byte) {
@@ -271,6 +287,11 @@ std::size_t element_bytes(std::int32_t element_type) {
 }
 
 Extents reference_extents(const kvappend_descriptor &d, TensorIndex tensor) {
+    if (tensor == q_rows || tensor == q_out) {
+        return d.rotary == nullptr || d.rotary->q_heads == 0
+                   ? Extents{0, 0, 0, 0}
+                   : Extents{is_of_tokens(d) ? 1 : d.batch, d.rotary->q_heads, d.new_rows, d.rotary->q_dim};
+    }
     const std::int64_t dim = tensor == k_new || tensor == k_cache ? d.k_dim : d.v_dim;
     if (is_new(tensor)) {
         return {is_of_tokens(d) ? 1 : d.batch, d.heads, d.new_rows, dim};
@@ -284,13 +305,13 @@ std::int64_t reference_index(const kvappend_descriptor &d, TensorIndex tensor, s
     const Extents e = reference_extents(d, tensor);
     const std::int64_t *const s = strides_of(d, tensor);
     const bool contiguous = s[0] == 0 && s[1] == 0 && s[2] == 0;
-    if (is_new(tensor)) {
+    if (has_new_rows(tensor)) {
         if (is_of_tokens(d)) {
             return contiguous ? (l * e.heads + h) * e.dim + i : l * s[2] + h * s[1] + i;
         }
         return contiguous ? ((b * e.heads + h) * e.rows + l) * e.dim + i : b * s[0] + h * s[1] + l * s[2] + i;
     }
-    const std::int64_t given_pack = tensor == k_cache ? d.k_pack : d.v_pack;
+    const std::int64_t given_pack = pack_of(d, tensor);
     if (given_pack == 0) {
         return contiguous ? ((b * e.heads + h) * e.rows + l) * e.dim + i : b * s[0] + h * s[1] + l * s[2] + i;
     }
@@ -304,6 +325,9 @@ std::int64_t reference_index(const kvappend_descriptor &d, TensorIndex tensor, s
 }
 
 const kvappend_storage *storage_of(const kvappend_descriptor &d, TensorIndex cache) {
+    if (cache == q_out) {
+        return d.rotary == nullptr || d.rotary->q_heads == 0 ? nullptr : d.rotary->q_storage;
+    }
     return cache == k_cache ? d.k_storage : d.v_storage;
 }
 
@@ -327,12 +351,14 @@ CodePlace reference_code(const kvappend_descriptor &d, TensorIndex cache, std::i
     }
     const std::int64_t *const s = strides_of(d, cache);
     const bool contiguous = s[0] == 0 && s[1] == 0 && s[2] == 0;
-    const std::int64_t given_pack = cache == k_cache ? d.k_pack : d.v_pack;
+    const std::int64_t given_pack = pack_of(d, cache);
     const std::int64_t pack = given_pack == 0 ? e.dim : given_pack;
     const std::int64_t piece_bytes = (pack * bits + 7) / 8;
     const std::int64_t in_piece = i % pack * bits;
     std::int64_t byte = 0;
-    if (contiguous) { // [N, H, D/pack, R, pack]
+    if (contiguous && cache == q_out && is_of_tokens(d)) {
+        byte = (r * e.heads + h) * piece_bytes;
+    } else if (contiguous) { // [N, H, D/pack, R, pack]
         byte = (((n * e.heads + h) * (e.dim / pack) + i / pack) * e.rows + r) * piece_bytes;
     } else {
         byte = n * s[0] + h * s[1] + r * s[2] + i / pack * (cache == k_cache ? d.k_piece_stride : d.v_piece_stride);
@@ -413,6 +439,28 @@ void reference_run(const Scenario &scenario, std::vector<std::vector<unsigned ch
     }
     run_one_tensor(scenario, rows, k_new, k_cache, blocks);
     run_one_tensor(scenario, rows, v_new, v_cache, blocks);
+    reference_rotate_queries(scenario, blocks);
+}
+
+void reference_rotate_queries(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks) {
+    const kvappend_descriptor &d = scenario.descriptor;
+    const Memory memory(scenario, blocks);
+    // With no K to append, nothing happens.
+    if (tensor_bytes(d, k_new) == 0 || tensor_bytes(d, k_cache) == 0) {
+        return;
+    }
+    for (Row row : reference_rows(scenario)) {
+        // A row of q_out lies where its row of q does.
+        row.block = row.batch;
+        row.cache_row = row.source;
+        for (std::int64_t h = 0; row.rotates_q && h < reference_extents(d, q_out).heads; ++h) {
+            if (reference_keeps_bits(storage_of(d, q_out), d.element_type)) {
+                store_rotated_row(scenario, memory, row, h, q_rows, q_out);
+            } else {
+                store_row(scenario, memory, row, h, q_rows, q_out);
+            }
+        }
+    }
 }
 
 std::vector<std::int64_t> reference_advance(const Scenario &scenario) {

@@ -29,8 +29,9 @@ struct Row {
     Wide position;
     std::int64_t block;
     std::int64_t cache_row;
-    // The position by which its K is rotated, if it is written.
+    // The position by which its K is rotated if it is written, and its Q if it is written or replaced.
     std::int64_t rotation;
+    bool rotates_q;
     // Where a move takes it from.
     std::int64_t from_block;
     std::int64_t from_row;
@@ -48,12 +49,18 @@ bool samples_keep_apart(const std::vector<Row> &rows);
 // What all blocks hold after the run.
 void reference_run(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks);
 
+// What it does with Q alone.
+void reference_rotate_queries(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks);
+
 // The offsets after KVAPPEND_FLAG_ADVANCE.
 std::vector<std::int64_t> reference_advance(const Scenario &scenario);
 
 // Adds a run to the report, or with KVAPPEND_FLAG_RESET_REPORT makes it this run's. Leaves struct_size and the
 // library's own state.
 void reference_report(const Scenario &scenario, kvappend_report &report);
+
+// In what follows, q_out counts as a cache: its blocks are the samples of q, and its rows have the numbers of those of
+// q.
 
 // How many bytes into a cache with its own format the code of [n, h, r, i] is, and which half of the byte: 0 for a
 // whole byte or the low half, 4 for the high half.
@@ -76,7 +83,7 @@ const kvappend_storage *storage_of(const kvappend_descriptor &d, TensorIndex cac
 std::int64_t reference_index(const kvappend_descriptor &d, TensorIndex tensor, std::int64_t b, std::int64_t h,
                              std::int64_t l, std::int64_t i);
 
-// The extents of a tensor: of packed tensors the first is 1, of caches it is the number of blocks.
+// The extents of a tensor: of packed tensors the first is 1, of caches it is the number of blocks. All are 0 without Q.
 struct Extents {
     std::int64_t batch;
     std::int64_t heads;

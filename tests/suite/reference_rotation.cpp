@@ -48,13 +48,14 @@ std::size_t reference_table_byte(const kvappend_rotary &r, std::int64_t position
     return static_cast<std::size_t>(position * stride + pair) * element_bytes(r.table_type);
 }
 
-void reference_rotate(const kvappend_rotary &r, std::int32_t element_type, const std::vector<std::uint32_t> &cos,
-                      const std::vector<std::uint32_t> &sin, std::vector<std::uint32_t> &elements) {
+void reference_rotate(const kvappend_rotary &r, std::int64_t begin, std::int32_t element_type,
+                      const std::vector<std::uint32_t> &cos, const std::vector<std::uint32_t> &sin,
+                      std::vector<std::uint32_t> &elements) {
     for (std::int64_t pair = 0; pair < r.dim / 2; ++pair) {
         const bool halves = r.style == KVAPPEND_ROTARY_HALF;
-        std::uint32_t &first = elements.at(static_cast<std::size_t>(r.first + (halves ? pair : 2 * pair)));
+        std::uint32_t &first = elements.at(static_cast<std::size_t>(begin + (halves ? pair : 2 * pair)));
         std::uint32_t &second =
-            elements.at(static_cast<std::size_t>(r.first + (halves ? pair + r.dim / 2 : 2 * pair + 1)));
+            elements.at(static_cast<std::size_t>(begin + (halves ? pair + r.dim / 2 : 2 * pair + 1)));
         const float x1 = number_of(element_type, first);
         const float x2 = number_of(element_type, second);
         const float c = number_of(r.table_type, cos.at(static_cast<std::size_t>(pair)));

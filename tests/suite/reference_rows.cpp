@@ -195,10 +195,11 @@ void place_by_slots(const Scenario &scenario, Row &row) {
     }
 }
 
-// The rotary tables may lack the position of a row that has a place.
+// The rotary tables may lack the position of a row that has a place. The Q of a row that another replaces is rotated,
+// too, if the tables have its position.
 void bound_by_tables(const Scenario &scenario, Row &row) {
     const kvappend_descriptor &d = scenario.descriptor;
-    if (d.k_rotary == nullptr || row.outcome != Outcome::written) {
+    if (d.rotary == nullptr || (row.outcome != Outcome::written && row.outcome != Outcome::replaced)) {
         return;
     }
     const bool tokens = d.addressing == KVAPPEND_ADDRESSING_SLOTS || d.lengths == KVAPPEND_LENGTHS_PACKED ||
@@ -207,12 +208,13 @@ void bound_by_tables(const Scenario &scenario, Row &row) {
         flag(scenario, KVAPPEND_FLAG_POSITIONS)
             ? entry(scenario.positions, tokens ? Wide{row.source} : Wide{row.batch} * d.new_rows + row.source)
             : row.position;
-    if (position < 0 || position >= d.k_rotary->table_rows) {
+    row.rotates_q = position >= 0 && position < d.rotary->table_rows;
+    if (row.rotates_q) {
+        row.rotation = static_cast<std::int64_t>(position);
+    } else if (row.outcome == Outcome::written) {
         row.outcome = position < 0 ? Outcome::below : Outcome::above;
         row.position = position;
-        return;
     }
-    row.rotation = static_cast<std::int64_t>(position);
 }
 
 bool same_place(const Row &one, const Row &other) {

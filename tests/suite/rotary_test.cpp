@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of K that are rotated on their way into the cache.
+// Rows of K that are rotated on their way into the cache. rotary_query_test.cpp is about those of Q.
 #include "every_way.hpp"
-#include "held.hpp"
 #include "random_scenario.hpp"
+#include "rotating.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
@@ -54,13 +54,6 @@ TEST_CASE("every kernel that rotates stores the same bytes", "[rotary]") {
 
 namespace {
 
-kvappend_rotary halves(std::int64_t dim, std::int64_t table_rows) {
-    kvappend_rotary rotary = KVAPPEND_ROTARY_INIT;
-    rotary.dim = dim;
-    rotary.table_rows = table_rows;
-    return rotary;
-}
-
 // Each addressing with each way to say how many rows a sample has. Positions are 0 to 15.
 std::vector<Scenario> each_addressing() {
     std::vector<Scenario> all;
@@ -96,8 +89,8 @@ std::vector<Scenario> each_addressing() {
 
 void arrange(Scenario &scenario) {
     place_apart(scenario, 128, 128);
-    if (scenario.descriptor.k_rotary != nullptr &&
-        scenario.descriptor.k_rotary->table_stride == scenario.descriptor.k_rotary->dim) {
+    if (scenario.descriptor.rotary != nullptr &&
+        scenario.descriptor.rotary->table_stride == scenario.descriptor.rotary->dim) {
         join_tables(scenario);
     }
 }
@@ -120,7 +113,7 @@ TEST_CASE("each addressing, with each style, type and layout of the tables, and 
                     rotary.table_type = table;
                     rotary.first = first;
                     rotary.table_stride = turn % 3 == 0 ? 0 : turn % 3 == 1 ? dim : dim / 2 + 3;
-                    scenario.rotate_k(rotary);
+                    scenario.rotate(rotary);
                     d.element_type =
                         std::array{KVAPPEND_ELEMENT_F32, KVAPPEND_ELEMENT_F16, KVAPPEND_ELEMENT_BF16}[turn % 3];
                     d.offset_type = turn % 2 == 0 ? KVAPPEND_OFFSET_INT64 : KVAPPEND_OFFSET_INT32;
@@ -144,45 +137,6 @@ TEST_CASE("each addressing, with each style, type and layout of the tables, and 
         }
     }
 }
-
-namespace {
-
-// One sample of F32 rows without V, whose K has `dim` elements.
-struct Dense {
-    kvappend_rotary rotary;
-    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
-
-    Dense(std::int64_t dim, std::int64_t rows, std::int64_t table_rows) : rotary(halves(dim, table_rows)) {
-        d.backend = subject().backend();
-        d.batch = d.heads = 1;
-        d.new_rows = d.cache_rows = rows;
-        d.k_dim = dim;
-        d.flags = KVAPPEND_FLAG_ZERO_OFFSETS;
-        d.k_rotary = &rotary;
-    }
-    Dense(const Dense &) = delete;
-    Dense &operator=(const Dense &) = delete;
-    ~Dense() = default;
-
-    std::vector<float> run(const std::vector<float> &k, const std::vector<float> &cos, const std::vector<float> &sin) {
-        const Held<float> k_new(k);
-        const Held<float> k_cache{std::vector<float>(k.size())};
-        const Held<float> held_cos(cos);
-        const Held<float> held_sin(sin);
-        kvappend_args args = KVAPPEND_ARGS_INIT;
-        args.k_new = k_new.data(), args.k_cache = k_cache.data();
-        args.rotary_cos = held_cos.data(), args.rotary_sin = held_sin.data();
-        const PlanPointer plan = make_plan(d);
-        REQUIRE(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
-        subject().synchronize();
-        CHECK(k_new.holds(k));
-        std::vector<float> found(k.size());
-        subject().download(found.data(), k_cache.data(), k_cache.bytes());
-        return found;
-    }
-};
-
-} // namespace
 
 TEST_CASE("a quarter turn exchanges the elements of each pair", "[rotary]") {
     Dense problem(4, 1, 1);
@@ -305,7 +259,7 @@ TEST_CASE("an append that rotates and converts stores what two appends store", "
             run(k_new, rotated.data(), nullptr);
             d.k_storage = &storage;
             run(k_new, once.data(), once_scales.data());
-            d.k_rotary = nullptr;
+            d.rotary = nullptr;
             run(rotated, twice.data(), twice_scales.data());
             std::vector<unsigned char> expected(2 * bytes);
             subject().download(expected.data(), twice.data(), twice.bytes());
@@ -379,7 +333,7 @@ TEST_CASE("the rotated part and the latent part of a row of MLA are K and V of o
     kvappend_rotary rotary = halves(64, 1024);
     rotary.style = KVAPPEND_ROTARY_INTERLEAVED;
     rotary.table_stride = 64;
-    scenario.rotate_k(rotary);
+    scenario.rotate(rotary);
     scenario.tame = true;
     place_apart(scenario, 64, 64);
     share_block(scenario, k_new, v_new, 512);
@@ -389,17 +343,6 @@ TEST_CASE("the rotated part and the latent part of a row of MLA are K and V of o
 }
 
 // ---- what is refused ----
-
-namespace {
-
-std::string refused(const kvappend_descriptor &d) {
-    kvappend_plan *plan = nullptr;
-    std::string message = told(kvappend_plan_create(&d, nullptr, &plan));
-    kvappend_plan_destroy(plan);
-    return message;
-}
-
-} // namespace
 
 TEST_CASE("a field of a rotation that is out of its range is refused by name", "[rotary]") {
     const struct {
@@ -424,7 +367,7 @@ TEST_CASE("a field of a rotation that is out of its range is refused by name", "
         kvappend_rotary &r = problem.rotary;
         r.style = static_cast<std::int32_t>(c.style), r.table_type = static_cast<std::int32_t>(c.table_type);
         r.dim = c.dim, r.first = c.first, r.table_rows = c.table_rows, r.table_stride = c.table_stride;
-        CHECK(refused(problem.d) == std::string("KVAPPEND_ERROR_ROTARY: descriptor.k_rotary->") + c.message);
+        CHECK(refused(problem.d) == std::string("KVAPPEND_ERROR_ROTARY: descriptor.rotary->") + c.message);
     }
     problem.rotary = halves(8, most64 / 16);
     problem.rotary.table_stride = 4;
@@ -433,7 +376,7 @@ TEST_CASE("a field of a rotation that is out of its range is refused by name", "
          {std::pair(most64 / 16 + 2, std::int64_t{4}), {most64, most64}, {1, most64 / 4 + 1}, {2, most64 / 4}}) {
         problem.rotary.table_rows = rows;
         problem.rotary.table_stride = stride;
-        CHECK(refused(problem.d) == "KVAPPEND_ERROR_OVERFLOW: descriptor.k_rotary->table_rows is " +
+        CHECK(refused(problem.d) == "KVAPPEND_ERROR_OVERFLOW: descriptor.rotary->table_rows is " +
                                         std::to_string(rows) + " and table_stride is " + std::to_string(stride) +
                                         ": the bytes of a table do not fit in 63 bits; expected at most "
                                         "9223372036854775807");
@@ -454,22 +397,22 @@ TEST_CASE("what does not go with a rotation is refused", "[rotary]") {
     check([](kvappend_descriptor &) {}, "");
     check([](kvappend_descriptor &d) { d.flags |= KVAPPEND_FLAG_POSITIONS; }, "");
     check([](kvappend_descriptor &d) { d.operation = KVAPPEND_OPERATION_GATHER; },
-          "descriptor.k_rotary is not NULL and descriptor.operation is 1: expected KVAPPEND_OPERATION_APPEND with a "
+          "descriptor.rotary is not NULL and descriptor.operation is 1: expected KVAPPEND_OPERATION_APPEND with a "
           "rotation, because other operations store no new rows");
     check(
         [&](kvappend_descriptor &d) {
             slots(d);
             d.operation = KVAPPEND_OPERATION_MOVE;
         },
-        "descriptor.k_rotary is not NULL and descriptor.operation is 2: expected KVAPPEND_OPERATION_APPEND with a "
+        "descriptor.rotary is not NULL and descriptor.operation is 2: expected KVAPPEND_OPERATION_APPEND with a "
         "rotation, because other operations store no new rows");
     check([](kvappend_descriptor &d) { d.element_type = KVAPPEND_ELEMENT_F64; },
-          "descriptor.k_rotary is not NULL and descriptor.element_type is 1: expected KVAPPEND_ELEMENT_F32, F16 or "
+          "descriptor.rotary is not NULL and descriptor.element_type is 1: expected KVAPPEND_ELEMENT_F32, F16 or "
           "BF16 with a rotation");
     check([](kvappend_descriptor &d) { d.element_type = KVAPPEND_ELEMENT_E4M3; },
-          "descriptor.k_rotary is not NULL and descriptor.element_type is 4: expected KVAPPEND_ELEMENT_F32, F16 or "
+          "descriptor.rotary is not NULL and descriptor.element_type is 4: expected KVAPPEND_ELEMENT_F32, F16 or "
           "BF16 with a rotation");
-    check(slots, "descriptor.k_rotary is not NULL and descriptor.flags is 0x0: expected KVAPPEND_FLAG_POSITIONS in the "
+    check(slots, "descriptor.rotary is not NULL and descriptor.flags is 0x0: expected KVAPPEND_FLAG_POSITIONS in the "
                  "flags, because a slot of KVAPPEND_ADDRESSING_SLOTS is not a position");
     check(
         [&](kvappend_descriptor &d) {
@@ -479,14 +422,14 @@ TEST_CASE("what does not go with a rotation is refused", "[rotary]") {
         "");
     check(
         [](kvappend_descriptor &d) {
-            d.k_rotary = nullptr;
+            d.rotary = nullptr;
             d.flags |= KVAPPEND_FLAG_POSITIONS;
         },
-        "descriptor.flags & KVAPPEND_FLAG_POSITIONS is 16384 and descriptor.k_rotary is 0: expected "
+        "descriptor.flags & KVAPPEND_FLAG_POSITIONS is 16384 and descriptor.rotary is 0: expected "
         "KVAPPEND_FLAG_POSITIONS with a rotation only");
     Dense problem(8, 2, 4);
     problem.rotary.struct_size = 12;
-    CHECK(refused(problem.d).starts_with("KVAPPEND_ERROR_STRUCT_SIZE: descriptor.k_rotary.struct_size is 12"));
+    CHECK(refused(problem.d).starts_with("KVAPPEND_ERROR_STRUCT_SIZE: descriptor.rotary.struct_size is 12"));
     problem.rotary.struct_size = offsetof(kvappend_rotary, table_rows); // of an older header: no positions
     CHECK(refused(problem.d) == "KVAPPEND_SUCCESS");
 }
@@ -688,7 +631,7 @@ TEST_CASE("layers that rotate, of two geometries with different numbers of sampl
         scenario.descriptor.heads = batch;
         scenario.descriptor.v_dim = v_dim;
         scenario.offsets.assign(static_cast<std::size_t>(batch), 1);
-        scenario.rotate_k(halves(8, 3));
+        scenario.rotate(halves(8, 3));
         place_apart(scenario, 0, 0); // A sample that a layer does not have has no offset.
         return ScenarioLayer{scenario};
     };
@@ -701,7 +644,7 @@ TEST_CASE("tables that are less aligned than their strides", "[rotary]") {
     Scenario scenario = appending(KVAPPEND_ADDRESSING_DENSE, 2, 2, 4);
     scenario.descriptor.k_dim = 64;
     scenario.offsets = {0, 2};
-    scenario.rotate_k(halves(64, 4));
+    scenario.rotate(halves(64, 4));
     for (const std::size_t table : {rotary_cos_index, rotary_sin_index}) {
         place_apart(scenario, 64, 64);
         scenario.locations[table].start += 4;
@@ -753,6 +696,6 @@ TEST_CASE("a kernel that rotates refuses a problem that does not, and the other 
         CHECK(message(kernel.c_str()).ends_with("; this problem rotates rows"));
     }
     CHECK(message(cuda ? "cuda_rotate_b16" : "host_rotate") == "KVAPPEND_SUCCESS");
-    problem.d.k_rotary = nullptr;
+    problem.d.rotary = nullptr;
     CHECK(message(cuda ? "cuda_rotate_b16" : "host_rotate").ends_with("; this problem does not rotate rows"));
 }

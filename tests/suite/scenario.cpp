@@ -63,17 +63,20 @@ void write(std::ostream &out, const char *name, const kvappend_storage *s) {
     }
 }
 
-void write(std::ostream &out, const kvappend_rotary *r) {
-    if (r != nullptr) {
-        out << ", k_rotary style " << r->style << ", table type " << r->table_type << ", dim " << r->dim << ", first "
-            << r->first << ", table rows " << r->table_rows << " by " << r->table_stride;
-    }
-}
-
 std::string list(const std::int64_t (&values)[3]) {
     std::ostringstream out;
     out << '{' << values[0] << ", " << values[1] << ", " << values[2] << '}';
     return out.str();
+}
+
+void write(std::ostream &out, const kvappend_rotary *r) {
+    if (r != nullptr) {
+        out << ", rotary style " << r->style << ", table type " << r->table_type << ", dim " << r->dim << ", first "
+            << r->first << ", table rows " << r->table_rows << " by " << r->table_stride << ", H_q " << r->q_heads
+            << ", D_q " << r->q_dim << ", first of Q " << r->q_first << ", strides q " << list(r->q_strides)
+            << " q_out " << list(r->q_out_strides);
+        write(out, "q_storage", r->q_storage);
+    }
 }
 
 } // namespace
@@ -105,7 +108,7 @@ std::string Scenario::text() const {
     }
     write(out, "k_storage", d.k_storage);
     write(out, "v_storage", d.v_storage);
-    write(out, d.k_rotary);
+    write(out, d.rotary);
     out << ", global scales " << k_global_scale << ' ' << v_global_scale << ", tame " << tame;
     return out.str();
 }
@@ -118,6 +121,7 @@ bool asks_for(const kvappend_descriptor &d, std::size_t buffer) {
     const auto scaled = [&](const kvappend_storage *storage, TensorIndex cache) {
         return storage != nullptr && storage->scaling != KVAPPEND_SCALING_NONE && (!moves || scales_vary(d, cache));
     };
+    const bool rotates_q = d.rotary != nullptr && d.rotary->q_heads != 0;
     switch (buffer) {
     case offsets_index:
         return !slots && !by_position && (d.flags & KVAPPEND_FLAG_ZERO_OFFSETS) == 0;
@@ -145,7 +149,12 @@ bool asks_for(const kvappend_descriptor &d, std::size_t buffer) {
         return (d.flags & KVAPPEND_FLAG_TOKEN_COUNT) != 0;
     case rotary_cos_index:
     case rotary_sin_index:
-        return d.k_rotary != nullptr;
+        return d.rotary != nullptr;
+    case q_rows:
+    case q_out:
+        return rotates_q;
+    case q_scales_index:
+        return rotates_q && scaled(d.rotary->q_storage, q_out);
     case positions_index:
         return (d.flags & KVAPPEND_FLAG_POSITIONS) != 0;
     case report_index:
@@ -174,14 +183,16 @@ std::size_t buffer_bytes(const Scenario &scenario, std::size_t buffer) {
     if (buffer == report_index) {
         return sizeof(kvappend_report);
     }
-    if (buffer == k_scales_index || buffer == v_scales_index) {
-        return scales_bytes(d, buffer == k_scales_index ? k_cache : v_cache);
+    for (const TensorIndex cache : {k_cache, v_cache, q_out}) {
+        if (buffer == scales_index_of(cache)) {
+            return scales_bytes(d, cache);
+        }
     }
     if (buffer == k_global_scale_index || buffer == v_global_scale_index) {
         return sizeof(float);
     }
     if (buffer == rotary_cos_index || buffer == rotary_sin_index) {
-        const kvappend_rotary &r = *d.k_rotary;
+        const kvappend_rotary &r = *d.rotary;
         return r.table_rows == 0 ? 0 : reference_table_byte(r, r.table_rows - 1, r.dim / 2);
     }
     const IndexArray &array = *std::ranges::find(index_arrays, buffer, &IndexArray::buffer);
@@ -207,7 +218,7 @@ void place_apart(Scenario &scenario, std::size_t before, std::size_t after) {
 }
 
 void join_tables(Scenario &scenario) {
-    const kvappend_rotary &r = *scenario.descriptor.k_rotary;
+    const kvappend_rotary &r = *scenario.descriptor.rotary;
     const BufferLocation &cos = scenario.locations[rotary_cos_index];
     scenario.block_bytes[scenario.locations[rotary_sin_index].block] = 0;
     scenario.locations[rotary_sin_index] = {cos.block, cos.start + reference_table_byte(r, 0, r.dim / 2)};

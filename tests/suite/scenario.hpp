@@ -16,10 +16,12 @@ enum TensorIndex {
     v_new,
     k_cache,
     v_cache,
+    q_rows, // args.q
+    q_out,
     tensor_count
 };
 
-// The buffers of a run, of which the first four are the tensors. Those of the rows are also the outputs of a gather.
+// The buffers of a run, of which the first ones are the tensors. k_new and v_new are also the outputs of a gather.
 constexpr std::size_t offsets_index = tensor_count;
 constexpr std::size_t slots_index = offsets_index + 1;
 constexpr std::size_t lengths_index = offsets_index + 2;
@@ -39,7 +41,8 @@ constexpr std::size_t from_slots_index = offsets_index + 15;
 constexpr std::size_t rotary_cos_index = offsets_index + 16;
 constexpr std::size_t rotary_sin_index = offsets_index + 17;
 constexpr std::size_t positions_index = offsets_index + 18;
-constexpr std::size_t buffer_count = offsets_index + 19;
+constexpr std::size_t q_scales_index = offsets_index + 19;
+constexpr std::size_t buffer_count = offsets_index + 20;
 
 // Where a buffer lies: its first element is `start` bytes into a block of memory.
 struct BufferLocation {
@@ -67,8 +70,10 @@ struct Scenario {
     // How K and V are stored: what the pointers of the descriptor point to. Set by `store`.
     std::shared_ptr<const kvappend_storage> k_storage;
     std::shared_ptr<const kvappend_storage> v_storage;
-    // How K is rotated. Set by `rotate_k`.
-    std::shared_ptr<const kvappend_rotary> k_rotary;
+    // How K and Q are rotated, and how Q is stored: what the pointers of the descriptor and of the rotation point to.
+    // Set by `rotate`.
+    std::shared_ptr<const kvappend_rotary> rotary;
+    std::shared_ptr<const kvappend_storage> q_storage;
     float k_global_scale = 1;
     float v_global_scale = 1;
     // New rows, given scales and rotary tables are moderate numbers, and not random bits.
@@ -92,13 +97,15 @@ struct Scenario {
         v_storage = std::make_shared<kvappend_storage>(storage);
         descriptor.v_storage = v_storage.get();
     }
-    void rotate_k(const kvappend_rotary &rotary) {
-        k_rotary = std::make_shared<kvappend_rotary>(rotary);
-        descriptor.k_rotary = k_rotary.get();
+    void rotate(kvappend_rotary r) {
+        q_storage = r.q_storage == nullptr ? nullptr : std::make_shared<kvappend_storage>(*r.q_storage);
+        r.q_storage = q_storage.get();
+        rotary = std::make_shared<kvappend_rotary>(r);
+        descriptor.rotary = rotary.get();
     }
     // For the other operations, which do not rotate.
     void rotate_nothing() {
-        descriptor.k_rotary = nullptr;
+        descriptor.rotary = nullptr;
         descriptor.flags &= ~KVAPPEND_FLAG_POSITIONS;
     }
 };
@@ -114,8 +121,11 @@ std::size_t tensor_bytes(const kvappend_descriptor &descriptor, TensorIndex tens
 // Whether the scales of a cache are not the same for all rows, so that a move moves them.
 bool scales_vary(const kvappend_descriptor &descriptor, TensorIndex cache);
 
-// Bytes from the first to the last scale of a cache; 0 if it has none.
+// Bytes from the first to the last scale of a cache or of q_out; 0 if it has none.
 std::size_t scales_bytes(const kvappend_descriptor &descriptor, TensorIndex cache);
+constexpr std::size_t scales_index_of(TensorIndex cache) {
+    return cache == k_cache ? k_scales_index : cache == v_cache ? v_scales_index : q_scales_index;
+}
 
 // Bytes of a buffer; 0 if the descriptor does not ask for it.
 std::size_t buffer_bytes(const Scenario &scenario, std::size_t buffer);

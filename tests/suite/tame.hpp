@@ -77,7 +77,7 @@ template <class Random>
 void put_tame_rows(const Scenario &scenario, Random &random, std::vector<std::vector<unsigned char>> &blocks) {
     const kvappend_descriptor &d = scenario.descriptor;
     const std::size_t width = element_bytes(d.element_type);
-    for (const TensorIndex tensor : {k_new, v_new}) {
+    for (const TensorIndex tensor : {k_new, v_new, q_rows}) {
         for_each_element(reference_extents(d, tensor), [&](auto b, auto h, auto l, auto i) {
             const std::uint32_t bits = tame_bits(d.element_type, random);
             const BufferLocation &location = scenario.locations[tensor];
@@ -90,7 +90,7 @@ void put_tame_rows(const Scenario &scenario, Random &random, std::vector<std::ve
 // Rotary tables of angles, as far as few bits of mantissa go.
 template <class Random>
 void put_tame_tables(const Scenario &scenario, Random &random, std::vector<std::vector<unsigned char>> &blocks) {
-    const kvappend_rotary *const r = scenario.descriptor.k_rotary;
+    const kvappend_rotary *const r = scenario.descriptor.rotary;
     for (std::int64_t p = 0; r != nullptr && p < r->table_rows; ++p) {
         for (std::int64_t pair = 0; pair < r->dim / 2; ++pair) {
             for (const std::size_t table : {rotary_cos_index, rotary_sin_index}) {
@@ -108,9 +108,9 @@ void put_tame_tables(const Scenario &scenario, Random &random, std::vector<std::
 template <class Draw>
 void put_given_scales(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks, Draw draw) {
     const kvappend_descriptor &d = scenario.descriptor;
-    for (const TensorIndex cache : {k_cache, v_cache}) {
+    for (const TensorIndex cache : {k_cache, v_cache, q_out}) {
         const kvappend_storage *const storage = storage_of(d, cache);
-        const std::size_t buffer = cache == k_cache ? k_scales_index : v_scales_index;
+        const std::size_t buffer = scales_index_of(cache);
         if (storage == nullptr || storage->scaling != KVAPPEND_SCALING_GIVEN || !asks_for(d, buffer)) {
             continue;
         }

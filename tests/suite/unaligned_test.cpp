@@ -6,6 +6,8 @@
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <iterator>
+
 namespace {
 
 constexpr std::size_t ways_off = 16 / 2; // of 2 bytes each
@@ -13,7 +15,7 @@ constexpr std::size_t ways_off = 16 / 2; // of 2 bytes each
 // K is off by `from` and `to` elements, and V the other way round.
 void shift(Scenario &scenario, std::size_t from, std::size_t to) {
     const std::size_t elements[] = {from, to, to, from};
-    for (std::size_t tensor = 0; tensor < tensor_count; ++tensor) {
+    for (std::size_t tensor = 0; tensor < std::size(elements); ++tensor) {
         const std::size_t bytes = elements[tensor] * element_bytes(scenario.descriptor.element_type);
         scenario.locations[tensor].start += bytes;
         scenario.block_bytes[tensor] += bytes;

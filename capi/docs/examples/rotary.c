@@ -31,7 +31,7 @@ int main(void) {
         .cache_blocks = 2,
         .k_dim = 4,
         .v_dim = 4,
-        .k_rotary = &rotary,
+        .rotary = &rotary,
     };
     const kvappend_args a = {
         .struct_size = sizeof a,

@@ -83,11 +83,20 @@ static void check_read(void) {
     REFUSED(kvappend_plan_create(&d->known, NULL, &plan), "descriptor.k_storage.struct_size is 104 and byte 96");
     REQUIRE(plan == NULL);
     s->wish = 0;
-    d->known.k_rotary = &r->known;
+    d->known.rotary = &r->known;
     r->wish = 1;
-    REFUSED(kvappend_plan_create(&d->known, NULL, &plan), "descriptor.k_rotary.struct_size is 56 and byte 48");
+    REFUSED(kvappend_plan_create(&d->known, NULL, &plan), "descriptor.rotary.struct_size is 136 and byte 128");
     REQUIRE(plan == NULL);
-    d->known.k_rotary = NULL;
+    r->wish = 0;
+    r->known.q_heads = 1;
+    r->known.q_storage = &s->known;
+    s->wish = 1;
+    d->known.k_storage = NULL;
+    REFUSED(kvappend_plan_create(&d->known, NULL, &plan),
+            "descriptor.rotary->q_storage.struct_size is 104 and byte 96");
+    REQUIRE(plan == NULL);
+    s->wish = 0;
+    d->known.rotary = NULL;
     p->wish = INT64_MIN; /* its last byte alone */
     REFUSED(kvappend_plan_create(&d->known, &p->known, &plan), "preference.struct_size is 32 and byte 31");
     REQUIRE(plan == NULL);
@@ -99,8 +108,8 @@ static void check_read(void) {
     check_cache(10);
     fill(20);
     a->wish = 7;
-    REFUSED(kvappend_plan_can_implement(plan, &a->known), "args.struct_size is 416 and byte 408");
-    REFUSED(kvappend_plan_run(plan, &a->known, NULL, 0, NULL), "args.struct_size is 416 and byte 408");
+    REFUSED(kvappend_plan_can_implement(plan, &a->known), "args.struct_size is 464 and byte 456");
+    REFUSED(kvappend_plan_run(plan, &a->known, NULL, 0, NULL), "args.struct_size is 464 and byte 456");
     REQUIRE(k_cache[1] == -1 && k_cache[2] == -1);
     a->wish = 0;
     REQUIRE(kvappend_plan_run(plan, &a->known, NULL, 0, NULL) == KVAPPEND_SUCCESS);

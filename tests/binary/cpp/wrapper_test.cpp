@@ -873,9 +873,9 @@ TEST_CASE("rows of K are rotated by one table", "[kvappend_plan_run]") {
     d.batch = d.heads = d.cache_blocks = 1;
     d.new_rows = d.cache_rows = 2;
     d.k_dim = 4;
-    d.k_rotary = &rotary;
+    d.rotary = &rotary;
     b.fill(d);
-    CHECK(d.k_rotary == &rotary);
+    CHECK(d.rotary == &rotary);
     kvappend::args a;
     b.fill(a);
     const kvappend::plan plan = kvappend::plan::create(d).value();

@@ -128,7 +128,7 @@ bool reads_random_scales(const Scenario &scenario) {
         return storage != nullptr && ((storage->scaling == KVAPPEND_SCALING_GIVEN && !scenario.tame) ||
                                       (storage->scaling == KVAPPEND_SCALING_COMPUTED && scenario.gathers()));
     };
-    return reads(k_cache) || reads(v_cache);
+    return reads(k_cache) || reads(v_cache) || reads(q_out);
 }
 
 // Errors of the arrays of indices come before those of rows, and those of scales come last.

@@ -145,16 +145,17 @@ struct Made {
 class Buffers {
 public:
     explicit Buffers(Numbers &numbers) {
-        void *kvappend_args::*const mutable_pointers[] = {&kvappend_args::k_cache, &kvappend_args::v_cache,
+        void *kvappend_args::*const mutable_pointers[] = {&kvappend_args::k_cache,       &kvappend_args::v_cache,
                                                           &kvappend_args::cache_offsets, &kvappend_args::k_scales,
-                                                          &kvappend_args::v_scales};
+                                                          &kvappend_args::v_scales,      &kvappend_args::q_out};
         const float *kvappend_args::*const floats[] = {&kvappend_args::k_global_scale, &kvappend_args::v_global_scale};
         const void *kvappend_args::*const pointers[] = {
             &kvappend_args::k_new,           &kvappend_args::v_new,       &kvappend_args::slots,
             &kvappend_args::lengths,         &kvappend_args::left_pads,   &kvappend_args::batch_index,
             &kvappend_args::page_table,      &kvappend_args::page_indptr, &kvappend_args::token_samples,
             &kvappend_args::token_positions, &kvappend_args::token_count, &kvappend_args::rotary_cos,
-            &kvappend_args::rotary_sin,      &kvappend_args::positions};
+            &kvappend_args::rotary_sin,      &kvappend_args::positions,   &kvappend_args::q,
+            &kvappend_args::q_scales};
         const auto give_all = [&](const auto &members) {
             for (const auto member : members) {
                 give(numbers, args.*member);
@@ -245,7 +246,7 @@ private:
 
 // A run takes time for each row that the descriptor speaks of, of which there may be 2^62 where a stride is 0.
 bool is_long(const kvappend_descriptor &d) {
-    return Wide{d.batch} * d.new_rows > 2048 || d.heads > 2048;
+    return Wide{d.batch} * d.new_rows > 2048 || d.heads > 2048 || (d.rotary != nullptr && d.rotary->q_heads > 2048);
 }
 
 // What a trap leaves of an emulated device would end the program.
@@ -320,7 +321,10 @@ private:
         r.dim = 2 * numbers_.between(1, 2);
         r.table_rows = numbers_.between(0, 8);
         r.table_stride = numbers_.between(0, 5);
+        r.q_heads = numbers_.between(0, 2);
+        r.q_dim = numbers_.between(2, 4);
         patch(numbers_, r, 1);
+        r.q_storage = storage();
         r.struct_size = sizeof r;
         return &r;
     }
@@ -350,7 +354,7 @@ private:
         patch(numbers_, d, 5);
         d.k_storage = storage();
         d.v_storage = storage();
-        d.k_rotary = rotary();
+        d.rotary = rotary();
         // A wrong backend is refused first of all; the other one than the subject's would be given its memory.
         if (d.backend == KVAPPEND_BACKEND_HOST || d.backend == KVAPPEND_BACKEND_CUDA) {
             d.backend = subject().backend();

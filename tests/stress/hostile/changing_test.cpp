@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Arrays of indices that another thread fills with anything while they are read. What a run then copies is open; but
-// every access stays inside the buffers, which the memory of the subject sees to, and nothing but the caches changes.
+// every access stays inside the buffers, which the memory of the subject sees to, and no row of a source changes.
 #include "../../suite/plan.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -201,14 +201,22 @@ const kvappend_rotary halves = [] {
     return rotary;
 }();
 
-// Appends that rotate K, by positions of their own and by those of their rows.
+// The same, and Q with the heads of K.
+const kvappend_rotary halves_of_both = [] {
+    kvappend_rotary rotary = halves;
+    rotary.q_heads = heads;
+    rotary.q_dim = dim;
+    return rotary;
+}();
+
+// Appends that rotate K, by positions of their own and by those of their rows, without and with Q.
 std::vector<kvappend_descriptor> rotations() {
     std::vector<kvappend_descriptor> all;
     for (kvappend_descriptor d : descriptors()) {
         if (d.skip_policy != KVAPPEND_SKIP_REPORT) {
             continue;
         }
-        d.k_rotary = &halves;
+        d.rotary = all.size() % 2 == 0 ? &halves : &halves_of_both;
         d.flags |= KVAPPEND_FLAG_POSITIONS;
         all.push_back(d);
         if (d.addressing != KVAPPEND_ADDRESSING_SLOTS && d.lengths == KVAPPEND_LENGTHS_FIXED) {
@@ -254,19 +262,23 @@ TEST_CASE("indices that change while they are read lead nowhere outside the buff
         INFO("operation " << d.operation << ", addressing " << d.addressing << ", lengths " << d.lengths << ", flags "
                           << d.flags << ", policy " << d.skip_policy << ", offset type " << d.offset_type);
         const bool tokens = d.lengths == KVAPPEND_LENGTHS_PACKED || d.addressing == KVAPPEND_ADDRESSING_SLOTS;
-        Block source((tokens ? 1 : batch) * heads * new_rows * dim * 4);
+        const std::int64_t source_bytes = (tokens ? 1 : batch) * heads * new_rows * dim * 4;
+        Block source(source_bytes);
         Block k(blocks * heads * cache_rows * dim * 4);
         Block v(blocks * heads * cache_rows * dim * 4);
         Block k_scales(blocks * heads * cache_rows * 4);
         Block v_scales(blocks * heads * cache_rows * 4);
+        Block q_out(source_bytes);
         Block report(sizeof(kvappend_report));
         const Block cos(table_rows * dim / 2 * 4);
         const Block sin(table_rows * dim / 2 * 4);
         const Arrays arrays;
         source.set(0xff);
         kvappend_args args = KVAPPEND_ARGS_INIT;
-        args.k_new = args.v_new = source.as<void>();
-        args.k_new_bytes = args.v_new_bytes = source.bytes();
+        args.k_new = args.v_new = args.q = source.as<void>();
+        args.k_new_bytes = args.v_new_bytes = args.q_bytes = source.bytes();
+        args.q_out = q_out.as<void>();
+        args.q_out_bytes = q_out.bytes();
         args.k_cache = k.as<void>();
         args.v_cache = v.as<void>();
         args.k_cache_bytes = args.v_cache_bytes = d.k_storage == nullptr ? k.bytes() : k.bytes() / 4;

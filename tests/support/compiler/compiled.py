@@ -78,10 +78,10 @@ def name_of(entry):
     """The name in the kernel table. copy_kernel<DenseGeometry<AppendRows>, 1> is cuda_dense_b16, and that of GatherRows
     is cuda_gather_dense_b16; with more layers they end with _layers_b16. RowsGeometry makes cuda_rows_b16, and
     copy_wide_kernel is cuda_rows_wide_b16. The same goes for convert_kernel<1>, which is cuda_convert_b16, for
-    decode_kernel<1>, which is cuda_gather_convert_b16, for rotate_kernel<1>, which is cuda_rotate_b16, and for
-    move_kernel<1>, which is cuda_move_rows_b16. Kernels for one rule or for elements of one type, which the library
-    chooses by itself, have the same name and what they are for: cuda_rows_b16/slots, cuda_convert_b16/f32. A kernel
-    that moves no rows, such as after_copy, is not in the table and keeps its own name."""
+    decode_kernel<1>, which is cuda_gather_convert_b16, for rotate_kernel<QueryGeometry, 1>, which is cuda_rotate_b16,
+    and for move_kernel<1>, which is cuda_move_rows_b16. Kernels for one rule or for elements of one type, which the
+    library chooses by itself, have the same name and what they are for: cuda_rows_b16/slots, cuda_convert_b16/f32. A
+    kernel that moves no rows, such as after_copy, is not in the table and keeps its own name."""
     found = re.match(r"\W*_ZN8kvappend\d+(([a-z]+)_(wide_|rule_|known_)?kernel|after_copy|after_move)[IE]", entry)
     assert found, f"a kernel with an unknown name: {entry[:80]}"
     function, kind, special = found.groups()

@@ -16,7 +16,7 @@ ADJACENT = numpy.array([[1, 2, 3, 4], [-6, 5, -8, 7]], F32)
 
 
 def good(**changes):
-    arguments = {"k_new": ROWS, "k_cache": numpy.zeros((1, 1, 2, 4), F32), "cache_offsets": 0, "k_rotary": Rotary(),
+    arguments = {"k_new": ROWS, "k_cache": numpy.zeros((1, 1, 2, 4), F32), "cache_offsets": 0, "rotary": Rotary(),
                  "rotary_cos": COS, "rotary_sin": SIN} | changes
     return {name: value for name, value in arguments.items() if value is not None}
 
@@ -30,10 +30,10 @@ def appended(**changes):
 class Appends(unittest.TestCase):
     def test_both_styles(self):
         numpy.testing.assert_array_equal(appended(), HALVES)
-        numpy.testing.assert_array_equal(appended(k_rotary=Rotary(RotaryStyle.INTERLEAVED)), ADJACENT)
+        numpy.testing.assert_array_equal(appended(rotary=Rotary(RotaryStyle.INTERLEAVED)), ADJACENT)
 
     def test_a_part_of_the_row(self):
-        found = appended(k_rotary=Rotary(first=1), rotary_cos=COS[:, :1], rotary_sin=SIN[:, :1])
+        found = appended(rotary=Rotary(first=1), rotary_cos=COS[:, :1], rotary_sin=SIN[:, :1])
         numpy.testing.assert_array_equal(found, [[1, 2, 3, 4], [5, -7, 6, 8]])
 
     def test_one_table_and_tables_of_other_types(self):
@@ -65,7 +65,7 @@ class Appends(unittest.TestCase):
         with Plan(**arguments) as plan:
             self.assertEqual(plan.precision_guarantee().k_bit_exact, 0)
             self.assertIn("rotate", plan.sku().kernel_name.decode())
-            tensors = {name: value for name, value in arguments.items() if name != "k_rotary"}
+            tensors = {name: value for name, value in arguments.items() if name != "rotary"}
             plan.run(**tensors)
         numpy.testing.assert_array_equal(arguments["k_cache"].reshape(2, 4), HALVES)
 
@@ -76,10 +76,10 @@ class Refusals(unittest.TestCase):
             append(**good(**changes))
 
     def test_what_is_missing(self):
-        self.refused(TypeError, "^k_rotary is missing, and rotary_cos is given", k_rotary=None)
+        self.refused(TypeError, "^rotary is missing, and rotary_cos is given", rotary=None)
         self.refused(TypeError, "^rotary_cos is missing, and rotary_sin is given", rotary_cos=None)
         self.refused(TypeError, "^rotary_sin is missing, and rotary_cos is given", rotary_sin=None)
-        self.refused(TypeError, "^k_rotary is missing, and positions is given", k_rotary=None, rotary_cos=None,
+        self.refused(TypeError, "^rotary is missing, and positions is given", rotary=None, rotary_cos=None,
                      rotary_sin=None, positions=[[0, 1]])
         self.refused(Error, "expected Flag.POSITIONS in the flags, because a slot of KVAPPEND_ADDRESSING_SLOTS",
                      k_new=ROWS.reshape(2, 1, 4), cache_offsets=None, slots=[0, 1])
@@ -91,7 +91,7 @@ class Refusals(unittest.TestCase):
         self.refused(ValueError, "expected one type, shape and strides for both", rotary_sin=SIN[:1])
         self.refused(ValueError, "^rotary_cos is one row repeated", rotary_cos=numpy.broadcast_to(COS[:1], (2, 2)),
                      rotary_sin=numpy.broadcast_to(SIN[:1], (2, 2)))
-        self.refused(Error, "k_rotary->dim is 8: expected an even number from 2 to k_dim",
+        self.refused(Error, "rotary->dim is 8: expected an even number from 2 to k_dim",
                      rotary_cos=numpy.zeros((2, 4), F32), rotary_sin=numpy.zeros((2, 4), F32))
 
     def test_positions_that_do_not_fit(self):

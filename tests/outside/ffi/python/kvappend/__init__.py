@@ -28,7 +28,7 @@ A gather with the same storage gives the rows as floats again.
 
 An append may rotate K (rotary embedding), by tables [positions, D/2]:
 
-    kvappend.append(..., k_rotary=kvappend.Rotary(), rotary_cos=cos, rotary_sin=sin)
+    kvappend.append(..., rotary=kvappend.Rotary(), rotary_cos=cos, rotary_sin=sin)
 
 The package needs nothing except ctypes. Copy it, and install libkvappend where the loader finds it, or set
 KVAPPEND_LIBRARY to its path. kvappend.abi has the C interface itself, for what Plan does not offer."""

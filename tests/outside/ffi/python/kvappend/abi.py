@@ -270,7 +270,7 @@ class Descriptor(Struct):
         ("v_storage", ctypes.POINTER(Storage)),
         ("operation", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
-        ("k_rotary", ctypes.POINTER(Rotary)),
+        ("rotary", ctypes.POINTER(Rotary)),
     ]
 
 

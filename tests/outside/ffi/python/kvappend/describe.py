@@ -378,8 +378,8 @@ _TOGETHER = (("page_indptr", "page_table"), ("sink_rows", "ring"), ("reserved_sl
              ("reserved_page", "page_table"), ("flags.RESET_REPORT", "report"), ("flags.COUNT_WRITTEN", "report"),
              ("token_samples", "token_positions"), ("token_positions", "token_samples"),
              ("last_page_lengths", "page_indptr"), ("from_slots", "slots"),
-             ("rotary_cos", "rotary_sin"), ("rotary_sin", "rotary_cos"), ("rotary_cos", "k_rotary"),
-             ("k_rotary", "rotary_cos"), ("positions", "k_rotary"), ("k_rotary", "k_new"))
+             ("rotary_cos", "rotary_sin"), ("rotary_sin", "rotary_cos"), ("rotary_cos", "rotary"),
+             ("rotary", "rotary_cos"), ("positions", "rotary"), ("rotary", "k_new"))
 _ANY_OFFSETS = (*OFFSET_NAMES, "flags.ZERO_OFFSETS")
 _APART = (("slots", (*_ANY_OFFSETS, "page_table", "ring", "left_pads", "batch_index", "token_samples")),
           ("from_slots", (*NEW, *OUT)), ("token_samples", (*_ANY_OFFSETS, "lengths", "left_pads")),
@@ -480,12 +480,12 @@ def _describe_rotary(rotary, layouts, extents):
     if cos.strides[0] == 0 and cos.shape[0] > 1 and not cos.is_empty:
         raise ValueError("rotary_cos is one row repeated along its first axis: a descriptor cannot express that")
     c = rotary.in_c(ELEMENTS[cos.type], cos.shape, cos.strides[0])
-    extents.fields["k_rotary"] = ctypes.pointer(c)
+    extents.fields["rotary"] = ctypes.pointer(c)
 
 
 def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
              reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None,
-             k_rotary=None):
+             rotary=None):
     """The descriptor of an append, a gather or a move with tensors of these layouts, by the names of the arguments."""
     for option, value, values in (("layout", layout, (None, *LAYOUTS)), ("new_layout", new_layout, LAYOUTS)):
         if value not in values:
@@ -494,7 +494,7 @@ def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0,
     names |= {name for name, is_set in (("ring", ring), ("trap", trap), ("sink_rows", sink_rows),
                                         ("reserved_slot", reserved_slot is not None),
                                         ("reserved_page", reserved_page is not None),
-                                        ("k_rotary", k_rotary is not None)) if is_set}
+                                        ("rotary", rotary is not None)) if is_set}
     operation = _operation_of(names)
     _require_names(names, flags, operation)
     is_on_device = common_device({name: layout.device for name, layout in layouts.items()}) is not None
@@ -515,8 +515,8 @@ def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0,
             raise ValueError(f"report has the shape {list(layouts['report'].shape)}: expected [{REPORT_FIELDS}]")
     for kind in "kv":
         _describe_storage(kind, storages[kind], layouts, extents, states.cache_axes)
-    if k_rotary is not None:
-        _describe_rotary(k_rotary, layouts, extents)
+    if rotary is not None:
+        _describe_rotary(rotary, layouts, extents)
     skip_policy = Skip.TRAP if trap else Skip.REPORT if "report" in names else Skip.SILENTLY
     # The rows of a move have no type if all caches have storages. Each of these can be the storage of float32.
     element_type = ELEMENTS[layouts[states.first].type] if states.first else Element.F32

@@ -139,7 +139,7 @@ class Plan:
                           scales may have any shape that NumPy broadcasts to it, such as [1], or [H, 1, 1] for a scale
                           of each head. BY_FOUR_ROWS: [N, H, R, D/group] with any cache, the last two axes contiguous
         k_global_scale, v_global_scale [1]: float32, with a storage that has it
-        rotary_cos, rotary_sin [P, D/2], with k_rotary: the numbers for each position. D is the number of elements that
+        rotary_cos, rotary_sin [P, D/2], with rotary: the numbers for each position. D is the number of elements that
                           are rotated. Both may be views of one table, such as table[:, :32] and table[:, 32:]
         positions         [T], or [B, L]: the position by which each row of K is rotated, if it is not that in its
                           sequence; with slots it is required
@@ -179,7 +179,7 @@ class Plan:
                        flags follow from the arguments
         trap           a row without a place is an error (CUDA: a trap) instead of being skipped
         k_storage, v_storage   how the caches store their rows: a Storage. None keeps their bits
-        k_rotary       how the rows of K are rotated before they are stored: a Rotary. None leaves them as they are
+        rotary       how the rows of K are rotated before they are stored: a Rotary. None leaves them as they are
         smaller_batch  allows a batch with fewer samples than caches, which uses the first caches
         kernel_name, host_threads   as in kvappend_preference
 
@@ -188,7 +188,7 @@ class Plan:
 
     def __init__(self, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
                  reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None,
-                 k_rotary=None, kernel_name=None, host_threads=0, **tensors):
+                 rotary=None, kernel_name=None, host_threads=0, **tensors):
         _require_known(tensors)
         tensors = {name: tensor for name, tensor in in_memory(tensors, flags).items() if tensor is not None}
         layouts = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Layout)}
@@ -199,7 +199,7 @@ class Plan:
         descriptor = describe(layouts, layout=layout, new_layout=new_layout, ring=ring, sink_rows=sink_rows,
                               reserved_slot=reserved_slot, reserved_page=reserved_page, flags=flags, trap=trap,
                               smaller_batch=smaller_batch, k_storage=k_storage, v_storage=v_storage,
-                              k_rotary=k_rotary)
+                              rotary=rotary)
         preference = abi.Preference(kernel_name=kernel_name and kernel_name.encode(), host_threads=host_threads)
         pointer = abi.PlanPointer()
         self._library = abi.library()
@@ -399,7 +399,7 @@ def _find(arguments, borrowed):
 
 # What append(), gather() and move() take.
 _OF_APPEND = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*OUT, "from_slots"))
-_OF_ROTATION = (*TABLES, "positions", "k_rotary")
+_OF_ROTATION = (*TABLES, "positions", "rotary")
 _OF_GATHER = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*NEW, "from_slots", *_OF_ROTATION))
 _OF_MOVE = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*NEW, *OUT, *_OF_ROTATION))
 

@@ -226,7 +226,7 @@ declare_structs! {
         pub v_storage: *const kvappend_storage,
         pub operation: i32,
         pub reserved: i32,
-        pub k_rotary: *const kvappend_rotary,
+        pub rotary: *const kvappend_rotary,
     }
 
     /// How the rows of K, or of V, are stored in their cache.
