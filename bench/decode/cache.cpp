@@ -64,8 +64,9 @@ void describe(const std::int64_t (&rows)[3], const std::optional<StoredRows> &st
 
 Cache::Cache(Memory &memory, const Decoder &decoder, std::unique_ptr<Placement> placement, AxisOrder layout,
              std::string_view store)
-    : memory_(memory), shape_(decoder.shape()), element_(decoder.element()), placement_(std::move(placement)),
-      descriptor_(placement_->descriptor()), k_(make_part(shape_.k_dim, store)), v_(make_part(shape_.v_dim, store)) {
+    : memory_(memory), decoder_(decoder), shape_(decoder.shape()), element_(decoder.element()),
+      placement_(std::move(placement)), descriptor_(placement_->descriptor()), k_(make_part(shape_.k_dim, store)),
+      v_(make_part(shape_.v_dim, store)) {
     const std::size_t heads = shape_.kv_heads;
     const auto block_rows = static_cast<std::size_t>(descriptor_.cache_rows);
     descriptor_.backend = memory.backend();
@@ -74,6 +75,15 @@ Cache::Cache(Memory &memory, const Decoder &decoder, std::unique_ptr<Placement> 
     descriptor_.heads = static_cast<std::int64_t>(heads);
     descriptor_.k_dim = static_cast<std::int64_t>(shape_.k_dim);
     descriptor_.v_dim = static_cast<std::int64_t>(shape_.v_dim);
+    if (decoder.rotary().description() != nullptr) {
+        rotary_ = *decoder.rotary().description();
+        rotary_.q_heads = static_cast<std::int64_t>(shape_.query_heads);
+        rotary_.q_dim = static_cast<std::int64_t>(shape_.k_dim);
+        descriptor_.rotary = &rotary_;
+        if (descriptor_.addressing == KVAPPEND_ADDRESSING_SLOTS) {
+            descriptor_.flags |= KVAPPEND_FLAG_POSITIONS;
+        }
+    }
     set_strides(strides_, heads * block_rows, layout == AxisOrder::bhsd ? block_rows : 1,
                 layout == AxisOrder::bhsd ? 1 : heads);
     describe(strides_, k_.stored, k_.dim, k_.storage,
@@ -84,6 +94,8 @@ Cache::Cache(Memory &memory, const Decoder &decoder, std::unique_ptr<Placement> 
     for (std::size_t i = 0; i < shape_.layers; ++i) {
         layers_.push_back({allocate(rows() * k_.row_bytes), allocate(rows() * v_.row_bytes)});
     }
+    upload(rotary_cos_, std::as_bytes(decoder.rotary().cos()));
+    upload(rotary_sin_, std::as_bytes(decoder.rotary().sin()));
     memcpy_target_ = allocate(shape_.layers * rows() * (k_.row_bytes + v_.row_bytes));
     if (k_.stored) {
         const float given = k_.stored->given();
@@ -121,9 +133,11 @@ void Cache::plan_unlike(const std::string &kernel_name, std::size_t rows) {
     // What is addressed by token has no batch axis: it is packed, or a batch of 1.
     const std::size_t new_rows = packed() ? rows : rows / static_cast<std::size_t>(descriptor_.batch);
     descriptor_.new_rows = static_cast<std::int64_t>(new_rows);
-    // K and V are read where the projection put them.
+    // K and V are read where the projection put them, and Q is rotated there.
     set_strides(descriptor_.k_new_strides, new_rows * shape_.fused(), shape_.k_dim, shape_.fused());
     set_strides(descriptor_.v_new_strides, new_rows * shape_.fused(), shape_.v_dim, shape_.fused());
+    set_strides(rotary_.q_strides, new_rows * shape_.fused(), shape_.k_dim, shape_.fused());
+    set_strides(rotary_.q_out_strides, new_rows * shape_.fused(), shape_.k_dim, shape_.fused());
     kvappend_plan *plan = nullptr;
     require(kvappend_plan_create(&descriptor_, nullptr, &plan));
     plan_.reset(plan);
@@ -164,6 +178,7 @@ void Cache::upload_indices(const Indices &indices) {
     upload(lengths_, std::as_bytes(std::span(indices.lengths)));
     upload(page_table_, std::as_bytes(std::span(indices.page_table)));
     upload(slots_, std::as_bytes(std::span(indices.slots)));
+    upload(positions_, std::as_bytes(std::span(indices.positions)));
 }
 
 void Cache::upload(Buffer &to, std::span<const std::byte> bytes) const {
@@ -176,12 +191,17 @@ void Cache::upload(Buffer &to, std::span<const std::byte> bytes) const {
     memory_.upload(to.memory.get(), bytes.data(), bytes.size());
 }
 
-void Cache::append(std::size_t layer, std::span<const std::byte> fused) {
+void Cache::append(std::size_t layer, std::span<const Feed> batch, std::span<std::byte> fused) {
     run(layer, fused);
     const std::size_t bytes = written_rows_ * (k_.row_bytes + v_.row_bytes);
     appended_.rows += 2 * written_rows_;
     appended_.bytes += bytes;
     run_memcpy(bytes);
+    if (second_ != nullptr) {
+        second_->run(layer, fused);
+    }
+    memory_.download(fused.data(), fused_.memory.get(), fused.size()); // Its Q is rotated, and its K is not.
+    decoder_.rotate_keys(batch, fused); // Attention reads those that the cache does not have.
     Layer &to = layers_[layer];
     for (Buffer *const buffer : {&to.k, &to.v}) {
         if (memory_.backend() != KVAPPEND_BACKEND_HOST) {
@@ -192,9 +212,6 @@ void Cache::append(std::size_t layer, std::span<const std::byte> fused) {
         pass_->take(fused);
         decode(k_, to.k);
         decode(v_, to.v);
-    }
-    if (second_ != nullptr) {
-        second_->run(layer, fused);
     }
 }
 
@@ -210,6 +227,8 @@ void Cache::run(std::size_t layer, std::span<const std::byte> fused) {
     args.k_new_bytes = fused_.bytes - k_begin;
     args.v_new = fused_.memory.get() + v_begin;
     args.v_new_bytes = fused_.bytes - v_begin;
+    args.q = args.q_out = fused_.memory.get();
+    args.q_bytes = args.q_out_bytes = fused_.bytes;
     const Stopwatch stopwatch;
     const kvappend_status status = kvappend_plan_run(plan_.get(), &args, nullptr, 0, memory_.stream());
     memory_.synchronize();
@@ -235,6 +254,12 @@ kvappend_args Cache::cache_args(const Layer &layer) const {
     args.cache_offsets_bytes = offsets_.bytes;
     args.slots = slots_.memory.get();
     args.slots_bytes = slots_.bytes;
+    args.positions = positions_.memory.get();
+    args.positions_bytes = positions_.bytes;
+    args.rotary_cos = rotary_cos_.memory.get();
+    args.rotary_cos_bytes = rotary_cos_.bytes;
+    args.rotary_sin = rotary_sin_.memory.get();
+    args.rotary_sin_bytes = rotary_sin_.bytes;
     args.lengths = reinterpret_cast<const std::int32_t *>(lengths_.memory.get());
     args.lengths_bytes = lengths_.bytes;
     args.page_table = reinterpret_cast<const std::int32_t *>(page_table_.memory.get());
@@ -254,6 +279,7 @@ Gathered Cache::gather(std::span<const Feed> feeds, std::size_t rows) {
 
     kvappend_descriptor descriptor = descriptor_;
     descriptor.operation = KVAPPEND_OPERATION_GATHER;
+    descriptor.rotary = nullptr; // The rows lie rotated in the cache.
     descriptor.element_type = result.element->type;
     descriptor.new_rows = static_cast<std::int64_t>(rows);
     const std::size_t heads = shape_.kv_heads;

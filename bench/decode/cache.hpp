@@ -56,7 +56,7 @@ public:
     // The first position of a sample that is to be computed.
     std::size_t computed_from(std::size_t sample) const { return prefix_ == nullptr ? 0 : prefix_->rows(sample); }
 
-    void append(std::size_t layer, std::span<const std::byte> fused) override;
+    void append(std::size_t layer, std::span<const Feed> batch, std::span<std::byte> fused) override;
     std::optional<KeyAndValue> row(std::size_t layer, std::size_t sample, std::size_t position) const override;
 
     // Since the latest plan().
@@ -113,6 +113,7 @@ private:
     void run_memcpy(std::size_t bytes);
 
     Memory &memory_;
+    const Decoder &decoder_;
     const Shape &shape_;
     const Element &element_;
     std::unique_ptr<Placement> placement_;
@@ -120,6 +121,7 @@ private:
     std::int64_t strides_[3]{}; // of rows of one head
     Part k_;
     Part v_;
+    kvappend_rotary rotary_ = KVAPPEND_ROTARY_INIT; // descriptor_.rotary, unless nothing is rotated
     std::unique_ptr<kvappend_plan, Destroy> plan_;
     std::vector<Layer> layers_;
     Buffer fused_{};
@@ -127,6 +129,9 @@ private:
     Buffer lengths_{};
     Buffer page_table_{};
     Buffer slots_{};
+    Buffer positions_{};
+    Buffer rotary_cos_{};
+    Buffer rotary_sin_{};
     Buffer given_scale_{};
     std::vector<Feed> feeds_; // of the pass
     std::optional<RoundedPass> pass_;

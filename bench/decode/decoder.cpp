@@ -63,23 +63,6 @@ std::vector<float> rms_norm(std::span<const float> x) {
     return y;
 }
 
-// Rotary position embedding of consecutive heads.
-void rotate(std::span<float> heads, std::size_t dim, std::size_t position) {
-    for (std::size_t i = 0; i < dim / 2; ++i) {
-        const float frequency = std::pow(10000.0f, -2.0f * static_cast<float>(i) / static_cast<float>(dim));
-        const float angle = static_cast<float>(position) * frequency;
-        const float cosine = std::cos(angle);
-        const float sine = std::sin(angle);
-        for (std::size_t head = 0; head < heads.size(); head += dim) {
-            float &a = heads[head + i];
-            float &b = heads[head + i + dim / 2];
-            const float rotated = a * cosine - b * sine;
-            b = a * sine + b * cosine;
-            a = rotated;
-        }
-    }
-}
-
 void softmax(std::span<float> scores) {
     const float most = *std::max_element(scores.begin(), scores.end());
     float sum = 0.0f;
@@ -106,7 +89,8 @@ std::vector<float> head_rows(std::span<const KeyAndValue> rows, Row KeyAndValue:
 
 } // namespace
 
-Decoder::Decoder(const Shape &shape, const Element &element, std::uint64_t seed) : shape_(shape), element_(element) {
+Decoder::Decoder(const Shape &shape, const Element &element, Rotary rotary, std::uint64_t seed)
+    : shape_(shape), element_(element), rotary_(std::move(rotary)) {
     Random random(seed);
     // The embedding's entries have variance 1, as if each were a sum of one term.
     embedding_ = random_matrix(1, shape.vocabulary * shape.model, random);
@@ -168,9 +152,9 @@ std::vector<float> Decoder::forward(std::span<const Feed> batch, std::size_t row
     std::size_t done = 0;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         for_each_token([&](std::size_t sample, std::size_t token) {
-            project(layers_[i], x(sample, token), batch[sample].position + token, fused_row(sample, token));
+            element_.narrow(multiply(rms_norm(x(sample, token)), layers_[i].fused), fused_row(sample, token));
         });
-        store.append(i, fused);
+        store.append(i, batch, fused);
         for_each_token([&](std::size_t sample, std::size_t token) {
             attend(layers_[i], fused_row(sample, token), attended(i, sample, token), x(sample, token));
             feed_forward(layers_[i], x(sample, token));
@@ -184,10 +168,29 @@ std::vector<float> Decoder::logits(std::span<const float> row) const {
     return multiply(rms_norm(row), unembedding_);
 }
 
-void Decoder::project(const Layer &layer, std::span<const float> x, std::size_t position, std::byte *fused) const {
-    std::vector<float> wide = multiply(rms_norm(x), layer.fused);
-    rotate(std::span(wide).first(shape_.v_begin()), shape_.k_dim, position); // Q and K
-    element_.narrow(wide, fused);
+void Decoder::rotate_queries(std::span<const Feed> batch, std::span<std::byte> fused) const {
+    rotate(batch, fused, 0, shape_.query_heads);
+}
+
+void Decoder::rotate_keys(std::span<const Feed> batch, std::span<std::byte> fused) const {
+    rotate(batch, fused, shape_.k_begin(), shape_.kv_heads);
+}
+
+// Q and K have the element type before and after the rotation, as in an append by libkvappend.
+void Decoder::rotate(std::span<const Feed> batch, std::span<std::byte> fused, std::size_t begin,
+                     std::size_t heads) const {
+    std::vector<float> wide(shape_.k_dim);
+    for (const Feed &feed : batch) {
+        for (std::size_t token = 0; token < feed.tokens.size(); ++token) {
+            for (std::size_t head = 0; head < heads; ++head) {
+                const std::size_t element = (feed.row + token) * shape_.fused() + begin + head * shape_.k_dim;
+                std::byte *const at = fused.data() + element * element_.width;
+                element_.widen(at, wide);
+                rotary_.rotate(wide, feed.position + token);
+                element_.narrow(wide, at);
+            }
+        }
+    }
 }
 
 KeyAndValue Decoder::projected(const std::byte *fused) const {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "element.hpp"
+#include "rotary.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -45,16 +46,6 @@ struct KeyAndValue {
     Row value;
 };
 
-class RowStore {
-public:
-    virtual ~RowStore() = default;
-    // Takes in the fused projection [rows of the pass, fused] of a layer.
-    virtual void append(std::size_t layer, std::span<const std::byte> fused) = 0;
-    // Where the row of a position is. For a position of the latest pass this may be nowhere: then attention reads what
-    // the projection of the pass holds.
-    virtual std::optional<KeyAndValue> row(std::size_t layer, std::size_t sample, std::size_t position) const = 0;
-};
-
 // The tokens to feed to one sample. The first of them stands at `position` in its text and takes the row `row` of the
 // pass, and the others follow.
 struct Feed {
@@ -63,12 +54,22 @@ struct Feed {
     std::size_t row;
 };
 
+class RowStore {
+public:
+    virtual ~RowStore() = default;
+    // Takes in the fused projection [rows of the pass, fused] of a layer, and rotates its Q and K in place.
+    virtual void append(std::size_t layer, std::span<const Feed> batch, std::span<std::byte> fused) = 0;
+    // Where the row of a position is. For a position of the latest pass this may be nowhere: then attention reads what
+    // the projection of the pass holds.
+    virtual std::optional<KeyAndValue> row(std::size_t layer, std::size_t sample, std::size_t position) const = 0;
+};
+
 // Told how many tokens of a pass have come through a layer, of how many in all layers.
 using Watch = std::function<void(std::size_t done, std::size_t all)>;
 
 class Decoder {
 public:
-    Decoder(const Shape &shape, const Element &element, std::uint64_t seed);
+    Decoder(const Shape &shape, const Element &element, Rotary rotary, std::uint64_t seed);
 
     // Feeds a batch in a pass of `rows` rows and returns its residual stream [rows, model]. Rows that no feed takes are
     // padding: garbage (NaN) in the fused projection, and zero in the result.
@@ -78,8 +79,13 @@ public:
     // The logits [vocabulary] from one row of that stream.
     std::vector<float> logits(std::span<const float> row) const;
 
+    // For the stores: these rotate the heads of a fused projection in place, each by the position of its token.
+    void rotate_queries(std::span<const Feed> batch, std::span<std::byte> fused) const;
+    void rotate_keys(std::span<const Feed> batch, std::span<std::byte> fused) const;
+
     const Shape &shape() const { return shape_; }
     const Element &element() const { return element_; }
+    const Rotary &rotary() const { return rotary_; }
 
 private:
     using Matrix = std::vector<float>; // [in, out]
@@ -91,7 +97,7 @@ private:
         Matrix down;
     };
 
-    void project(const Layer &layer, std::span<const float> x, std::size_t position, std::byte *fused) const;
+    void rotate(std::span<const Feed> batch, std::span<std::byte> fused, std::size_t begin, std::size_t heads) const;
     KeyAndValue projected(const std::byte *fused) const;
     void attend(const Layer &layer, const std::byte *fused, std::span<const KeyAndValue> rows,
                 std::span<float> x) const;
@@ -99,6 +105,7 @@ private:
 
     Shape shape_;
     const Element &element_;
+    Rotary rotary_;
     Matrix embedding_;
     std::vector<Layer> layers_;
     Matrix unembedding_;

@@ -17,12 +17,14 @@ namespace {
 // Attention reads K and V where the projection of the same pass put them, or what a store would make of them.
 class NoCache final : public RowStore {
 public:
-    NoCache(const Decoder &decoder, std::string_view store) {
+    NoCache(const Decoder &decoder, std::string_view store) : decoder_(decoder) {
         if (store != "as-is") {
             rounded_.emplace(decoder.shape(), decoder.element(), store);
         }
     }
-    void append(std::size_t /*layer*/, std::span<const std::byte> fused) override {
+    void append(std::size_t /*layer*/, std::span<const Feed> batch, std::span<std::byte> fused) override {
+        decoder_.rotate_queries(batch, fused);
+        decoder_.rotate_keys(batch, fused);
         if (rounded_) {
             rounded_->take(fused);
         }
@@ -32,6 +34,7 @@ public:
     }
 
 private:
+    const Decoder &decoder_;
     std::optional<RoundedPass> rounded_;
 };
 

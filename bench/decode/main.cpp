@@ -33,6 +33,7 @@ struct Options {
     std::string store = "as-is";
     std::string cache = "dense";
     std::string layout = "bhsd";
+    std::string rotary = "half";
     std::size_t batch = 4;
     std::size_t prompt = 256;
     std::size_t steps = 192;
@@ -60,6 +61,8 @@ void declare(CLI::App &app, Options &options) {
     one_of("--cache", options.cache, "How the caches are addressed; a ring is a sliding window",
            {"dense", "ring", "paged", "slots"});
     one_of("--layout", options.layout, "The axes of the caches: batch or page, head, row (s), dim", {"bhsd", "bshd"});
+    one_of("--rotary", options.rotary, "The style of the rotary embedding; f64 is not rotated, and needs none",
+           {"half", "interleaved", "none"});
     count("--batch", options.batch, "Samples", 4096);
     count("--prompt", options.prompt, "Bytes of the longest prompt", 1 << 20);
     count("--steps", options.steps, "Tokens to generate for each sample", 1 << 20);
@@ -135,17 +138,19 @@ void print(const Options &options, const Shape &shape, const Generation &generat
     const auto generated = tokens.subspan(sample.prompt);
     std::printf("sample 0: ...\"%s\" -> \"%s\"...\n", escaped(prompt.last(std::min(shown, prompt.size()))).c_str(),
                 escaped(generated.first(std::min(shown, generated.size()))).c_str());
-    std::printf("%zu samples, %zu layers, %zu K/V heads, rows of %zu and %zu %s, %s (%s), kernel %s\n\n", options.batch,
-                shape.layers, shape.kv_heads, shape.k_dim, shape.v_dim, options.element.c_str(),
-                caches(options).c_str(), options.layout.c_str(), generation.steps.kernel.c_str());
+    std::printf("%zu samples, %zu layers, %zu K/V heads, rows of %zu and %zu %s, rotary %s, %s (%s), kernel %s\n\n",
+                options.batch, shape.layers, shape.kv_heads, shape.k_dim, shape.v_dim, options.element.c_str(),
+                options.rotary.c_str(), caches(options).c_str(), options.layout.c_str(),
+                generation.steps.kernel.c_str());
     std::printf("%-10s %6s %7s %9s %11s %10s %8s %8s %8s %6s\n", "", "steps", "appends", "rows", "bytes", "ms",
                 "of all", "GB/s", "memcpy", "ratio");
     print_phase("prefill", 1, generation.prefill);
     print_phase("generation", options.steps, generation.steps);
     std::printf(
-        "\nOne append a layer and step. GB/s is of the median call and counts a written byte once; memcpy (for CUDA\n"
-        "cudaMemcpyAsync) copies as many bytes in one piece, after each append. Both contain the clock's %.0f ns.\n\n",
-        clock_seconds() * 1e9);
+        "\nOne append a layer and step%s.\n"
+        "GB/s is of the median call and counts a byte written to a cache once; memcpy (for CUDA cudaMemcpyAsync)\n"
+        "copies as many bytes in one piece, after each append. Both contain the clock's %.0f ns.\n\n",
+        options.rotary == "none" ? "" : ", which also rotates Q in place", clock_seconds() * 1e9);
     std::printf("The logits of all %zu positions are bit-identical to those computed without a cache%s.\n",
                 generation.samples.size() * (options.steps + 1),
                 options.store == "as-is" ? "" : (", from rows rounded to " + options.store).c_str());
@@ -209,6 +214,13 @@ void check_reuse(const Options &options, std::size_t longest_prompt) {
     }
 }
 
+void check_rotary(const Options &options) {
+    if (options.element == "f64" && options.rotary != "none") {
+        throw std::runtime_error("rows of f64 are not rotated, so --element f64 needs --rotary none, but --rotary is " +
+                                 options.rotary);
+    }
+}
+
 void check_rows(const Options &options, std::size_t needed) {
     if (options.cache == "ring") {
         if (options.sink >= options.cache_rows) {
@@ -223,7 +235,9 @@ void check_rows(const Options &options, std::size_t needed) {
 
 int decode(const Options &options) {
     const std::vector<Bytes> prompts = cut_prompts(read_text(options.file), options.batch, options.prompt);
-    check_rows(options, prompts.front().size() + options.steps); // The first prompt is the longest.
+    const std::size_t positions = prompts.front().size() + options.steps; // The first prompt is the longest.
+    check_rows(options, positions);
+    check_rotary(options);
     check_reuse(options, prompts.front().size());
     Shape shape;
     shape.layers = options.layers;
@@ -231,7 +245,8 @@ int decode(const Options &options) {
         shape.sinks = options.sink;
         shape.window = options.cache_rows - options.sink;
     }
-    const Decoder decoder(shape, element_named(options.element), static_cast<std::uint64_t>(options.seed));
+    const Decoder decoder(shape, element_named(options.element), Rotary(options.rotary, shape.k_dim, positions),
+                          static_cast<std::uint64_t>(options.seed));
     const std::unique_ptr<Memory> memory = backend_memory(options.backend);
     const auto make_cache = [&](Memory &where) {
         return std::make_unique<Cache>(

@@ -154,13 +154,15 @@ public:
     Indices place(std::span<const Feed> feeds, std::size_t rows) override {
         grow(feeds);
         std::vector<std::int64_t> slots(rows, -1); // Which is padding.
+        std::vector<std::int64_t> positions(rows);
         for (std::size_t i = 0; i < feeds.size(); ++i) {
             for (std::size_t token = 0; token < feeds[i].tokens.size(); ++token) {
                 const CacheRow place = *find(i, feeds[i].position + token);
                 slots[feeds[i].row + token] = static_cast<std::int64_t>(place.block * page_rows_ + place.row);
+                positions[feeds[i].row + token] = static_cast<std::int64_t>(feeds[i].position + token);
             }
         }
-        return {.slots = std::move(slots)};
+        return {.slots = std::move(slots), .positions = std::move(positions)};
     }
 };
 

@@ -27,6 +27,7 @@ struct Indices {
     std::vector<std::int32_t> lengths{};
     std::vector<std::int32_t> page_table{};
     std::vector<std::int64_t> slots{};
+    std::vector<std::int64_t> positions{}; // of the rows, which slots do not tell
 };
 
 struct CacheSize {

@@ -36,7 +36,10 @@ def main():
             check(decode, [text, "--cache", kind, "--prefix-reuse"], f"needs --cache paged, but --cache is {kind}")
         check(decode, [text, "--cache", "paged", "--prompt", "1", "--prefix-reuse"], "a prefix and the rest")
         check(decode, [text, "--store", "q9"], "--store")
-        check(decode, [text, "--store", "int8", "--element", "f64"], "k_storage->type")
+        check(decode, [text, "--store", "int8", "--element", "f64", "--rotary", "none"], "k_storage->type")
+        check(decode, [text, "--rotary", "whole"], "--rotary")
+        for style in "half", "interleaved":
+            check(decode, [text, "--element", "f64", "--rotary", style], f"needs --rotary none, but --rotary is {style}")
         check(decode, [text, "--seed", str(1 << 64)], "--seed")
     one_byte = tempfile.NamedTemporaryFile(delete=False)
     one_byte.write(b"x")
