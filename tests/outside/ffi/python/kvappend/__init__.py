@@ -26,9 +26,10 @@ A cache may store its rows in another type, such as E4M3 with a scale for the wh
 
 A gather with the same storage gives the rows as floats again.
 
-An append may rotate K (rotary embedding), by tables [positions, D/2]:
+An append may rotate K (rotary embedding), by tables [positions, D/2], and Q with it: in place, or to q_out.
 
     kvappend.append(..., rotary=kvappend.Rotary(), rotary_cos=cos, rotary_sin=sin)
+    kvappend.append(..., rotary=kvappend.Rotary(), rotary_cos=cos, rotary_sin=sin, q=q, q_out=q_out)
 
 The package needs nothing except ctypes. Copy it, and install libkvappend where the loader finds it, or set
 KVAPPEND_LIBRARY to its path. kvappend.abi has the C interface itself, for what Plan does not offer."""

@@ -232,7 +232,9 @@ class Storage(Struct):
 
 class Rotary(Struct):
     _fields_ = [("struct_size", ctypes.c_size_t), ("style", ctypes.c_int32), ("table_type", ctypes.c_int32)]
-    _fields_ += [(_name, ctypes.c_int64) for _name in ("dim", "first", "table_rows", "table_stride")]
+    _fields_ += [(_name, ctypes.c_int64)
+                 for _name in ("dim", "first", "table_rows", "table_stride", "q_heads", "q_dim", "q_first")]
+    _fields_ += [("q_strides", Strides), ("q_out_strides", Strides), ("q_storage", ctypes.POINTER(Storage))]
 
 
 class Descriptor(Struct):
@@ -283,7 +285,7 @@ class Preference(Struct):
 BUFFERS = ("k_new", "v_new", "k_cache", "v_cache", "cache_offsets", "slots", "from_slots", "lengths", "left_pads",
            "batch_index", "page_table", "page_indptr", "token_samples", "token_positions", "token_count", "k_scales",
            "v_scales", "k_global_scale", "v_global_scale", "report", "k_out", "v_out", "rotary_cos",
-           "rotary_sin", "positions")
+           "rotary_sin", "positions", "q", "q_out", "q_scales")
 
 
 class Args(Struct):

@@ -23,6 +23,7 @@ SCALES = {ScaleType.F32: ("float32",), ScaleType.F16: ("float16",), ScaleType.E4
           ScaleType.UE8M0: ("uint8", "float8_e8m0fnu")}
 # The tensors of rows, of an append and of a gather.
 NEW, OUT = ("k_new", "v_new"), ("k_out", "v_out")
+QUERY = ("q", "q_out")
 TABLES = ("rotary_cos", "rotary_sin")
 REPORT_FIELDS = 11
 LAYOUTS = ("HND", "NHD")
@@ -96,7 +97,7 @@ def _require_type(name, layout, types):
 
 
 class _States:
-    """Describes the rows and the caches of K and of V."""
+    """Describes the rows and the caches of K and of V, and the rows of Q."""
 
     def __init__(self, extents, layouts, storages, layout, new_layout):
         self.extents, self.layouts, self.storages = extents, layouts, storages
@@ -113,6 +114,15 @@ class _States:
         else:
             self._read(kind, rows, self._rows_axes(rows, "H" in cache_axes))
         self._read(kind, kind + "_cache", cache_axes)
+
+    def read_query(self):
+        """Q has the rows of K. Without q_out, it is rotated in place."""
+        axes = "T, H, D" if self.by_token else _PADDED[self.new_layout]
+        self.cache_axes["q"] = "H, D"  # of the scales, which are the same for all rows
+        for name in QUERY:
+            if name in self.layouts:
+                self._read("q", name, _require_form(name, self.layouts[name], axes))
+        self.extents.fields.setdefault("q_out_strides", self.extents.fields["q_strides"])
 
     def _rows_axes(self, name, has_heads):
         padded = _PADDED[self.new_layout] if has_heads else "B, L, D"
@@ -143,7 +153,7 @@ class _States:
         _require_strides(name, layout, axes)
         extents = dict(zip(axes.split(", "), layout.shape))
         strides = dict(zip(axes.split(", "), layout.strides))
-        # The strides of a cache with a storage are in bytes, and an entry of it may be two elements.
+        # Strides with a storage are in bytes, and an entry may be two elements.
         unit = ELEMENT_BYTES[layout.type] if stored else 1
         elements = 2 if stored in (Stored.INT4, Stored.E2M1) else 1
         if axes == _PIECES:
@@ -154,18 +164,19 @@ class _States:
             extents["D"] = self._row_of_pairs(kind, name, extents["D"])
         extents.setdefault("H", 1)
         for letter, extent in extents.items():
-            field = kind + "_dim" if letter == "D" else None
+            field = {"D": kind + "_dim", "H": "q_heads" if kind == "q" else None}.get(letter)
             self.extents.state(letter, extent, (name, layout, axes), field)
         # The stride of the batch is not used for tokens. It is not 0, so the others are taken as they are.
         outer = strides.get("B", strides.get("N", 1))
         inner = next(strides[letter] for letter in "LTR" if letter in strides)
         strides = self._strides(name, layout, (outer, strides.get("H", 0), inner), extents)
         # The rows of a gather have the fields of new rows.
-        fields[name.replace("_out", "_new") + "_strides"] = tuple(unit * stride for stride in strides)
+        field = NEW[OUT.index(name)] if name in OUT else name
+        fields[field + "_strides"] = tuple(unit * stride for stride in strides)
 
     def _stored_type(self, kind, name):
-        """The stored type of a cache with a storage, else 0."""
-        storage = self.storages[kind] if name.endswith("_cache") else None
+        """The stored type of a cache, or of q_out, with a storage, else 0."""
+        storage = self.storages[kind] if name == _stored_name(kind) else None
         return Stored(storage.type) if storage else Stored.AS_IS
 
     def _require_element_type(self, name, layout, stored):
@@ -284,17 +295,18 @@ class _Indices:
 
 
 class _Scales:
-    """Describes the scales of K or of V, and thereby completes the storage."""
+    """Describes the scales of K, of V or of Q, and thereby completes the storage."""
 
     def __init__(self, kind, storage, layouts, extents, cache_axes):
         self.kind, self.storage, self.layouts = kind, storage, layouts
         self.moves = "from_slots" in layouts
-        self.by_four_rows = storage.scale_order == ScaleOrder.BY_FOUR_ROWS
+        self.by_four_rows = storage.scale_order == ScaleOrder.BY_FOUR_ROWS and kind != "q"
         axes = _CACHE["HND"] if cache_axes == _PIECES or self.by_four_rows and "H" in cache_axes else cache_axes
         self.axes = axes.replace("D", "D/group").split(", ")
         fields = extents.fields
         groups = fields[kind + "_dim"] // storage.group if storage.group > 0 else 1
-        extents = {"N": fields["cache_blocks"], "H": fields["heads"], "R": fields["cache_rows"], "D/group": groups}
+        heads = fields["q_heads" if kind == "q" else "heads"]
+        extents = {"N": fields["cache_blocks"], "H": heads, "R": fields["cache_rows"], "D/group": groups}
         self.expected = [extents[axis] for axis in self.axes]
 
     def strides(self):
@@ -322,7 +334,8 @@ class _Scales:
 
     def _require_global_scale(self):
         name = self.kind + "_global_scale"
-        if self.moves and name not in self.layouts:
+        # Q has none: the library refuses a storage that asks for it.
+        if self.kind == "q" or self.moves and name not in self.layouts:
             return
         layout = self._require(name, self.storage.global_scale)
         if layout is not None:
@@ -379,7 +392,8 @@ _TOGETHER = (("page_indptr", "page_table"), ("sink_rows", "ring"), ("reserved_sl
              ("token_samples", "token_positions"), ("token_positions", "token_samples"),
              ("last_page_lengths", "page_indptr"), ("from_slots", "slots"),
              ("rotary_cos", "rotary_sin"), ("rotary_sin", "rotary_cos"), ("rotary_cos", "rotary"),
-             ("rotary", "rotary_cos"), ("positions", "rotary"), ("rotary", "k_new"))
+             ("rotary", "rotary_cos"), ("positions", "rotary"), ("rotary", "k_new"), ("q", "rotary"), ("q_out", "q"),
+             ("q_storage", "q_out"), ("q_scales", "q_storage"))
 _ANY_OFFSETS = (*OFFSET_NAMES, "flags.ZERO_OFFSETS")
 _APART = (("slots", (*_ANY_OFFSETS, "page_table", "ring", "left_pads", "batch_index", "token_samples")),
           ("from_slots", (*NEW, *OUT)), ("token_samples", (*_ANY_OFFSETS, "lengths", "left_pads")),
@@ -461,10 +475,15 @@ def _lengths_of(names, by_token):
     return Lengths.FIXED
 
 
+def _stored_name(kind):
+    """The tensor that a storage of this kind belongs to."""
+    return "q_out" if kind == "q" else kind + "_cache"
+
+
 def _describe_storage(kind, storage, layouts, extents, cache_axes):
     for name in (kind + "_scales", kind + "_global_scale"):
         if name in layouts and (storage is None or kind not in cache_axes):
-            raise TypeError(f"{name} is given: expected it with {kind}_storage and {kind}_cache")
+            raise TypeError(f"{name} is given: expected it with {kind}_storage and {_stored_name(kind)}")
     if storage is not None and kind in cache_axes:
         strides = _Scales(kind, storage, layouts, extents, cache_axes[kind]).strides()
         extents.fields[kind + "_storage"] = ctypes.pointer(storage.in_c(strides))
@@ -479,13 +498,14 @@ def _describe_rotary(rotary, layouts, extents):
         raise ValueError(f"rotary_cos is {cos}, and rotary_sin {sin}: expected one type, shape and strides for both")
     if cos.strides[0] == 0 and cos.shape[0] > 1 and not cos.is_empty:
         raise ValueError("rotary_cos is one row repeated along its first axis: a descriptor cannot express that")
-    c = rotary.in_c(ELEMENTS[cos.type], cos.shape, cos.strides[0])
+    query = {name: extents.fields.pop(name) for name in list(extents.fields) if name.startswith("q_")}
+    c = rotary.in_c(ELEMENTS[cos.type], cos.shape, cos.strides[0], query)
     extents.fields["rotary"] = ctypes.pointer(c)
 
 
 def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
              reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None,
-             rotary=None):
+             q_storage=None, rotary=None):
     """The descriptor of an append, a gather or a move with tensors of these layouts, by the names of the arguments."""
     for option, value, values in (("layout", layout, (None, *LAYOUTS)), ("new_layout", new_layout, LAYOUTS)):
         if value not in values:
@@ -494,16 +514,19 @@ def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0,
     names |= {name for name, is_set in (("ring", ring), ("trap", trap), ("sink_rows", sink_rows),
                                         ("reserved_slot", reserved_slot is not None),
                                         ("reserved_page", reserved_page is not None),
+                                        ("q_storage", q_storage is not None),
                                         ("rotary", rotary is not None)) if is_set}
     operation = _operation_of(names)
     _require_names(names, flags, operation)
     is_on_device = common_device({name: layout.device for name, layout in layouts.items()}) is not None
     extents = _Extents()
-    storages = {"k": k_storage, "v": v_storage}
+    storages = {"k": k_storage, "v": v_storage, "q": q_storage}
     states = _States(extents, layouts, storages, layout, new_layout)
     for kind in "kv":
         if kind + "_cache" in layouts:
             states.read(kind, _rows_of(kind, operation))
+    if "q" in layouts:
+        states.read_query()
     lengths = _lengths_of(names, states.by_token)
     _Indices(extents, layouts, lengths == Lengths.PACKED, states.by_token, operation).read()
     # Without lengths, slots have no samples. If no array has an element for each sample, tokens may be in any cache.
@@ -513,7 +536,7 @@ def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0,
         _require_type("report", layouts["report"], ("int64",))
         if layouts["report"].shape != (REPORT_FIELDS,):
             raise ValueError(f"report has the shape {list(layouts['report'].shape)}: expected [{REPORT_FIELDS}]")
-    for kind in "kv":
+    for kind in "kvq":
         _describe_storage(kind, storages[kind], layouts, extents, states.cache_axes)
     if rotary is not None:
         _describe_rotary(rotary, layouts, extents)

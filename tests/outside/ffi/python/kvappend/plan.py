@@ -11,7 +11,7 @@ import sys
 import weakref
 
 from . import abi
-from .describe import NEW, OUT, TABLES, describe
+from .describe import NEW, OUT, QUERY, TABLES, describe
 from .devices import common_device, current
 from .layout import OFFSET_NAMES, ON_DEVICE, Layout, device_name
 from .tensors import borrow, device_of, glance, in_memory, is_torch, learn
@@ -78,6 +78,8 @@ class _Call:
         self.after = [0, *(tensor.data for tensor in bound.values())]
         everything = [*names, None, *bound]
         sources = {_FIELDS[name]: name if plan._expected[name].size else None for name in everything if name}
+        if "q" in sources:
+            sources.setdefault("q_out", sources["q"])
         self.order = operator.itemgetter(*[everything.index(sources[field])
                                            for field in abi.BUFFERS if field in sources])
         # The fields of kvappend_args. The sizes are 0, so a run does not check them: Plan._call has checked this kind.
@@ -143,6 +145,12 @@ class Plan:
                           are rotated. Both may be views of one table, such as table[:, :32] and table[:, 32:]
         positions         [T], or [B, L]: the position by which each row of K is rotated, if it is not that in its
                           sequence; with slots it is required
+        q                 [B, H, L, D] or [T, H, D] as k_new, with rotary: rows of Q, each rotated by the position of
+                          the row of K. Q has an H and a D of its own, and always the axis H
+        q_out             the same shape: where the rotated rows of Q go. Without it, q is rotated in place: the run
+                          changes q, while it never changes k_new
+        q_scales          [H, D/group] or any shape that NumPy broadcasts to it, such as [1], with a q_storage that
+                          has scales
 
     B is the number of samples, H of heads, L of new rows of each sample, T of tokens, N of caches or pages, R of rows
     of each of them, and D of elements of a row. Without the axis H there is one head, as in the latent cache of MLA:
@@ -179,7 +187,10 @@ class Plan:
                        flags follow from the arguments
         trap           a row without a place is an error (CUDA: a trap) instead of being skipped
         k_storage, v_storage   how the caches store their rows: a Storage. None keeps their bits
-        rotary       how the rows of K are rotated before they are stored: a Rotary. None leaves them as they are
+        q_storage      how q_out stores its rows: a Storage with codes of 8, 16 or 32 bits, without scales or with given
+                       ones. None keeps the bits of the rotated rows
+        rotary         how the rows of K are rotated before they are stored, and those of Q: a Rotary. None leaves them
+                       as they are
         smaller_batch  allows a batch with fewer samples than caches, which uses the first caches
         kernel_name, host_threads   as in kvappend_preference
 
@@ -188,7 +199,7 @@ class Plan:
 
     def __init__(self, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
                  reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None,
-                 rotary=None, kernel_name=None, host_threads=0, **tensors):
+                 q_storage=None, rotary=None, kernel_name=None, host_threads=0, **tensors):
         _require_known(tensors)
         tensors = {name: tensor for name, tensor in in_memory(tensors, flags).items() if tensor is not None}
         layouts = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Layout)}
@@ -199,7 +210,7 @@ class Plan:
         descriptor = describe(layouts, layout=layout, new_layout=new_layout, ring=ring, sink_rows=sink_rows,
                               reserved_slot=reserved_slot, reserved_page=reserved_page, flags=flags, trap=trap,
                               smaller_batch=smaller_batch, k_storage=k_storage, v_storage=v_storage,
-                              rotary=rotary)
+                              q_storage=q_storage, rotary=rotary)
         preference = abi.Preference(kernel_name=kernel_name and kernel_name.encode(), host_threads=host_threads)
         pointer = abi.PlanPointer()
         self._library = abi.library()
@@ -213,7 +224,8 @@ class Plan:
             self._written += OUT
         else:
             self._written += ("k_cache", "v_cache", *(kind + "_scales" for kind in "kv"
-                                                      if _writes_scales(descriptor, kind)))
+                                                      if _writes_scales(descriptor, kind)),
+                              "q_out" if "q_out" in layouts else "q")
         self.device = self.sku().device if descriptor.backend == abi.Backend.CUDA else None
         self._flags, self._calls = flags, {}
 
@@ -304,6 +316,8 @@ class Plan:
             if tensor.layout.size:
                 setattr(args, _FIELDS[name], tensor.data)
                 setattr(args, _FIELDS[name] + "_bytes", tensor.layout.size)
+        if "q_out" not in everything:
+            args.q_out, args.q_out_bytes = args.q, args.q_bytes
         return args
 
     def _call(self, borrowed, bound):
@@ -399,7 +413,7 @@ def _find(arguments, borrowed):
 
 # What append(), gather() and move() take.
 _OF_APPEND = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*OUT, "from_slots"))
-_OF_ROTATION = (*TABLES, "positions", "rotary")
+_OF_ROTATION = (*TABLES, *QUERY, "q_scales", "q_storage", "positions", "rotary")
 _OF_GATHER = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*NEW, "from_slots", *_OF_ROTATION))
 _OF_MOVE = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*NEW, *OUT, *_OF_ROTATION))
 
