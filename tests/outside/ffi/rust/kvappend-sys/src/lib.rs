@@ -248,7 +248,7 @@ declare_structs! {
         pub scale_strides: [i64; 4],
     }
 
-    /// How the rows of K are rotated before they are stored.
+    /// How the rows of K are rotated before they are stored, and those of Q with them.
     pub struct kvappend_rotary {
         pub struct_size: usize,
         pub style: i32,
@@ -257,6 +257,12 @@ declare_structs! {
         pub first: i64,
         pub table_rows: i64,
         pub table_stride: i64,
+        pub q_heads: i64,
+        pub q_dim: i64,
+        pub q_first: i64,
+        pub q_strides: [i64; 3],
+        pub q_out_strides: [i64; 3],
+        pub q_storage: *const kvappend_storage,
     }
 
     /// Wishes about how a plan does its work.
@@ -320,6 +326,12 @@ declare_structs! {
         pub rotary_sin_bytes: usize,
         pub positions: *const c_void,
         pub positions_bytes: usize,
+        pub q: *const c_void,
+        pub q_bytes: usize,
+        pub q_out: *mut c_void,
+        pub q_out_bytes: usize,
+        pub q_scales: *const c_void,
+        pub q_scales_bytes: usize,
     }
 
     /// What became of the rows of all runs since the report was zero.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-use crate::{Layout, Scales, Tensor, TensorMut};
+use crate::{Layout, Query, Scales, Tensor, TensorMut};
 use kvappend_sys as sys;
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -122,6 +122,13 @@ pub struct Append<'a, T, O, I = i32> {
     pub token_positions: &'a [O],
     /// One element.
     pub token_count: &'a [I],
+    /// The tables of a plan with [`rotary`](crate::Descriptor::rotary), in bytes: see [`bytes`](crate::bytes).
+    pub rotary_cos: &'a [u8],
+    pub rotary_sin: &'a [u8],
+    pub positions: &'a [O],
+    pub q: Query<'a, T>,
+    /// In bytes, for [`Rotary::q_storage`](crate::Rotary::q_storage) with scales.
+    pub q_scales: &'a [u8],
     pub report: Option<&'a Report>,
 }
 
@@ -146,6 +153,11 @@ impl<T, O, I> Default for Append<'_, T, O, I> {
             token_samples: &[],
             token_positions: &[],
             token_count: &[],
+            rotary_cos: &[],
+            rotary_sin: &[],
+            positions: &[],
+            q: Query::None,
+            q_scales: &[],
             report: None,
         }
     }
@@ -191,6 +203,16 @@ pub struct RawBuffers<T, O, I = i32> {
     pub token_samples: *const [I],
     pub token_positions: *const [O],
     pub token_count: *const [I],
+    /// In bytes.
+    pub rotary_cos: *const [u8],
+    pub rotary_sin: *const [u8],
+    pub positions: *const [O],
+    /// The rows of Q, and where they go when they are rotated, which may be the same. `q_stored` is in bytes, for a
+    /// storage, instead of `q_out`.
+    pub q: *const [T],
+    pub q_out: *mut [T],
+    pub q_stored: *mut [u8],
+    pub q_scales: *const [u8],
     /// NULL where there is none.
     pub report: *mut sys::kvappend_report,
 }
@@ -212,6 +234,7 @@ impl<T, O, I> Append<'_, T, O, I> {
         };
         let [(_, k_cache), (_, v_cache)] = caches.into_raw();
         let [(k_memory, k_stored), (v_memory, v_stored)] = stored.into_raw();
+        let (q, q_out, q_stored) = self.q.into_raw();
         RawBuffers {
             k_new: self.k_new.memory,
             v_new: self.v_new.memory,
@@ -240,6 +263,13 @@ impl<T, O, I> Append<'_, T, O, I> {
             token_samples: self.token_samples,
             token_positions: self.token_positions,
             token_count: self.token_count,
+            rotary_cos: self.rotary_cos,
+            rotary_sin: self.rotary_sin,
+            positions: self.positions,
+            q,
+            q_out,
+            q_stored,
+            q_scales: self.q_scales,
             report: self.report.map_or(ptr::null_mut(), Report::as_ptr),
         }
     }
@@ -283,6 +313,12 @@ impl<T, O, I> RawBuffers<T, O, I> {
         let (token_samples, token_samples_bytes) = part(self.token_samples);
         let (token_positions, token_positions_bytes) = part(self.token_positions);
         let (token_count, token_count_bytes) = part(self.token_count);
+        let (rotary_cos, rotary_cos_bytes) = part(self.rotary_cos);
+        let (rotary_sin, rotary_sin_bytes) = part(self.rotary_sin);
+        let (positions, positions_bytes) = part(self.positions);
+        let (q, q_bytes) = part(self.q);
+        let (q_out, q_out_bytes) = cache(self.q_out, self.q_stored);
+        let (q_scales, q_scales_bytes) = part(self.q_scales);
         sys::kvappend_args {
             k_new,
             k_new_bytes,
@@ -318,6 +354,18 @@ impl<T, O, I> RawBuffers<T, O, I> {
             token_positions_bytes,
             token_count,
             token_count_bytes,
+            rotary_cos,
+            rotary_cos_bytes,
+            rotary_sin,
+            rotary_sin_bytes,
+            positions,
+            positions_bytes,
+            q,
+            q_bytes,
+            q_out: q_out.cast_mut(),
+            q_out_bytes,
+            q_scales,
+            q_scales_bytes,
             k_scales: k_scales.cast_mut(),
             k_scales_bytes,
             v_scales: v_scales.cast_mut(),

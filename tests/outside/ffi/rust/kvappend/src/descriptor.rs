@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use crate::error::{check, Error, Result};
 use crate::storage::bits;
-use crate::{Element, Index, Layout, Offset, Plan, Storage};
+use crate::{Element, Index, Layout, Offset, Plan, Rotary, Storage};
 use kvappend_sys as sys;
 use std::ffi::CString;
 use std::ptr;
@@ -65,6 +65,7 @@ pub struct Descriptor {
     layouts: [Layout; 4],
     /// Of K and of V.
     storages: Option<[Storage; 2]>,
+    rotary: Option<Rotary>,
     addressing: Addressing,
     lengths: Lengths,
     skip: Skip,
@@ -81,6 +82,7 @@ impl Descriptor {
         Self {
             layouts: [k_new, v_new, k_cache, v_cache],
             storages: None,
+            rotary: None,
             addressing: Addressing::default(),
             lengths: Lengths::default(),
             skip: Skip::default(),
@@ -141,6 +143,21 @@ impl Descriptor {
             storages: Some([k, v]),
             ..self
         }
+    }
+
+    /// An append rotates the rows of K before it stores them, and the rows of Q with them. Runs take the tables as
+    /// [`Append::rotary_cos`](crate::Append::rotary_cos) and `rotary_sin`, and Q as `q`.
+    pub fn rotary(self, rotary: Rotary) -> Self {
+        Self {
+            rotary: Some(rotary),
+            ..self
+        }
+    }
+
+    /// With [`rotary`](Self::rotary), [`Append::positions`](crate::Append::positions) has the position by which each
+    /// row is rotated. Slots need it.
+    pub fn positions(self) -> Self {
+        self.flag(sys::KVAPPEND_FLAG_POSITIONS)
     }
 
     /// `batch_index[b]` says which block of the cache is a sample's.
@@ -228,6 +245,9 @@ impl Descriptor {
         let storages = self
             .storages
             .map(|both| both.map(|storage| Storage { struct_size, ..storage }));
+        let rotary = self.rotary.unwrap_or_default();
+        let q_storage = rotary.q_storage.map(|storage| Storage { struct_size, ..storage });
+        let rotary_in_c = rotary.in_c(self.layouts[0].shape, q_storage.as_ref())?;
         let storage = |i: usize| storages.as_ref().map_or(ptr::null(), |both| ptr::from_ref(&both[i]));
         let descriptor = sys::kvappend_descriptor {
             backend,
@@ -236,6 +256,7 @@ impl Descriptor {
             index_type: I::TYPE,
             k_storage: storage(0),
             v_storage: storage(1),
+            rotary: self.rotary.map_or(ptr::null(), |_| &rotary_in_c),
             ..self.in_c()?
         };
         let kernel_name = self
@@ -255,7 +276,17 @@ impl Descriptor {
         let advances = self.flags & sys::KVAPPEND_FLAG_ADVANCE != 0;
         let scalings = storages.map(|both| both.map(|storage| storage.scaling));
         // SAFETY: the plan is new, and was made of these types, layouts, operation, flags and storages.
-        Ok(unsafe { Plan::from_raw(plan, backend, self.operation, self.layouts, advances, scalings) })
+        Ok(unsafe {
+            Plan::from_raw(
+                plan,
+                backend,
+                self.operation,
+                self.layouts,
+                rotary.query(),
+                advances,
+                scalings,
+            )
+        })
     }
 
     /// The layouts of the rows. Those of a move have as many elements as the rows of the caches, and no strides.
@@ -382,7 +413,7 @@ fn reserve_page(descriptor: &mut sys::kvappend_descriptor, reserved: Option<i64>
 }
 
 /// The bytes of a row of `dim` elements.
-fn row_bytes(storage: &Storage, dim: usize) -> Result<usize> {
+pub(crate) fn row_bytes(storage: &Storage, dim: usize) -> Result<usize> {
     Ok(dim.saturating_mul(bits(storage)?).div_ceil(8))
 }
 
@@ -399,7 +430,7 @@ fn pack(storage: &Storage, layout: &Layout) -> Result<usize> {
     Err(Error::new(sys::KVAPPEND_ERROR_PACK, message))
 }
 
-fn agree(name: &str, layout: &Layout, expected: [Option<usize>; 4]) -> Result<()> {
+pub(crate) fn agree(name: &str, layout: &Layout, expected: [Option<usize>; 4]) -> Result<()> {
     if layout
         .shape
         .iter()
@@ -415,7 +446,7 @@ fn agree(name: &str, layout: &Layout, expected: [Option<usize>; 4]) -> Result<()
     Err(Error::new(sys::KVAPPEND_ERROR_CONFLICT, message))
 }
 
-fn extent(value: usize) -> Result<i64> {
+pub(crate) fn extent(value: usize) -> Result<i64> {
     i64::try_from(value).map_err(|_| {
         Error::new(
             sys::KVAPPEND_ERROR_OVERFLOW,
@@ -424,7 +455,7 @@ fn extent(value: usize) -> Result<i64> {
     })
 }
 
-fn strides(layout: &Layout) -> Result<[i64; 3]> {
+pub(crate) fn strides(layout: &Layout) -> Result<[i64; 3]> {
     let [batch, head, row] = layout.strides;
     Ok([extent(batch)?, extent(head)?, extent(row)?])
 }

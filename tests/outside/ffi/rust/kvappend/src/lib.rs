@@ -60,6 +60,7 @@ mod layers;
 mod layout;
 mod moves;
 mod plan;
+mod rotary;
 mod storage;
 
 pub use append::{Append, Caches, Offsets, RawBuffers, Report};
@@ -73,4 +74,5 @@ pub use layers::{gather_layers, move_layers, run_layers, run_layers_raw};
 pub use layout::{Layout, Tensor, TensorMut};
 pub use moves::{Move, MovedScales};
 pub use plan::Plan;
+pub use rotary::{Query, Rotary};
 pub use storage::{bytes, bytes_mut, preset, Scales};

@@ -13,6 +13,8 @@ pub struct Plan<T, O, I = i32> {
     backend: i32,
     operation: i32,
     layouts: [Layout; 4],
+    /// Of Q and of its rotated rows.
+    query: [Layout; 2],
     advances: bool,
     /// Of K and of V, if they have storages.
     scalings: Option<[i32; 2]>,
@@ -40,6 +42,7 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
         backend: i32,
         operation: i32,
         layouts: [Layout; 4],
+        query: [Layout; 2],
         advances: bool,
         scalings: Option<[i32; 2]>,
     ) -> Self {
@@ -49,6 +52,7 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
             backend,
             operation,
             layouts,
+            query,
             advances,
             scalings,
             types: PhantomData,
@@ -144,8 +148,8 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
     ///
     /// Each pointer that the plan needs is good for so many elements, in memory that the plan's backend can reach, and
     /// the caches of an append or a move and the rows of a gather (and offsets that the plan advances, scales that it
-    /// computes or moves, and the report) may be written. Until the stream has come past the run, they stay valid,
-    /// nothing else writes them, and nothing else accesses what the run writes.
+    /// computes or moves, rotated rows of Q, and the report) may be written. Until the stream has come past the run,
+    /// they stay valid, nothing else writes them, and nothing else accesses what the run writes.
     pub unsafe fn run_raw(&self, buffers: &RawBuffers<T, O, I>, stream: *mut sys::CUstream_st) -> Result<()> {
         let args = buffers.in_c();
         // SAFETY: the plan and the struct are valid; the rest is the caller's promise. No workspace is needed.
@@ -192,6 +196,7 @@ impl<T: Element, O: Offset, I: Index> Plan<T, O, I> {
         let names = ["k_new", "v_new", "k_cache", "v_cache"];
         let given = [append.k_new.layout, append.v_new.layout, k_cache, v_cache];
         self.check_layouts(&names, &given, &self.layouts)?;
+        self.check_layouts(&["q", "q_out"], &append.q.layouts(), &self.query)?;
         let lent = [("k_scales", &append.k_scales), ("v_scales", &append.v_scales)];
         for ((name, scales), scaling) in lent.iter().zip(self.scalings.unwrap_or_default()) {
             if matches!(scales, Scales::Given(_)) && scaling == sys::KVAPPEND_SCALING_COMPUTED {
