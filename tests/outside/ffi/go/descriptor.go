@@ -59,6 +59,7 @@ const (
 	TokenCount         Flags = C.KVAPPEND_FLAG_TOKEN_COUNT
 	ReservedPage       Flags = C.KVAPPEND_FLAG_RESERVED_PAGE
 	ZeroSkipped        Flags = C.KVAPPEND_FLAG_ZERO_SKIPPED
+	Positions          Flags = C.KVAPPEND_FLAG_POSITIONS
 
 	SkipSilently SkipPolicy = C.KVAPPEND_SKIP_SILENTLY
 	SkipReport   SkipPolicy = C.KVAPPEND_SKIP_REPORT
@@ -82,7 +83,7 @@ type Element interface {
 	float32 | float64 | F16 | BF16 | E4M3 | E5M2 | int8 | uint8
 }
 
-// Offset is the type of one element of CacheOffsets, Slots, FromSlots and TokenPositions.
+// Offset is the type of one element of CacheOffsets, Slots, FromSlots, TokenPositions and Positions.
 type Offset interface {
 	~int64 | ~int32
 }
@@ -129,6 +130,8 @@ type Descriptor struct {
 	// How the caches store their rows; nil: with the bits of the new rows. With a storage, the strides of a cache and
 	// its piece stride are in bytes.
 	KStorage, VStorage *Storage
+
+	Rotary *Rotary // how an append rotates the rows of K, and those of Q; nil: they are not rotated
 
 	HostThreads int32  // the number of threads that share a large run
 	KernelName  string // to use that kernel; "": the library chooses

@@ -31,9 +31,16 @@ typedef struct layer {
 extern void kvappendGoRest(uintptr_t rest, void *last, void *result);
 
 static outcome create(kvappend_descriptor descriptor, kvappend_preference preference, const kvappend_storage *k_storage,
-                      const kvappend_storage *v_storage, kvappend_plan **plan) {
+                      const kvappend_storage *v_storage, const kvappend_rotary *rotary,
+                      const kvappend_storage *q_storage, kvappend_plan **plan) {
 	descriptor.k_storage = k_storage;
 	descriptor.v_storage = v_storage;
+	kvappend_rotary rotary_of_q = KVAPPEND_ROTARY_INIT;
+	if (rotary != NULL) {
+		rotary_of_q = *rotary;
+		rotary_of_q.q_storage = q_storage;
+		descriptor.rotary = &rotary_of_q;
+	}
 	return outcome_of(kvappend_plan_create(&descriptor, &preference, plan));
 }
 
@@ -60,8 +67,9 @@ static outcome run(const kvappend_plan *plan, kvappend_args sizes, const char *k
                    const char *from_slots, const char *lengths, const char *left_pads, const char *batch_index,
                    const char *page_table, const char *page_indptr, const char *token_samples,
                    const char *token_positions, const char *token_count, char *k_scales, char *v_scales,
-                   const char *k_global_scale, const char *v_global_scale, kvappend_report *report,
-                   struct CUstream_st *stream, const layer *before, uintptr_t rest) {
+                   const char *k_global_scale, const char *v_global_scale, const char *rotary_cos,
+                   const char *rotary_sin, const char *positions, const char *q, char *q_out, const char *q_scales,
+                   kvappend_report *report, struct CUstream_st *stream, const layer *before, uintptr_t rest) {
 	sizes.k_new = k_new;
 	sizes.v_new = v_new;
 	sizes.k_cache = k_cache;
@@ -83,6 +91,12 @@ static outcome run(const kvappend_plan *plan, kvappend_args sizes, const char *k
 	sizes.v_scales = v_scales;
 	sizes.k_global_scale = (const float *)k_global_scale;
 	sizes.v_global_scale = (const float *)v_global_scale;
+	sizes.rotary_cos = rotary_cos;
+	sizes.rotary_sin = rotary_sin;
+	sizes.positions = positions;
+	sizes.q = q;
+	sizes.q_out = q_out;
+	sizes.q_scales = q_scales;
 	sizes.report = report;
 	if (rest == 0) {
 		return outcome_of(kvappend_plan_run(plan, &sizes, NULL, 0, stream));
@@ -138,6 +152,15 @@ type Append[T Element, O Offset, I Index] struct {
 	KScales, VScales []uint8 // written by a plan that computes them
 	KGlobalScale     []float32
 	VGlobalScale     []float32
+
+	// For a plan that rotates. The tables are in bytes, as scales are. Without QOut and QStored, Q is rotated in place,
+	// and so is written. QStored is in bytes, with a storage, instead of QOut.
+	RotaryCos, RotarySin []uint8
+	Positions            []O // by a plan with Positions
+	Q                    []T
+	QOut                 []T     // written
+	QStored              []uint8 // written
+	QScales              []uint8
 
 	Report *Report // written by a plan with SkipReport
 }
@@ -208,6 +231,12 @@ type RawBuffers struct {
 	VScales        Buffer
 	KGlobalScale   Buffer
 	VGlobalScale   Buffer
+	RotaryCos      Buffer
+	RotarySin      Buffer
+	Positions      Buffer
+	Q              Buffer
+	QOut           Buffer // written; it may be Q
+	QScales        Buffer
 	Report         unsafe.Pointer // to a kvappend_report
 }
 
@@ -251,7 +280,9 @@ func NewPlan[T Element, O Offset, I Index](d Descriptor) (*Plan[T, O, I], error)
 		defer C.free(unsafe.Pointer(preference.kernel_name))
 	}
 	plan := &Plan[T, O, I]{backend: d.Backend}
-	if err := failure(C.create(descriptor, preference, d.KStorage.inC(), d.VStorage.inC(), &plan.plan)); err != nil {
+	rotary, qStorage := d.Rotary.inC()
+	created := C.create(descriptor, preference, d.KStorage.inC(), d.VStorage.inC(), rotary, qStorage, &plan.plan)
+	if err := failure(created); err != nil {
 		return nil, err
 	}
 	return plan, nil
@@ -460,6 +491,12 @@ func (p *Plan[T, O, I]) run(a *RawBuffers, stream unsafe.Pointer, before *C.laye
 		v_scales_bytes:        a.VScales.bytes(),
 		k_global_scale_bytes:  a.KGlobalScale.bytes(),
 		v_global_scale_bytes:  a.VGlobalScale.bytes(),
+		rotary_cos_bytes:      a.RotaryCos.bytes(),
+		rotary_sin_bytes:      a.RotarySin.bytes(),
+		positions_bytes:       a.Positions.bytes(),
+		q_bytes:               a.Q.bytes(),
+		q_out_bytes:           a.QOut.bytes(),
+		q_scales_bytes:        a.QScales.bytes(),
 		report_bytes:          C.sizeof_kvappend_report,
 	}
 	return C.run(p.plan, sizes, a.KNew.pointer(), a.VNew.pointer(), a.KCache.pointer(), a.VCache.pointer(),
@@ -467,10 +504,15 @@ func (p *Plan[T, O, I]) run(a *RawBuffers, stream unsafe.Pointer, before *C.laye
 		a.Lengths.pointer(), a.LeftPads.pointer(), a.BatchIndex.pointer(), a.PageTable.pointer(),
 		a.PageIndptr.pointer(), a.TokenSamples.pointer(), a.TokenPositions.pointer(), a.TokenCount.pointer(),
 		a.KScales.pointer(), a.VScales.pointer(), a.KGlobalScale.pointer(), a.VGlobalScale.pointer(),
-		(*C.kvappend_report)(a.Report), (*C.struct_CUstream_st)(stream), before, C.uintptr_t(rest))
+		a.RotaryCos.pointer(), a.RotarySin.pointer(), a.Positions.pointer(), a.Q.pointer(), a.QOut.pointer(),
+		a.QScales.pointer(), (*C.kvappend_report)(a.Report), (*C.struct_CUstream_st)(stream), before, C.uintptr_t(rest))
 }
 
 func (a *Append[T, O, I]) raw() *RawBuffers {
+	qOut := cache(a.QOut, a.QStored)
+	if qOut.Bytes == 0 {
+		qOut = buffer(a.Q)
+	}
 	return &RawBuffers{
 		KNew:           buffer(a.KNew),
 		VNew:           buffer(a.VNew),
@@ -490,6 +532,12 @@ func (a *Append[T, O, I]) raw() *RawBuffers {
 		VScales:        buffer(a.VScales),
 		KGlobalScale:   buffer(a.KGlobalScale),
 		VGlobalScale:   buffer(a.VGlobalScale),
+		RotaryCos:      buffer(a.RotaryCos),
+		RotarySin:      buffer(a.RotarySin),
+		Positions:      buffer(a.Positions),
+		Q:              buffer(a.Q),
+		QOut:           qOut,
+		QScales:        buffer(a.QScales),
 		Report:         unsafe.Pointer(a.Report),
 	}
 }
