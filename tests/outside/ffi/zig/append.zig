@@ -769,3 +769,89 @@ test "storages that are refused" {
     try expectMessage("args.k_scales is NULL");
     try std.testing.expectEqual(@as([16]u8, @splat(0xee)), cache);
 }
+
+const Plain = kvappend.Plan(f32, i64, i32);
+
+/// Two tokens in slots: one head of K, and two of Q.
+const rotated_tokens = std.mem.zeroInit(c.kvappend_descriptor, .{
+    .addressing = c.KVAPPEND_ADDRESSING_SLOTS,
+    .flags = c.KVAPPEND_FLAG_POSITIONS,
+    .batch = 1,
+    .heads = 1,
+    .new_rows = 2,
+    .cache_rows = 2,
+    .cache_blocks = 1,
+    .k_dim = 4,
+});
+
+/// By one table [positions, cos | sin].
+const rotary_of_tokens = std.mem.zeroInit(c.kvappend_rotary, .{
+    .struct_size = @sizeOf(c.kvappend_rotary),
+    .dim = 4,
+    .table_rows = 2,
+    .table_stride = 4,
+    .q_heads = 2,
+    .q_dim = 4,
+});
+
+/// The buffers of one run. The second token is rotated by a quarter turn.
+fn tokensOf(k_cache: []f32) Plain.Append {
+    const table = comptime std.mem.sliceAsBytes(&[8]f32{ 1, 1, 0, 0, 0, 0, 1, 1 });
+    return .{
+        .k_new = &.{ 1, 2, 3, 4, 5, 6, 7, 8 },
+        .k_cache = k_cache,
+        .slots = &.{ 1, 0 },
+        .positions = &.{ 0, 1 },
+        .rotary_cos = table,
+        .rotary_sin = table[8..],
+        .q = &q_of_tokens,
+    };
+}
+
+const q_of_tokens = [16]f32{ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16 };
+
+test "rows of K and of Q are rotated" {
+    const rotated = [16]f32{ 1, 2, 3, 4, 5, 6, 7, 8, -11, -12, 9, 10, -15, -16, 13, 14 };
+    var descriptor = rotated_tokens;
+    descriptor.rotary = &rotary_of_tokens;
+    const plan = try Plain.init(descriptor, null);
+    defer plan.deinit();
+    var k_cache: [8]f32 = undefined;
+    var q_out: [16]f32 = undefined;
+    var args = tokensOf(&k_cache);
+    args.q_out = &q_out;
+    try plan.run(args, null);
+    try std.testing.expectEqual([8]f32{ -7, -8, 5, 6, 1, 2, 3, 4 }, k_cache);
+    try std.testing.expectEqual(rotated, q_out);
+    var q = q_of_tokens;
+    args.q = &q; // in place
+    args.q_out = &q;
+    try Plain.runLayers(std.testing.allocator, &.{.{ .plan = plan, .append = args }}, null);
+    try std.testing.expectEqual(rotated, q);
+    args.q_out = q_out[1..];
+    try std.testing.expectError(error.BufferTooSmall, plan.run(args, null));
+    try expectMessage("q_out_bytes is 60");
+}
+
+test "rotated rows of Q in E4M3" {
+    // As [H, T, D], with a scale for each head.
+    var storage = try kvappend.storagePreset(c.KVAPPEND_PRESET_E4M3_DIVIDE);
+    storage.scale_strides[c.KVAPPEND_AXIS_HEAD] = 4;
+    var rotary = rotary_of_tokens;
+    rotary.q_out_strides = .{ 16, 8, 4 };
+    rotary.q_storage = &storage;
+    var descriptor = rotated_tokens;
+    descriptor.rotary = &rotary;
+    const plan = try Plain.init(descriptor, null);
+    defer plan.deinit();
+    var k_cache: [8]f32 = undefined;
+    var codes: [16]u8 = undefined;
+    var args = tokensOf(&k_cache);
+    args.q_stored = &codes;
+    args.q_scales = std.mem.sliceAsBytes(&[2]f32{ 2, 4 });
+    try plan.run(args, null);
+    try std.testing.expectEqualSlices(u8, &.{
+        0x30, 0x38, 0x3c, 0x40, 0xcb, 0xcc, 0x49, 0x4a, // 0.5, 1, 1.5, 2; -5.5, -6, 4.5, 5
+        0x3a, 0x3c, 0x3e, 0x40, 0xc7, 0xc8, 0x45, 0x46, // 1.25, 1.5, 1.75, 2; -3.75, -4, 3.25, 3.5
+    }, &codes);
+}

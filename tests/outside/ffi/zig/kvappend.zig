@@ -55,6 +55,16 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
             /// One element.
             k_global_scale: []const f32 = &.{},
             v_global_scale: []const f32 = &.{},
+            /// The tables of a plan that rotates, in bytes, as scales are.
+            rotary_cos: []const u8 = &.{},
+            rotary_sin: []const u8 = &.{},
+            positions: []const O = &.{},
+            /// Q is rotated in place if q and q_out are one slice.
+            q: []const T = &.{},
+            q_out: []T = &.{},
+            /// The rotated rows of Q with a storage, in bytes, instead of q_out.
+            q_stored: []u8 = &.{},
+            q_scales: []const u8 = &.{},
             report: ?*c.kvappend_report = null,
         };
 
@@ -115,8 +125,8 @@ pub fn Plan(comptime T: type, comptime O: type, comptime I: type) type {
         /// One move of a call of moveLayers.
         pub const MoveLayer = struct { plan: Self, move: Move };
 
-        /// The types and the size of the descriptor are set here, whatever the caller has set. Its storages are read
-        /// here only.
+        /// The types and the size of the descriptor are set here, whatever the caller has set. Its storages and its
+        /// rotary are read here only.
         pub fn init(descriptor: c.kvappend_descriptor, preference: ?*const c.kvappend_preference) !Self {
             var typed = descriptor;
             typed.struct_size = @sizeOf(c.kvappend_descriptor);
@@ -249,7 +259,7 @@ fn inC(buffers: anytype) c.kvappend_args {
             args.report_bytes = @sizeOf(c.kvappend_report);
         } else if (buffer.len != 0) {
             const is_stored = comptime std.mem.endsWith(u8, name, "_stored");
-            const in_c = if (is_stored) name[0..2] ++ "cache" else name;
+            const in_c = if (is_stored) name[0..2] ++ (if (name[0] == 'q') "out" else "cache") else name;
             // To C, some buffers are not const that are only read.
             @field(args, in_c) = @constCast(buffer.ptr);
             @field(args, in_c ++ "_bytes") = std.mem.sliceAsBytes(buffer).len;
@@ -258,8 +268,8 @@ fn inC(buffers: anytype) c.kvappend_args {
     return args;
 }
 
-/// The storage of a known cache, one of KVAPPEND_PRESET_*, for a descriptor's k_storage or v_storage. Change any of its
-/// fields, above all scale_strides.
+/// The storage of a known cache, one of KVAPPEND_PRESET_*, for a descriptor's k_storage or v_storage, or for a rotary's
+/// q_storage. Change any of its fields, above all scale_strides.
 pub fn storagePreset(preset: i32) !c.kvappend_storage {
     var storage = std.mem.zeroes(c.kvappend_storage);
     try check(c.kvappend_storage_preset(preset, &storage, @sizeOf(c.kvappend_storage)));
