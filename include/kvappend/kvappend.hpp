@@ -72,6 +72,12 @@
 //     d.rotary = &rotary;
 //     b.rotary_cos = table, b.rotary_sin = {table.data() + D / 2, table.size() - D / 2};
 //
+// A run also rotates Q, from q to q_out, which may be the same memory:
+//
+//     rotary.q_heads = H_q, rotary.q_dim = D;
+//     b.q = q, b.q_out = q;
+//     b.fill(rotary);                                                           the strides of q and of q_out
+//
 // LOADING BY HAND. These functions call the library with which the program is linked. A program that loads the library
 // by dlopen calls through the table kvappend_api. It can use the views, buffers and structs of this header.
 #ifndef KVAPPEND_KVAPPEND_HPP
@@ -410,7 +416,9 @@ private:
 //
 // A cache with a storage consists of KCache or VCache instead. This is the type of its codes, or a type of bytes if
 // codes are smaller than a byte or share their memory with scales. The strides of the view count elements of that type.
-template <class T, class Offset = std::int64_t, class Index = std::int32_t, class KCache = T, class VCache = KCache>
+// The same holds for QOut and the storage of rotated rows of Q.
+template <class T, class Offset = std::int64_t, class Index = std::int32_t, class KCache = T, class VCache = KCache,
+          class QOut = std::remove_cv_t<T>>
 struct buffers {
     static_assert(sizeof(Offset) == 8 || sizeof(Offset) == 4, "offsets are of 64 or 32 bits");
     static_assert(std::is_signed_v<Offset> && std::is_integral_v<Offset>, "offsets are signed integers");
@@ -421,6 +429,8 @@ struct buffers {
                   "a code is a float or a type of 16 or 8 bits");
     static_assert(std::is_same_v<std::remove_const_t<VCache>, T> ||
                       std::is_same_v<std::remove_const_t<VCache>, float> || sizeof(VCache) <= 2,
+                  "a code is a float or a type of 16 or 8 bits");
+    static_assert(std::is_same_v<QOut, std::remove_cv_t<T>> || std::is_same_v<QOut, float> || sizeof(QOut) <= 2,
                   "a code is a float or a type of 16 or 8 bits");
 
     tensor_view<const T> k_new; // of an append
@@ -447,6 +457,9 @@ struct buffers {
     table_view rotary_cos;
     table_view rotary_sin;
     array_view<const Offset> positions;
+    tensor_view<const T> q; // of a rotation
+    tensor_view<QOut> q_out;
+    scales_view q_scales;
     kvappend_report *report = nullptr;
 
     // Sets the fields of a descriptor that the buffers determine: the types of elements, offsets and indices, and all
@@ -462,6 +475,12 @@ struct buffers {
         put(strides_of_rows(d, v_new.strides(), v_out.strides()), d.v_new_strides);
         put(k_cache.strides(), d.k_cache_strides, unit<KCache>(d.k_storage));
         put(v_cache.strides(), d.v_cache_strides, unit<VCache>(d.v_storage));
+    }
+
+    // Sets the strides of Q. The rotary must have its storage already, if it has one.
+    void fill(kvappend_rotary &r) const noexcept {
+        put(q.strides(), r.q_strides);
+        put(q_out.strides(), r.q_out_strides, unit<QOut>(r.q_storage));
     }
 
     // Sets every field of the arguments of a run except struct_size.
@@ -494,6 +513,9 @@ struct buffers {
         a.rotary_cos = rotary_cos.pointer(), a.rotary_cos_bytes = rotary_cos.bytes();
         a.rotary_sin = rotary_sin.pointer(), a.rotary_sin_bytes = rotary_sin.bytes();
         a.positions = positions.pointer(), a.positions_bytes = positions.bytes();
+        a.q = q.pointer(), a.q_bytes = q.bytes();
+        a.q_out = q_out.pointer(), a.q_out_bytes = q_out.bytes();
+        a.q_scales = q_scales.pointer(), a.q_scales_bytes = q_scales.bytes();
         a.report = report, a.report_bytes = report == nullptr ? 0 : sizeof *report;
     }
 

@@ -260,6 +260,27 @@ TEST_CASE("buffers fill the strides of a cache in bytes if it has a storage") {
     CHECK(d.k_storage == &storage);
 }
 
+TEST_CASE("buffers fill the strides of Q, in bytes if it has a storage") {
+    kvappend::buffers<std::uint16_t, std::int64_t, std::int32_t, std::uint16_t, std::uint16_t, float> b;
+    b.q = {kvappend::array_view<std::uint16_t>(), {1, 2, 3}};
+    b.q_out = {kvappend::array_view<float>(), {4, 5, 6}};
+    kvappend::storage f32;
+    f32.type = KVAPPEND_STORED_F32;
+    kvappend::rotary expected;
+    kvappend::rotary r;
+    r.dim = expected.dim = 64;
+    r.q_storage = expected.q_storage = &f32;
+    for (int i = 0; i < 3; ++i) {
+        expected.q_strides[i] = i + 1;
+        expected.q_out_strides[i] = 4 * (i + 4);
+    }
+    b.fill(r);
+    CHECK(std::memcmp(&r, &expected, sizeof r) == 0);
+    r.q_storage = nullptr;
+    b.fill(r);
+    CHECK(r.q_out_strides[KVAPPEND_AXIS_ROW] == 6);
+}
+
 TEST_CASE("buffers fill the types of their indices and 8-bit elements") {
     kvappend::descriptor d;
     kvappend::buffers<std::int8_t>{}.fill(d);
@@ -306,6 +327,9 @@ TEST_CASE("buffers fill the arguments of a run") {
     b.rotary_cos = floats;
     b.rotary_sin = {halves.data() + 1, 3};
     b.positions = std::span(offsets).last(1);
+    b.q = k;
+    b.q_out = v;
+    b.q_scales = std::span(bytes).first(2);
     b.report = &report;
     kvappend_args expected = KVAPPEND_ARGS_INIT;
     expected.k_new = expected.k_cache = k.data();
@@ -344,6 +368,9 @@ TEST_CASE("buffers fill the arguments of a run") {
     expected.rotary_cos = floats.data(), expected.rotary_cos_bytes = 8;
     expected.rotary_sin = halves.data() + 1, expected.rotary_sin_bytes = 6;
     expected.positions = offsets.data() + 4, expected.positions_bytes = 8;
+    expected.q = k.data(), expected.q_bytes = 32;
+    expected.q_out = v.data(), expected.q_out_bytes = 24;
+    expected.q_scales = bytes.data(), expected.q_scales_bytes = 2;
     expected.report = &report;
     expected.report_bytes = sizeof report;
     kvappend::args a;
@@ -851,7 +878,7 @@ TEST_CASE("rows are stored in NVFP4", "[kvappend_storage_preset][kvappend_plan_r
     CHECK(k_scales == Bytes{0xee, 0x48, 0x40, 0xee}); // 4 and 2
 }
 
-TEST_CASE("rows of K are rotated by one table", "[kvappend_plan_run]") {
+TEST_CASE("rows of K and of Q are rotated by one table", "[kvappend_plan_run]") {
     const std::array<float, 8> k_new{1, 2, 3, 4, 1, 2, 3, 4};
     const std::array<float, 8> table{1, 1, 0, 0, 0, 0, 1, 1}; // [positions, cos | sin]
     const std::array<std::int32_t, 2> positions{0, 1};
@@ -882,6 +909,16 @@ TEST_CASE("rows of K are rotated by one table", "[kvappend_plan_run]") {
     plan.run(a).value();
     CHECK(k_cache == std::vector<float>{-3, -4, 1, 2, 1, 2, 3, 4});
     CHECK(plan.get_precision_guarantee()->k_bit_exact == 0);
+
+    // Q as [H, T, D], in place.
+    std::vector<float> q{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+    rotary.q_heads = 2, rotary.q_dim = 4;
+    b.q = {q, kvappend::strides{16, 8, 4}};
+    b.q_out = {q, kvappend::strides{16, 8, 4}};
+    b.fill(rotary);
+    b.fill(a);
+    kvappend::plan::create(d).value().run(a).value();
+    CHECK(q == std::vector<float>{1, 2, 3, 4, -7, -8, 5, 6, 9, 10, 11, 12, -15, -16, 13, 14});
 }
 
 TEST_CASE("a preset that does not exist is refused", "[kvappend_storage_preset]") {
