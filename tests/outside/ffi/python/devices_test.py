@@ -15,7 +15,7 @@ import numpy
 os.environ["KVAPPEND_LIBRARY"] = os.environ["EMULATED"]
 
 # pylint: disable=wrong-import-position
-from kvappend import Error, Flag, Plan, append, append_layers, devices, gather, move
+from kvappend import Error, Flag, Plan, Rotary, append, append_layers, devices, gather, move
 from kvappend.layout import Device
 
 devices.DRIVER = os.environ["EMULATED"]
@@ -145,6 +145,19 @@ class Appends(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "layer 2: it is on cuda:0, and layer 0 on cuda:1"):
             append_layers([*layers[:2], other])
         self.assertEqual(other["k_cache"].read().tobytes(), hosts[0]["k_cache"].tobytes())
+
+    def test_queries_are_rotated_on_their_device(self):
+        """By a quarter turn, in place and to another tensor."""
+        host = arrays() | {"rotary_cos": numpy.zeros((R, D // 2), numpy.float32),
+                           "rotary_sin": numpy.ones((R, D // 2), numpy.float32)}
+        tensors = {name: DeviceArray(array, 1) for name, array in host.items()}
+        q = numpy.arange(1, B * 2 * H * D + 1, dtype=numpy.float32).reshape(B, 2 * H, 1, D)
+        rotated = numpy.concatenate([-q[..., D // 2:], q[..., :D // 2]], axis=-1)
+        in_place, apart, q_out = DeviceArray(q, 1), DeviceArray(q, 1), DeviceArray(numpy.zeros_like(q), 1)
+        append(**tensors, rotary=Rotary(), q=in_place)
+        append(**tensors, rotary=Rotary(), q=apart, q_out=q_out)
+        for tensor, array in ((in_place, rotated), (apart, q), (q_out, rotated)):
+            self.assertEqual(tensor.read().tobytes(), array.tobytes())
 
     def test_rows_are_gathered_on_their_device(self):
         host = arrays()
