@@ -714,7 +714,7 @@ typedef struct kvappend_rotary {
     int64_t q_dim;            /* D_q: elements of a Q row */
     int64_t q_first;          /* the first of them that is rotated, 0 to q_dim - dim */
     int64_t q_strides[3];     /* of q [B, H_q, L_new, D_q], by KVAPPEND_AXIS_* */
-    int64_t q_out_strides[3]; /* of q_out [B, H_q, L_new, D_q] */
+    int64_t q_out_strides[3]; /* of q_out [B, H_q, L_new, D_q]; in bytes with a q_storage, as those of a cache */
     /* How q_out stores its rows. NULL: with the bits of the rotated rows. scale_strides[0] and [2] must be 0. It is
      * read by kvappend_plan_create only. */
     const struct kvappend_storage *q_storage;
@@ -1085,13 +1085,12 @@ KVAPPEND_API kvappend_status kvappend_plan_run(const kvappend_plan *plan, const 
  * ([B, H, L, D] rows by cache_offsets alone), cuda_dense_layers_b16 copies runs of adjacent rows. Otherwise
  * cuda_rows_layers_b16 copies row by row. This does not depend on the kernels of the single plans. Plans that convert
  * rows have launches of their own, with up to 36 in each: cuda_convert_layers_b16. So have plans that rotate rows, with
- * up to 32 in each: cuda_rotate_layers_b16. A plan that also rotates Q has a launch of its own. The rotary tables count
- * as arrays of indices here. The kernels of gathers
- * are cuda_gather_dense_layers_b16, cuda_gather_rows_layers_b16 and cuda_gather_convert_layers_b16. The kernel
- * of moves is cuda_move_rows_layers_b16. There is one exception: a plan of appends or gathers whose extents or strides
- * need 64-bit indices has a launch of its own, by its own kernel. KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a
- * launch if all plans of that launch have it. In all other respects the same holds as for run. Legal under stream
- * capture.
+ * up to 32 in each: cuda_rotate_layers_b16. The rotary tables count as arrays of indices here. The kernels of gathers
+ * are cuda_gather_dense_layers_b16, cuda_gather_rows_layers_b16 and cuda_gather_convert_layers_b16. The kernel of moves
+ * is cuda_move_rows_layers_b16. There are two exceptions. A plan of appends or gathers whose extents or strides need
+ * 64-bit indices has a launch of its own, by its own kernel. So has a plan that rotates Q.
+ * KVAPPEND_FLAG_PROGRAMMATIC_LAUNCH has an effect on a launch if all plans of that launch have it. In all other
+ * respects the same holds as for run. Legal under stream capture.
  *
  * Host backend: the layers are done one after the other. */
 KVAPPEND_API kvappend_status kvappend_plan_run_layers(const kvappend_plan *const *plans,
