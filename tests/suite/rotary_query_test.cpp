@@ -150,10 +150,11 @@ TEST_CASE("one run stores of K, V and Q what runs store that rotate, append and 
 
 TEST_CASE("a row of Q is rotated in place, and into codes, however long it is", "[rotary]") {
     auto random = seeded_random();
-    const kvappend_storage scaled = e4m3();
+    kvappend_storage scaled = e4m3();
     for (const std::int32_t style : styles) {
         for (const std::int32_t type : element_types) {
-            for (const auto &[dim, first] : {std::pair(64, 0), {514, 1}, {1026, 0}, {1026, 7}, {2050, 513}}) {
+            for (const auto &[dim, first] :
+                 {std::pair(64, 0), {514, 1}, {1026, 0}, {1026, 7}, {1538, 1}, {2050, 513}}) {
                 INFO("style " << style << ", type " << type << ", dim " << dim << ", first " << first);
                 Scenario scenario = appending(KVAPPEND_ADDRESSING_DENSE, 2, 3, 8);
                 scenario.descriptor.element_type = type;
@@ -168,6 +169,8 @@ TEST_CASE("a row of Q is rotated in place, and into codes, however long it is", 
                 check_scenario(scenario, random);
                 share_block(scenario, q_out, q_rows, 0);
                 check_scenario(scenario, random);
+                // Groups are converted whole, so their number also says where the parts of a long row begin and end.
+                scaled.group = rotary.q_dim % 3 == 0 ? rotary.q_dim / 3 : 0;
                 rotary.q_storage = &scaled;
                 scenario.rotate(rotary);
                 place_apart(scenario, 64, 64);
@@ -574,6 +577,13 @@ TEST_CASE("q_out shares no memory with other buffers, unless Q is rotated in pla
         },
         "KVAPPEND_SUCCESS"); // A run writes neither.
 
+    SECTION("in place, too, it shares none with a third") {
+        pool.check(
+            problem, [](kvappend_args &a) { a.q = a.q_out = const_cast<void *>(a.rotary_cos); },
+            "KVAPPEND_ERROR_ALIAS: args.rotary_cos [");
+        pool.check(
+            problem, [](kvappend_args &a) { a.q = a.q_out = a.k_cache; }, "KVAPPEND_ERROR_ALIAS: args.q");
+    }
     SECTION("strides lay out the same tensor if they differ where an axis has one entry") {
         for (const auto &[head, row, fits] : {std::tuple(16, 8, true), {8, 16, false}, {17, 8, false}}) {
             problem.rotary.q_out_strides[KVAPPEND_AXIS_BATCH] = 100;
@@ -590,6 +600,10 @@ TEST_CASE("q_out shares no memory with other buffers, unless Q is rotated in pla
             storage.type = type;
             q_out_at(q, fits ? "KVAPPEND_SUCCESS" : "KVAPPEND_ERROR_ALIAS: args.q [");
         }
+        // Even if narrower codes begin where the elements of their rows do.
+        problem.rotary.q_out_strides[KVAPPEND_AXIS_HEAD] = 64;
+        problem.rotary.q_out_strides[KVAPPEND_AXIS_ROW] = 32;
+        q_out_at(q, "KVAPPEND_ERROR_ALIAS: args.q [");
     }
     SECTION("they may be interleaved, with K too, as parts of one projection") {
         kvappend_descriptor &d = problem.d;
