@@ -10,28 +10,30 @@ namespace kvappend {
 
 // ---- loops over adjacent pairs, which compilers vectorise ----
 
+// They round their results to elements of F32. That changes NaN alone, and types of 16 bits know one NaN only.
+
 // The first and the second elements of pairs lie apart.
 template <class Processor>
 [[gnu::flatten, gnu::noinline]] void rotate_apart(const std::byte *firsts, const std::byte *seconds,
                                                   const std::byte *cos, const std::byte *sin, std::int64_t count,
-                                                  float *first_y, float *second_y) {
+                                                  std::byte *first_y, std::byte *second_y) {
     for (std::int64_t i = 0; i < count; ++i) {
         const auto first = load<float>(firsts, i);
         const auto second = load<float>(seconds, i);
-        first_y[i] = rotated_first(first, second, load<float>(cos, i), load<float>(sin, i));
-        second_y[i] = rotated_second(first, second, load<float>(cos, i), load<float>(sin, i));
+        store(first_y, i, F32::encode(rotated_first(first, second, load<float>(cos, i), load<float>(sin, i))));
+        store(second_y, i, F32::encode(rotated_second(first, second, load<float>(cos, i), load<float>(sin, i))));
     }
 }
 
 // The elements of each pair are adjacent.
 template <class Processor>
 [[gnu::flatten, gnu::noinline]] void rotate_adjacent(const std::byte *x, const std::byte *cos, const std::byte *sin,
-                                                     std::int64_t pairs, float *y) {
+                                                     std::int64_t pairs, std::byte *y) {
     for (std::int64_t i = 0; i < pairs; ++i) {
         const auto first = load<float>(x, 2 * i);
         const auto second = load<float>(x, 2 * i + 1);
-        y[2 * i] = rotated_first(first, second, load<float>(cos, i), load<float>(sin, i));
-        y[2 * i + 1] = rotated_second(first, second, load<float>(cos, i), load<float>(sin, i));
+        store(y, 2 * i, F32::encode(rotated_first(first, second, load<float>(cos, i), load<float>(sin, i))));
+        store(y, 2 * i + 1, F32::encode(rotated_second(first, second, load<float>(cos, i), load<float>(sin, i))));
     }
 }
 
@@ -61,20 +63,28 @@ public:
     void rotate(const std::byte *row, std::int64_t position, std::int64_t pair, std::int64_t pairs, std::byte *firsts,
                 std::byte *seconds) const {
         float x[2 * most_pairs];
-        float y[2 * most_pairs];
+        std::byte y[2 * most_pairs * sizeof(float)];
         float cos_numbers[most_pairs];
         float sin_numbers[most_pairs];
         const std::byte *const cos = entries(tables_.cos, position, pair, pairs, cos_numbers);
         const std::byte *const sin = entries(tables_.sin, position, pair, pairs, sin_numbers);
+        const bool rounds = element_type_ != KVAPPEND_ELEMENT_F32;
+        std::byte *const first_y = rounds ? y : firsts;
+        std::byte *const second_y = rounds ? y + most_pairs * sizeof(float) : seconds;
+        const std::int64_t first = r_->first + (r_->interleaved ? 2 * pair : pair);
         if (r_->interleaved) {
-            rotate_adjacent<Processor>(numbers(row, r_->first + 2 * pair, 2 * pairs, x), cos, sin, pairs, y);
-            return round(y, 2 * pairs, firsts);
+            rotate_adjacent<Processor>(numbers(row, first, 2 * pairs, x), cos, sin, pairs, first_y);
+        } else {
+            rotate_apart<Processor>(numbers(row, first, pairs, x),
+                                    numbers(row, first + r_->dim / 2, pairs, x + most_pairs), cos, sin, pairs, first_y,
+                                    second_y);
         }
-        const std::int64_t first = r_->first + pair;
-        rotate_apart<Processor>(numbers(row, first, pairs, x), numbers(row, first + r_->dim / 2, pairs, x + most_pairs),
-                                cos, sin, pairs, y, y + most_pairs);
-        round(y, pairs, firsts);
-        round(y + most_pairs, pairs, seconds);
+        if (rounds) {
+            round(first_y, r_->interleaved ? 2 * pairs : pairs, firsts);
+        }
+        if (rounds && !r_->interleaved) {
+            round(second_y, pairs, seconds);
+        }
     }
 
     // The elements from `byte` of a row on, at most chunk_elements. They lie in the buffer.
@@ -118,9 +128,9 @@ private:
         return widened<Processor>(r_->table_type, table + r_->table_byte(position, pair), count, x);
     }
 
-    void round(const float *y, std::int64_t count, std::byte *to) const {
+    void round(const std::byte *y, std::int64_t count, std::byte *to) const {
         Factors factors; // The types of elements have no scales, so this one is not read.
-        encode_(reinterpret_cast<const std::byte *>(y), count, factors, 0, to, block_elements * element_bytes_);
+        encode_(y, count, factors, 0, to, block_elements * element_bytes_);
     }
 
     const Rotation *r_;
