@@ -5,6 +5,7 @@
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <array>
 #include <bit>
 #include <limits>
 #include <tuple>
@@ -148,9 +149,13 @@ TEST_CASE("one run stores of K, V and Q what runs store that rotate, append and 
     }
 }
 
-TEST_CASE("a row of Q is rotated in place, and into codes, however long it is", "[rotary]") {
+TEST_CASE("rows of Q are rotated in place, and rows of K and of Q into codes, however long they are", "[rotary]") {
     auto random = seeded_random();
-    kvappend_storage scaled = e4m3();
+    kvappend_storage given = e4m3();
+    kvappend_storage computed = e4m3();
+    computed.scaling = KVAPPEND_SCALING_COMPUTED;
+    const std::array<std::int64_t, 4> strides = {2 * 8 * 12, 8 * 12, 12, 4};
+    std::ranges::copy(strides, computed.scale_strides);
     for (const std::int32_t style : styles) {
         for (const std::int32_t type : element_types) {
             for (const auto &[dim, first] :
@@ -158,21 +163,23 @@ TEST_CASE("a row of Q is rotated in place, and into codes, however long it is", 
                 INFO("style " << style << ", type " << type << ", dim " << dim << ", first " << first);
                 Scenario scenario = appending(KVAPPEND_ADDRESSING_DENSE, 2, 3, 8);
                 scenario.descriptor.element_type = type;
-                scenario.descriptor.k_dim = dim;
+                scenario.descriptor.k_dim = first + dim + 3;
                 scenario.offsets = {4, 0};
                 scenario.tame = true;
                 kvappend_rotary rotary = halves(dim, 6); // The last row of sample 0 is beyond it.
                 rotary.style = style;
+                rotary.first = first;
                 query(rotary, 2, first + dim + 3, first);
                 scenario.rotate(rotary);
                 place_apart(scenario, 64, 64);
                 check_scenario(scenario, random);
                 share_block(scenario, q_out, q_rows, 0);
                 check_scenario(scenario, random);
-                // Groups are converted whole, so their number also says where the parts of a long row begin and end.
-                scaled.group = rotary.q_dim % 3 == 0 ? rotary.q_dim / 3 : 0;
-                rotary.q_storage = &scaled;
+                // Where the parts of a long row begin and end depends on its groups.
+                given.group = computed.group = rotary.q_dim % 6 == 0 ? rotary.q_dim / 3 : 0;
+                rotary.q_storage = &given;
                 scenario.rotate(rotary);
+                scenario.store_k(computed);
                 place_apart(scenario, 64, 64);
                 check_scenario(scenario, random);
             }
