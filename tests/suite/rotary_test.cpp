@@ -289,8 +289,12 @@ TEST_CASE("a large run on the host, also by threads, stores what small runs stor
     for (const kvappend_storage *const storage :
          {static_cast<const kvappend_storage *>(nullptr), &std::as_const(f16)}) {
         for (const std::int32_t threads : {1, 3}) {
-            const auto run = [&](std::int64_t first, std::int64_t count, std::vector<float> &cache) {
+            // Rotates rows of Q in place, too.
+            const auto run = [&](std::int64_t first, std::int64_t count, std::vector<float> &cache,
+                                 std::vector<float> &q) {
                 Dense problem(dim, count, rows);
+                problem.rotary.q_heads = 1;
+                problem.rotary.q_dim = dim;
                 problem.rotary.table_stride = dim;
                 problem.d.cache_rows = rows;
                 problem.d.flags = 0;
@@ -299,17 +303,22 @@ TEST_CASE("a large run on the host, also by threads, stores what small runs stor
                 preference.host_threads = threads;
                 kvappend_args args = KVAPPEND_ARGS_INIT;
                 args.k_new = k_new.data() + first * dim, args.k_cache = cache.data(), args.cache_offsets = &first;
+                args.q = args.q_out = q.data() + first * dim;
                 args.rotary_cos = table.data(), args.rotary_sin = table.data() + dim / 2;
                 const PlanPointer plan = make_plan(problem.d, &preference);
                 REQUIRE(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, nullptr)) == "KVAPPEND_SUCCESS");
             };
             std::vector<float> at_once(dim * rows);
             std::vector<float> by_parts(dim * rows);
-            run(0, rows, at_once);
+            std::vector<float> q_at_once = k_new;
+            std::vector<float> q_by_parts = k_new;
+            run(0, rows, at_once, q_at_once);
             for (std::int64_t first = 0; first < rows; first += few) {
-                run(first, few, by_parts);
+                run(first, few, by_parts, q_by_parts);
             }
             CHECK(std::memcmp(at_once.data(), by_parts.data(), at_once.size() * sizeof(float)) == 0);
+            CHECK(q_at_once == q_by_parts);
+            CHECK((storage != nullptr || q_at_once == at_once));
         }
     }
 }
