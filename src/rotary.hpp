@@ -8,8 +8,8 @@
 
 namespace kvappend {
 
-// Checks descriptor.rotary and fills the rotations of K and of Q. A rotation rotates nothing if there is none. The
-// caller has checked that no extent is negative.
+// Checks descriptor.rotary and fills the rotations of K and of Q. Without a rotation both are empty, and without Q that
+// of Q is. The caller has checked that no extent is negative.
 Status check_rotary(const kvappend_descriptor &descriptor, Rotation &k, Rotation &q);
 
 // Adds the tables.

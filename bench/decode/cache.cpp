@@ -201,7 +201,7 @@ void Cache::append(std::size_t layer, std::span<const Feed> batch, std::span<std
         second_->run(layer, fused);
     }
     memory_.download(fused.data(), fused_.memory.get(), fused.size()); // Its Q is rotated, and its K is not.
-    decoder_.rotate_keys(batch, fused); // Attention reads those that the cache does not have.
+    decoder_.rotate_keys(batch, fused); // Attention reads these rows where the cache has not kept them.
     Layer &to = layers_[layer];
     for (Buffer *const buffer : {&to.k, &to.v}) {
         if (memory_.backend() != KVAPPEND_BACKEND_HOST) {

@@ -61,7 +61,8 @@ void declare(CLI::App &app, Options &options) {
     one_of("--cache", options.cache, "How the caches are addressed; a ring is a sliding window",
            {"dense", "ring", "paged", "slots"});
     one_of("--layout", options.layout, "The axes of the caches: batch or page, head, row (s), dim", {"bhsd", "bshd"});
-    one_of("--rotary", options.rotary, "The style of the rotary embedding; f64 is not rotated, and needs none",
+    one_of("--rotary", options.rotary,
+           "The style of the rotary embedding; f64 requires none, because the library does not rotate it",
            {"half", "interleaved", "none"});
     count("--batch", options.batch, "Samples", 4096);
     count("--prompt", options.prompt, "Bytes of the longest prompt", 1 << 20);

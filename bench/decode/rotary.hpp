@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rotary embedding: its tables, what libkvappend is told of them, and the arithmetic of kvappend_rotary once more. The
-// proof rotates Q and K with it, and a cache the rows of K that it does not have.
+// Rotary embedding: its tables, their kvappend_rotary, and a second implementation of its arithmetic. The computation
+// without a cache rotates Q and K by it. The one with a cache rotates those rows of K that attention reads from the
+// projection.
 #pragma once
 
 #include <kvappend/kvappend.h>

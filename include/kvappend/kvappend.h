@@ -260,10 +260,10 @@ enum kvappend_status_code {
      * q_out, the report and the offsets that advance. A gather writes k_out, v_out and the report. A move writes the
      * caches, the scales that it moves and the report. A new tensor may lie in the gaps of a cache, and a cache in the
      * gaps of a new tensor: they share memory only if an element belongs to both. The same holds for scales, q and
-     * q_out. This is checked as for KVAPPEND_ERROR_OVERLAP. An array of indices, a rotary table, a global scale or a
-     * report may not lie in a gap: it and the buffer that it is compared with both count as the whole range from their
-     * first to their last element. The check compares addresses, so it does not notice two virtual addresses of the
-     * same memory. [can_implement, run] */
+     * q_out. q_out may be q if Q is rotated in place: see kvappend_rotary. This is checked as for
+     * KVAPPEND_ERROR_OVERLAP. An array of indices, a rotary table, a global scale or a report may not lie in a gap: it
+     * and the buffer that it is compared with both count as the whole range from their first to their last element. The
+     * check compares addresses, so it does not notice two virtual addresses of the same memory. [can_implement, run] */
     KVAPPEND_ERROR_ALIAS = 33,
     /* workspace is NULL although workspace_bytes is not 0. [run] */
     KVAPPEND_ERROR_WORKSPACE = 34,
@@ -272,8 +272,9 @@ enum kvappend_status_code {
 
     /* descriptor.flags has a bit that is not a KVAPPEND_FLAG_* value. [plan_create] */
     KVAPPEND_ERROR_FLAGS = 40,
-    /* Two fields contradict each other, or a field is set that the operation, the addressing, the storage or the
-     * backend does not use. The message names the fields. [plan_create] */
+    /* Two fields contradict each other, a field is set that the operation, the addressing, the storage or the backend
+     * does not use, or rotary->q_storage has a value that Q does not allow. The message names the fields.
+     * [plan_create] */
     KVAPPEND_ERROR_CONFLICT = 41,
     /* descriptor.skip_policy is not a KVAPPEND_SKIP_* value. [plan_create] */
     KVAPPEND_ERROR_SKIP_POLICY = 42,
@@ -491,9 +492,9 @@ enum kvappend_flag {
      * keep their contents. */
     KVAPPEND_FLAG_ZERO_SKIPPED = 8192,
     /* Only with descriptor.rotary, and required for it with SLOTS. args.positions gives the position by which each
-     * row of K is rotated. It does not change where a row goes. The array has one element for each new row, padding
-     * included: [B, L_new], or [T] where new rows are tokens. Row l of k_new[b] has the element b * L_new + l, and
-     * token t has element t. */
+     * row of K, and of Q, is rotated. It does not change where a row goes. The array has one element for each new row,
+     * padding included: [B, L_new], or [T] where new rows are tokens. Row l of k_new[b] has the element b * L_new + l,
+     * and token t has element t. */
     KVAPPEND_FLAG_POSITIONS = 16384
 };
 
@@ -545,7 +546,7 @@ enum kvappend_stored_type {
 /* Where scales come from. */
 enum kvappend_scaling {
     KVAPPEND_SCALING_NONE = 0,    /* There are none. */
-    KVAPPEND_SCALING_GIVEN = 1,   /* A run reads them from args.k_scales or v_scales. */
+    KVAPPEND_SCALING_GIVEN = 1,   /* A run reads them from args.k_scales, v_scales or q_scales. */
     KVAPPEND_SCALING_COMPUTED = 2 /* An append computes them and writes them to args.k_scales or v_scales. */
 };
 
@@ -596,7 +597,8 @@ enum kvappend_nibbles {
     KVAPPEND_NIBBLES_HALVES = 1 /* elements j (low) and j + group / 2 (high) of a group, as in ggml's Q4_0 */
 };
 
-/* How the rows of K, or of V, are stored in their cache. K and V are independent of each other. All zero is AS_IS.
+/* How the rows of K or of V are stored in their cache, or those of Q in q_out. K, V and Q are independent of each
+ * other. All zero is AS_IS.
  *
  * UNITS. With a type other than AS_IS, the strides of the cache and its piece stride are in BYTES, because an element
  * may be smaller than a byte. A row of D elements has ceil(D * bits / 8) bytes, and rows share no byte: if half a byte
@@ -688,16 +690,18 @@ enum kvappend_rotary_style {
  *
  * y1 and y2 are rounded to the element type as kvappend_storage says of F32, F16 and BF16 codes: to the nearest number,
  * perhaps infinity, and NaN becomes the NaN of the type with all its bits set but the sign. The elements before `first`
- * and from first + dim on keep all their bits. Then the row is stored with its bits, or in the format of k_storage. An
- * append with a rotation thus stores the bytes that an append without it stores of rows that were rotated before.
+ * and from first + dim on keep all their bits. In Q, q_first takes the place of `first`. Then the row is stored with
+ * its bits, or in the format of k_storage. An append with a rotation thus stores the bytes that an append without it
+ * stores of rows that were rotated before.
  *
- * Q has the rows of K, with q_heads heads of q_dim elements. The run rotates each row of args.q by the position of the
- * row of K, from element q_first on, and writes it to the same row of args.q_out. q_out may be q: if both pointers are
- * equal, q_strides and q_out_strides lay out the same tensor, and q_storage does not convert, Q is rotated in place. A
- * row that is skipped leaves its Q and its row of q_out as they are, with one exception. A row of a ring that a later
- * row of the run replaces has its Q rotated, if the tables have its position. No row of Q is counted. With q_storage,
- * q_out has codes of 8, 16 or 32 bits, without scales or with given ones that are the same for all rows: args.q_scales
- * are [H_q, D_q / group]. If there is no K to append, such as with heads 0, nothing is done for Q either.
+ * Q has one row for each new row of K, with q_heads heads of q_dim elements. The run rotates each row of args.q by the
+ * position of the row of K, from element q_first on, and writes it to the same row of args.q_out. Q is rotated in place
+ * if q_out is q. Then q_strides and q_out_strides must lay out the same tensor, and q_out must have the element type.
+ * If a row is skipped, its rows of q and q_out do not change, with one exception: if a later row of the run replaces a
+ * row of a ring, Q of the replaced row is rotated, provided that the tables have its position. Reports do not count
+ * rows of Q. With q_storage, q_out has codes of 8, 16 or 32 bits, without scales or with given ones that are the same
+ * for all rows: args.q_scales are [H_q, D_q / group]. If there is no K to append, such as with heads 0, nothing is done
+ * for Q either.
  *
  * With multi-head latent attention, K is the part of the row that is rotated, such as 64 elements, and V is the latent
  * part, such as 512 elements. Both caches are views of one tensor: their strides are those of the whole row. */
@@ -705,7 +709,7 @@ typedef struct kvappend_rotary {
     size_t struct_size;
     int32_t style;        /* KVAPPEND_ROTARY_* */
     int32_t table_type;   /* of the elements of the tables: KVAPPEND_ELEMENT_F32, _F16 or _BF16 */
-    int64_t dim;          /* elements of a row that are rotated; even, 2 to k_dim, and to q_dim if there is Q */
+    int64_t dim;          /* elements of a row that are rotated; even, 2 to k_dim; with Q, at most q_dim */
     int64_t first;        /* the first of them in a row of K, 0 to k_dim - dim */
     int64_t table_rows;   /* positions that the tables have, 0 or more */
     int64_t table_stride; /* elements from one row of a table to the next; 0 means dim / 2 */
@@ -899,7 +903,7 @@ typedef struct kvappend_args {
     size_t positions_bytes;
     const void *q; /* [B, H_q, L_new, D_q], read: rotary->q_heads */
     size_t q_bytes;
-    void *q_out; /* the same, written; it may be q */
+    void *q_out; /* the same, written; it may be q, see kvappend_rotary */
     size_t q_out_bytes;
     const void *q_scales; /* [H_q, D_q / group], by q_storage->scale_strides, read: SCALING_GIVEN */
     size_t q_scales_bytes;

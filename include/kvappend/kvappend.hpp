@@ -72,7 +72,7 @@
 //     d.rotary = &rotary;
 //     b.rotary_cos = table, b.rotary_sin = {table.data() + D / 2, table.size() - D / 2};
 //
-// A run also rotates Q, from q to q_out, which may be the same memory:
+// A run can also rotate Q, from q to q_out, which may be the same memory:
 //
 //     rotary.q_heads = H_q, rotary.q_dim = D;
 //     b.q = q, b.q_out = q;

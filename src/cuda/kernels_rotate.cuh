@@ -29,7 +29,7 @@ struct QueryLayer : ConvertLayer {
     std::byte *q_scales;
 };
 
-// What a call alone has, perhaps with Q.
+// The geometry of a launch for one call, which may have Q.
 struct QueryGeometry : RotateGeometry {
     using Layer = QueryLayer;
 
@@ -146,7 +146,7 @@ public:
 
 // ---- kernels ----
 
-// All tensors have twins of elements of a type.
+// All tensors have twins, with elements of the type Source.
 template <class Source, class Geometry, class Layer>
 __device__ __forceinline__ void rotate_known(const Geometry &g, const BlockWork<Layer> &work) {
     convert_runs<TwinConversion<Source>, std::int32_t>(

@@ -214,8 +214,8 @@ void choose_chunks(const LayoutInput &input, Chunks chunks, const Problem &probl
     }
 }
 
-// Divides the rows of a launch that rotates rows into twins. If the types are known, all tensors have twins, which one
-// kernel serves. Otherwise Q has them alone.
+// Divides the rows of a launch that rotates rows into twins. If the types are known, all tensors have twins, and one
+// kernel serves them all. Otherwise only Q has twins.
 void choose_twins(const LayoutInput &input, Chunks chunks, const Problem &problem, const TensorLayout &tensor) {
     const bool is_query = &tensor.copy == &problem.q;
     std::uint32_t &elements = *tensor.twin_elements;
@@ -394,7 +394,7 @@ BlockCounts spread(CopyLayout &c, unsigned block_log2, unsigned loads_log2, bool
             std::min(most_blocks_yz, shares(c.heads, head_bits))};
 }
 
-// A grid may be larger than this copy needs. `grid.y` are the blocks that count the heads of this copy.
+// A grid may be larger than this copy needs. `grid.y` is the number of blocks for the heads of this copy.
 void set_steps(CopyLayout &c, const BlockCounts &grid) {
     const bool one_run = c.runs == 1;
     const std::int64_t parts = one_run ? grid.x : std::int64_t{1} << c.part_bits;

@@ -179,14 +179,14 @@ inline constexpr unsigned rotated_tensors = 3;
 
 // How a launch that rotates rows is spread.
 //
-// A part of a row may be twins: two chunks whose elements rotate each other, or, of INTERLEAVED, two adjacent ones that
-// are rotated; or two that are not rotated. So a thread reads both elements of each pair before it stores one of them,
-// and Q may be rotated in place.
+// A part of a row may be two chunks, which are called twins. With HALF, the elements of one form pairs with those of
+// the other. With INTERLEAVED, the two are adjacent. Chunks that are not rotated are twins, too. A thread reads both
+// elements of each pair before it stores one of them, so Q may be rotated in place.
 struct RotateLayout {
     // The elements of each of two twins; 1: any tensor; 0: a thread has the parts of a ConvertLayout instead.
     std::uint32_t twin_elements[rotated_tensors];
-    // The first block of each tensor on the grid's y axis. K, V and Q follow each other there, because Q has more
-    // heads. A tensor that does not exist has the greatest number.
+    // The first block of each tensor on the grid's y axis. K, V and Q have consecutive blocks there, so that each has
+    // only those that its heads need. A tensor that does not exist has UINT32_MAX.
     std::uint32_t first_head_block[rotated_tensors];
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rotations of rows by twins: a thread loads two chunks whose elements rotate each other, and stores both. It loads
-// their numbers of the tables once for all heads of a place. RotateLayout says how a row is divided.
+// Rotations of rows by twins: a thread loads both chunks of its part before it stores one of them. It loads their
+// numbers of the tables once for all heads of a place. RotateLayout says how a row is divided.
 #pragma once
 
 #include "rotate.cuh"

@@ -44,7 +44,7 @@ template <class Processor>
 template <class Processor>
 class RowRotator {
 public:
-    // The pairs that are rotated together.
+    // The most pairs that one call of rotate() takes.
     static constexpr std::int64_t most_pairs = chunk_elements / 2;
     // Of chunk_elements elements.
     static constexpr std::size_t buffer_bytes = chunk_elements * sizeof(float);

@@ -16,7 +16,7 @@ struct Run {
     RowIndex cache;
     std::int64_t rows;
     std::int64_t rotation = 0; // the position of the first row; those of the others follow each other
-    bool replaced = false;     // No row of the run is placed, but those of Q are rotated.
+    bool replaced = false;     // Later rows replace those of the run. Only Q is rotated.
 };
 
 // Calls visit with a run that begins at a row of the source, unless nothing is done for its rows.

@@ -49,7 +49,7 @@ bool samples_keep_apart(const std::vector<Row> &rows);
 // What all blocks hold after the run.
 void reference_run(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks);
 
-// What it does with Q alone.
+// The part of reference_run that rotates Q.
 void reference_rotate_queries(const Scenario &scenario, std::vector<std::vector<unsigned char>> &blocks);
 
 // The offsets after KVAPPEND_FLAG_ADVANCE.
@@ -83,7 +83,8 @@ const kvappend_storage *storage_of(const kvappend_descriptor &d, TensorIndex cac
 std::int64_t reference_index(const kvappend_descriptor &d, TensorIndex tensor, std::int64_t b, std::int64_t h,
                              std::int64_t l, std::int64_t i);
 
-// The extents of a tensor: of packed tensors the first is 1, of caches it is the number of blocks. All are 0 without Q.
+// The extents of a tensor: of packed tensors the first is 1, of caches it is the number of blocks. Without Q, the
+// extents of q and q_out are 0.
 struct Extents {
     std::int64_t batch;
     std::int64_t heads;

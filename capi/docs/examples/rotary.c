@@ -101,7 +101,7 @@ int main(void) {
     printf("%x %x %x %x\n", codes[1][0][0], codes[1][0][1], codes[1][0][2], codes[1][0][3]); /* bc c0 30 38 */
 
     /* [mla] */
-    /* Of each row of Q, the last four elements are rotated. They go behind the latent part, which has three. */
+    /* The last four elements of each row of Q are rotated. They are written after the latent part of three elements. */
     const float q_row[2][2][6] = {{{0, 0, 1, 2, 3, 4}, {0, 0, 5, 6, 7, 8}}, {{0, 0, 1, 2, 3, 4}, {0, 0, 5, 6, 7, 8}}};
     float latent[2][2][7] = {{{9, 9, 9}, {9, 9, 9}}, {{9, 9, 9}, {9, 9, 9}}};
     const int64_t q_strides[3] = {0, 6, 2 * 6}; /* of batch, which tokens do not use, head and row */

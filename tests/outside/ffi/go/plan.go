@@ -154,7 +154,7 @@ type Append[T Element, O Offset, I Index] struct {
 	VGlobalScale     []float32
 
 	// For a plan that rotates. The tables are in bytes, as scales are. Without QOut and QStored, Q is rotated in place,
-	// and so is written. QStored is in bytes, with a storage, instead of QOut.
+	// and the run writes it. QStored is in bytes, with a storage, instead of QOut.
 	RotaryCos, RotarySin []uint8
 	Positions            []O // by a plan with Positions
 	Q                    []T
