@@ -244,7 +244,8 @@ Status create_copies(const kvappend_descriptor &d, Problem &problem) {
                     {v, d.heads, d.v_dim, d.v_new_strides, blocks, d.cache_rows, d.v_cache_strides, false, d.v_pack,
                      d.v_piece_stride, d.v_storage},
                     problem.v));
-    if (!problem.q.rotates()) {
+    if (!problem.q.rotates() || problem.k.empty()) {
+        problem.q = {};
         return KVAPPEND_SUCCESS;
     }
     const CopyNames q{"q",
@@ -255,12 +256,10 @@ Status create_copies(const kvappend_descriptor &d, Problem &problem) {
                       "rotary->q_storage",
                       "rotary->q_storage->scale_strides"};
     const kvappend_rotary &r = *d.rotary;
-    TRY(create_copy(d, problem,
-                    {q, r.q_heads, r.q_dim, r.q_strides, problem.source_samples, d.new_rows, r.q_out_strides,
-                     problem.addressing.by_token(), 0, 0, r.q_storage},
-                    problem.q));
-    problem.q = problem.k.empty() ? Copy{} : problem.q;
-    return KVAPPEND_SUCCESS;
+    return create_copy(d, problem,
+                       {q, r.q_heads, r.q_dim, r.q_strides, problem.source_samples, d.new_rows, r.q_out_strides,
+                        problem.addressing.by_token(), 0, 0, r.q_storage},
+                       problem.q);
 }
 
 void add_moved_tensors(Problem &problem) {

@@ -109,9 +109,9 @@
  * every buffer is ordinary memory. The library owns no buffer, needs no workspace, and keeps no pointer after the call
  * that received it. However, a kernel that a run launches accesses the buffers only when the stream reaches it. All
  * buffers must stay valid until the kernel has finished. Those that the run reads must also stay unchanged: the new
- * rows, q, the given scales, the global scales, the rotary tables and the indices, and with a gather the caches and the
- * scales. Therefore advance the offsets in the order of the stream (by a kernel or a copy in it), or wait for the
- * kernel first.
+ * rows, q unless it is rotated in place, the given scales, the global scales, the rotary tables and the indices, and
+ * with a gather the caches and the scales. Therefore advance the offsets in the order of the stream (by a kernel or a
+ * copy in it), or wait for the kernel first.
  *
  * ERRORS. Every function that can fail returns a status. If the status is not KVAPPEND_SUCCESS,
  * kvappend_last_error_message() names the argument, its value, and what was expected. The results that are passed back
@@ -718,7 +718,7 @@ typedef struct kvappend_rotary {
     int64_t q_dim;            /* D_q: elements of a Q row */
     int64_t q_first;          /* the first of them that is rotated, 0 to q_dim - dim */
     int64_t q_strides[3];     /* of q [B, H_q, L_new, D_q], by KVAPPEND_AXIS_* */
-    int64_t q_out_strides[3]; /* of q_out [B, H_q, L_new, D_q]; in bytes with a q_storage, as those of a cache */
+    int64_t q_out_strides[3]; /* of q_out [B, H_q, L_new, D_q]; in bytes if q_storage has a type, as those of a cache */
     /* How q_out stores its rows. NULL: with the bits of the rotated rows. scale_strides[0] and [2] must be 0. It is
      * read by kvappend_plan_create only. */
     const struct kvappend_storage *q_storage;
@@ -744,8 +744,8 @@ typedef struct kvappend_rotary {
  * zeros cannot express one row for all three axes, because they mean contiguous. If one of the axes has extent 1, give
  * that axis a stride other than 0 to express this.
  *
- * The rows of a cache must not overlap, nor those of k_out or v_out. This is not checked if there is nothing to copy.
- * The stride of an axis of extent 0 or 1 has no effect, but it must not be negative.
+ * The rows of a cache must not overlap, nor those of k_out, of v_out or of q_out. This is not checked if there is
+ * nothing to copy. The stride of an axis of extent 0 or 1 has no effect, but it must not be negative.
  *
  * In a contiguous cache, the head axis is outside the row axis ("HND"). A cache with tokens outside ("NHD": [N, R, H,
  * D], as in vLLM's and FlashAttention's pages) has the strides { R*H*D, D, H*D }. With a pack, the row stride is

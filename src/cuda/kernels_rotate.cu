@@ -42,7 +42,9 @@ static auto *kernel_of(const Parameters<Geometry, Layers> &p, bool wide) {
     return kernel_for<Geometry, Layers>(first.formats[0].element_type, twins);
 }
 
-static void finish_rotation(const Problem &problem, const RotaryTables &tables, RotateGeometry &g) {
+static void finish_rotation(const Problem &problem, const RotaryTables &tables, bool wide, RotateGeometry &g) {
+    // The other rules are those of narrow addressings.
+    g.rule = wide ? RuleKind::any : g.rule;
     const Rotation &rotation = problem.k.rotation;
     g.rotation = rotation;
     g.tables = tables;
@@ -51,8 +53,8 @@ static void finish_rotation(const Problem &problem, const RotaryTables &tables, 
     g.together = addresses % widest == 0 && rotation.alignment == widest ? 1 : 0;
 }
 
-static void finish_rotation(const Problem &problem, const RotaryTables &tables, QueryGeometry &g) {
-    finish_rotation(problem, tables, static_cast<RotateGeometry &>(g));
+static void finish_rotation(const Problem &problem, const RotaryTables &tables, bool wide, QueryGeometry &g) {
+    finish_rotation(problem, tables, wide, static_cast<RotateGeometry &>(g));
     g.query_first = problem.q.rotation.first;
 }
 

@@ -187,8 +187,10 @@ __device__ __forceinline__ void rotate_layers(const Parameters<Geometry, Layers>
     const Geometry &g = p.geometries[Layers == 1 ? 0 : p.geometry_of[layer]];
     const BlockWork<typename Geometry::Layer> work{
         p.layers[layer], tensor_of_block(g), blockIdx.z - layer * p.batch_step, p.batch_step, p.programmatic != 0};
-    // One of two geometries may have fewer samples.
-    if (Layers > 1 && work.sample >= g.samples) {
+    // One of two geometries may have fewer samples, or fewer blocks for heads.
+    const CopyLayout &c = copy_of(g, work);
+    if (Layers > 1 &&
+        (work.sample >= g.samples || std::int64_t{head_block_of(g, work)} * c.heads_per_block >= c.head_step)) {
         return;
     }
     rotate(g, work);

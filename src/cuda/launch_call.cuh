@@ -5,7 +5,7 @@
 // add_tensors(call, layer, input) fills the pointers of a layer, and adds them to the addresses of the input. The one
 // here, for K and V, calls fill_layer(call, tensor, is_k, layer), which fills the pointers of K or of V;
 // finish_geometry(problem, indices, geometry) fills what lay_out does not, but for a rotation;
-// finish_rotation(problem, tables, geometry) fills a rotation, if the geometry has one;
+// finish_rotation(problem, tables, wide, geometry) fills a rotation, if the geometry has one;
 // kernel_of(parameters, wide) returns the kernel that takes these parameters.
 #pragma once
 
@@ -123,7 +123,7 @@ private:
         for (unsigned i = 0; i < geometries_; ++i) {
             finish_geometry(*inputs_[i].problem, arrays_[i].indices, p_.geometries[i]);
             if constexpr (requires(Geometry g) { g.rotation; }) {
-                finish_rotation(*inputs_[i].problem, arrays_[i].tables, p_.geometries[i]);
+                finish_rotation(*inputs_[i].problem, arrays_[i].tables, wide, p_.geometries[i]);
             }
         }
         return grid;

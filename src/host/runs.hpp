@@ -110,11 +110,15 @@ void for_each_run(const Rule<Facts> &rule, RowRange range, Visit visit) {
         return;
     }
     if (rule.packed()) {
+        const auto begin_of = [&](std::int64_t sample) {
+            return HostLoad{}.number(rule.indices.lengths, a.wide_indices, sample);
+        };
         const std::int64_t first = find_sample(rule, range.first, HostLoad{});
-        for (std::int64_t sample = std::max<std::int64_t>(first, 0);
-             sample < a.samples && HostLoad{}.number(rule.indices.lengths, a.wide_indices, sample) < range.end;
+        for (std::int64_t sample = std::max<std::int64_t>(first, 0); sample < a.samples && begin_of(sample) < range.end;
              ++sample) {
             for_each_run_of_sample(rule, 0, sample, range, visit);
+            // A row belongs to one sample, even if lengths decrease, because Q in place must not be rotated twice.
+            range.first = std::max(range.first, begin_of(sample + 1));
         }
         return;
     }
@@ -135,7 +139,7 @@ void for_each_run_and_gap(const Rule<Facts> &rule, RowRange range, Visit visit, 
         if (next < first) {
             skip(RowRange{next, first});
         }
-        next = std::max(next, first + run.rows); // Lengths that decrease may give a row to two samples.
+        next = first + run.rows;
         visit(run);
     });
     if (next < range.end) {

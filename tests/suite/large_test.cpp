@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Caches and sources beyond 2^31 elements and 2^31 rows: no address is computed in 32 bits. Only the rows concerned are
 // touched, so on the host the rest of these gigabytes is never backed by memory.
+#include "held.hpp"
 #include "plan.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -113,6 +114,47 @@ TEST_CASE("a cache of more than 2^31 elements", "[large]") {
 TEST_CASE("a cache of more than 2^31 rows", "[large]") {
     const std::int64_t rows = (std::int64_t{1} << 31) + 100;
     check_large(1, 1, rows, 9, rows - 10);
+}
+
+TEST_CASE("a rotated row in a page of 2^33 rows", "[large][rotary]") {
+    constexpr std::int64_t page_rows = std::int64_t{1} << 33;
+    constexpr std::int64_t slot = (std::int64_t{1} << 32) + 7;
+    constexpr std::size_t row_bytes = 4;
+    kvappend_rotary rotary = KVAPPEND_ROTARY_INIT;
+    rotary.dim = 2, rotary.table_rows = 1;
+    kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT;
+    d.backend = subject().backend();
+    d.element_type = KVAPPEND_ELEMENT_F16;
+    d.offset_type = KVAPPEND_OFFSET_INT64;
+    d.addressing = KVAPPEND_ADDRESSING_SLOTS;
+    d.flags = KVAPPEND_FLAG_POSITIONS;
+    d.batch = d.heads = d.new_rows = d.cache_blocks = 1;
+    d.cache_rows = page_rows, d.k_dim = 2;
+    d.rotary = &rotary;
+    const PlanPointer plan = make_plan(d);
+    std::byte *cache = nullptr;
+    try {
+        cache = static_cast<std::byte *>(subject().allocate(page_rows * row_bytes));
+    } catch (const std::bad_alloc &) {
+        SKIP("there is not enough memory for a cache of 32 GiB");
+    }
+    constexpr std::uint16_t one = 0x3c00;
+    constexpr std::uint16_t minus_two = 0xc000;
+    const Held<std::uint16_t> k(std::vector<std::uint16_t>{one, 0x4000});
+    const Held<float> cos(std::vector<float>{0});
+    const Held<float> sin(std::vector<float>{1});
+    const Held<std::int64_t> slots(std::vector<std::int64_t>{slot});
+    const Held<std::int64_t> positions(std::vector<std::int64_t>{0});
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = k.data(), args.k_cache = cache, args.slots = slots.data(), args.positions = positions.data();
+    args.rotary_cos = cos.data(), args.rotary_sin = sin.data();
+    REQUIRE(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    subject().synchronize();
+    std::uint16_t row[2] = {};
+    subject().download(row, cache + slot * static_cast<std::int64_t>(row_bytes), sizeof row);
+    CHECK(row[0] == minus_two);
+    CHECK(row[1] == one);
+    subject().release(cache);
 }
 
 TEST_CASE("a move in a cache of more than 2^31 elements", "[large]") {

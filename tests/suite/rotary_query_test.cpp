@@ -335,6 +335,26 @@ TEST_CASE("without K to append, nothing is done for Q, and its buffers may be NU
     }
 }
 
+TEST_CASE("Q in place is rotated once, even if lengths give a row to two samples", "[rotary]") {
+    Dense problem(2, 4, 4);
+    problem.d.batch = 3;
+    problem.d.lengths = KVAPPEND_LENGTHS_PACKED;
+    query(problem.rotary, 1, 2);
+    const Held<float> k(std::vector<float>(8));
+    const Held<float> cache(std::vector<float>(24));
+    const Held<float> cos(std::vector<float>(4));
+    const Held<float> sin(std::vector<float>(4, 1));
+    const Held<float> q(std::vector<float>{1, 2, 3, 4, 5, 6, 7, 8});
+    const Held<std::int32_t> lengths(std::vector<std::int32_t>{0, 3, 1, 4});
+    kvappend_args args = KVAPPEND_ARGS_INIT;
+    args.k_new = k.data(), args.k_cache = cache.data(), args.lengths = lengths.data();
+    args.rotary_cos = cos.data(), args.rotary_sin = sin.data(), args.q = args.q_out = q.data();
+    const PlanPointer plan = make_plan(problem.d);
+    REQUIRE(told(kvappend_plan_run(plan.get(), &args, nullptr, 0, subject().stream())) == "KVAPPEND_SUCCESS");
+    subject().synchronize();
+    CHECK(q.holds({-2, 1, -4, 3, -6, 5, -8, 7})); // x1 * 0 - x2 * 1 and x2 * 0 + x1 * 1
+}
+
 TEST_CASE("layers with Q beside layers without", "[rotary]") {
     auto random = seeded_random();
     std::vector<ScenarioLayer> layers;
@@ -514,6 +534,15 @@ struct Pool {
 };
 
 } // namespace
+
+TEST_CASE("strides of q_out are not checked if there is no K to append", "[rotary]") {
+    WithQuery problem;
+    query(problem.rotary, 2, 8);
+    problem.rotary.q_out_strides[KVAPPEND_AXIS_ROW] = 1;
+    CHECK(problem.refused().starts_with("KVAPPEND_ERROR_OVERLAP: q_out"));
+    problem.d.cache_rows = 0;
+    CHECK(problem.refused() == "KVAPPEND_SUCCESS");
+}
 
 TEST_CASE("the buffers of Q are checked as all buffers are", "[rotary]") {
     const Pool pool;
