@@ -433,27 +433,10 @@ unsigned choose_block(const Work &work, bool is_long, bool all_pairs) {
     return std::clamp(share_log2, least_block_threads_log2, block_threads_log2);
 }
 
-} // namespace
-
-Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts) {
-    const float elements = input.formats == nullptr ? 0 : elements_per_multiprocessor(input);
-    describe_geometries(input, elements < least_long_conversion, layouts);
-    const Work work = measure(input, layouts);
+// Spreads all copies over a grid. A thread converts `heads` heads at one place.
+BlockCounts spread_all(const LayoutInput &input, GeometryLayout *const *layouts, unsigned block_log2,
+                       std::int64_t heads) {
     const bool gathers = input.formats == nullptr && is_gather(input);
-    const std::int64_t least_long = gathers ? long_gather_vectors : long_vectors;
-    // A short call has a grid that covers all of it.
-    const bool is_long = work.vectors_per_multiprocessor >= least_long || work.heads > most_blocks_yz ||
-                         work.samples > most_blocks_yz / 2 / input.layers;
-    bool all_pairs = true;
-    Grid grid{};
-    for (unsigned i = 0; i < input.count; ++i) {
-        GeometryLayout &g = *layouts[i];
-        g.loop = choose_loop(input, input.geometries[i], g, is_long);
-        all_pairs = all_pairs && g.loop == Loop::pair;
-        grid.apart |= g.loop == Loop::pair || input.rotations != nullptr ? 0 : g.both;
-    }
-    const unsigned block_log2 = choose_block(work, is_long, all_pairs);
-    const std::int64_t heads = input.formats != nullptr && !is_gather(input) ? heads_of_thread(elements) : 1;
     BlockCounts blocks;
     for (unsigned i = 0; i < input.count; ++i) {
         if (input.rotations != nullptr) {
@@ -482,15 +465,48 @@ Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts) {
             set_steps(c, {blocks.x, input.rotations != nullptr ? c.head_step : blocks.y});
         });
     }
-    grid.batch_step =
-        static_cast<std::uint32_t>(std::min((most_blocks_yz >> grid.apart) / std::int64_t{input.layers}, work.samples));
-    for (unsigned i = 0; i < input.count && input.formats != nullptr; ++i) {
+    return blocks;
+}
+
+// Says in each layout of a conversion how the grid covers it.
+void tell_conversions(const LayoutInput &input, GeometryLayout *const *layouts, std::int64_t batch_step) {
+    for (unsigned i = 0; i < input.count; ++i) {
         for_each_tensor(input, i, *layouts[i], [&](const TensorLayout &tensor) {
-            const bool covered = is_covered(tensor.layout, layouts[i]->samples, grid.batch_step);
+            if (tensor.format == nullptr) {
+                return;
+            }
+            const bool covered = is_covered(tensor.layout, layouts[i]->samples, batch_step);
             tensor.format->covered = covered ? 1 : 0;
             tensor.format->in_step = covered && goes_in_step(tensor.layout) ? 1 : 0;
         });
     }
+}
+
+} // namespace
+
+Grid lay_out(const LayoutInput &input, GeometryLayout *const *layouts) {
+    const float elements = input.formats == nullptr ? 0 : elements_per_multiprocessor(input);
+    describe_geometries(input, elements < least_long_conversion, layouts);
+    const Work work = measure(input, layouts);
+    const bool gathers = input.formats == nullptr && is_gather(input);
+    const std::int64_t least_long = gathers ? long_gather_vectors : long_vectors;
+    // A short call has a grid that covers all of it.
+    const bool is_long = work.vectors_per_multiprocessor >= least_long || work.heads > most_blocks_yz ||
+                         work.samples > most_blocks_yz / 2 / input.layers;
+    bool all_pairs = true;
+    Grid grid{};
+    for (unsigned i = 0; i < input.count; ++i) {
+        GeometryLayout &g = *layouts[i];
+        g.loop = choose_loop(input, input.geometries[i], g, is_long);
+        all_pairs = all_pairs && g.loop == Loop::pair;
+        grid.apart |= g.loop == Loop::pair || input.rotations != nullptr ? 0 : g.both;
+    }
+    const unsigned block_log2 = choose_block(work, is_long, all_pairs);
+    const std::int64_t heads = input.formats != nullptr && !is_gather(input) ? heads_of_thread(elements) : 1;
+    const BlockCounts blocks = spread_all(input, layouts, block_log2, heads);
+    grid.batch_step =
+        static_cast<std::uint32_t>(std::min((most_blocks_yz >> grid.apart) / std::int64_t{input.layers}, work.samples));
+    tell_conversions(input, layouts, grid.batch_step);
     grid.x = static_cast<std::uint32_t>(blocks.x);
     grid.y = static_cast<std::uint32_t>(blocks.y);
     grid.z = (input.layers * grid.batch_step) << grid.apart;
