@@ -117,6 +117,9 @@ TEST_CASE("a cache of more than 2^31 rows", "[large]") {
 }
 
 TEST_CASE("a rotated row in a page of 2^33 rows", "[large][rotary]") {
+    if (subject().backend() == KVAPPEND_BACKEND_HOST) {
+        SKIP("only devices have kernels for narrow indices");
+    }
     constexpr std::int64_t page_rows = std::int64_t{1} << 33;
     constexpr std::int64_t slot = (std::int64_t{1} << 32) + 7;
     constexpr std::size_t row_bytes = 4;
