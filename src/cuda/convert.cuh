@@ -27,7 +27,8 @@ struct ConvertPointers {
 };
 
 // What convert_runs needs to know of the tensor that a block converts. A launch with Q has functions of its own.
-__device__ __forceinline__ ConvertPointers pointers_of(const BlockWork<ConvertLayer> &work) {
+template <class Layer>
+__device__ __forceinline__ ConvertPointers pointers_of(const BlockWork<Layer> &work) {
     return {work.layer.rows[work.tensor], work.layer.caches[work.tensor], work.layer.scales[work.tensor],
             work.layer.global_scales[work.tensor]};
 }

@@ -40,12 +40,10 @@ struct QueryGeometry : RotateGeometry {
 // ---- the tensor of a block ----
 
 __device__ __forceinline__ ConvertPointers pointers_of(const BlockWork<QueryLayer> &work) {
-    const QueryLayer &layer = work.layer;
     if (work.tensor == query_tensor) {
-        return {layer.q, layer.q_out, layer.q_scales, nullptr};
+        return {work.layer.q, work.layer.q_out, work.layer.q_scales, nullptr};
     }
-    return {layer.rows[work.tensor], layer.caches[work.tensor], layer.scales[work.tensor],
-            layer.global_scales[work.tensor]};
+    return pointers_of<QueryLayer>(work);
 }
 __device__ __forceinline__ const CopyLayout &copy_of(const QueryGeometry &g, const BlockWork<QueryLayer> &work) {
     return work.tensor == query_tensor ? g.query.copy : g.copies[work.tensor];

@@ -9,8 +9,8 @@
 
 namespace kvappend {
 
-// What is known of an addressing of each RuleKind. The kernels of Family::rotate alone rotate rows; for them nothing is
-// known.
+// What is known of an addressing of each RuleKind. The kernels of Family::rotate alone rotate rows: see
+// RotatePlacing.
 inline constexpr Known known_pages{.kind = KVAPPEND_ADDRESSING_PAGED,
                                    .plain_samples = true,
                                    .power_of_two = true,
@@ -57,6 +57,7 @@ template <Known Facts>
 struct RowPlacing {
     static constexpr bool joins_rows = false;
 
+    static_assert(Facts.never_rotates);
     const Rule<Facts> rule;
 
     template <class Index>
@@ -68,11 +69,7 @@ struct RowPlacing {
     __device__ __forceinline__ Spot<Index> spot(const CopyLayout &c, Index sample, Index run,
                                                 const Loaded<DeviceLoad> &loaded) const {
         const auto place = place_of(rule, sample, run, loaded, DeviceLoad{});
-        auto position = static_cast<std::int64_t>(place.position);
-        if constexpr (!Facts.never_rotates) {
-            position = place.rotation;
-        }
-        return {static_cast<Index>(place.block), place.row, position, 0,
+        return {static_cast<Index>(place.block), place.row, static_cast<std::int64_t>(place.position), 0,
                 place.placed() ? static_cast<Index>(c.run_vectors) : Index{0}};
     }
 };
