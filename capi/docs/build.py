@@ -82,9 +82,10 @@ def members(xml_folder):
     """(file, name, whether it is documented) of all that the headers declare."""
     for path in files(xml_folder, ".xml"):
         for compound in xml.etree.ElementTree.parse(path).getroot().iter("compounddef"):
-            if compound.get("kind") not in ("file", "struct", "class", "namespace"):
+            if compound.get("kind") not in ("file", "group", "struct", "class", "namespace"):
                 continue
-            for one in list(compound.iter("memberdef")) + ([compound] if compound.get("kind") != "file" else []):
+            alone = [] if compound.get("kind") in ("file", "group") else [compound]
+            for one in list(compound.iter("memberdef")) + alone:
                 if one.tag == "memberdef" and one.get("kind") not in PUBLIC:
                     continue
                 where = one.find("location").get("file") if one.find("location") is not None else ""

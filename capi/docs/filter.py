@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Doxygen's input filter for the public headers: they keep ordinary comments, and Doxygen gets to see them as its own.
 
-A comment in front of a declaration documents it, and one behind a field or an enumerator documents that. What the C
-header leaves to a rule (struct_size, the bytes of a buffer, the init functions, the table of functions) is said here
-once. No line moves, so that Doxygen's messages name the header's lines.
+A comment before a declaration documents it, and one after a field or an enumerator documents that. A banner of the C
+header begins a group, which has the text of the banner and the declarations up to the next one. What the C header
+leaves to a rule (struct_size, the bytes of a buffer, the init functions, the table of functions) is said here once. No
+line moves, so that Doxygen's messages name the header's lines.
 """
 
 import os
@@ -13,6 +14,7 @@ import sys
 
 COMMENT = re.compile(r"// SPDX[^\n]*|/\*.*?\*/|//[^\n]*(?:\n[ \t]*//[^\n]*)*", re.DOTALL)
 SECTION = re.compile(r"/\* ---- (.+) ---- \*/")
+BANNER = re.compile(r"/\* =+\n \* ([A-Z ]+): (.+)\n \* =+\n(.*)\*/", re.DOTALL)
 NOT_FOR_READERS = re.compile(r"/[*/]\s*(SPDX-|clang-format|NOLINT|namespace |extern |---- )")
 # Doxygen takes a specialisation that the general template derives from for a circle.
 PRIVATE_BASE = re.compile(r"(?<=\w) : private [\w:<>]+(?= \{)")
@@ -25,10 +27,16 @@ FIELD_RULES = [
 ]
 
 
+def group_of(banner):
+    return "header_" + banner.lower().replace(" ", "_")
+
+
 def links_for(text):
     """What turns the names that a comment mentions into links, where this text declares them."""
     functions = set(FUNCTION.findall(text))
-    constants = set(re.findall(r"^\s+(KVAPPEND_\w+) = |^#define (KVAPPEND_\w+) ", text, re.MULTILINE))
+    constants = set(re.findall(r"^\s+(KVAPPEND_\w+) = |^#define (KVAPPEND_\w+)\b", text, re.MULTILINE))
+    banners = "|".join(re.findall(r"^/\* =+\n \* ([A-Z ]+): ", text, re.MULTILINE))
+    reference = re.compile(rf"(\b(?:[Ss]ee|under|as)(?: |\n *\* )|^ \* - )({banners})\b", re.MULTILINE)
     constants = {name for pair in constants for name in pair}
     # The enumeration that KVAPPEND_BACKEND_* means, and so on.
     enums = {first: name for name, first in re.findall(r"^enum (\w+) \{\s*(?:/\*.*?\*/\s*)?(KVAPPEND_[A-Z]+_)", text,
@@ -49,7 +57,11 @@ def links_for(text):
         line = line.replace("]:", "] :")  # It is a shape, and not the address of a link.
         return re.sub(r"^( \*|//) ([A-Z][A-Z ]+)\. ", r"\1 **\2.** ", line)
 
-    return lambda comment: "\n".join(in_line(line) for line in comment.split("\n"))
+    def in_comment(comment):
+        comment = "\n".join(in_line(line) for line in comment.split("\n"))
+        return reference.sub(lambda found: f'{found[1]}\\ref {group_of(found[2])} "{found[2]}"', comment)
+
+    return in_comment
 
 
 def in_declarations(text):
@@ -69,7 +81,7 @@ def with_documentation(text, name, names):
     """The comments of the file of this name as Doxygen's, with links to what the text `names` declares."""
     links = links_for(names)
     outside = in_declarations(text)
-    told = {"file": False, "section": False}
+    told = {"file": False, "section": False, "group": False}
 
     def documentation(found):
         comment = found[0]
@@ -79,6 +91,13 @@ def with_documentation(text, name, names):
             end = "/**@}*/ " if told["section"] else ""
             told["section"] = True
             return f"{end}/** \\name {section[1].capitalize()} */ /**@{{*/"
+        banner = BANNER.fullmatch(comment)
+        if banner:
+            title, subject, words = banner.groups()
+            end = "/**\\}*/ " if told["group"] else ""
+            told["group"] = True
+            shown = title if title == "CUDA" else title.capitalize()
+            return f"{end}/** \\defgroup {group_of(title)} {shown}: {subject}\n *\n *\n{links(words)}\\{{ */"
         if NOT_FOR_READERS.match(comment) or not outside[found.start()]:
             return comment
         mark = "<" if before.strip() else ""
@@ -91,7 +110,7 @@ def with_documentation(text, name, names):
         return "/**" + mark + links(comment)[2:]
 
     text = PRIVATE_BASE.sub("", COMMENT.sub(documentation, text))
-    return text + "/**@}*/\n" if told["section"] else text
+    return text + "/**@}*/\n" if told["section"] or told["group"] else text
 
 
 def with_rules(text):
@@ -127,7 +146,10 @@ def with_rules(text):
         lines.append(line)
     for name in re.findall(r"^#define KVAPPEND_(\w+)_INIT\b", text, re.MULTILINE):
         at_end.append(f"/** \\def KVAPPEND_{name}_INIT\n"
-                      f" * The initial value of a kvappend_{name.lower()}: all zero but for its struct_size. */")
+                      f" * The initial value of a kvappend_{name.lower()}: all zero except its struct_size. */")
+    for name in re.findall(r"^#define KVAPPEND_(\w+)\(\.\.\.\)", text, re.MULTILINE):
+        at_end.append(f"/** \\def KVAPPEND_{name}\n"
+                      f" * A kvappend_{name.lower()} with these fields, by C99's or C++20's designated initialisers. */")
     return "\n".join(lines + at_end)
 
 
