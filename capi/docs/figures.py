@@ -133,7 +133,7 @@ def ring():
     figure.arrow(new[0], tops[2])
     for row, (x, _) in enumerate(tops):
         figure.text(x, 178, f"row {row}", "quiet", "middle")
-    figure.text(110, 204, "rows 0 and 1 stay; rows 2 to 5 go round, and position 6 is gone", "quiet")
+    figure.text(110, 204, "rows 0 and 1 stay; rows 2 to 5 are used again: position 10 replaces 6", "quiet")
     return figure
 
 
@@ -205,7 +205,7 @@ def move():
 
 
 def csr():
-    figure = Figure("Paged, CSR: the samples' page ids behind each other, and where each sample's begin")
+    figure = Figure("Paged, CSR: the page ids of all samples in one array, and where those of each sample begin")
     figure.text(20, 68, "page_indptr", "code")
     starts = figure.cells(140, 48, [("0", "index"), ("2", "index"), ("3", "index")])
     figure.text(20, 148, "page_table", "code")
