@@ -96,7 +96,6 @@ Cache::Cache(Memory &memory, const Decoder &decoder, std::unique_ptr<Placement> 
     }
     upload(rotary_cos_, std::as_bytes(decoder.rotary().cos()));
     upload(rotary_sin_, std::as_bytes(decoder.rotary().sin()));
-    memcpy_target_ = allocate(shape_.layers * rows() * (k_.row_bytes + v_.row_bytes));
     if (k_.stored) {
         const float given = k_.stored->given();
         upload(given_scale_, std::as_bytes(std::span(&given, 1)));
@@ -196,7 +195,6 @@ void Cache::append(std::size_t layer, std::span<const Feed> batch, std::span<std
     const std::size_t bytes = written_rows_ * (k_.row_bytes + v_.row_bytes);
     appended_.rows += 2 * written_rows_;
     appended_.bytes += bytes;
-    run_memcpy(bytes);
     if (second_ != nullptr) {
         second_->run(layer, fused);
     }
@@ -336,19 +334,6 @@ void Cache::decode(const Part &part, Buffer &buffer) const {
             }
         }
     }
-}
-
-// To be measured beside the append: bytes that were written as recently, to a buffer as large as all caches together,
-// of which a later call writes a later part.
-void Cache::run_memcpy(std::size_t bytes) {
-    if (bytes > memcpy_target_.bytes - memcpy_position_) {
-        memcpy_position_ = 0;
-    }
-    const Stopwatch stopwatch;
-    memory_.copy(memcpy_target_.memory.get() + memcpy_position_, fused_.memory.get(), bytes);
-    memory_.synchronize();
-    appended_.memcpy_seconds.push_back(stopwatch.seconds());
-    memcpy_position_ += bytes;
 }
 
 std::optional<KeyAndValue> Cache::row(std::size_t layer, std::size_t sample, std::size_t position) const {

@@ -27,9 +27,8 @@ enum class AxisOrder {
 // What was appended with one plan. K rows and V rows count apart.
 struct Appended {
     std::size_t rows = 0;
-    std::size_t bytes = 0;              // written
-    std::vector<double> seconds;        // of each call
-    std::vector<double> memcpy_seconds; // of one copy of as many bytes after each call
+    std::size_t bytes = 0;       // written
+    std::vector<double> seconds; // of each call
 };
 
 class Cache final : public RowStore {
@@ -110,7 +109,6 @@ private:
     Buffer allocate(std::size_t bytes) const;
     void upload(Buffer &to, std::span<const std::byte> bytes) const;
     std::vector<std::byte> downloaded(const Buffer &buffer) const;
-    void run_memcpy(std::size_t bytes);
 
     Memory &memory_;
     const Decoder &decoder_;
@@ -138,8 +136,6 @@ private:
     std::size_t pass_rows_ = 0;
     std::size_t written_rows_ = 0; // of K, and as many of V, by each append of the pass
     Appended appended_;
-    Buffer memcpy_target_{};
-    std::size_t memcpy_position_ = 0;
     Cache *second_ = nullptr;
     const Gathered *prefix_ = nullptr;
 };

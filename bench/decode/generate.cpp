@@ -7,8 +7,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <functional>
-#include <numeric>
 #include <optional>
 #include <span>
 
@@ -71,11 +69,7 @@ std::size_t lay_out(std::span<Feed> feeds, bool packed) {
 }
 
 Phase finish(const Cache &cache, const Stopwatch &stopwatch) {
-    const double seconds = stopwatch.seconds();
-    const Appended &appended = cache.appended();
-    const std::vector<double> &memcpy_seconds = appended.memcpy_seconds;
-    return {appended, std::accumulate(memcpy_seconds.begin(), memcpy_seconds.end(), seconds, std::minus<>()),
-            cache.kernel()};
+    return {cache.appended(), stopwatch.seconds(), cache.kernel()};
 }
 
 } // namespace
@@ -106,7 +100,7 @@ Generation generate(const Decoder &decoder, Cache &cache, const std::vector<Byte
     const std::size_t prompt_rows = lay_out(feeds, cache.packed());
     cache.plan(prompt_rows);
     const Stopwatch prefill;
-    feed_all(prompt_rows, [&](std::size_t done, std::size_t all) { progress("prefill: token and layer", done, all); });
+    feed_all(prompt_rows, [&](std::size_t done, std::size_t all) { progress("prefill", done, all); });
     result.prefill = finish(cache, prefill);
 
     cache.plan(batch);
@@ -119,7 +113,7 @@ Generation generate(const Decoder &decoder, Cache &cache, const std::vector<Byte
             feeds[i] = {std::span(sample.tokens).last(1), sample.tokens.size() - 1, i};
         }
         feed_all(batch, [](std::size_t, std::size_t) {});
-        progress("generation: step", step + 1, steps);
+        progress("generation", step + 1, steps);
     }
     result.steps = finish(cache, generation);
     return result;
@@ -132,8 +126,7 @@ Comparison compare(const Decoder &decoder, const std::vector<Sample> &samples, s
     std::string first;
     std::size_t wrong = 0;
     for (std::size_t i = 0; i < samples.size(); ++i) {
-        const std::string what = "recomputation of sample " + std::to_string(i + 1) + " of " +
-                                 std::to_string(samples.size()) + ": token and layer";
+        const std::string what = "proof, sample " + std::to_string(i + 1) + " of " + std::to_string(samples.size());
         const auto watch = [&](std::size_t done, std::size_t all) { progress(what.c_str(), done, all); };
         const Sample &sample = samples[i];
         NoCache nothing(decoder, store);

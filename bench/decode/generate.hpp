@@ -21,7 +21,7 @@ struct Sample {
 // What came of one phase: the prefill, or all steps of the generation.
 struct Phase {
     Appended appended;
-    double seconds; // of everything, but for the memcpy calls
+    double seconds; // of everything
     std::string kernel;
 };
 

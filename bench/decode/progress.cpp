@@ -16,7 +16,8 @@ bool is_terminal() {
 
 } // namespace
 
-Progress::Progress() : terminal_(is_terminal()), last_(std::chrono::steady_clock::now()) {}
+Progress::Progress(std::string title)
+    : title_(title.empty() ? title : title + ": "), terminal_(is_terminal()), last_(std::chrono::steady_clock::now()) {}
 
 Progress::~Progress() {
     if (terminal_) {
@@ -30,6 +31,9 @@ void Progress::operator()(const char *what, std::size_t done, std::size_t all) {
         return;
     }
     last_ = now;
-    std::fprintf(stderr, terminal_ ? "\r\033[K%s %zu of %zu" : "%s %zu of %zu\n", what, done, all);
+    constexpr std::size_t width = 24;
+    const std::string bar(width * done / all, '#');
+    std::fprintf(stderr, terminal_ ? "\r\033[K[%-*s] %3zu%%  %s%s" : "[%-*s] %3zu%%  %s%s\n", static_cast<int>(width),
+                 bar.c_str(), 100 * done / all, title_.c_str(), what);
     std::fflush(stderr);
 }

@@ -35,6 +35,7 @@ def main():
         for kind in "dense", "ring", "slots":
             check(decode, [text, "--cache", kind, "--prefix-reuse"], f"needs --cache paged, but --cache is {kind}")
         check(decode, [text, "--cache", "paged", "--prompt", "1", "--prefix-reuse"], "a prefix and the rest")
+        check(decode, [text, "--cache", "paged", "--prefix-reuse", "--store", "all"], "needs one format")
         check(decode, [text, "--store", "q9"], "--store")
         check(decode, [text, "--store", "int8", "--element", "f64", "--rotary", "none"], "k_storage->type")
         check(decode, [text, "--rotary", "whole"], "--rotary")
