@@ -103,6 +103,34 @@ class Figure:
                 f"{body}\n</svg>\n")
 
 
+def append():
+    figure = Figure("One call writes the new K and V rows of every sample into its pages")
+    figure.text(20, 68, "k_new, v_new", "code")
+    figure.text(20, 86, "BF16", "quiet")
+    new = figure.cells(160, 48, [(f"sample {b}", "new") for b in range(3)], 181)
+    left, top, width, height = 160, 124, 544, 56
+    figure.parts.append(f'<rect x="{left}" y="{top}" width="{width}" height="{height}" rx="8" class="scale"/>')
+    figure.text(20, top + 33, "one launch", "quiet")
+    figure.text(left + width / 2, top + 24, "rotate K by its position, find the row by the page table,", "", "middle")
+    figure.text(left + width / 2, top + 44, "and store FP8, INT8, NVFP4 with scales, or the same bits", "", "middle")
+    figure.text(20, 264, "k_cache", "code")
+    figure.text(20, 294, "v_cache", "code")
+    figure.text(20, 322, "FP8", "quiet")
+    tops = []
+    pages = [(("0", "held"), ("0", "new"), ("", "free"), ("", "free")), (("2", "held"),) * 3 + (("2", "new"),),
+             (("0", "held"),) * 4, (("1", "held"), ("1", "held"), ("1", "new"), ("", "free"))]
+    for page, rows in enumerate(pages):
+        x = 160 + page * 140
+        tops += figure.cells(x, 244, rows, 31)
+        figure.cells(x, 274, rows, 31)
+        figure.text(x + 62, 322, f"page {page}", "quiet", "middle")
+    for sample, place in enumerate([1, 14, 7]):
+        x = new[sample][0]
+        figure.arrow(new[sample], (x, top))
+        figure.arrow((x, top + height - HEIGHT), tops[place])
+    return figure
+
+
 def dense(order):
     """Two heads, four rows: a new row at position 2 for each head."""
     heads_outside = order == "BHSD"
@@ -341,7 +369,7 @@ def row_scales():
     return figure
 
 
-FIGURES = {"dense-bhsd": lambda: dense("BHSD"), "dense-bshd": lambda: dense("BSHD"), "ring": ring, "paged": paged,
+FIGURES = {"append": append, "dense-bhsd": lambda: dense("BHSD"), "dense-bshd": lambda: dense("BSHD"), "ring": ring, "paged": paged,
            "gather": gather, "move": move,
            "csr": csr, "slots": slots, "lengths": lengths, "packs": packs, "row-656": row_656,
            "page-584": page_584, "page-132": page_132, "nvfp4": nvfp4, "row-scales": row_scales}
