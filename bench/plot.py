@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Draws the figures of a benchmark as SVG: how near each case comes to the limit, over the bytes of a call. There is a
-panel for each phase, with destinations out of the cache above and in the cache below."""
+panel for each phase, with destinations out of the cache above and in the cache below. With --peers, it draws what
+peers.py measured beside the library: bars, with a panel for each file."""
 
 import argparse
 import json
@@ -103,18 +104,107 @@ class Plot:
         return "\n".join(self.parts) + "\n"
 
 
+class Peers:
+    """Bars from 1 to the time of another by the library's, on a logarithmic scale."""
+
+    LABEL, WIDTH, BAR, SPACE, HEAD = 318, 380, 11, 12, 62
+    SHADES = ("#9ecae1", "#6baed6", "#3182bd", "#1061ab")
+    STYLE = """
+  .panel { fill: #ffffff; stroke: #c8ccd2; }
+  text { fill: #1c2430; font: 12px system-ui, sans-serif; }
+  .title { font-weight: 600; font-size: 14px; }
+  .quiet { fill: #59636e; }
+  .value { font-size: 10px; }
+  line { stroke: #dde1e6; }
+  .one { stroke: #1c2430; stroke-width: 1.5; }
+  @media (prefers-color-scheme: dark) {
+    .panel { fill: #161b22; stroke: #3d444d; }
+    text { fill: #e6edf3; }
+    .quiet { fill: #9ba5b0; }
+    line { stroke: #30363d; }
+    .one { stroke: #e6edf3; }
+  }
+"""
+
+    def __init__(self, results):
+        self.results, self.parts = results, []
+        medians = [ratio["median"] for result in results for case in result["peers"] for ratio in case["ratios"].values()]
+        self.low = min(-1, math.floor(math.log2(min(medians))))
+        self.high = math.ceil(math.log2(max(medians)) + 0.2)
+
+    def text(self, x, y, text, kind="", anchor="start"):
+        self.parts.append(f'<text x="{x:g}" y="{y:g}" class="{kind}" text-anchor="{anchor}">{escape(text)}</text>')
+
+    def x(self, ratio):
+        return round(self.LABEL + (math.log2(ratio) - self.low) / (self.high - self.low) * self.WIDTH, 1)
+
+    def panel(self, y, result):
+        """Gives the lower edge."""
+        self.text(20, y + 26, result["machine"]["processor"], "title")
+        self.text(20, y + 44, result["machine"]["setting"], "quiet")
+        cases = result["peers"]
+        names = list(dict.fromkeys(name for case in cases for name in case["ratios"]))
+        top, height = y + self.HEAD, len(names) * (len(cases) * self.BAR + self.SPACE)
+        for exponent in range(self.low, self.high + 1):
+            at, kind = self.x(2 ** exponent), "one" if exponent == 0 else ""
+            self.parts.append(f'<line x1="{at}" x2="{at}" y1="{top}" y2="{top + height}" class="{kind}"/>')
+            self.text(at, top + height + 16, f"{2 ** exponent:g}", "quiet", "middle")
+        for row, name in enumerate(names):
+            begin = top + row * (len(cases) * self.BAR + self.SPACE) + self.SPACE / 2
+            self.text(self.LABEL - 10, begin + len(cases) * self.BAR / 2 + 4, name, "", "end")
+            for number, case in enumerate(cases):
+                if name in case["ratios"]:
+                    self.bar(begin + number * self.BAR, number, case["ratios"][name]["median"])
+        self.text(self.LABEL + self.WIDTH / 2, top + height + 36, "time of the other / time of libkvappend: more is better for libkvappend",
+                  "quiet", "middle")
+        x = self.LABEL - 20
+        for number, case in enumerate(cases):
+            self.parts.append(f'<rect x="{x}" y="{top + height + 52}" width="14" height="11" '
+                              f'fill="{self.SHADES[number % len(self.SHADES)]}"/>')
+            self.text(x + 20, top + height + 62, case["name"], "quiet")
+            x += 38 + 7 * len(case["name"])
+        return top + height + 72
+
+    def bar(self, y, number, ratio):
+        left, right = sorted((self.x(ratio), self.x(1)))
+        self.parts.append(f'<rect x="{left}" y="{y:g}" width="{right - left:.1f}" height="{self.BAR - 2}" '
+                          f'fill="{self.SHADES[number % len(self.SHADES)]}"/>')
+        self.text(right + 4, y + 8, f"{ratio:.2f}", "value")
+
+    def draw(self):
+        bottom = 0
+        for result in self.results:
+            bottom = self.panel(bottom, result)
+        width, height = self.LABEL + self.WIDTH + 40, bottom + 12
+        return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+                'role="img" aria-label="libkvappend beside others">\n'
+                f"<!-- SPDX-License-Identifier: Apache-2.0 -->\n<style>{self.STYLE}</style>\n"
+                f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="6" class="panel"/>\n'
+                + "\n".join(self.parts) + "\n</svg>\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("json", help="what the benchmark wrote")
+    parser.add_argument("json", nargs="+", help="what the benchmark wrote; with --peers, one file or more")
     parser.add_argument("svg", help="the file to write")
     parser.add_argument("--ratio", default="library to memcpy", help="which ratio to draw (default: %(default)s)")
     parser.add_argument("--format", default="", help="the storage format, such as f32-to-f16 (default: plain copies)")
+    parser.add_argument("--peers", action="store_true", help="draw what peers.py added to the files")
     options = parser.parse_args()
-    with open(options.json, encoding="utf-8") as file:
-        results = json.load(file)
+    files = []
+    for name in options.json:
+        with open(name, encoding="utf-8") as file:
+            files.append(json.load(file))
+    if options.peers:
+        with open(options.svg, "w", encoding="utf-8") as file:
+            file.write(Peers(files).draw())
+        return
+    if len(files) != 1:
+        parser.error("more than one file, but not --peers")
+    results = files[0]
     cases = [c for c in results["cases"] if options.ratio in c and c["format"] == options.format]
     if not cases:
-        parser.error(f"{options.json} has no case with a ratio \"{options.ratio}\" and this format")
+        parser.error(f"{options.json[0]} has no case with a ratio \"{options.ratio}\" and this format")
     subtitle = ", ".join(results["machine"][name] for name in ("processor", "caches") if name in results["machine"])
     title = f"libkvappend: {options.ratio}" + " (1 is as fast, more is faster; median, bars from min to max)"
     with open(options.svg, "w", encoding="utf-8") as file:
