@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One decoding step on a GPU: the README's example with device memory and a stream.
+// One decoding step on a GPU, with the allocation and the copies that the README leaves out.
 #include <cuda_runtime.h>
 #include <kvappend/kvappend.h>
 
