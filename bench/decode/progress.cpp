@@ -16,7 +16,7 @@ bool is_terminal() {
 
 } // namespace
 
-Progress::Progress(std::string title)
+Progress::Progress(const std::string &title)
     : title_(title.empty() ? title : title + ": "), terminal_(is_terminal()), last_(std::chrono::steady_clock::now()) {}
 
 Progress::~Progress() {

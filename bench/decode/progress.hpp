@@ -10,7 +10,7 @@
 class Progress {
 public:
     // Each message begins with the title, unless it is empty.
-    explicit Progress(std::string title);
+    explicit Progress(const std::string &title);
     Progress(const Progress &) = delete;
     Progress &operator=(const Progress &) = delete;
     ~Progress(); // Clears the line.

@@ -19,7 +19,8 @@ void require(int status) {
     }
 }
 
-template <typename T> T *upload(const std::vector<T> &values) {
+template <typename T>
+T *upload(const std::vector<T> &values) {
     void *pointer = nullptr;
     require(cudaMalloc(&pointer, values.size() * sizeof(T)));
     require(cudaMemcpy(pointer, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice));
