@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What Zig translates. */
+#include <kvappend/kvappend.h>

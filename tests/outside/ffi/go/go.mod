@@ -1,4 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-module kvappend
-
-go 1.19
