@@ -10,7 +10,7 @@ pub fn build(b: *std.Build) void {
         .optimize = optimize,
         .link_libc = true,
     });
-    // The library is found by pkg-config, or below a folder that --search-prefix names.
+    // pkg-config finds the library.
     kvappend.linkSystemLibrary("kvappend", .{});
     kvappend.addImport("c", interface(b, target, optimize));
 

@@ -4,8 +4,9 @@
 use std::env;
 use std::process::Command;
 
-const HINT: &str = "install libkvappend, and name the folder of libkvappend.so in KVAPPEND_LIB_DIR, or that of \
-                    kvappend.pc in PKG_CONFIG_PATH";
+const HINT: &str =
+    "libkvappend was not found: install it, and set KVAPPEND_LIB_DIR to the folder of libkvappend.so, or \
+                    PKG_CONFIG_PATH to that of kvappend.pc";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -30,10 +31,10 @@ fn main() {
     let program = env::var("PKG_CONFIG").unwrap_or_else(|_| "pkg-config".to_owned());
     let output = match Command::new(&program).args(["--libs", "kvappend"]).output() {
         Ok(output) => output,
-        Err(error) => panic!("{program}: {error}: {HINT}"),
+        Err(error) => panic!("{HINT}\n{program}: {error}"),
     };
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}: {HINT}");
+    assert!(output.status.success(), "{HINT}\n{errors}");
     for flag in String::from_utf8_lossy(&output.stdout).split_whitespace() {
         if let Some(folder) = flag.strip_prefix("-L") {
             println!("cargo:rustc-link-search=native={folder}");
