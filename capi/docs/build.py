@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Builds the site, and fails upon a warning of Doxygen's, a link or image that leads nowhere, a declaration of the C
-header without documentation, an example that no guide shows, or code in a guide that no test compiles."""
+header without documentation, a declaration or a guide that the search does not find, an example that no guide shows,
+or code in a guide that no test compiles."""
 
 import html.parser
 import os
@@ -43,8 +44,19 @@ def files(folder, *suffixes):
 def run_doxygen(doxygen, doxyfile, site):
     shutil.rmtree(site, ignore_errors=True)
     os.makedirs(site)
-    done = subprocess.run([doxygen, "-"], input=read(doxyfile) + f'\nOUTPUT_DIRECTORY = "{site}"\n', text=True,
-                          stderr=subprocess.PIPE, check=False)
+    # This Doxygen's own header, in which the name of the project leads to the start page.
+    header = os.path.join(site, "header.html")
+    subprocess.run([doxygen, "-w", "html", header, os.path.join(site, "footer.html"), os.path.join(site, "style.css")],
+                   check=True, capture_output=True)
+    text = read(header)
+    linked = re.sub(r'(id="projectname">)\s*\$projectname', r'\1<a href="$relpath^index.html">$projectname</a>', text)
+    if linked == text:
+        sys.exit("Doxygen's header shows no name of the project")
+    with open(header, "w", encoding="utf-8") as file:
+        file.write(linked)
+    settings = f'\nOUTPUT_DIRECTORY = "{site}"\nHTML_HEADER = "{header}"\n'
+    done = subprocess.run([doxygen, "-"], input=read(doxyfile) + settings, text=True, stderr=subprocess.PIPE,
+                          check=False)
     warnings = [line for line in done.stderr.splitlines() if re.search(r"\b(warning|error):", line)]
     if done.returncode != 0 or warnings:
         sys.exit(f"{done.stderr}\n{len(warnings)} warnings, and exit status {done.returncode}")
@@ -96,20 +108,36 @@ def members(xml_folder):
                     yield where, each.findtext("name") or name, told
 
 
-def check_documented(xml_folder, header):
-    """That all of the C header is in the output, and has words there."""
-    found = [(name, told) for where, name, told in members(xml_folder) if where.endswith(".h")]
-    names = {name for name, _ in found}
+def declarations(header):
+    """The names of all functions, constants and fields of the C header."""
     text = re.sub(r"/\*.*?\*/", "", read(header), flags=re.DOTALL)
     declared = set(re.findall(r"^KVAPPEND_API [^;(]*?\b(kvappend_\w+)\(", text, re.MULTILINE))
     declared |= set(re.findall(r"^\s+(KVAPPEND_\w+) = ", text, re.MULTILINE))
     for fields in re.findall(r"^typedef struct kvappend_\w+ \{\n(.*?)^\} ", text, re.MULTILINE | re.DOTALL):
         for pointer, field in re.findall(r"\(\*(\w+)\)\(|\b(\w+)(?:\[\d\])?;", fields):
             declared.add(pointer or field)
+    return declared
+
+
+def check_documented(xml_folder, declared):
+    """That all of the C header is in the output, and has words there."""
+    found = [(name, told) for where, name, told in members(xml_folder) if where.endswith(".h")]
+    names = {name for name, _ in found}
     missing = sorted(declared - names) + sorted(name for name, told in found if not told)
     if missing or len(declared) < 100:
         sys.exit(f"{len(missing)} of {len(declared)} without documentation: {', '.join(missing)}")
     return len(found)
+
+
+def check_search(html_folder, declared, guides):
+    """That the search field finds all of the C header, and every guide by its title."""
+    found = "".join(read(path) for path in files(os.path.join(html_folder, "search"), ".js"))
+    titles = [re.match(r"# (.*?) \{#", read(guide)) for guide in guides if guide.endswith(".md")]
+    searched = declared | {title[1].replace("'", "&apos;") for title in titles if title}
+    missing = sorted(name for name in searched if f"['{name}'," not in found)
+    if missing:
+        sys.exit(f"the search does not find {', '.join(missing)}")
+    return len(searched)
 
 
 def check_examples(guides, examples):
@@ -136,7 +164,9 @@ def main():
     docs = os.path.join(source, "capi", "docs")
     guides = files(docs, ".md", ".dox")
     snippets = check_examples(guides, examples)
-    documented = check_documented(os.path.join(site, "xml"), os.path.join(source, "include/kvappend/kvappend.h"))
+    declared = declarations(os.path.join(source, "include/kvappend/kvappend.h"))
+    documented = check_documented(os.path.join(site, "xml"), declared)
+    searched = check_search(os.path.join(site, "html"), declared, guides)
     pages = files(os.path.join(site, "html"), ".html")
     links, dead = dead_links(pages)
     for guide in guides:
@@ -144,7 +174,8 @@ def main():
     if dead:
         sys.exit("\n".join(f"{page}: {address} leads nowhere" for page, address in dead))
     print(f"{len(pages)} pages, {len(guides)} guides, {snippets} pieces of {len(examples)} examples, {documented} "
-          f"declarations of the C headers, {links} links; 0 warnings, 0 undocumented, 0 dead links")
+          f"declarations of the C headers, {searched} found by the search, {links} links; 0 warnings, 0 undocumented, "
+          f"0 dead links")
     print(f"begin at {site}/html/index.html")
 
 

@@ -207,7 +207,7 @@ def gather():
 
 
 def move():
-    figure = Figure("Move: the accepted tokens a, c and d of a draft tree, after a prefix of two rows")
+    figure = Figure("Move: the accepted tokens a, c and d after a prefix of two rows")
     figure.text(20, 68, "from_slots", "code")
     figure.cells(130, 48, [(slot, "index") for slot in ("14", "0", "1")])
     figure.text(290, 68, "slots", "code")
@@ -233,7 +233,7 @@ def move():
 
 
 def csr():
-    figure = Figure("Paged, CSR: the page ids of all samples in one array, and where those of each sample begin")
+    figure = Figure("Paged, CSR: all page ids in one array, and where each sample begins")
     figure.text(20, 68, "page_indptr", "code")
     starts = figure.cells(140, 48, [("0", "index"), ("2", "index"), ("3", "index")])
     figure.text(20, 148, "page_table", "code")

@@ -59,6 +59,7 @@ def links_for(text):
 
     def in_comment(comment):
         comment = "\n".join(in_line(line) for line in comment.split("\n"))
+        comment = re.sub(r"(?<=\n \*\n \* )((?:THE |A )?[A-Z]{4,})(?= [a-z])", r"**\1**", comment)
         return reference.sub(lambda found: f'{found[1]}\\ref {group_of(found[2])} "{found[2]}"', comment)
 
     return in_comment
