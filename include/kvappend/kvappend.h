@@ -129,7 +129,8 @@
 #define KVAPPEND_API
 #endif
 
-/* A struct with its struct_size and the fields that are named: what KVAPPEND_DESCRIPTOR(...) and its like expand to. */
+/* A struct with its struct_size and the given fields. KVAPPEND_DESCRIPTOR(...) and the other macros of its kind use it.
+ */
 #ifdef __cplusplus
 #define KVAPPEND_STRUCT(type, ...)                                                                                     \
     type {                                                                                                             \
@@ -555,7 +556,7 @@ enum kvappend_lengths {
 };
 
 /* ====================================================================================================================
- * FLAGS: other meanings of the offsets, padding, and what a run does besides
+ * FLAGS: options that can be combined
  * ====================================================================================================================
  */
 
@@ -603,8 +604,8 @@ enum kvappend_flag {
      * because all samples must have the same number of rows. */
     KVAPPEND_FLAG_SHARED_OFFSET = 256,
     /* cache_offsets[b] is the number of rows that sample b has after the call, including the new rows. If the sample
-     * has n new rows, its row l has the position cache_offsets[b] - n + l. A gather thus reads the n rows before
-     * position cache_offsets[b]. */
+     * has n new rows, its row l has the position cache_offsets[b] - n + l. So a gather reads the n rows before position
+     * cache_offsets[b]. */
     KVAPPEND_FLAG_END_OFFSETS = 512,
     /* With PAGED_CSR, cache_offsets[b] is the number of rows that sample b has on its last page after the call. If the
      * sample has p pages and n new rows, its row l has the position (p - 1) * R + cache_offsets[b] - n + l. The number
@@ -612,8 +613,8 @@ enum kvappend_flag {
      * as table_entries. table_entries * R must fit in 63 bits. */
     KVAPPEND_FLAG_LAST_PAGE_LENGTHS = 1024,
     /* With SLOTS or LENGTHS_PER_TOKEN, args.token_count[0] gives the number of tokens. Later tokens are padding,
-     * whatever the arrays hold for them. Thus a graph that was captured for T tokens also serves steps with fewer
-     * tokens. A negative number counts as 0, and a number above T counts as T. */
+     * whatever the arrays hold for them. So a graph that was captured for T tokens also serves steps with fewer tokens.
+     * A negative number counts as 0, and a number above T counts as T. */
     KVAPPEND_FLAG_TOKEN_COUNT = 2048,
     /* With PAGED and PAGED_CSR, page descriptor.reserved_page is neither written nor read. A row whose entry in
      * page_table is this page is padding. Use this if a runtime gives one page to all padded requests. reserved_page
@@ -971,8 +972,8 @@ KVAPPEND_API kvappend_status kvappend_storage_preset(int32_t preset, kvappend_st
  * Both y are rounded to the element type, as FORMATS says of F32, F16 and BF16 codes: to the nearest number, which may
  * be infinity. NaN becomes the NaN of the type with all its bits set but the sign. The elements before `first` and from
  * first + dim on keep all their bits. In Q, q_first takes the place of `first`. Then the row is stored with its bits,
- * or in the format of k_storage. An append with a rotation thus stores the bytes that an append without it stores of
- * rows that were rotated before.
+ * or in the format of k_storage. The stored bytes are those of two separate steps: a rotation, and an append of the
+ * rotated rows.
  *
  * Q has one row for each new row of K, with q_heads heads of q_dim elements. The run rotates each row of args.q by the
  * position of the row of K, from element q_first on, and writes it to the same row of args.q_out. Q is rotated in place

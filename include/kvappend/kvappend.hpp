@@ -243,9 +243,9 @@ inline result<storage> storage_preset(std::int32_t preset) noexcept {
 
 // ---- views ----
 
-// The KVAPPEND_ELEMENT_* of a C++ type. Any type of 16 bits (std::uint16_t, __half, __nv_bfloat16) counts as F16, and
-// any type of 8 bits except std::int8_t (std::byte, __nv_fp8_e4m3) as UINT8, because the copy is the same. kvappend_sku
-// then reports F16 or UINT8, too. Specialise this variable to get the exact name, or for another type:
+// The KVAPPEND_ELEMENT_* of a C++ type. Any type of 16 bits (std::uint16_t, __half, __nv_bfloat16) counts as F16. Any
+// type of 8 bits except std::int8_t (std::byte, __nv_fp8_e4m3) counts as UINT8. The copy is the same, and kvappend_sku
+// then reports F16 or UINT8. Specialise this variable to get the exact name, or for another type:
 //
 //     template <> inline constexpr std::int32_t kvappend::element_type<__nv_bfloat16> = KVAPPEND_ELEMENT_BF16;
 template <class T>
@@ -271,8 +271,8 @@ inline constexpr bool same_memory = std::is_convertible_v<U (*)[], T (*)[]>;
 template <class Range>
 using element_of = std::remove_pointer_t<decltype(std::data(std::declval<Range &>()))>;
 
-// Whether a range holds its elements, or its elements end with the expression. is_view needs to know this, because such
-// a range with const elements has all other properties of a view.
+// Whether a range holds its elements, or its elements end with the expression. If its elements are const, such a range
+// has all other properties of a view, so is_view must rule it out.
 template <class Range>
 inline constexpr bool holds_elements = std::is_array_v<Range>;
 template <class T, std::size_t N>
@@ -280,7 +280,7 @@ inline constexpr bool holds_elements<std::array<T, N>> = true;
 template <class T>
 inline constexpr bool holds_elements<std::initializer_list<T>> = true;
 
-// Whether a range is a view of memory that it does not own, such as a span: it has no destructor to run, and its
+// Whether a range is a view of memory that it does not own, such as a span. A view has no destructor to run. Its
 // elements can be written even if the view itself is const.
 template <class Range, class = void>
 inline constexpr bool is_view = false;
@@ -542,8 +542,8 @@ private:
 // A plan, or no plan. The destructor destroys the plan. Every function refuses an empty plan, as the C functions refuse
 // NULL.
 //
-// As in C, a plan never changes, so any number of threads may call its const functions at once. kvappend.h documents
-// what the functions do with the device, under stream capture, and with the structs and the stream.
+// As in C, a plan never changes, so any number of threads may call its const functions at once. For what the functions
+// do with the device, under stream capture, and with the structs and the stream, see kvappend.h.
 class plan {
 public:
     // kvappend_plan_create.
