@@ -128,7 +128,8 @@ class Peers:
 
     def __init__(self, results):
         self.results, self.parts = results, []
-        medians = [ratio["median"] for result in results for case in result["peers"] for ratio in case["ratios"].values()]
+        medians = [ratio["median"] for result in results for case in result["peers"]
+                   for ratio in case["ratios"].values()]
         self.low = min(-1, math.floor(math.log2(min(medians))))
         self.high = math.ceil(math.log2(max(medians)) + 0.2)
 
@@ -155,8 +156,8 @@ class Peers:
             for number, case in enumerate(cases):
                 if name in case["ratios"]:
                     self.bar(begin + number * self.BAR, number, case["ratios"][name]["median"])
-        self.text(self.LABEL + self.WIDTH / 2, top + height + 36, "time of the other / time of libkvappend: more is better for libkvappend",
-                  "quiet", "middle")
+        self.text(self.LABEL + self.WIDTH / 2, top + height + 36,
+                  "time of the other / time of libkvappend: more is better for libkvappend", "quiet", "middle")
         x = self.LABEL - 20
         for number, case in enumerate(cases):
             self.parts.append(f'<rect x="{x}" y="{top + height + 52}" width="14" height="11" '
@@ -176,8 +177,8 @@ class Peers:
         for result in self.results:
             bottom = self.panel(bottom, result)
         width, height = self.LABEL + self.WIDTH + 40, bottom + 12
-        return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-                'role="img" aria-label="libkvappend beside others">\n'
+        return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+                f'viewBox="0 0 {width} {height}" role="img" aria-label="libkvappend beside others">\n'
                 f"<!-- SPDX-License-Identifier: Apache-2.0 -->\n<style>{self.STYLE}</style>\n"
                 f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="6" class="panel"/>\n'
                 + "\n".join(self.parts) + "\n</svg>\n")

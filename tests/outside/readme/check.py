@@ -30,7 +30,8 @@ def check_links(root, readme):
     # Without code, which may have brackets.
     text = re.sub(r"```.*?```|`[^`\n]*`", "", readme, flags=re.DOTALL)
     addresses = [urllib.parse.urlsplit(address) for address in re.findall(r"\]\(([^)\s]+)\)", text)]
-    dead = [address.path for address in addresses if not address.scheme and not os.path.exists(f"{root}/{address.path}")]
+    dead = [address.path for address in addresses
+            if not address.scheme and not os.path.exists(f"{root}/{address.path}")]
     assert len(addresses) > 10 and not dead, dead
     assert {f"{CHART}.svg", "capi/docs/figures/append.svg"} <= {address.path for address in addresses}, addresses
 
@@ -52,8 +53,8 @@ def check_figures(root):
 
 
 def compile_c(root, source, *arguments):
-    subprocess.run(["cc", "-std=c99", "-pedantic-errors", "-Wall", "-Wextra", "-Werror", "-I", f"{root}/include", source,
-                    *arguments], check=True)
+    subprocess.run(["cc", "-std=c99", "-pedantic-errors", "-Wall", "-Wextra", "-Werror", "-I", f"{root}/include",
+                    source, *arguments], check=True)
 
 
 def main():
