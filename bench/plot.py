@@ -7,6 +7,7 @@ peers.py measured beside the library: bars, with a panel for each file."""
 import argparse
 import json
 import math
+import re
 from xml.sax.saxutils import escape
 
 PHASES = ("decode", "speculative", "prefill", "gather")
@@ -142,7 +143,7 @@ class Peers:
     def panel(self, y, result):
         """Gives the lower edge."""
         self.text(20, y + 26, result["machine"]["processor"], "title")
-        self.text(20, y + 44, result["machine"]["setting"], "quiet")
+        self.text(20, y + 44, result["machine"].get("setting") or result["machine"]["caches"], "quiet")
         cases = result["peers"]
         names = list(dict.fromkeys(name for case in cases for name in case["ratios"]))
         top, height = y + self.HEAD, len(names) * (len(cases) * self.BAR + self.SPACE)
@@ -158,13 +159,20 @@ class Peers:
                     self.bar(begin + number * self.BAR, number, case["ratios"][name]["median"])
         self.text(self.LABEL + self.WIDTH / 2, top + height + 36,
                   "time of the other / time of libkvappend: more is better for libkvappend", "quiet", "middle")
-        x = self.LABEL - 20
+        return self.legend(top + height + 62, cases)
+
+    def legend(self, y, cases):
+        """Gives the lower edge."""
+        left = x = self.LABEL - 20
         for number, case in enumerate(cases):
-            self.parts.append(f'<rect x="{x}" y="{top + height + 52}" width="14" height="11" '
+            width = 38 + 7 * len(case["name"])
+            if x != left and x + width > self.LABEL + self.WIDTH + 20:
+                x, y = left, y + 18
+            self.parts.append(f'<rect x="{x}" y="{y - 10}" width="14" height="11" '
                               f'fill="{self.SHADES[number % len(self.SHADES)]}"/>')
-            self.text(x + 20, top + height + 62, case["name"], "quiet")
-            x += 38 + 7 * len(case["name"])
-        return top + height + 72
+            self.text(x + 20, y, case["name"], "quiet")
+            x += width
+        return y + 10
 
     def bar(self, y, number, ratio):
         left, right = sorted((self.x(ratio), self.x(1)))
@@ -191,12 +199,15 @@ def main():
     parser.add_argument("--ratio", default="library to memcpy", help="which ratio to draw (default: %(default)s)")
     parser.add_argument("--format", default="", help="the storage format, such as f32-to-f16 (default: plain copies)")
     parser.add_argument("--peers", action="store_true", help="draw what peers.py added to the files")
+    parser.add_argument("--filter", default="", help="with --peers, a regular expression for names of cases")
     options = parser.parse_args()
     files = []
     for name in options.json:
         with open(name, encoding="utf-8") as file:
             files.append(json.load(file))
     if options.peers:
+        for results in files:
+            results["peers"] = [case for case in results["peers"] if re.search(options.filter, case["name"])]
         with open(options.svg, "w", encoding="utf-8") as file:
             file.write(Peers(files).draw())
         return
