@@ -10,14 +10,14 @@ SKIPPED = 77
 
 
 def main():
-    source, program = sys.argv[1:]
+    source, *command = sys.argv[1:]
     with open(source, encoding="ascii") as file:
         text = file.read()
     # Each printf call runs once.
     calls = re.findall(r"^ *(?:std::)?printf\(.*?\);[ \t]*(?:/\* (.*?) \*/|// (.*?))$", text, re.MULTILINE | re.DOTALL)
     expected = [c or cpp for c, cpp in calls]
     assert expected and len(expected) == len(re.findall(r"(?<!f)\bprintf\(", text)), f"{source}: a printf tells nothing"
-    done = subprocess.run([program], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode == SKIPPED:
         print(done.stdout)
         sys.exit(SKIPPED)
