@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/outside/ffi/python"))
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../capi/python"))
 from kvappend import Preset, Storage, abi, append  # pylint: disable=wrong-import-position
 
 SKIPPED = 77

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 
-FOLDER = os.path.dirname(os.path.abspath(__file__))
-sys.path.append(os.path.join(FOLDER, "../../consumers"))
+ROOT = os.path.dirname(os.path.abspath(__file__)) + "/../../../.."
+PACKAGE = os.path.join(ROOT, "capi/python")
+sys.path.append(os.path.join(ROOT, "tests/outside/consumers"))
 from installation import Installation, skip  # pylint: disable=wrong-import-position
 
 
@@ -38,9 +39,10 @@ def main():
         require(need)
     with tempfile.TemporaryDirectory() as folder:
         environment = Installation(meson, build, folder).environment
-        # As if the package had been copied to the user's modules. The source tree stays as it is.
-        environment |= {"PYTHONPATH": FOLDER, "PYTHONDONTWRITEBYTECODE": "1"}
-        sys.exit(subprocess.run([sys.executable, os.path.join(FOLDER, test)], env=environment, check=False).returncode)
+        # The package without a library inside, which finds the installed one. The source tree stays as it is.
+        environment |= {"PYTHONPATH": PACKAGE, "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, os.path.join(PACKAGE, "tests", test)]
+        sys.exit(subprocess.run(command, env=environment, check=False).returncode)
 
 
 if __name__ == "__main__":

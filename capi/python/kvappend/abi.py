@@ -398,6 +398,8 @@ def load(path):
 
 
 @functools.cache
-def library():
-    """The installed library, or the one that KVAPPEND_LIBRARY names."""
-    return load(os.environ.get("KVAPPEND_LIBRARY", f"libkvappend.so.{ABI_VERSION}"))
+def library() -> types.SimpleNamespace:
+    """The library that KVAPPEND_LIBRARY names, else the one inside the package, else the one that the loader finds."""
+    name = f"libkvappend.so.{ABI_VERSION}"
+    packed = os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
+    return load(os.environ.get("KVAPPEND_LIBRARY") or (packed if os.path.exists(packed) else name))

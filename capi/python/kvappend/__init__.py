@@ -31,8 +31,10 @@ An append may rotate K (rotary embedding), by tables [positions, D/2], and Q wit
     kvappend.append(..., rotary=kvappend.Rotary(), rotary_cos=cos, rotary_sin=sin)
     kvappend.append(..., rotary=kvappend.Rotary(), rotary_cos=cos, rotary_sin=sin, q=q, q_out=q_out)
 
-The package needs nothing except ctypes. Copy it, and install libkvappend where the loader finds it, or set
-KVAPPEND_LIBRARY to its path. kvappend.abi has the C interface itself, for what Plan does not offer."""
+The package needs nothing except ctypes. It uses the library that KVAPPEND_LIBRARY names, else the one that its wheel
+has inside, else the one that the loader finds. kvappend.abi has the C interface itself, for what Plan does not offer.
+
+kvappend.torch has operators for torch.compile, and kvappend.transformers_cache a cache for Transformers."""
 
 from .abi import (Error, Flag, Nibbles, Operation, Preset, Report, RotaryStyle, Rounding, ScaleOrder, ScaleRounding,
                   ScaleType, ScaleUse, Scaling, Status, Stored)
