@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The C interface, declaration by declaration: what kvappend/kvappend.h says, in ctypes. The header is the manual."""
 
+from __future__ import annotations
+
 import ctypes
 import enum
 import functools
 import os
 import types
+import typing
 
 ABI_VERSION = 1
 
@@ -213,7 +216,7 @@ class Preset(enum.IntEnum):
 class Struct(ctypes.Structure):
     """Fields that are not given are zero, except struct_size, which is the size."""
 
-    def __init__(self, **fields):
+    def __init__(self, **fields: typing.Any) -> None:
         super().__init__(struct_size=ctypes.sizeof(self), **fields)
 
 
@@ -361,29 +364,32 @@ FUNCTIONS = {
 
 
 class Error(Exception):
-    """A call of the library failed: `status` (one of Status), its `name` as in the header, and the `message`."""
+    """A call of the library failed: `status` (one of Status), its `name` as in the header, and the `message`.
+    Plan.validate adds the `fault`."""
 
-    def __init__(self, status, name, message):
+    fault: Fault
+
+    def __init__(self, status: int, name: str, message: str) -> None:
         super().__init__(status, name, message)
         self.status, self.name, self.message = status, name, message
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.name}: {self.message}"
 
 
-def load(path):
+def load(path: str) -> types.SimpleNamespace:
     """The library at `path`, or that the loader finds by this name. `plan_run` is kvappend_plan_run, and so on."""
     loaded = ctypes.CDLL(path)
 
-    def error(status):
+    def error(status: int) -> Error:
         # The message belongs to this thread. Other threads that run in between have messages of their own.
         return Error(status, api["status_name"](status).decode(), api["last_error_message"]().decode())
 
-    def require(status, _function, _arguments):
+    def require(status: int, _function: typing.Any, _arguments: dict[str, typing.Any]) -> None:
         if status:
             raise error(status)
 
-    api = {"error": error}
+    api: dict[str, typing.Any] = {"error": error}
     for name, (result, arguments) in FUNCTIONS.items():
         function = getattr(loaded, "kvappend_" + name)
         function.restype, function.argtypes = result, arguments

@@ -2,12 +2,18 @@
 """From the layouts of tensors to the descriptor of the append, the gather or the move that they describe. What cannot
 be one is refused here, in terms of the arguments. The library checks the rest."""
 
+from __future__ import annotations
+
+import collections.abc
 import ctypes
+import typing
 
 from .abi import (Addressing, Backend, Descriptor, Element, Flag, Index, Lengths, Offset, Operation, ScaleOrder,
                   ScaleType, Scaling, Skip, Stored)
 from .devices import common_device
-from .layout import ELEMENT_BYTES, OFFSET_NAMES
+from .layout import ELEMENT_BYTES, OFFSET_NAMES, Layout
+from .rotary import Rotary
+from .storage import Storage
 
 ELEMENTS = {"float32": Element.F32, "float64": Element.F64, "float16": Element.F16, "bfloat16": Element.BF16,
             # Only the width matters to a copy. NumPy has no bfloat16 of its own, so callers may view one as uint16.
@@ -35,21 +41,22 @@ _PIECES = "N, H, D/pack, R, pack"
 _FIELDS = {"B": "batch", "H": "heads", "L": "new_rows", "T": "new_rows", "N": "cache_blocks", "R": "cache_rows"}
 
 
-def _form(axes):
+def _form(axes: str) -> str:
     return f"[{axes}]"
 
 
-def _shape_text(name, layout, axes):
+def _shape_text(name: str, layout: Layout, axes: str) -> str:
     return f"{name} {_form(axes)} {list(layout.shape)}"
 
 
 class _Extents:
     """The extents of the tensors. Several tensors may have the same extent, but they must agree."""
 
-    def __init__(self):
-        self.fields, self.sources = {}, {}
+    def __init__(self) -> None:
+        self.fields: dict[str, typing.Any] = {}
+        self.sources: dict[str, tuple[str, Layout, str]] = {}
 
-    def state(self, letter, extent, source, field=None):
+    def state(self, letter: str, extent: int, source: tuple[str, Layout, str], field: str | None = None) -> None:
         """`source` is the name, the layout and the axes of the tensor that has the extent."""
         field = field or _FIELDS[letter]
         known = self.fields.setdefault(field, extent)
@@ -60,7 +67,7 @@ class _Extents:
         self.sources.setdefault(field, source)
 
 
-def _hint(letter, known, extent, first, source):
+def _hint(letter: str, known: int, extent: int, first: tuple[str, Layout, str], source: tuple[str, Layout, str]) -> str:
     """What to say if one of the two tensors has its head axis where the other order of axes has it."""
     if letter != "H":
         return ""
@@ -72,7 +79,7 @@ def _hint(letter, known, extent, first, source):
     return ""
 
 
-def _require_form(name, layout, *forms):
+def _require_form(name: str, layout: Layout, *forms: typing.Any) -> str:
     """The one of `forms` that has as many axes as the tensor."""
     for axes in forms:
         if axes.count(",") + 1 == len(layout.shape):
@@ -80,7 +87,7 @@ def _require_form(name, layout, *forms):
     raise ValueError(f"{name} has the shape {list(layout.shape)}: expected the axes {' or '.join(map(_form, forms))}")
 
 
-def _require_strides(name, layout, axes):
+def _require_strides(name: str, layout: Layout, axes: str) -> None:
     letters = axes.split(", ")
     for letter, extent, stride in zip(letters, layout.shape, layout.strides):
         if stride < 0:
@@ -91,7 +98,7 @@ def _require_strides(name, layout, axes):
                              "elements")
 
 
-def _require_type(name, layout, types):
+def _require_type(name: str, layout: Layout, types: collections.abc.Collection[str]) -> None:
     if layout.type not in types:
         raise ValueError(f"{name} has the type {layout.type}: expected {' or '.join(types)}")
 
@@ -99,14 +106,15 @@ def _require_type(name, layout, types):
 class _States:
     """Describes the rows and the caches of K and of V, and the rows of Q."""
 
-    def __init__(self, extents, layouts, storages, layout, new_layout):
+    def __init__(self, extents: _Extents, layouts: dict[str, Layout], storages: dict[str, Storage | None],
+                 layout: str | None, new_layout: str) -> None:
         self.extents, self.layouts, self.storages = extents, layouts, storages
         self.layout, self.new_layout = layout, new_layout
-        self.first = None
+        self.first: str | None = None
         self.by_token = False
-        self.cache_axes = {}
+        self.cache_axes: dict[str, str] = {}
 
-    def read(self, kind, rows):
+    def read(self, kind: str, rows: str | None) -> None:
         """`rows` is the name of the rows, such as k_new. A move has none: None."""
         cache_axes = self.cache_axes[kind] = self._cache_axes(kind + "_cache", self.layouts[kind + "_cache"])
         if rows is None:
@@ -115,7 +123,7 @@ class _States:
             self._read(kind, rows, self._rows_axes(rows, "H" in cache_axes))
         self._read(kind, kind + "_cache", cache_axes)
 
-    def read_query(self):
+    def read_query(self) -> None:
         """Q has the rows of K. Without q_out, it is rotated in place."""
         axes = "T, H, D" if self.by_token else _PADDED[self.new_layout]
         self.cache_axes["q"] = "H, D"  # of the scales, which are the same for all rows
@@ -124,7 +132,7 @@ class _States:
                 self._read("q", name, _require_form(name, self.layouts[name], axes))
         self.extents.fields.setdefault("q_out_strides", self.extents.fields["q_strides"])
 
-    def _rows_axes(self, name, has_heads):
+    def _rows_axes(self, name: str, has_heads: bool) -> str:
         padded = _PADDED[self.new_layout] if has_heads else "B, L, D"
         tokens = "T, H, D" if has_heads else "T, D"
         # Rows are tokens with some arrays, and may be tokens with lengths: the number of axes says which.
@@ -134,7 +142,7 @@ class _States:
         self.by_token = axes == tokens
         return axes
 
-    def _cache_axes(self, name, layout):
+    def _cache_axes(self, name: str, layout: Layout) -> str:
         axes = _require_form(name, layout, _CACHE[self.layout or "HND"], "N, R, D", _PIECES)
         if axes == _PIECES and self.layout == "NHD":
             raise ValueError(f"{name} has the shape {list(layout.shape)}: layout=\"NHD\" is for "
@@ -146,7 +154,7 @@ class _States:
                              f"{_form(_CACHE['NHD'])}: say layout=\"HND\" or layout=\"NHD\"")
         return axes
 
-    def _read(self, kind, name, axes):
+    def _read(self, kind: str, name: str, axes: str) -> None:
         layout, fields = self.layouts[name], self.extents.fields
         stored = self._stored_type(kind, name)
         self._require_element_type(name, layout, stored)
@@ -169,17 +177,17 @@ class _States:
         # The stride of the batch is not used for tokens. It is not 0, so the others are taken as they are.
         outer = strides.get("B", strides.get("N", 1))
         inner = next(strides[letter] for letter in "LTR" if letter in strides)
-        strides = self._strides(name, layout, (outer, strides.get("H", 0), inner), extents)
+        outer_to_inner = self._strides(name, layout, (outer, strides.get("H", 0), inner), extents)
         # The rows of a gather have the fields of new rows.
         field = NEW[OUT.index(name)] if name in OUT else name
-        fields[field + "_strides"] = tuple(unit * stride for stride in strides)
+        fields[field + "_strides"] = tuple(unit * stride for stride in outer_to_inner)
 
-    def _stored_type(self, kind, name):
+    def _stored_type(self, kind: str, name: str) -> Stored:
         """The stored type of a cache, or of q_out, with a storage, else 0."""
         storage = self.storages[kind] if name == _stored_name(kind) else None
         return Stored(storage.type) if storage else Stored.AS_IS
 
-    def _require_element_type(self, name, layout, stored):
+    def _require_element_type(self, name: str, layout: Layout, stored: Stored) -> None:
         if stored:
             _require_type(name, layout, CODES[stored])
             return
@@ -189,7 +197,7 @@ class _States:
             raise ValueError(f"{first} has the type {self.layouts[first].type}, and {name} {layout.type}: expected one "
                              "type")
 
-    def _row_of_pairs(self, kind, name, entries):
+    def _row_of_pairs(self, kind: str, name: str, entries: int) -> int:
         """The elements of a row with two elements in each entry. In a move, nothing else says whether the last one has
         two, and both are moved."""
         dim = self.extents.fields.get(kind + "_dim", 2 * entries)
@@ -199,11 +207,11 @@ class _States:
         return dim
 
     @staticmethod
-    def _strides(name, layout, strides, extents):
+    def _strides(name: str, layout: Layout, strides: tuple[int, ...], extents: dict[str, int]) -> tuple[int, ...]:
         # Three zeros mean contiguous. If zeros are meant, an axis with only one entry gets another stride.
         if layout.is_empty or any(strides):
             return strides
-        outer = extents.get("B", extents.get("N"))
+        outer = extents["B"] if "B" in extents else extents["N"]
         inner = next(extents[letter] for letter in "LTR" if letter in extents)
         strides = tuple(0 if extent > 1 else 1 for extent in (outer, extents["H"], inner))
         if not any(strides):
@@ -214,12 +222,13 @@ class _States:
 class _Indices:
     """Describes the arrays of indices. Each of their two groups has one type."""
 
-    def __init__(self, extents, layouts, packed, by_token, operation):
+    def __init__(self, extents: _Extents, layouts: dict[str, Layout], packed: bool, by_token: bool,
+                 operation: int) -> None:
         self.extents, self.layouts, self.by_token, self.operation = extents, layouts, by_token, operation
         self.more = {"page_indptr": 1, "lengths": int(packed)}
-        self.sources = {}
+        self.sources: dict[str, str] = {}
 
-    def read(self):
+    def read(self) -> None:
         for name in ("lengths", "left_pads", "batch_index", "page_indptr"):
             more = self.more.get(name, 0)
             self._read(name, "index_type", INDICES, "B + 1" if more else "B", more)
@@ -240,7 +249,7 @@ class _Indices:
             if self.layouts["token_count"].shape not in ((), (1,)):
                 raise ValueError(f"token_count has the shape {list(self.layouts['token_count'].shape)}: expected [1]")
 
-    def _read(self, name, field, types, axes, more=0):
+    def _read(self, name: str, field: str, types: collections.abc.Mapping[str, int], axes: str, more: int = 0) -> None:
         if name not in self.layouts:
             return
         layout = self.layouts[name]
@@ -254,7 +263,7 @@ class _Indices:
         else:
             self.extents.state(axes[0], layout.shape[0] - more, (name, layout, axes))
 
-    def _read_type(self, name, field, types):
+    def _read_type(self, name: str, field: str, types: collections.abc.Mapping[str, int]) -> None:
         kind = self.layouts[name].type
         _require_type(name, self.layouts[name], types)
         self.extents.fields.setdefault(field, types[kind])
@@ -263,7 +272,7 @@ class _Indices:
             raise ValueError(f"{first} has the type {self.layouts[first].type}, and {name} {kind}: expected one type "
                              "for both")
 
-    def _read_positions(self):
+    def _read_positions(self) -> None:
         if "positions" not in self.layouts:
             return
         layout = self.layouts["positions"]
@@ -278,7 +287,7 @@ class _Indices:
         if layout.shape[0] > 1 and layout.strides[0] != layout.shape[1] and not layout.is_empty:
             raise ValueError(f"positions has the strides {list(layout.strides)}: expected both axes to be contiguous")
 
-    def _read_table(self):
+    def _read_table(self) -> None:
         if "page_table" not in self.layouts:
             return
         layout, fields = self.layouts["page_table"], self.extents.fields
@@ -297,7 +306,8 @@ class _Indices:
 class _Scales:
     """Describes the scales of K, of V or of Q, and thereby completes the storage."""
 
-    def __init__(self, kind, storage, layouts, extents, cache_axes):
+    def __init__(self, kind: str, storage: Storage, layouts: dict[str, Layout], extents: _Extents,
+                 cache_axes: str) -> None:
         self.kind, self.storage, self.layouts = kind, storage, layouts
         self.moves = "from_slots" in layouts
         self.by_four_rows = storage.scale_order == ScaleOrder.BY_FOUR_ROWS and kind != "q"
@@ -306,10 +316,10 @@ class _Scales:
         fields = extents.fields
         groups = fields[kind + "_dim"] // storage.group if storage.group > 0 else 1
         heads = fields["q_heads" if kind == "q" else "heads"]
-        extents = {"N": fields["cache_blocks"], "H": heads, "R": fields["cache_rows"], "D/group": groups}
-        self.expected = [extents[axis] for axis in self.axes]
+        whole = {"N": fields["cache_blocks"], "H": heads, "R": fields["cache_rows"], "D/group": groups}
+        self.expected = [whole[axis] for axis in self.axes]
 
-    def strides(self):
+    def strides(self) -> tuple[int, ...]:
         """kvappend_storage.scale_strides."""
         self._require_global_scale()
         layout = self._require(self.kind + "_scales", self.storage.scaling != Scaling.NONE)
@@ -325,14 +335,14 @@ class _Scales:
             strides |= {"R": 0, "D/group": 0}
         return tuple(strides.get(axis, 0) for axis in ("N", "H", "R", "D/group"))
 
-    def _require(self, name, is_used):
+    def _require(self, name: str, is_used: bool) -> Layout | None:
         if is_used and name not in self.layouts:
             raise TypeError(f"{name} is missing, and {self.kind}_storage has it")
         if not is_used and name in self.layouts:
             raise TypeError(f"{name} is given, and {self.kind}_storage does not have it")
         return self.layouts.get(name)
 
-    def _require_global_scale(self):
+    def _require_global_scale(self) -> None:
         name = self.kind + "_global_scale"
         # Q has none: the library refuses a storage that asks for it.
         if self.kind == "q" or self.moves and name not in self.layouts:
@@ -343,7 +353,7 @@ class _Scales:
             if layout.shape not in ((), (1,)):
                 raise ValueError(f"{name} has the shape {list(layout.shape)}: expected [1]")
 
-    def _require_shape(self, name, layout):
+    def _require_shape(self, name: str, layout: Layout) -> None:
         repeats = self.storage.scaling == Scaling.GIVEN and not self.by_four_rows
         shape, expected = list(layout.shape), self.expected
         if repeats and len(shape) <= len(expected):
@@ -354,32 +364,33 @@ class _Scales:
             raise ValueError(f"{name} has the shape {list(layout.shape)}: expected {_form(', '.join(self.axes))} "
                              f"{expected}{', or a shape that NumPy broadcasts to it' if repeats else ''}")
 
-    def _require_tiles(self, name, layout):
+    def _require_tiles(self, name: str, layout: Layout) -> None:
         rows, groups = layout.shape[-2:]
         if layout.strides[-2:] != (groups if rows > 1 else 0, 1 if groups > 1 else 0) and not layout.is_empty:
             raise ValueError(f"{name} has the strides {list(layout.strides)}: expected its last two axes to be "
                              "contiguous")
 
 
-def _operation_of(names):
+def _operation_of(names: set[str]) -> Operation:
     """A plan with from_slots moves, and one with k_out or v_out gathers."""
     if "from_slots" in names:
         return Operation.MOVE
     return Operation.GATHER if names & {*OUT} else Operation.APPEND
 
 
-def _rows_of(kind, operation):
+def _rows_of(kind: str, operation: int) -> str | None:
     """The name of the rows of K or of V, or None."""
-    rows = {Operation.APPEND: NEW, Operation.GATHER: OUT}.get(operation)
+    names: dict[int, tuple[str, str]] = {Operation.APPEND: NEW, Operation.GATHER: OUT}
+    rows = names.get(operation)
     return rows["kv".index(kind)] if rows else None
 
 
-def is_one_offset(layout):
+def is_one_offset(layout: Layout) -> bool:
     """Whether offsets are a single number, or one that is repeated for all samples."""
     return not layout.shape or len(layout.shape) == 1 and layout.shape[0] > 1 and layout.strides[0] == 0
 
 
-def _addressing(names):
+def _addressing(names: collections.abc.Collection[str]) -> int:
     for name, addressing in (("slots", Addressing.SLOTS), ("page_indptr", Addressing.PAGED_CSR),
                              ("page_table", Addressing.PAGED), ("ring", Addressing.RING)):
         if name in names:
@@ -403,7 +414,7 @@ _APART = (("slots", (*_ANY_OFFSETS, "page_table", "ring", "left_pads", "batch_in
 _APART_UNLESS_MOVED = (("slots", ("lengths",)),)
 
 
-def _require_rows(names, operation):
+def _require_rows(names: set[str], operation: int) -> None:
     """That K, V or both have what the operation needs of them."""
     for new in NEW:
         for out in OUT:
@@ -422,7 +433,7 @@ def _require_rows(names, operation):
         raise TypeError("k_new, k_cache, v_new and v_cache are missing: expected those of K, those of V, or all four")
 
 
-def _require_names(names, flags, operation):
+def _require_names(names: set[str], flags: int, operation: int) -> None:
     """Refuses arguments that the descriptor would otherwise leave out, and so ignore silently."""
     _require_rows(names, operation)
     offsets = [name for name in OFFSET_NAMES if name in names]
@@ -443,7 +454,7 @@ def _require_names(names, flags, operation):
                 raise TypeError(f"{one} and {other} do not go together")
 
 
-def _require_batch(extents, names, smaller_batch):
+def _require_batch(extents: _Extents, names: set[str], smaller_batch: bool) -> None:
     """Without batch_index, sample b has cache b."""
     batch, blocks = extents.fields["batch"], extents.fields["cache_blocks"]
     if {"slots", "page_table", "batch_index", "token_samples"} & names or batch == blocks:
@@ -454,7 +465,7 @@ def _require_batch(extents, names, smaller_batch):
                          "batch_index, or smaller_batch=True with a batch that uses the first caches only")
 
 
-def _flags_of(names, layouts):
+def _flags_of(names: collections.abc.Container[str], layouts: dict[str, Layout]) -> int:
     """The flags that follow from the arguments."""
     flags = 0
     for flag, name in ((Flag.BATCH_INDEX, "batch_index"), (Flag.LEFT_PADS, "left_pads"),
@@ -467,7 +478,7 @@ def _flags_of(names, layouts):
     return flags
 
 
-def _lengths_of(names, by_token):
+def _lengths_of(names: collections.abc.Collection[str], by_token: bool) -> int:
     if "token_samples" in names:
         return Lengths.PER_TOKEN
     if "lengths" in names:
@@ -475,12 +486,13 @@ def _lengths_of(names, by_token):
     return Lengths.FIXED
 
 
-def _stored_name(kind):
+def _stored_name(kind: str) -> str:
     """The tensor that a storage of this kind belongs to."""
     return "q_out" if kind == "q" else kind + "_cache"
 
 
-def _describe_storage(kind, storage, layouts, extents, cache_axes):
+def _describe_storage(kind: str, storage: Storage | None, layouts: dict[str, Layout], extents: _Extents,
+                      cache_axes: dict[str, str]) -> None:
     for name in (kind + "_scales", kind + "_global_scale"):
         if name in layouts and (storage is None or kind not in cache_axes):
             raise TypeError(f"{name} is given: expected it with {kind}_storage and {_stored_name(kind)}")
@@ -489,7 +501,7 @@ def _describe_storage(kind, storage, layouts, extents, cache_axes):
         extents.fields[kind + "_storage"] = ctypes.pointer(storage.in_c(strides))
 
 
-def _describe_rotary(rotary, layouts, extents):
+def _describe_rotary(rotary: Rotary, layouts: dict[str, Layout], extents: _Extents) -> None:
     cos, sin = (layouts[name] for name in TABLES)
     for name, layout in zip(TABLES, (cos, sin)):
         _require_type(name, layout, ("float32", "float16", "bfloat16", "uint16"))
@@ -503,9 +515,11 @@ def _describe_rotary(rotary, layouts, extents):
     extents.fields["rotary"] = ctypes.pointer(c)
 
 
-def describe(layouts, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
-             reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None,
-             q_storage=None, rotary=None):
+def describe(layouts: dict[str, Layout], *, layout: str | None = None, new_layout: str = "HND", ring: bool = False,
+             sink_rows: int = 0, reserved_slot: int | None = None, reserved_page: int | None = None, flags: int = 0,
+             trap: bool = False, smaller_batch: bool = False, k_storage: Storage | None = None,
+             v_storage: Storage | None = None, q_storage: Storage | None = None,
+             rotary: Rotary | None = None) -> Descriptor:
     """The descriptor of an append, a gather or a move with tensors of these layouts, by the names of the arguments."""
     for option, value, values in (("layout", layout, (None, *LAYOUTS)), ("new_layout", new_layout, LAYOUTS)):
         if value not in values:

@@ -2,15 +2,19 @@
 """The device of an append, and making it current. A CUDA device is made current by the driver, which every framework
 and the library's own runtime share."""
 
+from __future__ import annotations
+
+import collections.abc
 import contextlib
 import ctypes
 import functools
+import typing
 
 from . import abi
 from .layout import ON_DEVICE, Device, device_name
 
 
-def common_device(devices):
+def common_device(devices: dict[str, tuple[int, int]]) -> int | None:
     """The number of the CUDA device on which these named tensors are, or None for the host."""
     on_device = {name: device for name, device in devices.items() if device[0] in ON_DEVICE}
     if not on_device:
@@ -28,7 +32,7 @@ DRIVER = "libcuda.so.1"
 
 
 @functools.cache
-def _driver():
+def _driver() -> typing.Any:
     """The functions of the CUDA driver, or None without a driver."""
     try:
         driver = ctypes.CDLL(DRIVER)
@@ -43,14 +47,14 @@ def _driver():
     return driver
 
 
-def _call(driver, name, *arguments):
+def _call(driver: typing.Any, name: str, *arguments: typing.Any) -> None:
     error = getattr(driver, name)(*arguments)
     if error:
         raise abi.Error(abi.Status.ERROR_CUDA, "KVAPPEND_ERROR_CUDA", f"{name} failed with error {error}")
 
 
 @functools.cache
-def _primary_context(number):
+def _primary_context(number: int) -> typing.Any:
     """The context of the device that CUDA's runtime uses. It is kept as long as the process lives, as the runtime keeps
     it."""
     device, context = ctypes.c_int(), ctypes.c_void_p()
@@ -60,7 +64,7 @@ def _primary_context(number):
 
 
 @contextlib.contextmanager
-def current(number):
+def current(number: int | None) -> collections.abc.Iterator[None]:
     """Makes a CUDA device current in this thread, and restores what was current. None is the host."""
     # Without a driver there is nothing to make current, and the library says so.
     if number is None or not (driver := _driver()):

@@ -4,7 +4,10 @@
 Tensors are only looked at. The package does not take the capsule over (a consumer that does renames it to "used_..."),
 so the capsule releases what it holds when its last reference goes. A Tensor keeps that reference."""
 
+from __future__ import annotations
+
 import ctypes
+import typing
 
 from .layout import ON_DEVICE, Device, Tensor, make_layout
 
@@ -39,14 +42,14 @@ _get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_cha
     ("PyCapsule_GetPointer", ctypes.pythonapi))
 
 
-def type_name(code, bits):
+def type_name(code: int, bits: int) -> str:
     """The name that NumPy and PyTorch have for a type of DLPack."""
     if (code, bits) in _TYPES:
         return _TYPES[code, bits]
     return _FAMILIES.get(code, f"DLPack code {code} with {{}} bits").format(bits)
 
 
-def device_of(name, tensor):
+def device_of(name: str, tensor: typing.Any) -> tuple[int, int]:
     """(DLPack's type of the device, its number)."""
     if not hasattr(tensor, "__dlpack__"):
         raise TypeError(f"{name} is a {type(tensor).__name__}: expected a tensor, such as one of NumPy or PyTorch, or "
@@ -58,7 +61,7 @@ def device_of(name, tensor):
     return Device(kind), number
 
 
-def _export(name, tensor, stream):
+def _export(name: str, tensor: typing.Any, stream: int | None) -> typing.Any:
     """The tensor's capsule."""
     # On a GPU the tensor's owner makes our stream wait for what still writes the tensor. The default stream is 1 for
     # DLPack and 0 for CUDA. Memory of the CPU has no streams.
@@ -74,7 +77,7 @@ def _export(name, tensor, stream):
         raise BufferError(f"{name}: {refusal}") from refusal
 
 
-def borrow(name, tensor, stream=None):
+def borrow(name: str, tensor: typing.Any, stream: int | None = None) -> Tensor:
     """The tensor, called `name` in errors, to be used in `stream`. Its device must be current."""
     capsule = _export(name, tensor, stream)
     if _is_valid(capsule, VERSIONED):

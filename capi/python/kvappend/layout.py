@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the package knows of a tensor, whichever library it comes from."""
 
+from __future__ import annotations
+
+import collections.abc
 import enum
 import typing
 
@@ -24,30 +27,31 @@ ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "uint1
 OFFSET_NAMES = ("cache_offsets", "end_offsets", "last_page_lengths")
 
 
-def device_name(device):
+def device_name(device: tuple[int, int]) -> str:
     kind, number = device
-    names = {Device.CPU: "cpu", Device.CUDA: f"cuda:{number}", Device.CUDA_HOST: "pinned memory of the cpu",
-             Device.CUDA_MANAGED: f"managed memory of cuda:{number}"}
+    names: dict[int, str] = {
+        Device.CPU: "cpu", Device.CUDA: f"cuda:{number}", Device.CUDA_HOST: "pinned memory of the cpu",
+        Device.CUDA_MANAGED: f"managed memory of cuda:{number}"}
     return names.get(kind, f"device {number} of DLPack's type {kind}")
 
 
 class Layout(typing.NamedTuple):
     """All of a tensor except its address. A stride, in elements, is 0 if the axis has no second entry."""
-    shape: tuple
-    strides: tuple
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
     type: str = "float32"  # as NumPy and PyTorch call it
-    device: tuple = HOST  # DLPack's type of the device, and its number
+    device: tuple[int, int] = HOST  # DLPack's type of the device, and its number
 
-    def __str__(self):
+    def __str__(self) -> str:
         return (f"{list(self.shape)} with strides {list(self.strides)}, of type {self.type}, on "
                 f"{device_name(self.device)}")
 
     @property
-    def is_empty(self):
+    def is_empty(self) -> bool:
         return 0 in self.shape
 
     @property
-    def size(self):
+    def size(self) -> int:
         """The number of bytes from the first element to the end of the last one."""
         if self.is_empty:
             return 0
@@ -55,7 +59,8 @@ class Layout(typing.NamedTuple):
         return (1 + last) * ELEMENT_BYTES[self.type]
 
 
-def make_layout(shape, strides, *type_and_device):
+def make_layout(shape: collections.abc.Sequence[int], strides: collections.abc.Sequence[int],
+                *type_and_device: typing.Any) -> Layout:
     """A Layout whose meaningless strides are 0."""
     if 0 in shape:
         return Layout(tuple(shape), (0,) * len(shape), *type_and_device)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans, made and run with tensors."""
 
+from __future__ import annotations
+
+import collections.abc
 import contextlib
 import ctypes
 import functools
@@ -8,12 +11,16 @@ import operator
 import re
 import struct
 import sys
+import typing
 import weakref
 
 from . import abi
+from .arguments import Append, Gather, Move, PlanTensors, RunTensors
 from .describe import NEW, OUT, QUERY, TABLES, describe
 from .devices import common_device, current
-from .layout import OFFSET_NAMES, ON_DEVICE, Layout, device_name
+from .layout import OFFSET_NAMES, ON_DEVICE, Layout, Tensor, device_name
+from .rotary import Rotary
+from .storage import Storage
 from .tensors import borrow, device_of, glance, in_memory, is_torch, learn
 
 # The names of tensors, and what kvappend_args calls them.
@@ -23,21 +30,22 @@ _ARGS_BYTES = ctypes.sizeof(abi.Args)
 _MOST_CALLS = 512
 
 
-def _require_known(arguments, names=tuple(_FIELDS)):
+def _require_known(arguments: collections.abc.Iterable[str],
+                   names: collections.abc.Collection[str] = tuple(_FIELDS)) -> None:
     unknown = [name for name in arguments if name not in names]
     if unknown:
         raise TypeError(f"{', '.join(unknown)}: expected some of {', '.join(names)}")
 
 
-def _current_torch_stream(device):
+def _current_torch_stream(device: int) -> int:
     return sys.modules["torch"].cuda.current_stream(device).cuda_stream
 
 
-def _devices(tensors):
+def _devices(tensors: dict[str, typing.Any]) -> dict[str, tuple[int, int]]:
     return {name: device_of(name, tensor) for name, tensor in tensors.items()}
 
 
-def _borrow_all(arguments, stream):
+def _borrow_all(arguments: collections.abc.Mapping[str, typing.Any], stream: int | None) -> typing.Any:
     """The tensors among the arguments, borrowed; their device; and the stream. If no stream is given, PyTorch's tensors
     are used in PyTorch's current stream."""
     tensors = {name: tensor for name, tensor in arguments.items() if name in _FIELDS and tensor is not None}
@@ -49,19 +57,19 @@ def _borrow_all(arguments, stream):
         return {name: borrow(name, tensor, stream) for name, tensor in tensors.items()}, device, stream
 
 
-def _reworded(error, offsets):
+def _reworded(error: abi.Error, offsets: str) -> abi.Error:
     """The error in terms of the arguments. Most fields in the library's messages have the same names as arguments."""
     message = re.sub(r"\b(args|descriptor|preference)\.", "", error.message)
     message = re.sub(r"\bcache_offsets\b", offsets, message)
     return abi.Error(error.status, error.name, re.sub(r"\bKVAPPEND_FLAG_", "Flag.", message))
 
 
-def _offsets_name(names):
+def _offsets_name(names: collections.abc.Container[str]) -> str:
     return next((name for name in OFFSET_NAMES if name in names), "cache_offsets")
 
 
 @contextlib.contextmanager
-def _in_terms_of(names):
+def _in_terms_of(names: collections.abc.Container[str]) -> collections.abc.Iterator[None]:
     try:
         yield
     except abi.Error as error:
@@ -71,7 +79,7 @@ def _in_terms_of(names):
 class _Call:
     """A run with tensors of one kind, in one order. It does not keep its plan."""
 
-    def __init__(self, plan, names, bound):
+    def __init__(self, plan: Plan, names: collections.abc.Iterable[str], bound: dict[str, Tensor]) -> None:
         # pylint: disable=protected-access
         self.device, self.library, self.pointer = plan.device, abi.library(), plan._pointer
         # An empty tensor is NULL.
@@ -85,12 +93,13 @@ class _Call:
         # The fields of kvappend_args. The sizes are 0, so a run does not check them: Plan._call has checked this kind.
         self.pack = struct.Struct("Q" + "".join("Q8x" if field in sources else "16x" for field in abi.BUFFERS)).pack
         self.offsets = _offsets_name(plan._expected)
+        self.plan: Plan | None = None  # that the call keeps
 
-    def args(self, addresses):
+    def args(self, addresses: list[int]) -> bytes:
         """A kvappend_args for one run, so that any number of threads may run at once."""
         return self.pack(_ARGS_BYTES, *self.order(addresses + self.after))
 
-    def __call__(self, addresses, stream):
+    def __call__(self, addresses: list[int], stream: int | None) -> None:
         args = self.args(addresses)
         if self.device is None:
             status = self.library.plan_run_quick(self.pointer, args, None, 0, stream)
@@ -101,12 +110,12 @@ class _Call:
             self.require_open()
             raise _reworded(self.library.error(status), self.offsets)
 
-    def require_open(self):
+    def require_open(self) -> None:
         if not self.pointer:
             raise ValueError("the plan is closed")
 
 
-def _writes_scales(descriptor, kind):
+def _writes_scales(descriptor: typing.Any, kind: str) -> typing.Any:
     """Whether an append computes the scales of K or of V, or a move moves them."""
     storage = getattr(descriptor, kind + "_storage")
     if not storage:
@@ -116,6 +125,9 @@ def _writes_scales(descriptor, kind):
         return storage.scaling == abi.Scaling.COMPUTED
     by_block, _, by_row, _ = storage.scale_strides
     return bool(by_block or by_row or storage.scale_order == abi.ScaleOrder.BY_FOUR_ROWS)
+
+
+_Calls = dict[typing.Any, _Call]
 
 
 class Plan:
@@ -197,13 +209,16 @@ class Plan:
     Raises TypeError, ValueError or BufferError for what is none of the three operations, and Error for what the library
     refuses."""
 
-    def __init__(self, *, layout=None, new_layout="HND", ring=False, sink_rows=0, reserved_slot=None,
-                 reserved_page=None, flags=0, trap=False, smaller_batch=False, k_storage=None, v_storage=None,
-                 q_storage=None, rotary=None, kernel_name=None, host_threads=0, **tensors):
+    def __init__(self, *, layout: str | None = None, new_layout: str = "HND", ring: bool = False, sink_rows: int = 0,
+                 reserved_slot: int | None = None, reserved_page: int | None = None, flags: int = 0,
+                 trap: bool = False, smaller_batch: bool = False, k_storage: Storage | None = None,
+                 v_storage: Storage | None = None, q_storage: Storage | None = None, rotary: Rotary | None = None,
+                 kernel_name: str | None = None, host_threads: int = 0,
+                 **tensors: typing.Unpack[PlanTensors]) -> None:
         _require_known(tensors)
-        tensors = {name: tensor for name, tensor in in_memory(tensors, flags).items() if tensor is not None}
-        layouts = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Layout)}
-        others = {name: tensor for name, tensor in tensors.items() if name not in layouts}
+        given = {name: tensor for name, tensor in in_memory(tensors, flags).items() if tensor is not None}
+        layouts = {name: tensor for name, tensor in given.items() if isinstance(tensor, Layout)}
+        others = {name: tensor for name, tensor in given.items() if name not in layouts}
         # First of all, as tensors of several devices cannot be borrowed at once.
         common_device({name: tensor.device for name, tensor in layouts.items()} | _devices(others))
         layouts |= {name: tensor.layout for name, tensor in _borrow_all(others, None)[0].items()}
@@ -227,22 +242,24 @@ class Plan:
                                                       if _writes_scales(descriptor, kind)),
                               "q_out" if "q_out" in layouts else "q")
         self.device = self.sku().device if descriptor.backend == abi.Backend.CUDA else None
-        self._flags, self._calls = flags, {}
+        self._flags = flags
+        self._calls: _Calls = {}
 
-    def run(self, *, stream=None, **tensors):
-        """Appends, gathers or moves. The tensors are like those that the plan was made for, in the same memory or other.
+    def run(self, *, stream: int | None = None, **tensors: typing.Unpack[RunTensors]) -> None:
+        """Appends, gathers or moves. The tensors are like those that the plan was made for, in the same memory or
+        other.
         stream is the number of a CUDA stream. None is PyTorch's current stream for tensors of PyTorch, and CUDA's
         default stream for others."""
         _run(tensors, stream, self._calls, self._prepare)
 
-    def bind(self, **tensors):
+    def bind(self, **tensors: typing.Unpack[RunTensors]) -> Bound:
         """Binds some of the tensors, such as the caches of a layer. The `run` of the result takes the others, and is
         quicker than that of the plan. The result keeps the bound tensors, which must keep their shape and memory."""
         return Bound(self, tensors)
 
-    def validate(self, *, stream=None, **tensors):
-        """Looks for faults in the arrays of indices, and writes nothing. For the first fault, raises Error, whose `fault`
-        describes it."""
+    def validate(self, *, stream: int | None = None, **tensors: typing.Unpack[RunTensors]) -> None:
+        """Looks for faults in the arrays of indices, and writes nothing. For the first fault, raises Error, whose
+        `fault` describes it."""
         _require_known(tensors)
         borrowed, _, stream = _borrow_all(in_memory(tensors, self._flags), stream)
         args, fault = self._checked(borrowed), abi.Fault()
@@ -253,41 +270,41 @@ class Plan:
             error.fault = fault
             raise
 
-    def sku(self):
+    def sku(self) -> abi.Sku:
         """What the library has chosen: the kernel's name and more."""
         sku = abi.Sku()
         self._library.plan_get_sku(self._alive(), sku)
         return sku
 
-    def precision_guarantee(self):
+    def precision_guarantee(self) -> abi.PrecisionGuarantee:
         """What the plan guarantees for the values that it writes."""
         guarantee = abi.PrecisionGuarantee()
         self._library.plan_get_precision_guarantee(self._alive(), guarantee)
         return guarantee
 
-    def close(self):
+    def close(self) -> None:
         self._destroy()
         self._pointer.value = None
 
-    def __enter__(self):
+    def __enter__(self) -> Plan:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: typing.Any) -> None:
         self.close()
 
-    def _alive(self):
+    def _alive(self) -> typing.Any:
         if not self._pointer:
             raise ValueError("the plan is closed")
         return self._pointer
 
-    def _prepare(self, tensors, stream):
-        def find(_arguments, borrowed):
+    def _prepare(self, tensors: dict[str, typing.Any], stream: int | None) -> typing.Any:
+        def find(_arguments: dict[str, typing.Any], borrowed: dict[str, Tensor]) -> typing.Any:
             return self._call(borrowed, {})
 
         _require_known(tensors)
         return _prepare(tensors, self._flags, stream, self._calls, find)
 
-    def _require_like(self, borrowed):
+    def _require_like(self, borrowed: dict[str, Tensor]) -> None:
         """That the tensors are like those that the plan was made for."""
         for name, tensor in borrowed.items():
             layout = self._expected.get(name)
@@ -301,7 +318,7 @@ class Plan:
             if tensor.read_only and name in self._written:
                 raise ValueError(f"{name} is read-only, and would be written")
 
-    def _checked(self, borrowed, bound=None):
+    def _checked(self, borrowed: dict[str, Tensor], bound: dict[str, Tensor] | None = None) -> abi.Args:
         """A kvappend_args of these tensors, if they are like those that the plan was made for. Bound tensors have been
         checked before."""
         self._alive()
@@ -320,7 +337,7 @@ class Plan:
             args.q_out, args.q_out_bytes = args.q, args.q_bytes
         return args
 
-    def _call(self, borrowed, bound):
+    def _call(self, borrowed: dict[str, Tensor], bound: typing.Any) -> _Call:
         """The run with tensors such as these."""
         args = self._checked(borrowed, bound)
         with _in_terms_of(self._expected):
@@ -331,21 +348,21 @@ class Plan:
 class Bound:
     """A plan with some of its tensors, by Plan.bind."""
 
-    def __init__(self, plan, tensors):
+    def __init__(self, plan: Plan, tensors: typing.Any) -> None:
         # pylint: disable=protected-access
         _require_known(tensors)
         plan._alive()
         self._plan = plan
         self._borrowed, _, _ = _borrow_all(in_memory(tensors, plan._flags), None)
         plan._require_like(self._borrowed)
-        self._calls = {}
+        self._calls: _Calls = {}
 
-    def run(self, *, stream=None, **tensors):
+    def run(self, *, stream: int | None = None, **tensors: typing.Unpack[RunTensors]) -> None:
         """As Plan.run, with the tensors that are not bound."""
         _run(tensors, stream, self._calls, self._prepare)
 
-    def _prepare(self, tensors, stream):
-        def find(_arguments, borrowed):
+    def _prepare(self, tensors: dict[str, typing.Any], stream: int | None) -> typing.Any:
+        def find(_arguments: dict[str, typing.Any], borrowed: dict[str, Tensor]) -> typing.Any:
             for name in borrowed.keys() & self._borrowed.keys():
                 raise TypeError(f"{name} is given, and is bound")
             return self._plan._call(borrowed, self._borrowed)  # pylint: disable=protected-access
@@ -354,10 +371,11 @@ class Bound:
         return _prepare(tensors, self._plan._flags, stream, self._calls, find)  # pylint: disable=protected-access
 
 
-OPTIONS = tuple(Plan.__init__.__kwdefaults__)
+OPTIONS = tuple(Plan.__init__.__kwdefaults__ or ())
 
 
-def _run(arguments, stream, calls, prepare):
+def _run(arguments: collections.abc.Mapping[str, typing.Any], stream: int | None, calls: _Calls,
+         prepare: collections.abc.Callable[..., typing.Any]) -> None:
     key, addresses, _kept = glance(arguments)
     call = calls.get(key)
     if call is None or call.device is not None:
@@ -365,7 +383,8 @@ def _run(arguments, stream, calls, prepare):
     call(addresses, stream)
 
 
-def _prepare(arguments, flags, stream, calls, find):
+def _prepare(arguments: collections.abc.Mapping[str, typing.Any], flags: int, stream: int | None, calls: _Calls,
+             find: collections.abc.Callable[..., _Call]) -> typing.Any:
     """The call for the arguments, the addresses, the stream, and what must be kept until the call is done. `calls` has
     those of earlier arguments; `find(tensors, borrowed)` makes a new one."""
     given, arguments = arguments, in_memory(arguments, flags)
@@ -394,16 +413,17 @@ def _prepare(arguments, flags, stream, calls, find):
 
 
 @functools.lru_cache(maxsize=64)
-def _plan_for(layouts, options):
-    return Plan(**dict(layouts), **dict(options))
+def _plan_for(layouts: tuple[tuple[str, Layout], ...], options: tuple[tuple[str, typing.Any], ...]) -> Plan:
+    arguments: dict[str, typing.Any] = {**dict(layouts), **dict(options)}
+    return Plan(**arguments)
 
 
-_calls = {}  # of append
-_gathers = {}  # of gather
-_moves = {}  # of move
+_calls: _Calls = {}  # of append
+_gathers: _Calls = {}  # of gather
+_moves: _Calls = {}  # of move
 
 
-def _find(arguments, borrowed):
+def _find(arguments: dict[str, typing.Any], borrowed: dict[str, Tensor]) -> _Call:
     layouts = tuple((name, tensor.layout) for name, tensor in borrowed.items())
     plan = _plan_for(layouts, tuple((name, arguments[name]) for name in OPTIONS if name in arguments))
     call = plan._call(borrowed, {})  # pylint: disable=protected-access
@@ -418,16 +438,16 @@ _OF_GATHER = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*NEW, "
 _OF_MOVE = tuple(name for name in (*_FIELDS, *OPTIONS) if name not in (*NEW, *OUT, *_OF_ROTATION))
 
 
-def _prepare_append(arguments, stream):
-    def find(given, borrowed):
+def _prepare_append(arguments: dict[str, typing.Any], stream: int | None) -> typing.Any:
+    def find(given: dict[str, typing.Any], borrowed: dict[str, Tensor]) -> typing.Any:
         _require_known(given, _OF_APPEND)
         return _find(given, borrowed)
 
     return _prepare(arguments, arguments.get("flags", 0), stream, _calls, find)
 
 
-def _prepare_gather(arguments, stream):
-    def find(given, borrowed):
+def _prepare_gather(arguments: dict[str, typing.Any], stream: int | None) -> typing.Any:
+    def find(given: dict[str, typing.Any], borrowed: dict[str, Tensor]) -> typing.Any:
         _require_known(given, _OF_GATHER)
         if not borrowed.keys() & {*OUT}:
             raise TypeError("k_out and v_out are missing: expected tensors for the rows of K, of V, or of both")
@@ -436,8 +456,8 @@ def _prepare_gather(arguments, stream):
     return _prepare(arguments, arguments.get("flags", 0), stream, _gathers, find)
 
 
-def _prepare_move(arguments, stream):
-    def find(given, borrowed):
+def _prepare_move(arguments: dict[str, typing.Any], stream: int | None) -> typing.Any:
+    def find(given: dict[str, typing.Any], borrowed: dict[str, Tensor]) -> typing.Any:
         _require_known(given, _OF_MOVE)
         if "from_slots" not in borrowed:
             raise TypeError("from_slots is missing: expected the slots that the rows come from")
@@ -446,25 +466,26 @@ def _prepare_move(arguments, stream):
     return _prepare(arguments, arguments.get("flags", 0), stream, _moves, find)
 
 
-def append(*, stream=None, **arguments):
+def append(*, stream: int | None = None, **arguments: typing.Unpack[Append]) -> None:
     """The same as Plan(...).run(...), with the arguments of both. The plan is kept for the next call with tensors of
     these layouts."""
     _run(arguments, stream, _calls, _prepare_append)
 
 
-def gather(*, stream=None, **arguments):
+def gather(*, stream: int | None = None, **arguments: typing.Unpack[Gather]) -> None:
     """Reads rows from caches: as `append`, with k_out and v_out instead of k_new and v_new. Rows without a place keep
     what they have, or are zero with flags=Flag.ZERO_SKIPPED."""
     _run(arguments, stream, _gathers, _prepare_gather)
 
 
-def move(*, stream=None, **arguments):
+def move(*, stream: int | None = None, **arguments: typing.Unpack[Move]) -> None:
     """Moves rows within caches, from from_slots to slots: as `append`, without k_new and v_new. A row is skipped if one
     of its slots is negative or does not exist."""
     _run(arguments, stream, _moves, _prepare_move)
 
 
-def append_layers(layers, *, stream=None, **shared):
+def append_layers(layers: collections.abc.Iterable[Append], *, stream: int | None = None,
+                  **shared: typing.Unpack[Append]) -> None:
     """The appends of several layers as one, on a GPU in one launch (kvappend_plan_run_layers). Each layer is a dict of
     arguments of `append`. Other keywords are arguments of every layer:
 
@@ -475,18 +496,23 @@ def append_layers(layers, *, stream=None, **shared):
     _run_layers(layers, stream, shared, _prepare_append)
 
 
-def gather_layers(layers, *, stream=None, **shared):
+def gather_layers(layers: collections.abc.Iterable[Gather], *, stream: int | None = None,
+                  **shared: typing.Unpack[Gather]) -> None:
     """The gathers of several layers as one, as append_layers has the appends."""
     _run_layers(layers, stream, shared, _prepare_gather)
 
 
-def move_layers(layers, *, stream=None, **shared):
+def move_layers(layers: collections.abc.Iterable[Move], *, stream: int | None = None,
+                **shared: typing.Unpack[Move]) -> None:
     """The moves of several layers as one, as append_layers has the appends."""
     _run_layers(layers, stream, shared, _prepare_move)
 
 
-def _run_layers(layers, stream, shared, prepare):
-    calls, args, kept = [], [], []
+def _run_layers(layers: collections.abc.Iterable[typing.Any], stream: int | None, shared: typing.Any,
+                prepare: collections.abc.Callable[..., typing.Any]) -> None:
+    calls: list[_Call] = []
+    args: list[abi.Args] = []
+    kept: list[typing.Any] = []
     for number, layer in enumerate(layers):
         arguments = {**shared, **layer}
         try:
@@ -508,5 +534,5 @@ def _run_layers(layers, stream, shared, prepare):
             calls[0].library.plan_run_layers(pointers, structs, len(calls), None, 0, stream)
 
 
-def _place(device):
+def _place(device: int | None) -> str:
     return "cpu" if device is None else f"cuda:{device}"

@@ -14,7 +14,7 @@ class Rotary(typing.NamedTuple):
     first: int = 0
     q_first: int = 0
 
-    def in_c(self, table_type, shape, stride, query):
+    def in_c(self, table_type: int, shape: tuple[int, ...], stride: int, query: dict[str, typing.Any]) -> typing.Any:
         """`shape` and `stride` are those of the tables [positions, dim / 2]. `query` has the fields of Q."""
         return abi.Rotary(table_type=table_type, dim=2 * shape[1], table_rows=shape[0], table_stride=stride,
                           **self._asdict(), **query)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a cache stores its rows."""
 
+import collections.abc
 import ctypes
 import typing
 
@@ -24,11 +25,11 @@ class Storage(typing.NamedTuple):
     group: int = 0
 
     @classmethod
-    def preset(cls, preset):
+    def preset(cls, preset: int) -> typing.Self:
         """The storage of a known cache: one of Preset."""
         filled = abi.Storage()
         abi.library().storage_preset(preset, filled, ctypes.sizeof(filled))
         return cls(*(kind(getattr(filled, name)) for name, kind in typing.get_type_hints(cls).items()))
 
-    def in_c(self, scale_strides):
+    def in_c(self, scale_strides: collections.abc.Iterable[int]) -> typing.Any:
         return abi.Storage(scale_strides=abi.ScaleStrides(*scale_strides), **self._asdict())

@@ -4,11 +4,15 @@
 `borrow` looks at a tensor thoroughly, and refuses what an append cannot use. `glance` is for the calls after that: it
 reads the few attributes that decide whether the tensors are of the same kind as before, and the addresses."""
 
+from __future__ import annotations
+
 import array
+import collections.abc
 import ctypes
 import math
 import operator
 import sys
+import typing
 
 from . import abi, dlpack
 from .layout import HOST, OFFSET_NAMES, Layout, Tensor, make_layout
@@ -27,7 +31,7 @@ _TYPE_CODES = {"int64": "q", "int32": "i"}  # of the module array
 class Numbers:
     """Plain numbers of Python, in memory of their own."""
 
-    def __init__(self, layout, memory):
+    def __init__(self, layout: Layout, memory: typing.Any) -> None:
         self.layout, self.memory = layout, memory
 
 
@@ -37,17 +41,17 @@ _BEFORE_ADDRESS = object.__basicsize__
 _pointer_at = ctypes.c_size_t.from_address
 
 
-def _glance_numpy(tensor):
+def _glance_numpy(tensor: typing.Any) -> typing.Any:
     return ((tensor.shape, tensor.strides, tensor.dtype, tensor.flags.writeable),
             _pointer_at(id(tensor) + _BEFORE_ADDRESS).value)
 
 
-def _glance_torch(tensor):
+def _glance_torch(tensor: typing.Any) -> typing.Any:
     return ((tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad, tensor.is_neg()),
             tensor.data_ptr())
 
 
-def _glance_numbers(numbers):
+def _glance_numbers(numbers: typing.Any) -> typing.Any:
     return numbers.layout, numbers.memory.buffer_info()[0]
 
 
@@ -55,17 +59,17 @@ def _glance_numbers(numbers):
 _GLANCES = {Numbers: _glance_numbers} | dict.fromkeys((bool, int, str, type(None), abi.Flag, Rotary, Storage))
 
 
-def is_torch(tensor):
+def is_torch(tensor: typing.Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(tensor, torch.Tensor)
 
 
-def _is_numpy(tensor):
+def _is_numpy(tensor: typing.Any) -> bool:
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(tensor, numpy.ndarray)
 
 
-def learn(tensors):
+def learn(tensors: collections.abc.Iterable[typing.Any]) -> None:
     """Makes the types of these tensors known to `glance`. The package imports neither NumPy nor PyTorch. Subclasses
     stay unknown, as they may do everything differently."""
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
@@ -77,7 +81,7 @@ def learn(tensors):
             _GLANCES[type(tensor)] = _glance_torch
 
 
-def _flattened(name, values):
+def _flattened(name: str, values: typing.Any) -> typing.Any:
     """The shape of nested lists, and their numbers."""
     if type(values) not in _LISTS:
         return (), [operator.index(values)]
@@ -87,7 +91,7 @@ def _flattened(name, values):
     return (len(parts), *(parts[0][0] if parts else ())), [number for _, numbers in parts for number in numbers]
 
 
-def _numbers(name, value, kind):
+def _numbers(name: str, value: typing.Any, kind: str) -> Numbers:
     try:
         shape, numbers = _flattened(name, value)
         memory = array.array(_TYPE_CODES[kind], numbers)
@@ -97,7 +101,7 @@ def _numbers(name, value, kind):
     return Numbers(make_layout(shape, strides, kind, HOST), memory)
 
 
-def _type_of_plain(name, arguments):
+def _type_of_plain(name: str, arguments: collections.abc.Mapping[str, typing.Any]) -> str:
     """That of the tensors of the group."""
     group, kind = _PLAIN[name]
     for other in group:
@@ -110,10 +114,12 @@ def _type_of_plain(name, arguments):
 _ONE_OFFSET = _numbers("cache_offsets", 0, "int64").layout
 
 
-def glance(arguments):
+def glance(arguments: collections.abc.Mapping[str, typing.Any]) -> typing.Any:
     """A key that equals another one if the arguments differ only in their memory; the addresses of the tensors; and
     what must be kept for these to be valid. The key is None if this needs a thorough look."""
-    key, addresses, kept, glances = [], [], None, _GLANCES
+    key: list[typing.Any] = []
+    addresses: list[int] = []
+    kept, glances = None, _GLANCES
     try:
         for name, value in arguments.items():
             look = glances[type(value)]
@@ -136,9 +142,10 @@ def glance(arguments):
     return tuple(key), addresses, kept
 
 
-def in_memory(arguments, flags):
+def in_memory(arguments: collections.abc.Mapping[str, typing.Any],
+              flags: int) -> collections.abc.Mapping[str, typing.Any]:
     """The arguments, with tensors for those that are numbers or lists. PyTorch brings them to the GPU of its caches."""
-    plain = {}
+    plain: dict[str, typing.Any] = {}
     for name in _PLAIN.keys() & arguments.keys():
         value = arguments[name]
         if type(value) in _LISTS or hasattr(value, "__index__") and not hasattr(value, "__dlpack__"):
@@ -146,7 +153,7 @@ def in_memory(arguments, flags):
             if name in OFFSET_NAMES and flags & abi.Flag.ADVANCE:
                 raise TypeError(f"{name} is a plain number or list, and flags has ADVANCE: expected a tensor, which "
                                 "the run advances")
-    cache = arguments.get("k_cache", arguments.get("v_cache"))
+    cache: typing.Any = arguments.get("k_cache", arguments.get("v_cache"))
     if plain and is_torch(cache) and cache.is_cuda:
         torch = sys.modules["torch"]
         plain = {name: torch.tensor(numbers.memory, dtype=getattr(torch, numbers.layout.type),
@@ -155,12 +162,12 @@ def in_memory(arguments, flags):
     return {**arguments, **plain} if plain else arguments
 
 
-def device_of(name, tensor):
+def device_of(name: str, tensor: typing.Any) -> tuple[int, int]:
     """(DLPack's type of the device, its number)."""
     return tensor.layout.device if isinstance(tensor, Numbers) else dlpack.device_of(name, tensor)
 
 
-def _borrow_numpy(name, tensor):
+def _borrow_numpy(name: str, tensor: typing.Any) -> Tensor:
     """The same as dlpack.borrow, but without DLPack. By DLPack, NumPy does not export the types of ml_dtypes, nor
     read-only arrays before version 2.1."""
     dtype, size = tensor.dtype, tensor.dtype.itemsize
@@ -173,7 +180,7 @@ def _borrow_numpy(name, tensor):
     return Tensor(layout, tensor.__array_interface__["data"][0], not tensor.flags.writeable, tensor)
 
 
-def borrow(name, tensor, stream=None):
+def borrow(name: str, tensor: typing.Any, stream: int | None = None) -> Tensor:
     """The tensor, called `name` in errors, to be used in `stream`. Its device must be current."""
     if isinstance(tensor, Numbers):
         return Tensor(tensor.layout, tensor.memory.buffer_info()[0], True, tensor)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators of PyTorch: torch.ops.kvappend.append, gather and move, and what calls them. They work in torch.compile(fullgraph=True), in
-torch.export and in CUDA graphs, on the CPU and on CUDA, there in the current stream.
+"""Operators of PyTorch: torch.ops.kvappend.append, gather and move, and functions that call them. They work in
+torch.compile(fullgraph=True) and in torch.export, on the CPU and on CUDA, there in the current stream.
 
     import kvappend.torch as kv
 
@@ -8,7 +8,7 @@ torch.export and in CUDA graphs, on the CPU and on CUDA, there in the current st
     def step(k_new, v_new, k_cache, v_cache, offsets):
         kv.append(k_new=k_new, v_new=v_new, k_cache=k_cache, v_cache=v_cache, cache_offsets=offsets)
 
-append, gather and move take the arguments of kvappend.append, kvappend.gather and kvappend.move, with these differences:
+append, gather and move take the arguments of kvappend.append, kvappend.gather and kvappend.move, except:
 
 - All tensors are PyTorch's. Numbers and lists are not taken: `cache_offsets` may be torch.tensor(3), and
   flags=Flag.ZERO_OFFSETS is an offset of 0.
@@ -16,7 +16,7 @@ append, gather and move take the arguments of kvappend.append, kvappend.gather a
 - `cache_offsets` is not advanced: add to it.
 - There is no `stream` and no `kernel_name`.
 
-The operators declare what they write: the caches, their scales, `report`, `k_out` and `v_out`, `q_out` and `q_scales`."""
+The operators declare what they write: the caches, their scales, `report`, `k_out`, `v_out`, `q_out` and `q_scales`."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ _PARTS = {"k_storage": "float[]?", "v_storage": "float[]?", "q_storage": "float[
 _KINDS = typing.get_type_hints(Storage)
 
 
-# A call with these arguments alone has an operator of its own. What an operator costs grows with its arguments, and what
-# a decoding step calls should cost little.
+# A call with these arguments alone goes to the overload `few`. The time of a call grows with the number of arguments
+# that an operator has, whether they are given or not.
 _FEW = ("k_new", "v_new", "k_out", "v_out", *_CACHES, "cache_offsets", "slots", "from_slots", "page_table", "layout",
         "flags", "trap")
 

@@ -3,9 +3,9 @@
 
     model.generate(**inputs, past_key_values=KvappendCache(config=model.config, max_cache_len=4096))
 
-It has the same tensors of the same shapes, masks, positions, reset and crop. It works with torch.compile, as it uses the
-operators of kvappend.torch. With storages, the layers with full attention store their rows in another format, and each
-update returns all rows as they are decoded:
+It has the same tensors of the same shapes, masks, positions, reset and crop. It works with torch.compile, as it uses
+the operators of kvappend.torch. With storages, the layers with full attention store their rows in another format, and
+each update returns all rows as they are decoded:
 
     q8_0 = Storage.preset(Preset.Q8_0)
     KvappendCache(config=model.config, max_cache_len=4096, k_storage=q8_0, v_storage=q8_0)"""
@@ -157,8 +157,8 @@ _LAYERS: dict[type, type] = {
 
 class KvappendCache(StaticCache):
     """Layers with full attention and with sliding windows are the library's, also where a layer has linear attention
-    beside them. Other layers stay Transformers' own. With k_storage and v_storage, the rows of layers with full attention
-    are stored in these formats; those with sliding windows are small, and store rows as they are."""
+    beside them. Other layers stay Transformers' own. With k_storage and v_storage, layers with full attention store
+    their rows in these formats. Layers with sliding windows are small, and store rows as they are."""
 
     def __init__(self, *args: typing.Any, k_storage: Storage | None = None, v_storage: Storage | None = None,
                  **kwargs: typing.Any) -> None:

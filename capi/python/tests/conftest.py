@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leaves out the tests whose packages are not installed, and says so. `devices_test.py` needs the emulated CUDA runtime of
-a build folder, whose path is in EMULATED."""
+"""Leaves out the tests whose packages are not installed, and says so. `devices_test.py` needs the emulated CUDA runtime
+of a build folder, whose path is in EMULATED."""
 
 import importlib.util
 import os

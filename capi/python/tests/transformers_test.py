@@ -59,7 +59,8 @@ def decoded(storage, rows):
     """The rows as they come back from a cache of their own."""
     batch, heads, length, dim = rows.shape
     wide = {Stored.F16: torch.float16, Stored.BF16: torch.bfloat16}.get(storage.type, torch.uint8)
-    cache = torch.zeros(batch, heads, length, dim // 2 if storage.type in (Stored.INT4, Stored.E2M1) else dim, dtype=wide)
+    entries = dim // 2 if storage.type in (Stored.INT4, Stored.E2M1) else dim
+    cache = torch.zeros(batch, heads, length, entries, dtype=wide)
     arguments = {"k_cache": cache, "k_storage": storage, "cache_offsets": 0, "layout": "HND"}
     if storage.scaling == Scaling.COMPUTED:
         kind = {ScaleType.F32: torch.float32, ScaleType.F16: torch.float16}.get(storage.scale_type, torch.uint8)
