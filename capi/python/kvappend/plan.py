@@ -250,7 +250,7 @@ class Plan:
         other.
         stream is the number of a CUDA stream. None is PyTorch's current stream for tensors of PyTorch, and CUDA's
         default stream for others."""
-        _run(tensors, stream, self._calls, self._prepare)
+        run_quick(tensors, stream, self._calls, self._prepare)
 
     def bind(self, **tensors: typing.Unpack[RunTensors]) -> Bound:
         """Binds some of the tensors, such as the caches of a layer. The `run` of the result takes the others, and is
@@ -359,7 +359,7 @@ class Bound:
 
     def run(self, *, stream: int | None = None, **tensors: typing.Unpack[RunTensors]) -> None:
         """As Plan.run, with the tensors that are not bound."""
-        _run(tensors, stream, self._calls, self._prepare)
+        run_quick(tensors, stream, self._calls, self._prepare)
 
     def _prepare(self, tensors: dict[str, typing.Any], stream: int | None) -> typing.Any:
         def find(_arguments: dict[str, typing.Any], borrowed: dict[str, Tensor]) -> typing.Any:
@@ -374,8 +374,8 @@ class Bound:
 OPTIONS = tuple(Plan.__init__.__kwdefaults__ or ())
 
 
-def _run(arguments: collections.abc.Mapping[str, typing.Any], stream: int | None, calls: _Calls,
-         prepare: collections.abc.Callable[..., typing.Any]) -> None:
+def run_quick(arguments: collections.abc.Mapping[str, typing.Any], stream: int | None, calls: _Calls,
+              prepare: collections.abc.Callable[..., typing.Any]) -> None:
     key, addresses, _kept = glance(arguments)
     call = calls.get(key)
     if call is None or call.device is not None:
@@ -466,22 +466,26 @@ def _prepare_move(arguments: dict[str, typing.Any], stream: int | None) -> typin
     return _prepare(arguments, arguments.get("flags", 0), stream, _moves, find)
 
 
+# For kvappend.torch: what remembers the calls of an operation, and what prepares one.
+CALLS = {"append": (_calls, _prepare_append), "gather": (_gathers, _prepare_gather), "move": (_moves, _prepare_move)}
+
+
 def append(*, stream: int | None = None, **arguments: typing.Unpack[Append]) -> None:
     """The same as Plan(...).run(...), with the arguments of both. The plan is kept for the next call with tensors of
     these layouts."""
-    _run(arguments, stream, _calls, _prepare_append)
+    run_quick(arguments, stream, _calls, _prepare_append)
 
 
 def gather(*, stream: int | None = None, **arguments: typing.Unpack[Gather]) -> None:
     """Reads rows from caches: as `append`, with k_out and v_out instead of k_new and v_new. Rows without a place keep
     what they have, or are zero with flags=Flag.ZERO_SKIPPED."""
-    _run(arguments, stream, _gathers, _prepare_gather)
+    run_quick(arguments, stream, _gathers, _prepare_gather)
 
 
 def move(*, stream: int | None = None, **arguments: typing.Unpack[Move]) -> None:
     """Moves rows within caches, from from_slots to slots: as `append`, without k_new and v_new. A row is skipped if one
     of its slots is negative or does not exist."""
-    _run(arguments, stream, _moves, _prepare_move)
+    run_quick(arguments, stream, _moves, _prepare_move)
 
 
 def append_layers(layers: collections.abc.Iterable[Append], *, stream: int | None = None,

@@ -75,21 +75,32 @@ def _storage(fields: collections.abc.Sequence[float]) -> Storage:
     return Storage(*(kind(field) for kind, field in zip(_KINDS.values(), fields, strict=True)))
 
 
-def _kernel(run: collections.abc.Callable[..., None]) -> collections.abc.Callable[..., None]:
+def _kernel(name: str) -> collections.abc.Callable[..., None]:
+    """Called with the arguments that are not their defaults."""
+    calls, prepare = plan.CALLS[name]
+
     def kernel(**arguments: typing.Any) -> None:
-        """Called with the arguments that are not their defaults."""
-        for part in _PARTS.keys() & arguments.keys():
-            arguments[part] = Rotary(*arguments[part]) if part == "rotary" else _storage(arguments[part])
-        if arguments.get("flags", 0) & Flag.ADVANCE:
+        if "flags" in arguments and arguments["flags"] & Flag.ADVANCE:
             raise ValueError("flags has ADVANCE: an operator does not advance offsets")
-        if "q" in arguments and "q_out" not in arguments:
-            raise TypeError("q_out is missing, and q is given: an operator does not rotate Q in place")
         try:
-            run(**arguments)
+            plan.run_quick(arguments, None, calls, prepare)
         except Error as error:
             if error.status == Status.ERROR_SKIPPED:
                 raise IndexError(str(error)) from error
             raise
+
+    return kernel
+
+
+def _kernel_of_all(name: str) -> collections.abc.Callable[..., None]:
+    few = _kernel(name)
+
+    def kernel(**arguments: typing.Any) -> None:
+        for part in _PARTS.keys() & arguments.keys():
+            arguments[part] = Rotary(*arguments[part]) if part == "rotary" else _storage(arguments[part])
+        if "q" in arguments and "q_out" not in arguments:
+            raise TypeError("q_out is missing, and q is given: an operator does not rotate Q in place")
+        few(**arguments)
 
     return kernel
 
@@ -100,10 +111,10 @@ def _nothing(**_arguments: typing.Any) -> None:
 
 _library = torch.library.Library("kvappend", "DEF")
 for _name in _TENSORS:
-    for _overload, _names in ((_name, None), (_name + ".few", _FEW)):
+    for _overload, _names, _run in ((_name, None, _kernel_of_all(_name)), (_name + ".few", _FEW, _kernel(_name))):
         _library.define(_overload + _schema(_name, _names), tags=(torch.Tag.pt2_compliant_tag,))
         for _backend in ("CPU", "CUDA"):
-            _library.impl(_overload, _kernel(getattr(plan, _name)), _backend)
+            _library.impl(_overload, _run, _backend)
         # The kernel refuses tensors that require gradients.
         _library.impl(_overload, torch.library.fallthrough_kernel, "Autograd")
         torch.library.register_fake("kvappend::" + _overload, _nothing, lib=_library)
