@@ -41,12 +41,20 @@ def get_requires_for_build_sdist(config_settings=None):  # pylint: disable=unuse
     return []
 
 
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):  # pylint: disable=unused-argument
+    """So that pip need not build the wheel to know what it is."""
+    info = f"kvappend-{_version()}.dist-info"
+    os.makedirs(os.path.join(metadata_directory, info))
+    for name, content in (("METADATA", _metadata()), ("WHEEL", _wheel())):
+        with open(os.path.join(metadata_directory, info, name), "w", encoding="utf-8") as file:
+            file.write(content)
+    return info
+
+
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):  # pylint: disable=unused-argument
     settings = config_settings or {}
-    # The package is Python's own and the library has a C interface, so one wheel serves every Python.
-    tag = "py3-none-" + re.sub("[-.]", "_", sysconfig.get_platform())
     info = f"kvappend-{_version()}.dist-info"
-    name = f"kvappend-{_version()}-{tag}.whl"
+    name = f"kvappend-{_version()}-{_tag()}.whl"
     with tempfile.TemporaryDirectory() as scratch:
         library = settings.get("library") or _build(scratch, settings.get("setup-args", []))
         files = {path: os.path.join(FOLDER, path) for path in _files(FOLDER, ["kvappend"])}
@@ -54,8 +62,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
         files[info + "/licenses/LICENSE"] = os.path.join(LIBRARY, "LICENSE")
         contents = {path: _read(source) for path, source in files.items()}
     contents[info + "/METADATA"] = _metadata().encode()
-    contents[info + "/WHEEL"] = ("Wheel-Version: 1.0\nGenerator: kvappend\nRoot-Is-Purelib: false\n"
-                                 f"Tag: {tag}\n").encode()
+    contents[info + "/WHEEL"] = _wheel().encode()
     contents[info + "/RECORD"] = _record(contents, info + "/RECORD").encode()
     with zipfile.ZipFile(os.path.join(wheel_directory, name), "w", zipfile.ZIP_DEFLATED) as wheel:
         for path, content in contents.items():
@@ -109,6 +116,15 @@ def _version():
 
 def _abi():
     return _defined("ABI_VERSION")
+
+
+def _tag():
+    """The library has a C interface, which ctypes calls, so one wheel serves every Python."""
+    return "py3-none-" + re.sub("[-.]", "_", sysconfig.get_platform())
+
+
+def _wheel():
+    return f"Wheel-Version: 1.0\nGenerator: kvappend\nRoot-Is-Purelib: false\nTag: {_tag()}\n"
 
 
 def _build(scratch, setup_args):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small Llama with random weights generates with KvappendCache: pip install torch transformers"""
 
+import inspect
+
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
@@ -13,8 +15,12 @@ model = LlamaForCausalLM(LlamaConfig(vocab_size=512, hidden_size=128, intermedia
 prompt = torch.tensor([[1, 2, 3, 4]])
 
 
+# Newer releases of Transformers call the argument so.
+keyword = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
 def generate(cache):
-    return model.generate(prompt, attention_mask=torch.ones_like(prompt), past_key_values=cache, max_new_tokens=12,
+    return model.generate(prompt, attention_mask=torch.ones_like(prompt), **{keyword: cache}, max_new_tokens=12,
                           do_sample=False, pad_token_id=0)[0].tolist()
 
 
