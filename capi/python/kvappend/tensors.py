@@ -190,4 +190,3 @@ def borrow(name: str, tensor: typing.Any, stream: int | None = None) -> Tensor:
         # PyTorch lends its memory, which has the other sign.
         raise BufferError(f"{name} is a negative view, such as x.conj().imag: expected the result of resolve_neg()")
     return dlpack.borrow(name, tensor, stream)
-

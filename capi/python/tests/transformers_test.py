@@ -281,28 +281,25 @@ class Generation(unittest.TestCase):
 
 
 def report_times():
-    """The CPU's time, as the machine may be busy; alternating, as it may change its pace."""
-
-    def compare(name, repetitions, count, run):
-        seconds = {kind: [] for kind in CACHES}
-        for kind in CACHES * repetitions:
-            cache = kind(config=model.config, max_cache_len=ROWS)
-            cache.early_initialization(1, 2, 16, torch.float32, torch.device("cpu"))
-            before = time.thread_time()
-            run(cache)
-            seconds[kind].append((time.thread_time() - before) / count)
-        stock, own = (statistics.median(seconds[kind]) * 1e6 for kind in CACHES)
-        ratios = sorted(one / other for one, other in zip(seconds[KvappendCache], seconds[StaticCache]))
-        print(f"{name}: stock {stock:.1f} us, libkvappend {own:.1f} us, {ratios[0]:.3f} < "
-              f"{statistics.median(ratios):.3f} < {ratios[-1]:.3f} times as long")
-
-    def update(cache):
-        for _ in range(ROWS):
-            cache.update(keys, keys, 0)
-
-    model, inputs, keys = llama(), prompts(1), torch.randn(1, 2, 1, 16)
-    compare("a step of generate, three layers", 7, NEW, lambda cache: generate(model, cache, inputs))
-    compare("an update of one layer", 50, ROWS, update)
+    """A step of decoding of a Llama of eight layers, with either cache in turn. It is the CPU's time, as the machine may
+    be busy, and the ratio is of steps side by side, as the machine may change its pace."""
+    sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8, "num_hidden_layers": 8}
+    model, steps = LlamaForCausalLM(LlamaConfig(vocab_size=WORDS, **sizes)).eval(), 150
+    caches = {kind: kind(config=model.config, max_cache_len=steps + 16) for kind in CACHES}
+    seconds = {kind: [] for kind in CACHES}
+    with torch.no_grad():
+        for cache in caches.values():
+            model(torch.arange(16)[None], **{keyword(model): cache})
+        for step in range(steps):
+            for kind in CACHES if step % 2 else CACHES[::-1]:
+                before = time.thread_time()
+                model(torch.tensor([[step]]), **{keyword(model): caches[kind]})
+                seconds[kind].append(time.thread_time() - before)
+    stock, own = (statistics.median(seconds[kind]) * 1e6 for kind in CACHES)
+    low, middle, high = statistics.quantiles(one / other for one, other in
+                                             zip(seconds[KvappendCache], seconds[StaticCache]))
+    print(f"a step of eight layers: stock {stock:.0f} us, libkvappend {own:.0f} us, {middle:.3f} times as long "
+          f"(quartiles {low:.3f} and {high:.3f})")
 
 
 if __name__ == "__main__":
