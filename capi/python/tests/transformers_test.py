@@ -281,8 +281,8 @@ class Generation(unittest.TestCase):
 
 
 def report_times():
-    """A step of decoding of a Llama of eight layers, with either cache in turn. It is the CPU's time, as the machine may
-    be busy, and the ratio is of steps side by side, as the machine may change its pace."""
+    """A step of decoding of a Llama of eight layers, with either cache in turn. It is the CPU's time, as the machine
+    may be busy, and the ratio is of steps side by side, as the machine may change its pace."""
     sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8, "num_hidden_layers": 8}
     model, steps = LlamaForCausalLM(LlamaConfig(vocab_size=WORDS, **sizes)).eval(), 150
     caches = {kind: kind(config=model.config, max_cache_len=steps + 16) for kind in CACHES}
