@@ -4,6 +4,7 @@
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstring>
@@ -241,7 +242,9 @@ TEST_CASE("a plan with nothing to copy starts no threads", "[threads]") {
     preference.host_threads = 3;
     const std::set<std::string> before = threads_of_process();
     const PlanPointer plan = make_plan(d, &preference);
-    CHECK(threads_of_process() == before);
+    const std::set<std::string> after = threads_of_process();
+    // A thread that was joined before may still be listed, and end now.
+    CHECK(std::ranges::includes(before, after));
 }
 
 TEST_CASE("each of a plan's threads copies rows, and goes on to do so", "[threads]") {
