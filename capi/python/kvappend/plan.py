@@ -191,7 +191,8 @@ class Plan:
                        of vLLM and FlashInfer. It is required for pages with as many rows as heads
         new_layout     the axes of new rows: "HND" (default) is [B, H, L, D], and "NHD" is [B, L, H, D]. It has no
                        effect on [T, H, D]
-        ring           positions from sink_rows on wrap around, instead of ending with the cache
+        ring           True: positions from sink_rows on wrap around, instead of ending with the cache
+        sink_rows      the number of first rows of a ring that no later row replaces
         reserved_slot  a further number in slots that means padding
         reserved_page  a number in page_table that means padding
         flags          Flag.ADVANCE, RESET_REPORT, COUNT_WRITTEN, PROGRAMMATIC_LAUNCH, or ZERO_OFFSETS instead of
