@@ -78,10 +78,10 @@
  * the offsets.
  *
  * MEMORY. With the host backend, every buffer is ordinary memory. With the CUDA backend, every buffer is memory that
- * the kernel can reach: device, managed or pinned memory. This includes cache_offsets. A run does not look at the
- * contents of a buffer on the host. The library owns no buffer and needs no workspace. It keeps no pointer after the
- * call that received it. However, a kernel that a run launches accesses the buffers only when the stream reaches it.
- * Therefore all buffers must stay valid until the kernel has finished. Those that the run reads must also stay
+ * the kernel can reach: device, managed or pinned memory. This includes cache_offsets. The host code of such a run does
+ * not look at the contents of any buffer. The library owns no buffer and needs no workspace. It keeps no pointer after
+ * the call that received it. However, a kernel that a run launches accesses the buffers only when the stream reaches
+ * it. Therefore all buffers must stay valid until the kernel has finished. Those that the run reads must also stay
  * unchanged. An append reads the new rows, q unless it is rotated in place, the given scales, the global scales, the
  * rotary tables and the indices. A gather reads the caches, the scales, the global scales and the indices. A move reads
  * the indices, and it moves what the caches hold. Therefore advance the offsets in the order of the stream (by a kernel
