@@ -27,7 +27,7 @@ if not hasattr(StaticLayer(1), "cumulative_length"):
     raise ImportError("this Transformers is too old: its static layers do not count their tokens, as those of 5 do")
 
 Rows = tuple[torch.Tensor, torch.Tensor]
-# The types of the tensors of codes and of scales. All others have one byte.
+# The types of the tensors of codes and of scales. All others have one byte, except codes of Stored.AS_IS.
 _CODES = {Stored.F32: torch.float32, Stored.F16: torch.float16, Stored.BF16: torch.bfloat16}
 _SCALES = {ScaleType.F32: torch.float32, ScaleType.F16: torch.float16}
 
@@ -113,7 +113,8 @@ class KvappendStoredLayer(StaticLayer):
     def _empty(self, storage: Storage, dim: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         rows = (self.batch_size, self.num_heads, self.max_cache_len)
         entries = (dim + 1) // 2 if storage.type in (Stored.INT4, Stored.E2M1) else dim
-        codes = torch.zeros(*rows, entries, dtype=_CODES.get(storage.type, torch.uint8), device=self.device)
+        kind = self.dtype if storage.type == Stored.AS_IS else _CODES.get(storage.type, torch.uint8)
+        codes = torch.zeros(*rows, entries, dtype=kind, device=self.device)
         scales = {}
         if storage.scaling == Scaling.COMPUTED:
             kind = _SCALES.get(storage.scale_type, torch.uint8)

@@ -253,6 +253,16 @@ class Generation(unittest.TestCase):
                     cache.reset()
                     self.assertFalse(cache.update(keys[:, :, :0], values[:, :, :0], 0)[0].any())
 
+    def test_rows_as_they_are_beside_stored_rows(self):
+        for dtype in (torch.float32, torch.bfloat16):
+            with self.subTest(dtype=dtype):
+                cache = KvappendCache(config=LlamaConfig(**SIZES), max_cache_len=ROWS, k_storage=Storage(),
+                                      v_storage=Q8_0)
+                keys, values = torch.randn(2, 2, 2, 5, 128).to(dtype)
+                found = cache.update(keys, values, 0)
+                self.assert_same_bits(found[0][:, :, :5], keys)
+                self.assert_same_bits(found[1][:, :, :5], decoded(Q8_0, values))
+
     def test_generation_with_stored_rows(self):
         model, inputs = llama(), prompts(2)
         stock, own = (generate(model, kind(config=model.config, max_cache_len=ROWS, **options), inputs)
