@@ -78,10 +78,13 @@ def _storage(fields: collections.abc.Sequence[float]) -> Storage:
 def _kernel(name: str) -> collections.abc.Callable[..., None]:
     """Called with the arguments that are not their defaults."""
     calls, prepare = plan.CALLS[name]
+    _, writes = _TENSORS[name]
 
     def kernel(**arguments: typing.Any) -> None:
         if "flags" in arguments and arguments["flags"] & Flag.ADVANCE:
             raise ValueError("flags has ADVANCE: an operator does not advance offsets")
+        # A backward pass that saved one of these tensors fails, as after any write in place.
+        torch.autograd.graph.increment_version([arguments[tensor] for tensor in writes if tensor in arguments])
         try:
             plan.run_quick(arguments, None, calls, prepare)
         except Error as error:

@@ -176,6 +176,20 @@ class Operators(unittest.TestCase):
         with self.assertRaisesRegex(TypeError, "q_out is missing"):
             operators.append(**arguments)
 
+    def test_count_as_writes(self):
+        """A backward pass refuses a tensor that it has saved and that an operator has written since."""
+        for name, cases in CASES.items():
+            _, writes = operators._TENSORS[name]
+            for case in cases:
+                arguments = case()
+                saved = [tensor for key, tensor in arguments.items() if key in writes and tensor.is_floating_point()
+                         and tensor.itemsize > 1]
+                losses = [(tensor * torch.ones(1, requires_grad=True)).sum() for tensor in saved]
+                getattr(operators, name)(**arguments)
+                for loss in losses:
+                    with self.subTest(case=case.__name__), self.assertRaisesRegex(RuntimeError, "inplace operation"):
+                        loss.backward()
+
     def test_raise_an_index_error_for_a_row_without_a_place(self):
         arguments = dense() | {"cache_offsets": offsets(0, R), "trap": True}
         for run in (operators.append, torch.compile(operators.append, backend="aot_eager", fullgraph=True)):
