@@ -15,6 +15,7 @@ append, gather and move take the arguments of kvappend.append, kvappend.gather a
 - `q` is only read, and `q_out` is needed with it.
 - `cache_offsets` is not advanced: add to it.
 - There is no `stream` and no `kernel_name`.
+- No gradients flow through them: tensors that require gradients are refused.
 
 The operators declare what they write: the caches, their scales, `report`, `k_out`, `v_out`, `q_out` and `q_scales`."""
 
@@ -108,8 +109,12 @@ def _kernel_of_all(name: str) -> collections.abc.Callable[..., None]:
     return kernel
 
 
-def _nothing(**_arguments: typing.Any) -> None:
-    """What an operator that returns nothing does to tensors without memory."""
+def _fake(**arguments: typing.Any) -> None:
+    """What an operator does to tensors without memory: it returns nothing. It refuses gradients as the kernel does, as a
+    compiled graph would leave them out silently."""
+    for name, value in arguments.items():
+        if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(f"{name} requires gradients: expected {name}.detach(), or a call under torch.no_grad()")
 
 
 _library = torch.library.Library("kvappend", "DEF")
@@ -120,7 +125,7 @@ for _name in _TENSORS:
             _library.impl(_overload, _run, _backend)
         # The kernel refuses tensors that require gradients.
         _library.impl(_overload, torch.library.fallthrough_kernel, "Autograd")
-        torch.library.register_fake("kvappend::" + _overload, _nothing, lib=_library)
+        torch.library.register_fake("kvappend::" + _overload, _fake, lib=_library)
 
 
 def _call(operator: typing.Any, arguments: dict[str, typing.Any]) -> None:

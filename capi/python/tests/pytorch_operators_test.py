@@ -176,6 +176,21 @@ class Operators(unittest.TestCase):
         with self.assertRaisesRegex(TypeError, "q_out is missing"):
             operators.append(**arguments)
 
+    def test_refuse_gradients(self):
+        """A graph without the gradients that flow through the cache would be wrong."""
+        def step(weights, k_new, k_cache, offset):
+            rotated = k_new @ weights
+            operators.append(k_new=rotated, k_cache=k_cache, cache_offsets=offset)
+            return k_cache.sum() + rotated.sum()
+
+        for run in (step, torch.compile(step, backend="aot_eager"), torch.compile(step, backend="aot_eager",
+                                                                                  fullgraph=True)):
+            arguments = rows(B, H, L, D), rows(B, H, R, D), offsets(1, 2)
+            with self.assertRaisesRegex(Exception, "k_new.* requires? gradient"):
+                run(rows(D, D).requires_grad_(), *arguments)
+            with torch.no_grad():
+                run(rows(D, D).requires_grad_(), *arguments)
+
     def test_count_as_writes(self):
         """A backward pass refuses a tensor that it has saved and that an operator has written since."""
         for name, cases in CASES.items():
