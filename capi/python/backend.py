@@ -8,6 +8,7 @@ Two settings, which pip and build take as `-C NAME=VALUE`:
 
 import base64
 import hashlib
+import io
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
+import time
 import tomllib
 import zipfile
 
@@ -27,6 +29,8 @@ LIBRARY = PACKED if os.path.exists(PACKED) else os.path.dirname(os.path.dirname(
 # What `meson setup` reads of the repository for a build without tests, benchmarks and documentation.
 LIBRARY_SOURCES = (".ci/lint", "LICENSE", "README.md", "capi/abi", "capi/docs", "capi/meson.build", "capi/packaging",
                    "include", "meson.build", "meson_options.txt", "src")
+SETUP = ("setup", "--buildtype=release", "-Dtests=disabled", "-Dbench=disabled", "-Ddocs=disabled",
+         "-Ddefault_library=shared")
 PACKAGE_SOURCES = ("README.md", "backend.py", "examples", "kvappend", "pyproject.toml", "tests")
 
 with open(os.path.join(FOLDER, "pyproject.toml"), "rb") as _file:
@@ -75,17 +79,21 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
 
 def build_sdist(sdist_directory, config_settings=None):  # pylint: disable=unused-argument
     base = f"kvappend-{_version()}"
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8") as metadata:
-        metadata.write(_metadata())
-        metadata.flush()
-        with tarfile.open(os.path.join(sdist_directory, base + ".tar.gz"), "w:gz") as archive:
-            archive.add(metadata.name, base + "/PKG-INFO")
-            archive.add(os.path.join(LIBRARY, "LICENSE"), base + "/LICENSE")
-            for path in _files(FOLDER, PACKAGE_SOURCES):
-                archive.add(os.path.join(FOLDER, path), f"{base}/{path}")
-            for path in _files(LIBRARY, LIBRARY_SOURCES):
-                archive.add(os.path.join(LIBRARY, path), f"{base}/library/{path}")
+    files = {"LICENSE": os.path.join(LIBRARY, "LICENSE")}
+    files |= {path: os.path.join(FOLDER, path) for path in _files(FOLDER, PACKAGE_SOURCES)}
+    files |= {"library/" + path: os.path.join(LIBRARY, path) for path in _files(LIBRARY, LIBRARY_SOURCES)}
+    with tarfile.open(os.path.join(sdist_directory, base + ".tar.gz"), "w:gz") as archive:
+        _add(archive, base + "/PKG-INFO", _metadata().encode(), 0o644)
+        for path, source in files.items():
+            _add(archive, f"{base}/{path}", _read(source), 0o755 if os.access(source, os.X_OK) else 0o644)
     return base + ".tar.gz"
+
+
+def _add(archive, path, content, mode):
+    """Everyone may read the file, and nothing tells who built the sdist."""
+    entry = tarfile.TarInfo(path)
+    entry.size, entry.mode, entry.mtime = len(content), mode, int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+    archive.addfile(entry, io.BytesIO(content))
 
 
 def _read(path):
@@ -132,9 +140,7 @@ def _build(scratch, setup_args):
     build, installed = os.path.join(scratch, "build"), os.path.join(scratch, "installed")
     arguments = [setup_args] if isinstance(setup_args, str) else setup_args
     meson = shutil.which("meson") or sys.exit("there is no meson in PATH")
-    for command in (["setup", "--buildtype=release", "-Dtests=disabled", "-Dbench=disabled", "-Ddocs=disabled",
-                     "-Ddefault_library=shared", *[word for text in arguments for word in shlex.split(text)],
-                     build, LIBRARY],
+    for command in ([*SETUP, *[word for text in arguments for word in shlex.split(text)], build, LIBRARY],
                     ["compile", "-C", build, "kvappend"],
                     ["install", "-C", build, "--no-rebuild", "--tags=runtime", "--strip", "--destdir", installed]):
         subprocess.run([meson, *command], check=True)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The Python package, built from its folder with a finished library inside and installed in a fresh environment, without
-a network and without a compiler, appends a row; and so does what its sdist gives."""
+"""The Python package is built from its folder with a finished library inside, and installed in a fresh environment,
+without a network and without a compiler. It appends a row, and so does what its sdist gives. The sdist has all sources.
+"""
 
 import glob
 import importlib.util
@@ -11,7 +12,9 @@ import tarfile
 import tempfile
 
 PACKAGE = os.path.dirname(os.path.abspath(__file__)) + "/../../../../capi/python"
-sys.path.append(PACKAGE + "/../../tests/outside/consumers")
+sys.path += [PACKAGE, PACKAGE + "/../../tests/outside/consumers"]
+sys.dont_write_bytecode = True
+import backend  # pylint: disable=wrong-import-position
 from installation import run, skip  # pylint: disable=wrong-import-position
 
 # By the C interface alone, as a fresh environment has no tensors.
@@ -38,7 +41,7 @@ print("appended")
 
 
 def main():
-    library, sanitizers = sys.argv[1:]
+    library, sanitizers, *meson = sys.argv[1:]
     if sanitizers != "none":
         skip("a program without the sanitizers' runtime cannot use a library with them")
     if not importlib.util.find_spec("ensurepip"):
@@ -51,11 +54,16 @@ def main():
         python = folder + "/fresh/bin/python"
         setting = ("--no-deps", "--config-settings", "library=" + library)
         # The sdist of the same backend, which this interpreter can call by itself.
-        run(sys.executable, "-c", f"import backend; backend.build_sdist({folder!r})", cwd=PACKAGE, env=environment)
-        (archive,) = glob.glob(folder + "/*.tar.gz")
+        archive = os.path.join(folder, backend.build_sdist(folder))
         with tarfile.open(archive) as file:
-            names = file.getnames()
+            names, members = file.getnames(), file.getmembers()
+            file.extractall(folder + "/unpacked")
         assert len(names) == len(set(names)), "the sdist has a file twice"
+        private = [member.name for member in members if member.mode & 0o444 != 0o444 or member.uname or member.uid]
+        assert not private, f"not for everyone, or with the name of an owner: {private}"
+        # The sources of the library are complete: every file that a build needs is named in the setup.
+        (sources,) = glob.glob(folder + "/unpacked/*/library")
+        run(*meson, *backend.SETUP, folder + "/build", sources, env=environment)
         for source in (PACKAGE, archive):
             wheels = os.path.join(folder, "wheels", os.path.basename(source))
             run(python, "-m", "pip", "wheel", *setting, "-w", wheels, source, env=environment)
