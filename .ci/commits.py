@@ -20,7 +20,7 @@ IMPERATIVES = {"alias", "bias", "bring", "embed", "exceed", "feed", "focus", "ne
 def faults(message):
     """What the rule refuses in a message, a sentence each."""
     subject, *rest = message.rstrip("\n").split("\n")
-    if subject.startswith('Revert "'):
+    if subject.startswith(('Revert "', 'Reapply "')):
         return [] if any(rest) else ["it has no body that says why"]
     found = []
     if len(subject) > LENGTH:
@@ -62,8 +62,8 @@ def main():
         with open(sys.argv[2], encoding="utf-8") as file:
             text = file.read().partition("\n# ------------------------ >8 ---")[0]
         message = "\n".join(line for line in text.split("\n") if not line.startswith("#")).strip("\n")
-        # `git rebase --autosquash` will put these into other commits.
-        messages = {} if re.match("(fixup|squash|amend)! ", message) else {"message": message}
+        # `git rebase --autosquash` will put the first ones into other commits. Ranges leave merges out, too.
+        messages = {} if re.match("(fixup|squash|amend)! |Merge ", message) else {"message": message}
     else:
         commits = git("log", "--no-merges", "--format=%H", sys.argv[1]).split() if sys.argv[1:] else since_rule()
         messages = {commit[:10]: git("show", "-s", "--format=%B", commit) for commit in commits}

@@ -14,6 +14,8 @@ GOOD = [
     "kvappend.hpp: speed up views\n\nWhy.\n\n# A comment of git's.\n",
     "fixup! host: convert with half the instructions\n",
     'Revert "host: add a loop"\n\nThis reverts commit 0123456789.\n',
+    'Reapply "host: add a loop"\n\nThis reverts commit 0123456789.\n',
+    "Merge branch 'loops'\n\n# Conflicts:\n",
 ]
 BAD = {
     "convert with half the instructions\n\nWhy.\n": "does not begin with an area",
