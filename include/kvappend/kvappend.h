@@ -99,9 +99,10 @@
  * header. A field that is zero has its documented default. Structs grow only at their end. There are three ways to
  * begin, shown here for kvappend_descriptor. In C99 and C++20, KVAPPEND_DESCRIPTOR(.batch = 2, ...) is a struct with
  * these fields. In any C and C++, kvappend_descriptor d = KVAPPEND_DESCRIPTOR_INIT; sets all other fields to zero. A
- * caller that cannot use macros calls kvappend_descriptor_init. C++20 requires the fields of a macro call in the order
- * of their declaration. In C++, GCC's -Wextra warns of the fields that are left out, unless the header is in a system
- * directory: -Wno-missing-field-initializers turns this off.
+ * static variable in C needs the second way, because the first is not a constant there. A caller that cannot use macros
+ * calls kvappend_descriptor_init. C++20 requires the fields of a macro call in the order of their declaration. In C++,
+ * GCC's -Wextra warns of the fields that are left out, unless the header is in a system directory:
+ * -Wno-missing-field-initializers turns this off.
  *
  * If the library reads a struct, the struct may be smaller than the library's own (an older header): the missing fields
  * count as zero. It may also be larger (a newer header), if everything that this library does not know is zero. This is
