@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Compares the library's binary interface, as its debug information has it, with kvappend.abi by libabigail's abidiff;
-skipped (77) where there is no abidiff, or no debug information.
+skipped (77) where there is no abidiff, or no debug information of types.
 
 dump.py LIBRARY HEADERS DUMP           compares
 dump.py --record LIBRARY HEADERS DUMP  writes DUMP anew"""
@@ -32,9 +32,11 @@ def compare(library, headers, dump):
     if shutil.which("abidiff") is None or shutil.which("abidw") is None:
         print("skipped: abidiff and abidw, libabigail's tools, are missing")
         return 77
-    sections = subprocess.run(["readelf", "-S", "-W", library], check=True, capture_output=True, text=True).stdout
-    if ".debug_info" not in sections:
-        print("skipped: the library is built without debug information")
+    # -g1 gives lines and no types.
+    abbreviations = subprocess.run(["readelf", "--debug-dump=abbrev", library], check=True, capture_output=True,
+                                   text=True).stdout
+    if "DW_TAG_structure_type" not in abbreviations:
+        print("skipped: the library is built without debug information of types")
         return 77
     with tempfile.TemporaryDirectory() as folder:
         # Dump against dump: of a type whose place in the source is unknown, as in a dump, abidiff would otherwise say
