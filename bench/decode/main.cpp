@@ -23,6 +23,13 @@ namespace {
 constexpr int exit_error = 1;
 constexpr int exit_disproved = 2;
 
+// What --store may name, except all.
+std::vector<std::string> formats() {
+    std::vector<std::string> names = store_names();
+    names.insert(names.begin(), "as-is");
+    return names;
+}
+
 void declare(CLI::App &app, Options &options) {
     app.add_option("FILE", options.file, "The text that the prompts are cut from")->required();
     const auto one_of = [&](const char *name, std::string &value, const char *help, std::vector<std::string> values) {
@@ -33,8 +40,8 @@ void declare(CLI::App &app, Options &options) {
     };
     one_of("--backend", options.backend, "Where the caches are and the appends run", {"host", "cuda"});
     one_of("--element", options.element, "The type of the new rows", {"f32", "bf16", "f16", "f64"});
-    std::vector<std::string> stores = store_names();
-    stores.insert(stores.begin(), {"as-is", "all"});
+    std::vector<std::string> stores = formats();
+    stores.insert(stores.begin() + 1, "all");
     one_of("--store", options.store, "The format of the caches, or all for a table of all formats", std::move(stores));
     one_of("--cache", options.cache, "How the caches are addressed; a ring is a sliding window",
            {"dense", "ring", "paged", "slots"});
@@ -148,11 +155,9 @@ public:
 
 private:
     int run_all() {
-        std::vector<std::string> stores = store_names();
-        stores.insert(stores.begin(), "as-is");
         print_head(options_, shape_);
         bool two_kernels = true;
-        for (const std::string &store : stores) {
+        for (const std::string &store : formats()) {
             const Served served = serve(store);
             if (is_disproved(served)) {
                 return exit_disproved;

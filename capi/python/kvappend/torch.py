@@ -53,8 +53,8 @@ _KINDS = typing.get_type_hints(Storage)
 
 # A call with these arguments alone goes to the overload `few`. The time of a call grows with the number of arguments
 # that an operator has, whether they are given or not.
-_FEW = ("k_new", "v_new", "k_out", "v_out", *_CACHES, "cache_offsets", "slots", "from_slots", "page_table", "layout",
-        "flags", "trap")
+_FEW = frozenset(("k_new", "v_new", "k_out", "v_out", *_CACHES, "cache_offsets", "slots", "from_slots", "page_table",
+                  "layout", "flags", "trap"))
 
 
 def _schema(name: str, names: collections.abc.Container[str] | None = None) -> str:
@@ -131,10 +131,7 @@ for _name in _TENSORS:
 def _call(operator: typing.Any, arguments: dict[str, typing.Any]) -> None:
     if "flags" in arguments:
         arguments["flags"] = int(arguments["flags"])
-    for name in arguments:
-        if name not in _FEW:
-            break
-    else:
+    if _FEW.issuperset(arguments):
         operator.few(**arguments)
         return
     for part in ("k_storage", "v_storage", "q_storage"):

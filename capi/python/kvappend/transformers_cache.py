@@ -137,16 +137,19 @@ class KvappendStoredLayer(StaticLayer):
                          flags=Flag.ZERO_OFFSETS, **formats)
         return keys, values
 
+    def _scales_of_rows(self) -> list[str]:
+        return [name for name in self.scales if name.endswith("_scales")]
+
     def reset(self) -> None:
         super().reset()
         if self.is_initialized:
-            for name in self.scales.keys() - {"k_global_scale", "v_global_scale"}:
+            for name in self._scales_of_rows():
                 self.scales[name].zero_()
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         super().reorder_cache(beam_idx)
         if self.get_seq_length() > 0:
-            for name in self.scales.keys() - {"k_global_scale", "v_global_scale"}:
+            for name in self._scales_of_rows():
                 self.scales[name] = self.scales[name].index_select(0, beam_idx.to(self.device))
 
 

@@ -44,8 +44,7 @@ def check_chart(root, folder):
 
 def check_figures(root):
     """The table of benchmarks.md has the numbers of the chart."""
-    with open(f"{root}/{CHART}.json", encoding="utf-8") as file:
-        cases = json.load(file)["peers"]
+    cases = json.loads(read(f"{root}/{CHART}.json"))["peers"]
     text = read(f"{root}/capi/docs/benchmarks.md")
     for name in cases[0]["ratios"]:
         row = " | ".join(f"{case['ratios'][name]['median']:.2f}" for case in cases)
